@@ -1,0 +1,1 @@
+"""micronet: prune, quantise, distil, evaluate and score image networks."""

@@ -1,0 +1,51 @@
+"""Knowledge distillation from a frozen teacher."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    student_weight: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return ``w*CE + (1-w)*T^2*KL(softmax(teacher/T) || softmax(student/T))``, batch mean.
+
+    Source: Hinton et al. 2015, section 2.1. The gradient reaches the student through both terms
+    and the teacher through neither.
+
+    Args:
+        student: logits, shape (batch, classes).
+        teacher: logits, shape (batch, classes).
+        labels: class indices, shape (batch,).
+        temperature: ``T > 0``.
+        student_weight: ``w`` in [0, 1].
+        label_smoothing: of the cross entropy.
+    """
+    hard = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+    soft = F.kl_div(
+        F.log_softmax(student / temperature, dim=1),
+        F.log_softmax(teacher.detach() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return student_weight * hard + (1.0 - student_weight) * temperature**2 * soft
+
+
+class Teacher:
+    """A frozen network in evaluation mode: its BatchNorm statistics never move."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch, shape (batch, classes)."""
+        return self.model(images)

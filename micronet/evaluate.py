@@ -1,0 +1,67 @@
+"""Accuracy in whole images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of ``total`` images were classified right; ``loss`` is the mean cross entropy."""
+
+    correct: int
+    correct5: int
+    total: int
+    ties: int
+    loss: float
+
+    @property
+    def top1(self) -> float:
+        """Top-1 in per cent."""
+        return 100.0 * self.correct / self.total
+
+    @property
+    def top5(self) -> float:
+        """Top-5 in per cent."""
+        return 100.0 * self.correct5 / self.total
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
+    """Classify every image once, in evaluation mode; the model's mode is restored.
+
+    Logits that tie for the maximum count for the lowest class index, and are reported, because
+    quantised networks do tie and another rule would move the top-1.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    correct = correct5 = total = ties = 0
+    loss = 0.0
+    for images, labels in batches:
+        logits = model(images.to(device).contiguous(memory_format=torch.channels_last))
+        labels = labels.to(device)
+        best = logits.max(dim=1, keepdim=True).values
+        ties += int(((logits == best).sum(dim=1) > 1).sum())
+        rank = _rank(logits, labels)
+        correct += int((rank == 0).sum())
+        correct5 += int((rank < 5).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        total += len(labels)
+    model.train(was_training)
+    return Accuracy(correct, correct5, total, ties, loss / max(total, 1))
+
+
+def _rank(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many classes come before the label's: larger logits, or equal and lower index."""
+    own = logits.gather(1, labels[:, None])
+    index = torch.arange(logits.shape[1], device=logits.device)
+    before = (logits > own) | ((logits == own) & (index < labels[:, None]))
+    # A NaN logit is never "larger": count it as wrong.
+    wrong = torch.isnan(logits).any(dim=1)
+    return before.sum(dim=1) + wrong * logits.shape[1]

@@ -1,0 +1,126 @@
+"""The command line of ``python -m micronet.train``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from micronet.errors import UserError
+
+# Options that a run records, so that --resume needs none of them and refuses other values.
+RECORDED = (
+    "arch",
+    "data",
+    "image_size",
+    "holdout",
+    "schedule",
+    "from",
+    "weights",
+    "pretrained",
+    "teacher",
+    "teacher_weights",
+    "epochs",
+    "batch_size",
+    "lr",
+    "seed",
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong option in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parser() -> Parser:
+    """Return the parser of all four commands."""
+    top = Parser(
+        prog="python -m micronet.train",
+        description="Train an image network, prune it, train it quantised, and evaluate it.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+    texts = {
+        "fit": "train a dense float network",
+        "prune": "prune a trained network gradually",
+        "qat": "train a network with quantised weights and activations",
+    }
+    for name, text in texts.items():
+        _stage_options(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+    evaluation = "report a network's top-1 in whole images"
+    _eval_options(
+        commands.add_parser("eval", help=evaluation, description=evaluation.capitalize() + ".")
+    )
+    return top
+
+
+def _source_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--arch", help="efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, or torchvision's")
+    add("--data", help="digits (default), cifar10, cifar100, or a folder with train/ and val/")
+    add("--image-size", type=positive, help="side of the input in pixels")
+    add("--holdout", type=fraction, help="share of train/ held out to choose checkpoints by")
+    add("--weights", metavar="FILE", help="start from these weights (.pth, .pth.tar, .safetensors)")
+    add("--batch-size", type=positive, help="images per step")
+    add("--workers", type=whole, default=0, help="processes that decode large images")
+    add("--threads", type=positive, help="CPU threads of torch")
+
+
+def _stage_options(command: argparse.ArgumentParser) -> None:
+    _source_options(command)
+    add = command.add_argument
+    add("--schedule", metavar="FILE", help="the recipe, YAML")
+    add("--from", metavar="RUN", help="start from the best checkpoint of an earlier run")
+    add("--pretrained", action="store_true", default=None, help="download pretrained weights")
+    add("--teacher", metavar="ARCH|RUN", help="distil from this network or run")
+    add("--teacher-weights", metavar="FILE", help="the teacher's weights")
+    add("--epochs", type=positive, help="overrides the recipe")
+    add("--lr", type=float, help="overrides the recipe's base learning rate")
+    add("--seed", type=whole, help="overrides the recipe")
+    add("--out", metavar="RUN", required=True, help="run directory to write")
+    add("--resume", action="store_true", help="continue the run in --out where it stopped")
+
+
+def _eval_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", nargs="?", help="run directory or checkpoint")
+    _source_options(command)
+    command.add_argument(
+        "--split", choices=("test", "validation"), help="default: test where there is one"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def parse(argv: Sequence[str] | None) -> dict[str, Any]:
+    """Return the options by name; an option that was not given is None.
+
+    Raises:
+        UserError: an option is unknown or its value is wrong.
+    """
+    return vars(parser().parse_args(argv))
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    value = whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def whole(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """Parse a number strictly between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

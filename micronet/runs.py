@@ -1,0 +1,153 @@
+"""Run directories: what they hold, and how a network comes back out of one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from micronet import checkpoint, models, quantize
+from micronet.checkpoint import Checkpoint, write_atomically
+from micronet.errors import UserError
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A network rebuilt from a checkpoint, in evaluation mode, with what was recorded of it."""
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    meta: dict[str, Any]
+    path: Path
+    checkpoint: Checkpoint
+
+
+class RunDirectory:
+    """The files of one run: configuration, metrics and checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.summary_file = path / "summary.csv"
+        self.last = path / "last.safetensors"
+        self.best = path / "best.safetensors"
+
+    def create(self, config: dict[str, Any], schedule_yaml: str) -> None:
+        """Make a fresh run directory.
+
+        Raises:
+            UserError: it already holds something, or cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            occupied = any(self.path.iterdir())
+        except OSError as error:
+            raise UserError(
+                f"cannot make run directory {str(self.path)!r}: {error.strerror}"
+            ) from None
+        if occupied:
+            hint = "give --resume to continue it, or another --out"
+            raise UserError(f"{str(self.path)!r} is not empty; {hint}")
+        write_atomically(self.path / "schedule.yaml", schedule_yaml.encode())
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        write_atomically(self.config_file, text.encode())
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration that ``create`` recorded."""
+        try:
+            config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{str(self.path)!r} is no run directory: {error.strerror}") from None
+        except ValueError:
+            raise UserError(f"{str(self.config_file)!r} is damaged: it is not JSON") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{str(self.config_file)!r} is damaged: it is not a mapping")
+        return config
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return one record per finished epoch, oldest first."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise UserError(
+                f"{str(self.metrics_file)!r} is damaged: it is not JSON lines"
+            ) from None
+
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Add an epoch's record; a record of the same or a later epoch, left by a stop, goes."""
+        records = [old for old in self.metrics() if old["epoch"] < metrics["epoch"]]
+        records.append(metrics)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self.metrics_file, text.encode())
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(metrics))
+        writer.writeheader()
+        writer.writerows(records)
+        write_atomically(self.summary_file, table.getvalue().encode())
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint that a path means: the file itself, or a run's best, else last.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"there is no run or checkpoint {str(path)!r}")
+        return path
+    run = RunDirectory(path)
+    for candidate in (run.best, run.last):
+        if candidate.exists():
+            return candidate
+    raise UserError(f"{str(path)!r} holds no checkpoint (best.safetensors or last.safetensors)")
+
+
+def load(path: str | Path) -> LoadedRun:
+    """Rebuild the network of a run directory or checkpoint, quantised layers in place.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or its tensors do not fit its network.
+    """
+    found = checkpoint.load(find_checkpoint(path))
+    meta = found.meta
+    try:
+        arch, classes, channels = meta["arch"], meta["num_classes"], meta["channels"]
+        bits = quantize.bits_from_dict(meta["bits"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"checkpoint {str(found.path)!r} lacks {error} in its header") from None
+    model = models.create_model(arch, classes, channels=channels)
+    quantize.convert_(model, bits)
+    load_state(model, found)
+    masks = found.group("mask")
+    quantize.share_masks(model, masks)
+    return LoadedRun(model.eval(), masks, meta, found.path, found)
+
+
+def load_state(model: nn.Module, found: Checkpoint) -> None:
+    """Copy a checkpoint's model tensors into ``model``.
+
+    Raises:
+        UserError: a tensor is missing, extra, or of another shape: another architecture.
+    """
+    state = found.group("model")
+    own = model.state_dict()
+    for name in [*own, *state]:
+        here = tuple(own[name].shape) if name in own else "absent"
+        there = tuple(state[name].shape) if name in state else "absent"
+        if here != there:
+            raise UserError(
+                f"checkpoint {str(found.path)!r} is of another architecture: "
+                f"{name!r} is {there} there and {here} in the network"
+            )
+    model.load_state_dict(state)

@@ -1,0 +1,125 @@
+"""What a stage is to do: the command line, the schedule and the network, held to each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from micronet import options, prune, quantize
+from micronet.config import (
+    DistillSection,
+    Schedule,
+    TrainSection,
+    check_train,
+    load_schedule,
+    schedule_to_dict,
+)
+from micronet.errors import UserError
+from micronet.loop import Recipe
+from micronet.runs import LoadedRun, RunDirectory
+
+DEFAULT_DATA = "digits"
+
+
+def new_config(args: dict[str, Any]) -> dict[str, Any]:
+    """Resolve the command line and the schedule's file into what the run records."""
+    stage = args["command"]
+    config = {key: args[key] for key in options.RECORDED}
+    config["stage"] = stage
+    config["data"] = args["data"] or DEFAULT_DATA
+    schedule = load_schedule(args["schedule"]) if args["schedule"] else Schedule()
+    path = args["schedule"]
+    needed = {"prune": schedule.prune, "qat": schedule.quantize}
+    if stage in needed and needed[stage] is None:
+        section = {"prune": "prune", "qat": "quantize"}[stage]
+        place = f"schedule {path!r}" if path else "without --schedule there"
+        raise UserError(f"{stage} needs a {section!r} section: {place} is none")
+    given = {key: args[key] for key in ("epochs", "batch_size", "lr", "seed")}
+    given = {key: value for key, value in given.items() if value is not None}
+    train = dataclasses.replace(schedule.train or TrainSection(), **given)
+    check_train(train, path or "command line")
+    # A stage takes its own sections, so that one file can hold the recipe of all three.
+    schedule = dataclasses.replace(
+        schedule,
+        train=train,
+        prune=None if stage == "fit" else schedule.prune,
+        quantize=schedule.quantize if stage == "qat" else None,
+        distill=_distill_section(schedule, args),
+    )
+    config["recipe"] = schedule_to_dict(schedule)
+    return config
+
+
+def _distill_section(schedule: Schedule, args: dict[str, Any]) -> DistillSection | None:
+    if args["teacher"]:
+        return schedule.distill or DistillSection()
+    if args["teacher_weights"]:
+        raise UserError("--teacher-weights needs --teacher ARCH")
+    if schedule.distill is not None and args["command"] == "qat":
+        raise UserError(f"schedule {schedule.path!r} distils: give --teacher ARCH or --teacher RUN")
+    return None
+
+
+def resumed_config(args: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
+    """Return what the run recorded; options given again must agree with it."""
+    config = run.config()
+    if config.get("stage") != args["command"]:
+        raise UserError(f"{str(run.path)!r} is a {config.get('stage')} run, not {args['command']}")
+    for key in options.RECORDED:
+        if args[key] is not None and args[key] != config.get(key):
+            flag = "--" + key.replace("_", "-")
+            raise UserError(f"{flag} {args[key]} differs from the run's own, {config.get(key)}")
+    return config
+
+
+def require_train(schedule: Schedule) -> TrainSection:
+    """Return the train section that every recorded recipe has."""
+    if schedule.train is None:
+        raise UserError(f"{schedule.path}: the run's configuration has no train section")
+    return schedule.train
+
+
+def recipe(stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun | None) -> Recipe:
+    """Hold a schedule's names and epochs to the network.
+
+    Raises:
+        UserError: a name is no layer, or training ends before the schedule reaches its target.
+    """
+    result = Recipe(stage, require_train(schedule), distill=schedule.distill)
+    if schedule.prune is not None:
+        result = _with_pruning(result, schedule, model)
+    if schedule.quantize is not None:
+        result = _with_quantisation(result, schedule, model, origin)
+    return result
+
+
+def _with_pruning(result: Recipe, schedule: Schedule, model: nn.Module) -> Recipe:
+    section, path = schedule.prune, schedule.path
+    assert section is not None
+    groups = prune.layer_groups(model, section, path)
+    last = prune.firing_epochs(section)[-1]
+    if last >= result.train.epochs:
+        raise UserError(
+            f"{path}: prune.end_epoch {section.end_epoch} reaches its sparsity in epoch "
+            f"{last + 1}, but training ends after epoch {result.train.epochs}"
+        )
+    return dataclasses.replace(result, prune=section, prune_groups=groups)
+
+
+def _with_quantisation(
+    result: Recipe, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
+) -> Recipe:
+    section, path = schedule.quantize, schedule.path
+    assert section is not None
+    bits = quantize.plan(model, section, path)
+    if section.start_epoch >= result.train.epochs:
+        raise UserError(
+            f"{path}: quantize.start_epoch {section.start_epoch} is not before the end of "
+            f"training, {result.train.epochs} epochs"
+        )
+    earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
+    if earlier and earlier != bits:
+        raise UserError(f"{path}: the network is already quantised at other bits")
+    return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)

@@ -1,0 +1,241 @@
+"""``python -m micronet.train fit|prune|qat|eval``: arguments in, one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+import yaml
+from torch import nn
+
+from micronet import loop, models, options, prune, quantize, runs, stage
+from micronet.config import TrainSection, schedule_from_dict
+from micronet.data import Data, open_data
+from micronet.distill import Teacher
+from micronet.errors import UserError, reports_user_errors
+from micronet.evaluate import evaluate
+from micronet.optimise import device, keep_freed_memory_mapped
+from micronet.runs import LoadedRun, RunDirectory
+
+INTERRUPTED = 130
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the process's exit code."""
+    args = options.parse(argv)
+    keep_freed_memory_mapped()
+    if args["threads"]:
+        torch.set_num_threads(args["threads"])
+    if args["command"] == "eval":
+        return run_eval(args)
+    try:
+        return run_stage(args)
+    except KeyboardInterrupt:
+        print(f"stopped; continue with --out {args['out']} --resume", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_stage(args: dict[str, Any]) -> int:
+    """Fit, prune or quantise: build everything, then hand it to the loop."""
+    run = RunDirectory(Path(args["out"]))
+    config = stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
+    schedule = schedule_from_dict(config["recipe"], config["schedule"] or "command line")
+    train = stage.require_train(schedule)
+    torch.manual_seed(train.seed)
+    found = _find_last(run) if args["resume"] else None
+    data = _open_data(config, train, args["workers"])
+    model, masks, origin = _starting_network(config, data, found)
+    _check_data(origin, data)
+    recipe = stage.recipe(config["stage"], schedule, model, origin)
+    teacher = _teacher(config, recipe, data)
+    if not args["resume"]:
+        recorded = {**config, **_facts(model, data)}
+        run.create(recorded, yaml.safe_dump(config["recipe"], sort_keys=False))
+    model = model.to(device=device(), memory_format=torch.channels_last)
+    # Seeded again, so that the loop's random stream does not hang on how the network was loaded.
+    torch.manual_seed(train.seed)
+    state = loop.start(model, recipe, masks)
+    if origin is not None:
+        state.bits = quantize.bits_from_dict(origin.meta["bits"])
+    if found is not None and origin is not None:
+        loop.unpack(state, origin.checkpoint)
+    state = loop.train(state, recipe, data, run, _meta(config, data), teacher)
+    return _report(state, run)
+
+
+def _report(state: loop.State, run: RunDirectory) -> int:
+    if unready := quantize.unready(state.model):
+        raise UserError(f"layer {unready[0]!r} never saw an activation: its range is unknown")
+    print(
+        f"best validation top-1 {state.best_top1:.2f} in epoch {state.best_epoch + 1}: {run.best}"
+    )
+    return 0
+
+
+def _find_last(run: RunDirectory) -> Path | None:
+    return run.last if run.last.exists() else None
+
+
+def _open_data(config: dict[str, Any], train: TrainSection, workers: int) -> Data:
+    return open_data(
+        config["data"],
+        image_size=config["image_size"],
+        batch_size=train.batch_size,
+        seed=train.seed,
+        holdout=config["holdout"],
+        workers=workers,
+    )
+
+
+def _starting_network(
+    config: dict[str, Any], data: Data, last: Path | None
+) -> tuple[nn.Module, prune.Masks, LoadedRun | None]:
+    """Return the network, its masks, and the checkpoint that both came from, if any."""
+    source = last or config["from"]
+    if source:
+        loaded = runs.load(source)
+        arch = loaded.meta["arch"]
+        if config["arch"] not in (None, arch):
+            raise UserError(
+                f"--arch {config['arch']} differs from {str(source)!r}, which is {arch}"
+            )
+        masks = prune.Masks(loaded.masks)
+        masks.check(loaded.model)
+        config["arch"] = arch
+        return loaded.model, masks, loaded
+    if not config["arch"]:
+        raise UserError(f"{config['stage']} needs --arch, or --from RUN")
+    if config["stage"] != "fit" and not (config["weights"] or config["pretrained"]):
+        raise UserError(f"{config['stage']} needs trained weights: --from, --weights, --pretrained")
+    model = models.create_model(
+        config["arch"],
+        data.num_classes,
+        channels=data.channels,
+        pretrained=bool(config["pretrained"]),
+    )
+    if config["weights"]:
+        models.load_weights(model, config["weights"])
+    return model, prune.Masks(), None
+
+
+def _check_data(origin: LoadedRun | None, data: Data) -> None:
+    if origin is None:
+        return
+    for key, have in (("num_classes", data.num_classes), ("channels", data.channels)):
+        want = origin.meta[key]
+        if want != have:
+            raise UserError(f"data {data.name!r} has {key} {have}, {str(origin.path)!r} has {want}")
+
+
+def _teacher(config: dict[str, Any], recipe: loop.Recipe, data: Data) -> Teacher | None:
+    name = config["teacher"]
+    if recipe.distill is None or not name:
+        return None
+    if Path(name).exists():
+        loaded = runs.load(name)
+        _check_data(loaded, data)
+        model = loaded.model
+    else:
+        model = models.create_model(name, data.num_classes, channels=data.channels)
+        if not config["teacher_weights"]:
+            raise UserError(f"--teacher {name} needs --teacher-weights FILE")
+        models.load_weights(model, config["teacher_weights"])
+    return Teacher(model.to(device=device(), memory_format=torch.channels_last))
+
+
+def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
+    """Return what the run's configuration records for its reader."""
+    return {
+        "num_classes": data.num_classes,
+        "channels": data.channels,
+        "resolved_image_size": data.image_size,
+        "images": {
+            "train": data.train_size,
+            "validation": data.validation_size,
+            "test": data.test_size,
+        },
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+
+
+def _meta(config: dict[str, Any], data: Data) -> dict[str, Any]:
+    """Return what every checkpoint of the run says of itself."""
+    return {
+        "arch": config["arch"],
+        "num_classes": data.num_classes,
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "stage": config["stage"],
+        "data": config["data"],
+        "holdout": config["holdout"],
+        "classes": list(data.classes),
+    }
+
+
+def run_eval(args: dict[str, Any]) -> int:
+    """Print the accuracy of a run, a checkpoint, or an architecture with weights."""
+    model, meta, name = _network_to_evaluate(args)
+    data = open_data(
+        args["data"] or meta.get("data") or stage.DEFAULT_DATA,
+        image_size=args["image_size"] or meta.get("image_size"),
+        batch_size=args["batch_size"] or 128,
+        seed=0,
+        holdout=args["holdout"] or meta.get("holdout"),
+        workers=args["workers"],
+        augment=False,
+    )
+    if model is None:
+        model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
+        models.load_weights(model, args["weights"])
+    elif meta["num_classes"] != data.num_classes or meta["channels"] != data.channels:
+        raise UserError(
+            f"data {data.name!r} has {data.num_classes} classes of {data.channels} channels, "
+            f"{name!r} has {meta['num_classes']} of {meta['channels']}"
+        )
+    split = args["split"] or ("test" if data.test_size else "validation")
+    if split == "test" and not data.test_size:
+        raise UserError(f"data {data.name!r} has no test images")
+    batches = data.test() if split == "test" else data.validation()
+    model = model.to(device=device(), memory_format=torch.channels_last)
+    _print_accuracy(args, name, split, evaluate(model, batches))
+    return 0
+
+
+def _network_to_evaluate(args: dict[str, Any]) -> tuple[nn.Module | None, dict[str, Any], str]:
+    if args["run"]:
+        if args["weights"] or args["arch"]:
+            raise UserError("eval takes a run, or --arch with --weights, not both")
+        loaded = runs.load(args["run"])
+        return loaded.model, loaded.meta, str(loaded.path)
+    if not (args["arch"] and args["weights"]):
+        raise UserError("eval needs a run directory, a checkpoint, or --arch with --weights")
+    return None, {}, args["weights"]
+
+
+def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) -> None:
+    if args["json"]:
+        record = dataclasses.asdict(accuracy)
+        print(json.dumps({"network": name, "split": split, **record, "top1": accuracy.top1}))
+        return
+    print(f"{name}: {split} set, {accuracy.correct:,} of {accuracy.total:,} correct")
+    print(
+        f"top-1 {accuracy.top1:.3f} %, top-5 {accuracy.top5:.3f} %, loss {accuracy.loss:.4f}, "
+        f"{accuracy.ties} tied maxima (counted for the lowest class index)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The recipe's YAML: what is read, and how a mistake in it is answered."""
+
+import dataclasses
+
+import pytest
+
+from micronet.config import Inherit, load_schedule, schedule_from_dict, schedule_to_dict
+from micronet.errors import UserError
+
+WHOLE = """
+train: {epochs: 3, lr: 1, lr_schedule: exponential}
+prune:
+  end_epoch: 2
+  groups:
+    - {layers: ["a*"], final_sparsity: 0.5}
+quantize:
+  weights: {bits: 4}
+  activations: {bits: 4, decay: 0.9}
+  overrides:
+    - {layers: [fc], weights: {bits: 2.4}, activations: null}
+    - {layers: [stem], weights: null}
+distill: {temperature: 2, student_weight: 0.3}
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_reads_every_section(tmp_path):
+    schedule = load_schedule(write(tmp_path, WHOLE))
+    assert schedule.train.epochs == 3
+    assert schedule.train.lr == 1.0 and isinstance(schedule.train.lr, float)
+    assert schedule.prune.groups[0].layers == ("a*",)
+    first, second = schedule.quantize.overrides
+    assert first.weights.bits == 2.4 and first.activations is None
+    assert second.weights is None and second.activations is Inherit.INHERIT
+    assert schedule.distill.student_weight == 0.3
+
+
+def test_round_trips_through_plain_data(tmp_path):
+    schedule = load_schedule(write(tmp_path, WHOLE))
+    again = schedule_from_dict(schedule_to_dict(schedule), schedule.path)
+    assert again == schedule
+
+
+def test_absent_sections_are_none(tmp_path):
+    schedule = load_schedule(write(tmp_path, "train: {epochs: 1}"))
+    assert schedule.prune is None and schedule.quantize is None and schedule.distill is None
+    assert dataclasses.asdict(schedule)["train"]["batch_size"] == 128
+
+
+MISTAKES = {
+    "trian: {epochs: 1}": ["trian", "did you mean 'train'"],
+    "train: {epoch: 1}": ["train.epoch", "did you mean 'epochs'"],
+    "train: {epochs: many}": ["train.epochs", "whole number", "many"],
+    "train: {epochs: true}": ["train.epochs", "True"],
+    "train: {epochs: 0}": ["train.epochs 0"],
+    "train: {lr: -1}": ["train.lr -1"],
+    "train: {lr: .inf}": ["train.lr inf"],
+    "train: {lr_schedule: cosin}": ["cosin", "did you mean 'cosine'"],
+    "train: {momentum: 0, nesterov: true}": ["train.nesterov"],
+    "train: 3": ["train must be a mapping", "3"],
+    "[]": ["holds no sections"],
+    "path: here": ["unknown key 'path'"],
+    "train: {epochs: 1": ["not valid YAML"],
+    "train: !!python/object/apply:os.system ['true']": ["not valid YAML"],
+    "prune: {end_epoch: 2}": ["prune.groups", "missing"],
+    "prune: {end_epoch: 2, groups: []}": ["prune.groups", "at least one"],
+    "prune: {end_epoch: 0, groups: [{layers: [a], final_sparsity: 0.5}]}": ["prune.end_epoch 0"],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 1.0}]}": ["final_sparsity 1.0"],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.3, initial_sparsity: 0.4}]}": [
+        "groups[0].final_sparsity 0.3 is below",
+        "0.4",
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0, initial_sparsity: 0}]}": [
+        "prunes nothing"
+    ],
+    "quantize: {weights: {bits: 4}}": ["quantize.activations", "missing"],
+    "quantize: {weights: {bits: 9}, activations: null}": ["quantize.weights.bits 9"],
+    "quantize: {weights: null, activations: {bits: 4, decay: 1}}": ["decay 1"],
+    "distill: {temperature: 0}": ["distill.temperature 0"],
+    "distill: {student_weight: 2}": ["distill.student_weight 2"],
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_mistake_is_one_sentence_with_file_and_key(tmp_path, text):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_schedule(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    for part in MISTAKES[text]:
+        assert part in message
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no_such.yaml"):
+        load_schedule(tmp_path / "no_such.yaml")
+
+
+def test_binary_file_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        load_schedule(path)

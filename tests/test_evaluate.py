@@ -1,0 +1,50 @@
+"""Accuracy in whole images, with a stated rule for ties."""
+
+import torch
+from torch import nn
+
+from micronet.evaluate import evaluate
+
+
+class Fixed(nn.Module):
+    """Returns its input's first row of pixels as logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x[:, 0, 0, :]
+
+
+def images(rows):
+    return torch.tensor(rows, dtype=torch.float32)[:, None, None, :]
+
+
+def test_counts_images_whatever_the_batch_size():
+    logits = torch.randn(101, 1, 1, 7)
+    labels = torch.randint(0, 7, (101,))
+    whole = evaluate(Fixed(), [(logits, labels)])
+    parts = evaluate(Fixed(), zip(logits.split(8), labels.split(8), strict=True))
+    assert (whole.correct, whole.correct5, whole.total) == (parts.correct, parts.correct5, 101)
+    assert whole.correct == int((logits[:, 0, 0].argmax(1) == labels).sum())
+    top5 = logits[:, 0, 0].topk(5).indices
+    assert whole.correct5 == int((top5 == labels[:, None]).sum())
+
+
+def test_tie_goes_to_the_lowest_class_and_is_counted():
+    x = images([[1, 3, 3], [3, 3, 0], [0, 1, 2]])
+    accuracy = evaluate(Fixed(), [(x, torch.tensor([2, 0, 2]))])
+    assert (accuracy.correct, accuracy.ties, accuracy.total) == (2, 2, 3)
+
+
+def test_nan_logits_are_wrong():
+    x = images([[float("nan"), 1, 2]])
+    for label in range(3):
+        assert evaluate(Fixed(), [(x, torch.tensor([label]))]).correct == 0
+
+
+def test_mode_is_restored():
+    model = Fixed().train()
+    evaluate(model, [(images([[1, 2]]), torch.tensor([1]))])
+    assert model.training

@@ -1,0 +1,287 @@
+"""The trainer as a user runs it: stages, chaining, resuming, and answers to bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from micronet import checkpoint, loop, models, prune, quantize, runs
+from micronet.config import TrainSection
+from micronet.optimise import learning_rate
+from micronet.train import main
+
+PRUNE = {
+    "end_epoch": 2,
+    "groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}],
+}
+QUANTIZE = {
+    "weights": {"bits": 4},
+    "activations": {"bits": 4},
+    "overrides": [
+        {"layers": ["conv1"], "weights": None, "activations": None},
+        {"layers": ["fc"], "weights": {"bits": 2.4}, "activations": None},
+    ],
+}
+SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+
+
+def recipe(tmp_path, name="recipe.yaml", **sections):
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump(sections))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A resnet20 after two short epochs on small digits."""
+    out = tmp_path_factory.mktemp("runs") / "fit"
+    arguments = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", "--out", str(out)]
+    assert main([*arguments, *SMALL]) == 0
+    return out
+
+
+def tensors(run, name="last"):
+    return checkpoint.load(Path(run) / f"{name}.safetensors").tensors
+
+
+def test_fit_lowers_the_loss_and_leaves_a_run(fitted):
+    records = [json.loads(line) for line in (fitted / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == [0, 1]
+    assert records[1]["train_loss"] < records[0]["train_loss"]
+    names = {p.name for p in fitted.iterdir()}
+    files = {"config.json", "schedule.yaml", "metrics.jsonl", "summary.csv"}
+    checkpoints = {f"{n}.{e}" for n in ("last", "best") for e in ("json", "safetensors")}
+    assert names == files | checkpoints
+
+
+def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
+    pruned, quantised = tmp_path / "prune", tmp_path / "qat"
+    schedule = recipe(tmp_path, train={"epochs": 3, "lr": 0.05}, prune=PRUNE)
+    start = ["prune", "--from", str(fitted), "--schedule", schedule]
+    assert main([*start, "--out", str(pruned), *SMALL]) == 0
+    schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.02}, quantize=QUANTIZE, distill={})
+    start = ["qat", "--from", str(pruned), "--schedule", schedule, "--teacher", str(fitted)]
+    assert main([*start, "--out", str(quantised), *SMALL]) == 0
+    loaded = runs.load(quantised)
+    for name, layer in models.layers(loaded.model).items():
+        zeros, numel = int((layer.weight == 0).sum()), layer.weight.numel()
+        assert zeros == (int(0.6 * numel) if name.startswith("layer") else 0)
+    assert quantize.unready(loaded.model) == []
+    capsys.readouterr()
+    assert main(["eval", str(quantised), "--json", "--threads", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["split"] == "test" and result["total"] == len_test()
+    assert 0 < result["correct"] <= result["total"]
+
+
+def len_test():
+    from micronet.data import open_data
+
+    return open_data("digits", image_size=16, batch_size=64, seed=0).test_size
+
+
+def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkeypatch):
+    """Prune and quantise in one schedule, stopped after every epoch and in the middle of one."""
+    section = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-4, "nesterov": True}
+    schedule = recipe(
+        tmp_path, train=section, prune=PRUNE, quantize={**QUANTIZE, "start_epoch": 1}, distill={}
+    )
+    start = ["qat", "--from", str(fitted), "--schedule", schedule, "--teacher", str(fitted)]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main([*start, "--out", str(whole), *SMALL]) == 0
+
+    real_step, steps = torch.optim.SGD.step, iter(range(10**6))
+
+    def interrupted(self, *args, **kwargs):
+        if next(steps) % 5 == 4:
+            raise KeyboardInterrupt
+        return real_step(self, *args, **kwargs)
+
+    command = [*start, "--out", str(stopped), *SMALL]
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupted)
+    assert main(command) == 130
+    monkeypatch.setattr(torch.optim.SGD, "step", real_step)
+    original = loop.train_epoch
+
+    def one_epoch(state, recipe, data, epoch, *rest):
+        if state.epoch > one_epoch.begun:
+            raise KeyboardInterrupt
+        return original(state, recipe, data, epoch, *rest)
+
+    monkeypatch.setattr(loop, "train_epoch", one_epoch)
+    for begun in range(3):
+        one_epoch.begun = begun
+        assert main([*command, "--resume"]) == 130
+    monkeypatch.setattr(loop, "train_epoch", original)
+    assert main(["qat", "--out", str(stopped), "--resume", "--threads", "1"]) == 0
+
+    for name in ("last", "best"):
+        one, two = tensors(whole, name), tensors(stopped, name)
+        assert one.keys() == two.keys()
+        differing = [key for key in one if not torch.equal(one[key], two[key])]
+        assert differing == []
+    drop = {"seconds", "images_per_second"}
+    logs = [runs.RunDirectory(run).metrics() for run in (whole, stopped)]
+    kept = [[{k: v for k, v in r.items() if k not in drop} for r in log] for log in logs]
+    assert kept[0] == kept[1]
+
+
+def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
+    out = tmp_path / "prune"
+    schedule = recipe(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
+    command = ["prune", "--from", str(fitted), "--schedule", schedule, "--out", str(out)]
+    assert main([*command, *SMALL]) == 0
+    records = runs.RunDirectory(out).metrics()
+    eligible = [r for r in records if r["at_target"]]
+    assert [r["epoch"] for r in eligible] == [2, 3]
+    best = max(eligible, key=lambda r: (r["validation_top1"], -r["epoch"]))
+    meta = checkpoint.load(out / "best.safetensors").meta
+    assert meta["best_epoch"] == meta["metrics"]["epoch"] == best["epoch"]
+    assert meta["metrics"]["validation_top1"] == best["validation_top1"]
+    assert prune.convolution_sparsity(runs.load(out).model) > 0.59
+
+
+def test_learning_rates():
+    cosine = TrainSection(epochs=10, lr=1.0, warmup_epochs=2)
+    assert learning_rate(cosine, 0) == pytest.approx(0.1)
+    assert learning_rate(cosine, 2) == 1.0
+    assert learning_rate(cosine, 6) == pytest.approx(0.5)
+    assert learning_rate(cosine, 10) == pytest.approx(0.0, abs=1e-15)
+    exponential = TrainSection(lr=1.0, lr_schedule="exponential", gamma=0.5, lr_start_epoch=2)
+    rates = [learning_rate(exponential, e) for e in (0, 2, 2.9, 3, 4.5)]
+    assert rates == [1.0, 1.0, 1.0, 0.5, 0.25]
+
+
+def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monkeypatch):
+    real = loop._loss
+    calls = iter(range(100))
+
+    def broken(*args):
+        return real(*args) * (float("nan") if next(calls) == 7 else 1)
+
+    monkeypatch.setattr(loop, "_loss", broken)
+    out = tmp_path / "run"
+    command = ["fit", "--from", str(fitted), "--epochs", "3", "--lr", "0.01", "--out", str(out)]
+    assert main([*command, *SMALL]) == 2
+    message = capsys.readouterr().err
+    assert "loss is nan" in message and "epoch 2" in message and "last.safetensors" in message
+    assert all(torch.isfinite(t.float()).all() for t in tensors(out).values())
+
+
+def folder(root, classes=("cat", "dog"), count=4, splits=("train",)):
+    for split in splits:
+        for label in classes:
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (i * 20, 100, 50)).save(
+                    root / split / label / f"{i}.png"
+                )
+    return root
+
+
+def bad_arguments(tmp_path, fitted):
+    """Yield (name, arguments, parts of the one sentence that answers them)."""
+    out = ["--out", str(tmp_path / "out")]
+    fit = ["fit", "--arch", "resnet20", *out]
+    start = ["prune", "--from", str(fitted), *SMALL, *out]
+
+    def pruning(**changes):
+        group = {**PRUNE["groups"][0], **changes}
+        sections = {"train": {"epochs": 3}, "prune": {**PRUNE, "groups": [group]}}
+        return [*start, "--schedule", recipe(tmp_path, f"{len(names)}.yaml", **sections)]
+
+    names = []
+
+    def case(name, arguments, *parts):
+        names.append(name)
+        return name, [str(a) for a in arguments], parts
+
+    yield case("no folder", [*fit, "--data", tmp_path / "none"], "none")
+    empty = folder(tmp_path / "empty")
+    (empty / "train" / "owl").mkdir()
+    yield case("empty class folder", [*fit, "--data", empty], "owl")
+    corrupt = folder(tmp_path / "corrupt")
+    (corrupt / "train" / "cat" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no image")
+    yield case("corrupt image", [*fit, "--data", corrupt], "bad.jpg")
+    yield case("no train", [*fit, "--data", folder(tmp_path / "v", splits=("val",))], "train")
+    yield case("unknown arch", ["fit", "--arch", "resnet21", *out], "resnet21", "resnet20")
+    yield case("no arch", ["fit", *out], "--arch")
+    yield case("unknown command", ["fitt", *out], "fitt")
+    yield case("unknown option", [*fit, "--frobnicate"], "--frobnicate")
+    yield case("wrong epochs", [*fit, "--epochs", "0"], "0")
+    yield case("wrong holdout", [*fit, "--holdout", "1.5"], "1.5")
+    yield case("negative rate", [*fit, "--lr", "-1"], "lr")
+    yield case("prune without schedule", start, "prune")
+    yield case("prune without weights", ["prune", "--arch", "resnet20", *out], "prune")
+    yield case("no such schedule", [*start, "--schedule", "none.yaml"], "none.yaml")
+    yield case(
+        "layer name", pruning(layers=["layr1*"]), "layr1*", "prune.groups[0].layers", ".yaml"
+    )
+    yield case("layer", pruning(layers=["layer1.0.conv3"]), "did you mean 'layer1.0.conv")
+    yield case("yaml key", pruning(final_sparsty=0.5), "final_sparsty", "final_sparsity")
+    yield case("below initial", pruning(final_sparsity=0.1), "0.1", "initial_sparsity")
+    nothing = pruning(final_sparsity=0.0001, initial_sparsity=0)
+    yield case("prunes nothing", nothing, "prunes no weight")
+    late = {"train": {"epochs": 1}, "prune": PRUNE}
+    yield case(
+        "ends early", [*start, "--schedule", recipe(tmp_path, "late.yaml", **late)], "end_epoch"
+    )
+    yield case("other arch", [*pruning(), "--arch", "resnet32"], "resnet32", "resnet20")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((fitted / "last.safetensors").read_bytes()[:5000])
+    yield case("cut checkpoint", ["fit", "--from", cut, *out], "cut.safetensors")
+    yield case("weights of another network", [*fit, "--weights", weights(tmp_path)], "w.pth")
+    yield case("no checkpoint", ["fit", "--from", tmp_path / "no", *out], "no run or checkpoint")
+    yield case("eval of nothing", ["eval"], "eval needs")
+    yield case("eval of no run", ["eval", tmp_path / "no"], "no run or checkpoint")
+    two = folder(tmp_path / "two")
+    yield case("other classes", ["eval", fitted, "--data", two], "num_classes" if 0 else "classes")
+    yield case("occupied", ["fit", "--arch", "resnet20", "--out", fitted], "not empty")
+    resumed = ["fit", "--resume", "--out", fitted]
+    yield case("resume otherwise", [*resumed, "--lr", "9"], "--lr", "9")
+    yield case("resume of no run", ["fit", "--resume", *out], "no run directory")
+    qat = ["qat", "--from", fitted, *SMALL, *out]
+    distils = recipe(tmp_path, "d.yaml", quantize=QUANTIZE, distill={})
+    yield case("no teacher", [*qat, "--schedule", distils], "--teacher")
+    yield case(
+        "untrained teacher",
+        [*qat, "--schedule", distils, "--teacher", "resnet20"],
+        "--teacher-weights",
+    )
+
+
+def weights(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(models.create_model("resnet32", 10).state_dict(), path)
+    return path
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(fitted, tmp_path, capsys):
+    checked = 0
+    for name, arguments, parts in bad_arguments(tmp_path, fitted):
+        assert main(arguments) == 2, name
+        captured = capsys.readouterr()
+        message = captured.err.strip()
+        assert message.startswith("error: ") and "\n" not in message, (name, message)
+        assert "Traceback" not in message, name
+        for part in parts:
+            assert part in message, (name, part, message)
+        assert not (tmp_path / "out").exists(), name
+        checked += 1
+    assert checked >= 30
+
+
+def test_eval_of_weights_of_another_architecture(tmp_path, capsys):
+    command = ["eval", "--arch", "resnet20", "--weights", str(weights(tmp_path)), *SMALL]
+    assert main(command) == 2
+    assert "w.pth" in capsys.readouterr().err
+
+
+def test_eval_from_a_moved_run(fitted, tmp_path, capsys):
+    shutil.copytree(fitted, tmp_path / "moved")
+    assert main(["eval", str(tmp_path / "moved"), "--threads", "1"]) == 0
+    assert " correct" in capsys.readouterr().out
