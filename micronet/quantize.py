@@ -15,7 +15,7 @@ from typing import Any
 import micronet_kernels as kernels
 import torch
 import torch.nn.functional as F
-from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
+from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import Tensor, nn
 
 from micronet import models
@@ -216,15 +216,25 @@ def convert_(model: nn.Module, bits: Mapping[str, LayerBits]) -> None:
             continue
         source = layers[name]
         new: nn.Module
-        if isinstance(source, nn.Conv2d):
+        if _is_plain_convolution(source):
             new = QuantizedConv2d(source, layer_bits)
-        elif isinstance(source, nn.Linear):
+        elif type(source) is nn.Linear:
             new = QuantizedLinear(source, layer_bits)
         else:
-            raise UserError(f"layer {name!r} ({type(source).__name__}) cannot be quantised")
+            kind = type(source).__name__
+            hint = "set its weights and activations to null in quantize.overrides"
+            raise UserError(f"layer {name!r} ({kind}) cannot be quantised: {hint}")
         parent, _, child = name.rpartition(".")
         new.train(source.training)
         setattr(model.get_submodule(parent), child, new.to(source.weight.device))
+
+
+def _is_plain_convolution(source: nn.Module) -> bool:
+    # Exact types: a subclass may use its weight without calling forward, as attention does.
+    if isinstance(source, Conv2dStaticSamePadding):
+        # EfficientNet's squeeze-excite layers, whose fixed padding is none.
+        return isinstance(source.static_padding, nn.Identity)
+    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding)
 
 
 def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

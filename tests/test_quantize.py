@@ -124,6 +124,12 @@ def test_same_padding_equals_the_source_layer(size, kernel, stride):
     assert y.shape[-2:] == (-(-size // stride), -(-(size + 3) // stride))
 
 
+def test_layer_that_bypasses_its_forward_is_refused():
+    model = nn.Sequential(nn.MultiheadAttention(8, 2))
+    with pytest.raises(UserError, match=r"'0\.out_proj' .* cannot be quantised"):
+        quantize.convert_(model, {"0.out_proj": BITS})
+
+
 def test_plan_round_trips_through_plain_data():
     plan = quantize.plan(net(), section(QuantizeOverride(("4",), WeightPrecision(2.4), None)))
     assert quantize.bits_from_dict(quantize.bits_to_dict(plan)) == plan

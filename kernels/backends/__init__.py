@@ -1,0 +1,1 @@
+"""Implementations of the operators; `dispatch` chooses among them."""
