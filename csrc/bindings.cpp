@@ -13,8 +13,8 @@
 #include <vector>
 
 #ifdef MICRONET_CUDA
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #endif
 
 #include "core.h"
@@ -30,8 +30,7 @@ using at::Tensor;
 // torch's own threads, so that torch.set_num_threads rules here too.
 void run_on_torch_threads(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t),
                           void* context) {
-  at::parallel_for(0, count, grain,
-                   [&](int64_t begin, int64_t end) { body(context, begin, end); });
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
 constexpr micronet::ParallelFor kParallel{run_on_torch_threads};
@@ -73,7 +72,7 @@ Tensor empty_bits(const Tensor& x) {
 
 #ifdef MICRONET_CUDA
 void* stream_of(const Tensor& x) {
-  return at::cuda::getCurrentCUDAStream(x.device().index()).stream();
+  return c10::cuda::getCurrentCUDAStream(x.device().index()).stream();
 }
 #endif
 
@@ -116,8 +115,8 @@ std::tuple<Tensor, Tensor> fake_quant_per_tensor(const Tensor& x, const Tensor& 
 #ifdef MICRONET_CUDA
   if (x.is_cuda()) {
     const c10::cuda::CUDAGuard guard(x.device());
-    raise_unless_ok(micronet::fake_quant_per_tensor_cuda(in, x.numel(), ends, l, s, out, bits,
-                                                         stream_of(x)));
+    raise_unless_ok(
+        micronet::fake_quant_per_tensor_cuda(in, x.numel(), ends, l, s, out, bits, stream_of(x)));
     return {y, inside};
   }
 #endif

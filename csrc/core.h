@@ -70,7 +70,8 @@ int count_nonzero_cpu(const float* w, int64_t channels, int64_t per_channel, int
                       const ParallelFor& parallel);
 
 #ifdef MICRONET_CUDA
-// All pointers are to device memory; work is queued on `stream` (a cudaStream_t) and not waited for.
+// All pointers are to device memory; work is queued on `stream` (a cudaStream_t) and not waited
+// for.
 
 // Floats of workspace that update_range_cuda needs.
 constexpr int64_t kRangeWorkspace = 2 * 512;

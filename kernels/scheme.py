@@ -18,6 +18,9 @@ class Scheme(IntEnum):
     DISTILLER_SYMMETRIC = 2
 
 
+_SCHEMES = tuple(int(scheme) for scheme in Scheme)
+
+
 def levels_of_bits(bits: float) -> int:
     """Number of levels of a quantiser of `bits` bits, floor(2^bits); ValueError outside 1 to 8."""
     if not 1 <= bits <= 8:
@@ -27,8 +30,8 @@ def levels_of_bits(bits: float) -> int:
 
 def check_quantiser(levels: int, scheme: int) -> None:
     """Raises ValueError unless `levels` and `scheme` describe a quantiser."""
-    if scheme not in iter(Scheme):
-        raise ValueError(f"scheme is {scheme}, which is none of {[int(s) for s in Scheme]}")
+    if scheme not in _SCHEMES:
+        raise ValueError(f"scheme is {scheme}, which is none of {list(_SCHEMES)}")
     fewest = 3 if scheme == Scheme.DISTILLER_SYMMETRIC else 2
     if not fewest <= levels <= MAX_LEVELS:
         name = Scheme(scheme).name

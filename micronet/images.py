@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -61,10 +61,12 @@ def decode(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise UserError(f"image {path!r} is damaged: it begins like no known format") from None
     # Pillow's readers raise any of these on bytes that they do not expect.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(repr(path), "it")
-        raise UserError(f"image {path!r} is damaged or no image: {reason}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"image {path!r} is damaged: {reason}") from None
 
 
 def decode_square(files: Sequence[str], side: int) -> Tensor | None:

@@ -54,10 +54,9 @@ int fake_quant_per_channel_cpu(const float* w, const uint8_t* mask, int64_t chan
     select_by_bits_cpu(w, mask, channels * per_channel, w_hat, parallel);
     w = w_hat;
   }
-  for_each_channel(w, channels, per_channel, levels, scheme, scale, zero_point, parallel,
-                   [&](int64_t at, const Quantiser& q) {
-                     fake_quant_row(w + at, per_channel, q, w_hat + at);
-                   });
+  for_each_channel(
+      w, channels, per_channel, levels, scheme, scale, zero_point, parallel,
+      [&](int64_t at, const Quantiser& q) { fake_quant_row(w + at, per_channel, q, w_hat + at); });
   return kOk;
 }
 
@@ -70,10 +69,9 @@ int quantize_per_channel_cpu(const float* w, const uint8_t* mask, int64_t channe
     select_by_bits_cpu(w, mask, channels * per_channel, workspace, parallel);
     w = workspace;
   }
-  for_each_channel(w, channels, per_channel, levels, scheme, scale, zero_point, parallel,
-                   [&](int64_t at, const Quantiser& q) {
-                     quantise_row(w + at, per_channel, q, codes + at);
-                   });
+  for_each_channel(
+      w, channels, per_channel, levels, scheme, scale, zero_point, parallel,
+      [&](int64_t at, const Quantiser& q) { quantise_row(w + at, per_channel, q, codes + at); });
   return kOk;
 }
 

@@ -1,21 +1,22 @@
 """Loads the compiled extension, when it was built, and lists its kernels by device."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-try:
-    from .. import _C
-
-    WHY_MISSING = ""
-except ImportError as error:
-    _C = None
-    WHY_MISSING = f"the extension micronet_kernels._C cannot be loaded ({error})"
+WHY_MISSING = "the extension micronet_kernels._C is not built"
 
 
 def _table() -> dict[str, dict[str, Callable[..., Any]]]:
-    if _C is None:
+    # Only absence is forgiven: an extension that is there but cannot be loaded raises.
+    try:
+        extension = import_module("micronet_kernels._C")
+    except ModuleNotFoundError:
         return {}
-    return {device: {op: getattr(_C, op) for op in ops} for device, ops in _C.kernels().items()}
+    return {
+        device: {op: getattr(extension, op) for op in ops}
+        for device, ops in extension.kernels().items()
+    }
 
 
 # Device type -> operator -> kernel. The extension says which devices it was compiled for.

@@ -112,9 +112,7 @@ def fake_quant_per_tensor(
     return y, pack_bits(memory_order(inside))
 
 
-def _masked_channels(
-    w: Tensor, mask: Tensor, levels: int, scheme: int
-) -> tuple[Tensor, Quantiser]:
+def _masked_channels(w: Tensor, mask: Tensor, levels: int, scheme: int) -> tuple[Tensor, Quantiser]:
     masked = select_by_bits(w, mask) if mask.numel() else w
     rows = masked.flatten(1) if w.dim() > 1 else masked[:, None]
     lo, hi = torch.aminmax(rows, dim=1, keepdim=True)

@@ -1,0 +1,223 @@
+"""Batches: pixels, order, augmentation, and damaged images."""
+
+import shutil
+import tarfile
+import urllib.error
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from micronet import batches, data
+from micronet.errors import UserError
+from micronet.images import decode
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def write_images(folder, count, side, *, first=0, kind="jpg"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        random = np.random.default_rng([len(folder.name), first + index])
+        pixels = random.integers(0, 256, (side, side + (side > 64), 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03}.{kind}")
+
+
+def make_folder(root, side, *, parts=("train", "val"), classes=("ant", "badger"), count=20):
+    for number, part in enumerate(parts):
+        for name in classes:
+            write_images(
+                root / part / name, count if part == "train" else 6, side, first=99 * number
+            )
+    return root
+
+
+def open_folder(root, **options):
+    return data.open_data(
+        str(root), **{"image_size": None, "batch_size": 8, "seed": 3, "workers": 0} | options
+    )
+
+
+@pytest.fixture
+def small(tmp_path):
+    return make_folder(tmp_path / "small", 32)
+
+
+@pytest.fixture
+def large(tmp_path):
+    return make_folder(tmp_path / "large", 96, count=10)
+
+
+def collect(iterable):
+    pairs = list(iterable)
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def assert_same(first, second):
+    for a, b in zip(collect(first), collect(second), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_pixels_are_normalised_exactly(small):
+    images, _ = collect(open_folder(small).validation())
+    pixels = torch.from_numpy(np.array(decode(str(small / "val" / "ant" / "000.jpg")))).double()
+    mean, deviation = (torch.tensor(row).double() for row in batches.CIFAR_STATISTICS)
+    expected = ((pixels / 255 - mean) / deviation).permute(2, 0, 1)
+    # Six roundings to float32, half an ulp each: of 255 * mean and 255 * deviation two apiece, of
+    # the difference and of the quotient; none moves a result above 256 / (255 * 0.199) by more.
+    assert (images[0] - expected).abs().max() <= 6 * 256 / (255 * 0.199) * 2.0**-24
+
+
+def test_large_folder(large):
+    opened = open_folder(large, image_size=48)
+    assert (opened.image_size, opened.train_size, opened.validation_size) == (48, 20, 12)
+    images, labels = collect(opened.train(0))
+    assert images.shape == (16, 3, 48, 48)
+    assert len(labels) == 16
+    assert open_folder(large).image_size == 224
+    # The centre of the image after its short side was brought to 256 / 224 of 84: itself.
+    images, _ = collect(open_folder(large, image_size=84).validation())
+    pixels = np.array(decode(str(large / "val" / "ant" / "000.jpg")))[6:90]
+    assert images.shape == (12, 3, 84, 84)
+    crops = [
+        torch.from_numpy(pixels[:, left : left + 84].copy()).permute(2, 0, 1) for left in (6, 7)
+    ]
+    ours = [batches._normalise(crop[None], batches.IMAGENET_STATISTICS)[0] for crop in crops]
+    assert any(torch.equal(images[0], crop) for crop in ours)
+
+
+@pytest.mark.parametrize("folder", ["small", "large"])
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone(folder, request):
+    root = request.getfixturevalue(folder)
+    first, second = open_folder(root, image_size=32), open_folder(root, image_size=32)
+    torch.manual_seed(1)
+    before = collect(first.train(4))
+    torch.manual_seed(2)
+    list(second.train(0))
+    assert_same([before], second.train(4))
+    assert not torch.equal(before[0], collect(first.train(5))[0])
+    assert not torch.equal(before[0], collect(open_folder(root, image_size=32, seed=4).train(4))[0])
+
+
+@pytest.mark.parametrize("folder", ["small", "large"])
+def test_the_global_generator_is_not_disturbed(folder, request):
+    opened = open_folder(request.getfixturevalue(folder), image_size=32)
+    before = torch.get_rng_state()
+    list(opened.train(0))
+    list(opened.validation())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_change_nothing(large):
+    alone, helped = (open_folder(large, image_size=32, workers=workers) for workers in (0, 2))
+    assert_same(alone.train(1), helped.train(1))
+    assert_same(alone.validation(), helped.validation())
+
+
+@pytest.mark.parametrize("folder", ["small", "large"])
+def test_batch_size_changes_no_sample(folder, request):
+    root = request.getfixturevalue(folder)
+    whole = collect(open_folder(root, image_size=32, batch_size=20).train(2))
+    parts = collect(open_folder(root, image_size=32, batch_size=5).train(2))
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+
+
+def test_small_augmentation_is_a_shifted_and_mirrored_window():
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(1, 256, (60, 32, 32, 3), dtype=torch.uint8, generator=random)
+    images = batches.MemoryImages(pixels, torch.arange(60), 32, flip=True)
+    order = [torch.arange(59, -1, -1)]
+    ((found, labels),) = images.batches(order, (1, 2))
+    assert labels.tolist() == list(range(59, -1, -1))
+    top, left, mirrored = images._windows(1, 2)
+    assert set(top.tolist()) == set(left.tolist()) == set(range(9))
+    assert 15 < int(mirrored.sum()) < 45
+    for image, index in zip(found, labels.tolist(), strict=True):
+        padded = torch.zeros(40, 40, 3, dtype=torch.uint8)
+        padded[4:36, 4:36] = pixels[index]
+        y, x = int(top[index]), int(left[index])
+        window = padded[y : y + 32, x : x + 32].permute(2, 0, 1)
+        window = window.flip(2) if mirrored[index] else window
+        assert torch.equal(image, batches._normalise(window[None], batches.CIFAR_STATISTICS)[0])
+
+
+def test_without_augmentation_training_images_are_the_images(small):
+    opened = open_folder(small, augment=False, batch_size=40)
+    images, labels = collect(opened.train(0))
+    again, relabelled = collect(opened.train(1))
+    assert not torch.equal(images, again)
+    assert sorted(map(float, images.double().sum((1, 2, 3)))) == sorted(
+        map(float, again.double().sum((1, 2, 3)))
+    )
+    assert Counter(labels.tolist()) == Counter(relabelled.tolist()) == {0: 20, 1: 20}
+
+
+def test_small_images_are_resized_by_the_batch(small):
+    opened = open_folder(small, image_size=48)
+    assert opened.image_size == 48
+    assert next(iter(opened.train(0)))[0].shape == (8, 3, 48, 48)
+    assert next(iter(opened.validation()))[0].shape == (8, 3, 48, 48)
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    path.write_bytes(b"this is no image" if how == "text" else content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("how", ["text", "cut"])
+def test_a_damaged_small_image_is_named(small, how):
+    path = small / "train" / "badger" / "007.jpg"
+    spoil(path, how)
+    with pytest.raises(UserError, match=r"/train/badger/007\.jpg' is damaged") as caught:
+        open_folder(small)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).count(str(path)) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["text", "cut"])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_damaged_large_image_is_named(large, how, workers, part):
+    path = large / ("train" if part == "train" else "val") / "badger" / "003.jpg"
+    spoil(path, how)
+    opened = open_folder(large, image_size=32, workers=workers, batch_size=20)
+    with pytest.raises(UserError, match=r"/badger/003\.jpg' is damaged") as caught:
+        collect(opened.train(0) if part == "train" else opened.validation())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_jpeg_is_refused_wherever_it_is_cut(tmp_path):
+    write_images(tmp_path, 1, 32)
+    path = tmp_path / "000.jpg"
+    whole, content = np.array(decode(str(path))), path.read_bytes()
+    refused = 0
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        try:
+            assert np.array_equal(np.array(decode(str(path))), whole)
+        except UserError:
+            refused += 1
+    # Only the end-of-image marker can be missing without a loss.
+    assert refused >= len(range(0, len(content) - 2, 7))
+
+
+def test_imagenet_sample_passes_through_the_file_path(tmp_path):
+    archive = SHARED / "data" / "imagenet-sample.tar"
+    if not archive.exists():
+        pytest.skip("../shared/data/imagenet-sample.tar is missing")
+    with tarfile.open(archive) as tar:
+        members = [member for member in tar.getmembers() if member.isfile()][:12]
+        tar.extractall(tmp_path, members=members, filter="data")
+    shutil.copytree(tmp_path / "imagenet-sample" / "val", tmp_path / "imagenet-sample" / "train")
+    opened = open_folder(tmp_path / "imagenet-sample", image_size=64)
+    images, labels = collect(opened.validation())
+    assert images.shape == (12, 3, 64, 64)
+    assert labels.tolist() == list(range(12))
+    # Natural images, normalised by the statistics of their kind, stay within a few deviations.
+    assert float(images.abs().max()) < 3
+    assert 0.5 < float(images.std()) < 2
+

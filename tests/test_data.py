@@ -1,0 +1,223 @@
+"""Data sets: sizes, splits, and what is wrong with a folder."""
+
+import shutil
+import tarfile
+import urllib.error
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from micronet import batches, data
+from micronet.errors import UserError
+from micronet.images import decode
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def write_images(folder, count, side, *, first=0, kind="jpg"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        random = np.random.default_rng([len(folder.name), first + index])
+        pixels = random.integers(0, 256, (side, side + (side > 64), 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03}.{kind}")
+
+
+def make_folder(root, side, *, parts=("train", "val"), classes=("ant", "badger"), count=20):
+    for number, part in enumerate(parts):
+        for name in classes:
+            write_images(
+                root / part / name, count if part == "train" else 6, side, first=99 * number
+            )
+    return root
+
+
+def open_folder(root, **options):
+    return data.open_data(
+        str(root), **{"image_size": None, "batch_size": 8, "seed": 3, "workers": 0} | options
+    )
+
+
+@pytest.fixture
+def small(tmp_path):
+    return make_folder(tmp_path / "small", 32)
+
+
+@pytest.fixture
+def large(tmp_path):
+    return make_folder(tmp_path / "large", 96, count=10)
+
+
+def collect(iterable):
+    pairs = list(iterable)
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def assert_same(first, second):
+    for a, b in zip(collect(first), collect(second), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_small_folder(small):
+    opened = open_folder(small)
+    assert (opened.name, opened.classes) == ("small", ("ant", "badger"))
+    assert (opened.num_classes, opened.channels, opened.image_size) == (2, 3, 32)
+    sizes = (opened.train_size, opened.validation_size, opened.test_size)
+    assert sizes == (40, 12, 0)
+    assert opened.steps_per_epoch == 5
+    assert [len(y) for _, y in opened.train(0)] == [8] * 5
+    assert [len(y) for _, y in opened.validation()] == [8, 4]
+    assert list(opened.test()) == []
+    images, labels = collect(opened.validation())
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert labels.tolist() == [0] * 6 + [1] * 6
+
+
+def test_small_images_of_several_sizes_are_read_from_their_files(small):
+    write_images(small / "val" / "ant", 1, 40)
+    opened = open_folder(small)
+    assert opened.image_size == 224
+    assert opened.validation_size == 12
+
+
+def test_one_batch_even_of_fewer_images_than_asked(small):
+    opened = open_folder(small, batch_size=100)
+    assert opened.steps_per_epoch == 1
+    assert [len(y) for _, y in opened.train(0)] == [40]
+
+
+def test_without_val_a_tenth_of_each_class_is_held_out(tmp_path):
+    root = make_folder(tmp_path / "d", 16, parts=("train",))
+    opened = open_folder(root)
+    assert (opened.train_size, opened.validation_size, opened.test_size) == (36, 4, 0)
+    labels = collect(opened.validation())[1]
+    assert Counter(labels.tolist()) == {0: 2, 1: 2}
+    assert_same(opened.validation(), open_folder(root, seed=9).validation())
+
+
+def test_held_out_images_are_never_trained_on_and_never_augmented(tmp_path):
+    root = make_folder(tmp_path / "d", 16, parts=("train",))
+    opened = open_folder(root, augment=False, holdout=0.25, batch_size=30)
+    trained = {image.numpy().tobytes() for image in collect(opened.train(0))[0]}
+    held = {image.numpy().tobytes() for image in collect(opened.validation())[0]}
+    assert (len(trained), len(held)) == (30, 10)
+    assert not trained & held
+    assert_same(opened.validation(), open_folder(root, holdout=0.25).validation())
+
+
+def test_val_becomes_the_test_set_when_a_part_is_held_out(small):
+    opened = open_folder(small, holdout=0.2)
+    assert (opened.train_size, opened.validation_size, opened.test_size) == (32, 8, 12)
+    assert_same(opened.test(), open_folder(small).validation())
+
+
+def test_a_test_folder_is_the_test_set(tmp_path):
+    root = make_folder(tmp_path / "d", 16, parts=("train", "val", "test"))
+    opened = open_folder(root)
+    assert (opened.train_size, opened.validation_size, opened.test_size) == (40, 12, 12)
+    held = open_folder(root, holdout=0.5)
+    assert (held.train_size, held.validation_size, held.test_size) == (20, 20, 12)
+    assert_same(held.test(), opened.test())
+
+
+def test_stratified_split_takes_at_least_one_and_leaves_at_least_one():
+    labels = torch.tensor([0] * 100 + [1] * 3 + [2])
+    kept, held = data.stratified_split(labels, 0.1)
+    assert Counter(labels[held].tolist()) == {0: 10, 1: 1}
+    assert sorted(kept.tolist() + held.tolist()) == list(range(104))
+    _, most = data.stratified_split(labels, 0.9)
+    assert Counter(labels[most].tolist()) == {0: 90, 1: 2}
+
+
+def test_hidden_and_other_files_are_passed_over(small):
+    (small / "train" / ".cache").mkdir()
+    (small / "train" / "ant" / ".000.jpg").write_text("hidden")
+    (small / "train" / "ant" / "notes.txt").write_text("no image")
+    (small / "train" / "notes.txt").write_text("no class")
+    write_images(small / "train" / "ant" / "more", 2, 32, kind="PNG")
+    opened = open_folder(small)
+    assert opened.classes == ("ant", "badger")
+    assert opened.train_size == 42
+
+
+def test_digits():
+    opened = data.open_data("digits", image_size=None, batch_size=64, seed=0)
+    assert (opened.num_classes, opened.channels, opened.image_size) == (10, 3, 32)
+    assert opened.train_size + opened.validation_size + opened.test_size == 1797
+    assert abs(opened.test_size - 1797 / 5) < 10
+    assert abs(opened.validation_size - 1797 * 0.8 / 10) < 10
+    assert set(collect(opened.test())[1].tolist()) == set(range(10))
+    images, _ = collect(opened.validation())
+    assert images.shape[1:] == (3, 32, 32)
+    smaller = data.open_data("digits", image_size=8, batch_size=64, seed=0)
+    assert collect(smaller.test())[0].shape[2:] == (8, 8)
+    assert opened.parts["train"][0].flip is False
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_comes_from_torchvision(name, monkeypatch):
+    class Fake:
+        def __init__(self, root, train, download):
+            assert (root, download) == (".data", True)
+            self.data = np.zeros((40 if train else 8, 32, 32, 3), dtype=np.uint8)
+            self.targets = [0, 1] * (len(self.data) // 2)
+            self.classes = ["a", "b"]
+
+    monkeypatch.setattr(f"torchvision.datasets.{name.upper()}", Fake)
+    opened = data.open_data(name, image_size=None, batch_size=8, seed=0)
+    assert (opened.name, opened.classes) == (name, ("a", "b"))
+    assert (opened.train_size, opened.validation_size, opened.test_size) == (36, 4, 8)
+    assert next(iter(opened.train(0)))[0].shape == (8, 3, 32, 32)
+
+
+def test_a_failed_download_is_one_sentence(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", refuse)
+    with pytest.raises(UserError, match=r"cannot fetch cifar10 into '.data'.*no route") as caught:
+        data.open_data("cifar10", image_size=None, batch_size=8, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_none(tmp_path, small):
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+        open_folder("cifar-10")
+    with pytest.raises(UserError, match="holds no folder train/"):
+        open_folder(tmp_path)
+    shutil.rmtree(small / "train" / "badger")
+    with pytest.raises(UserError, match=r"val' are not those of train/: only val/ has 'badger'"):
+        open_folder(small)
+    (small / "train" / "badger").mkdir()
+    with pytest.raises(UserError, match=r"class folder '.*/train/badger' holds no images"):
+        open_folder(small)
+    shutil.rmtree(small / "train")
+    (small / "train").mkdir()
+    with pytest.raises(UserError, match=r"train' holds no class folders"):
+        open_folder(small)
+
+
+def test_nothing_to_hold_out(tmp_path):
+    root = make_folder(tmp_path / "d", 16, parts=("train",), count=1)
+    with pytest.raises(UserError, match="no class of two images"):
+        open_folder(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": -2}, "workers is -2"),
+        ({"holdout": 0.0}, "holdout is 0.0"),
+        ({"holdout": 1.0}, "holdout is 1.0"),
+        ({"holdout": float("nan")}, "holdout is nan"),
+    ],
+)
+def test_values_out_of_range(options, message):
+    with pytest.raises(UserError, match=message):
+        open_folder("digits", **options)
