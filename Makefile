@@ -1,0 +1,54 @@
+# One word each; every word does the set-up that it needs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+TIMED := $(BIN)/pytest -c benchmarks/pytest.ini benchmarks
+
+.PHONY: setup demo test test-core lint format bench bench-accuracy clean
+
+setup: .venv/.built
+
+.venv/.packages: constraints.txt
+	@test -n "$(PYTHON)" || { echo "micronet needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "micronet needs Python 3.11 or newer, $(PYTHON) is older"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q $$(grep -E '^(pip|setuptools|wheel)==' constraints.txt)
+	$(BIN)/python -m pip install -q --no-build-isolation -r constraints.txt
+	@touch $@
+
+.venv/.built: .venv/.packages setup.py pyproject.toml CMakeLists.txt $(SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	@cat build/cuda.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m micronet.demo
+
+test: setup test-core
+	$(BIN)/python -m pytest
+
+test-core: setup
+	$(BIN)/cmake -S . -B build/core -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	$(BIN)/cmake --build build/core
+	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
+
+lint: .venv/.packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+format: .venv/.packages
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+bench: setup
+	$(TIMED)
+
+bench-accuracy: setup
+	$(BIN)/python benchmarks/accuracy.py
+
+clean:
+	rm -rf build .venv *.egg-info kernels/_C*.so

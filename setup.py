@@ -1,0 +1,102 @@
+"""Builds micronet_kernels._C with CMake and Ninja and maps micronet_kernels to kernels/."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build"
+
+
+def tool(name: str) -> str:
+    """Return a program's path, the interpreter's own environment first."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=places)
+    if found is None:
+        raise SystemExit(f"building micronet needs {name}: pip install {name}")
+    return found
+
+
+def cuda_root() -> Path | None:
+    """Return the CUDA toolkit's folder: CUDA_HOME, CUDA_PATH, or that of the nvcc on PATH."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        root = os.environ.get(variable)
+        if root and (Path(root) / "bin" / "nvcc").exists():
+            return Path(root)
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return None
+    # The nvcc on PATH may be a wrapper elsewhere; its dry run names the real folder.
+    command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    top = re.search(r"^#\$ TOP=(.+)$", said.stderr, re.MULTILINE)
+    return Path(top.group(1).strip()).resolve() if top else None
+
+
+def cuda_choice() -> tuple[Path | None, str]:
+    """Return the toolkit to compile with, or None, and the sentence that says why."""
+    import torch
+
+    root = cuda_root()
+    if root is None:
+        return None, "left out: no nvcc was found"
+    if torch.version.cuda is None:
+        return None, "left out: this torch is built without CUDA"
+    said = subprocess.run(
+        [str(root / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=True
+    )
+    release = re.search(r"release (\d+)\.(\d+)", said.stdout)
+    if release is None or release.group(1) != torch.version.cuda.split(".")[0]:
+        have = release.group(0) if release else "unknown"
+        return None, f"left out: nvcc is {have}, torch is built for CUDA {torch.version.cuda}"
+    return root, f"compiled for sm_80 and sm_90 with nvcc {release.group(0)}"
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds the module in ``build/``, then puts it where setuptools wants it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        from torch.utils import cpp_extension
+
+        root, sentence = cuda_choice()
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        build = BUILD / f"module-{sys.implementation.cache_tag}"
+        options = {
+            "CMAKE_MAKE_PROGRAM": tool("ninja"),
+            "MICRONET_PYTHON": "ON",
+            "MICRONET_CUDA": "ON" if root else "OFF",
+            "TORCH_INCLUDE": ";".join(cpp_extension.include_paths()),
+            "TORCH_LIBRARY_DIR": ";".join(cpp_extension.library_paths()),
+            "PYTHON_INCLUDE": sysconfig.get_paths()["include"],
+            "MODULE_SUFFIX": suffix,
+        }
+        if root:
+            options["CMAKE_CUDA_COMPILER"] = str(root / "bin" / "nvcc")
+            options["CUDAToolkit_ROOT"] = str(root)
+        flags = [f"-D{key}={value}" for key, value in options.items()]
+        cmake = tool("cmake")
+        subprocess.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *flags], check=True)
+        subprocess.run([cmake, "--build", build], check=True)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(build / f"_C{suffix}", target)
+        # pip hides what a build prints; the Makefile shows this line.
+        (BUILD / "cuda.txt").write_text(f"CUDA kernels {sentence}\n")
+        print(f"CUDA kernels {sentence}")
+
+
+setup(
+    ext_modules=[Extension("micronet_kernels._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    packages=["micronet", "micronet.rules", "micronet_kernels", "micronet_kernels.backends"],
+    package_dir={"micronet": "micronet", "micronet_kernels": "kernels"},
+)
