@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from .backends import native, reference
 
 # Backend -> device type -> operator -> implementation; "any" serves every device.
@@ -55,7 +53,7 @@ def use_backend(name: str) -> Iterator[None]:
         _resolved.clear()
 
 
-def call(op: str, args: tuple[Any, ...]) -> Any:  # noqa: ANN401 - operators differ in what they return
+def call(op: str, args: tuple[Any, ...]) -> Any:
     """Calls the chosen implementation of `op`; the first argument's device decides."""
     device_type = args[0].device.type
     implementation = _resolved.get((op, device_type))
@@ -76,8 +74,3 @@ def _find(name: str, op: str, device_type: str) -> Callable[..., Any] | None:
     devices = TABLE[name]
     found = devices.get(device_type, {}).get(op)
     return found if found is not None else devices.get("any", {}).get(op)
-
-
-def device_types() -> list[str]:
-    """Device types present in this process on which the operators can run."""
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

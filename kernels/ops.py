@@ -23,11 +23,11 @@ def _define(signature: str, check: Callable[..., None], fake: Callable[..., Any]
     """Registers an operator: one router for every device, and a fake behind the same check."""
     name = signature.split("(", 1)[0]
 
-    def run(*args: Any) -> Any:  # noqa: ANN401 - operators differ in what they take and return
+    def run(*args: Any) -> Any:
         check(*args)
         return dispatch.call(name, args)
 
-    def run_fake(*args: Any) -> Any:  # noqa: ANN401
+    def run_fake(*args: Any) -> Any:
         check(*args)
         return fake(*args)
 
@@ -37,7 +37,7 @@ def _define(signature: str, check: Callable[..., None], fake: Callable[..., Any]
     OPS.append(name)
 
 
-def _like(x: Tensor, shape: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - ints or symbols
+def _like(x: Tensor, shape: Any, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=x.device)
 
 
@@ -123,13 +123,13 @@ _define(
 # Gradients --------------------------------------------------------------------------------------
 
 
-def _save_inside(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
+def _save_inside(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
     ctx.strides = inputs[0].stride()
 
 
-def _activation_gradient(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:  # noqa: ANN401
+def _activation_gradient(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
     if grad is None:
         return None, None, None, None
     if grad.stride() != ctx.strides:
@@ -146,12 +146,12 @@ def _activation_gradient(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, 
     )
 
 
-def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
+def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(inputs[1])
 
 
-def _masked(ctx: Any, grad: Tensor | None) -> Tensor | None:  # noqa: ANN401
+def _masked(ctx: Any, grad: Tensor | None) -> Tensor | None:
     (mask,) = ctx.saved_tensors
     if grad is None or mask.numel() == 0:
         return grad

@@ -149,10 +149,10 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,  # noqa: ANN401 - torch's own protocol
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if not self.inside and isinstance(result, Tensor):
@@ -235,14 +235,14 @@ def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:
     handles = []
 
     def before(name: str, recorded: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401
+        def hook(module: nn.Module, inputs: Any) -> None:
             recorder.stack.append(name)
             recorder.inside += recorded
 
         return hook
 
     def after(name: str, recorded: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             recorder.stack.pop()
             recorder.inside -= recorded
             if recorded and not recorder.inside:

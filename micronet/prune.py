@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import micronet_kernels as kernels
 import torch
 from torch import Tensor, nn
 
+import micronet_kernels as kernels
 from micronet import models
 from micronet.config import PruneGroup, PruneSection
 from micronet.errors import UserError

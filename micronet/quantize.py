@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import micronet_kernels as kernels
 import torch
 import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import Tensor, nn
 
+import micronet_kernels as kernels
 from micronet import models
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError

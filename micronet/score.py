@@ -14,10 +14,10 @@ from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
-import micronet_kernels as kernels
 import torch
 from torch import nn
 
+import micronet_kernels as kernels
 from micronet import models, opcount, prune, quantize, runs
 from micronet.config import load_schedule
 from micronet.errors import UserError, nearest, reports_user_errors

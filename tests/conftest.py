@@ -4,17 +4,14 @@ import os
 import zlib
 from pathlib import Path
 
-import micronet_kernels as kernels
 import numpy as np
 import pytest
 import torch
 
+import micronet_kernels as kernels
+
 SEED = int(os.environ.get("MICRONET_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
 SHARED = Path(__file__).parents[1].parent / "shared"
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a CUDA device, skipped without one")
 
 
 def pytest_report_header():

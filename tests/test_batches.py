@@ -2,7 +2,6 @@
 
 import shutil
 import tarfile
-import urllib.error
 from collections import Counter
 from pathlib import Path
 
@@ -220,4 +219,3 @@ def test_imagenet_sample_passes_through_the_file_path(tmp_path):
     # Natural images, normalised by the statistics of their kind, stay within a few deviations.
     assert float(images.abs().max()) < 3
     assert 0.5 < float(images.std()) < 2
-

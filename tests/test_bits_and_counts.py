@@ -2,10 +2,11 @@
 
 import math
 
-import micronet_kernels as kernels
 import numpy as np
 import pytest
 import torch
+
+import micronet_kernels as kernels
 
 OP = torch.ops.micronet
 SIZES = [0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 997, 4095, 4096, 4097]

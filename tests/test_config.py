@@ -98,7 +98,7 @@ def test_mistake_is_one_sentence_with_file_and_key(tmp_path, text):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no_such.yaml"):
+    with pytest.raises(UserError, match=r"no_such\.yaml"):
         load_schedule(tmp_path / "no_such.yaml")
 
 

@@ -1,21 +1,16 @@
 """Data sets: sizes, splits, and what is wrong with a folder."""
 
 import shutil
-import tarfile
 import urllib.error
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from micronet import batches, data
+from micronet import data
 from micronet.errors import UserError
-from micronet.images import decode
-
-SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 def write_images(folder, count, side, *, first=0, kind="jpg"):
@@ -44,11 +39,6 @@ def open_folder(root, **options):
 @pytest.fixture
 def small(tmp_path):
     return make_folder(tmp_path / "small", 32)
-
-
-@pytest.fixture
-def large(tmp_path):
-    return make_folder(tmp_path / "large", 96, count=10)
 
 
 def collect(iterable):

@@ -2,10 +2,11 @@
 
 import math
 
-import micronet_kernels as kernels
 import numpy as np
 import pytest
 import torch
+
+import micronet_kernels as kernels
 
 OP = torch.ops.micronet
 SIZES = [0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 997, 4095, 4096, 4097]
@@ -227,6 +228,13 @@ def test_range_does_not_see_layout_or_sign_of_zero(on_all, rng):
         ema, ends = on_all(updated)
         assert torch.equal(ema, 0.5 * torch.stack(x.aminmax())) and torch.equal(ends, 2 * ema)
         assert not (torch.signbit(ema) & (ema == 0)).any()
+
+
+def test_zero_extremes_have_one_sign(backend):
+    for x in (torch.tensor([-0.0, -0.0]), torch.tensor([0.0, -0.0])):
+        ema, ends, step = state()
+        kernels.update_range_(x, ema.neg_(), ends, step, 0.5)
+        assert not torch.signbit(torch.cat([ema, ends])).any()
 
 
 def test_update_tells_autograd_that_the_state_changed(backend):

@@ -2,10 +2,11 @@
 
 import math
 
-import micronet_kernels as kernels
 import numpy as np
 import pytest
 import torch
+
+import micronet_kernels as kernels
 
 OP = torch.ops.micronet
 SCHEMES = list(kernels.Scheme)

@@ -1,9 +1,10 @@
 """Bit for bit what the 2019 system computed, on each backend of the CPU."""
 
-import micronet_kernels as kernels
 import numpy as np
 import pytest
 import torch
+
+import micronet_kernels as kernels
 from micronet_kernels import Scheme
 
 # Golden -> decay, levels, scheme, and what its signed codes add to the zero point.

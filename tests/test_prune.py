@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import micronet_kernels as kernels
 import pytest
 import torch
 from torch import nn
 
+import micronet_kernels as kernels
 from micronet import models, prune
 from micronet.config import PruneGroup, PruneSection
 from micronet.errors import UserError

@@ -1,12 +1,12 @@
 """Quantised layers: their plan, their arithmetic, their gradients, and SAME padding."""
 
-import micronet_kernels as kernels
 import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
 from torch import nn
 
+import micronet_kernels as kernels
 from micronet import models, quantize
 from micronet.config import (
     ActivationPrecision,
@@ -61,7 +61,7 @@ def test_override_without_a_layer_is_an_error():
     ],
 )
 def test_quantising_nothing_is_an_error(mistaken):
-    with pytest.raises(UserError, match="recipe.yaml"):
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
         quantize.plan(net(), mistaken, "recipe.yaml")
 
 

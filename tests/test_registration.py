@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
-import micronet_kernels as kernels
 import pytest
 import torch
+
+import micronet_kernels as kernels
 from micronet_kernels import dispatch, ops
 
 

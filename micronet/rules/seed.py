@@ -55,9 +55,7 @@ def assumed_precision(layers: Sequence[str], stem: str, classifier: str) -> Prec
     return Precision(weights, ASSUMED_BITS)
 
 
-def storage(
-    model: nn.Module, nonzeros: Mapping[str, int], precision: Precision
-) -> Iterator[Cost]:
+def storage(model: nn.Module, nonzeros: Mapping[str, int], precision: Precision) -> Iterator[Cost]:
     """Yield the 16-bit words of every entry of the state dict (rule S3).
 
     Args:

@@ -1,0 +1,137 @@
+"""``make bench-accuracy``: resnet20 on CIFAR-10, dense, pruned to 60 %, and at 4/4 bits.
+
+Every stage is a public command. The checkpoints are chosen on a tenth of the training images; the
+10,000 images of ``val/`` are a test set that is looked at once, at the end. Prints a table, writes
+it with the machine and versions under ``benchmarks/results/``, and ends with one RESULT line.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import machine  # noqa: E402 - a neighbour, not a package
+
+from micronet import pipeline  # noqa: E402
+from micronet.errors import UserError, reports_user_errors  # noqa: E402
+
+ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
+RESULTS = ROOT / "benchmarks" / "results"
+STAGES = ("fit", "prune", "qat")
+
+
+def images() -> Path:
+    """Return the image folder: CIFAR10_DIR, or the archive unpacked below .data/."""
+    given = os.environ.get("CIFAR10_DIR")
+    if given:
+        return Path(given)
+    unpacked = ROOT / ".data" / "cifar10"
+    if not unpacked.exists():
+        if not ARCHIVE.exists():
+            raise UserError("set CIFAR10_DIR to a folder of CIFAR-10 images: train/ and val/")
+        beside = unpacked.with_name("cifar10.tmp")
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(beside, filter="data")
+        (beside / "cifar10").rename(unpacked)
+        beside.rmdir()
+    return unpacked
+
+
+def run_seed(data: Path, out: Path, seed: int) -> list[pipeline.StageResult]:
+    """Train the three stages with one seed; a stage that is finished is not run again."""
+    runs = {stage: out / f"seed{seed}" / stage for stage in STAGES}
+    source = ["--data", data, "--holdout", "0.1", "--seed", seed]
+    start = {
+        "fit": ["--arch", "resnet20"],
+        "prune": ["--from", runs["fit"]],
+        "qat": ["--from", runs["prune"], "--teacher", runs["fit"]],
+    }
+    for stage in STAGES:
+        recipe = ROOT / "schedules" / f"cifar10_resnet20_{stage}.yaml"
+        arguments = [stage, *source, *start[stage], "--schedule", recipe, "--out", runs[stage]]
+        resume = ["--resume"] if (runs[stage] / "config.json").exists() else []
+        pipeline.run_stage([*arguments, *resume])
+    return [pipeline.describe(runs[stage]) for stage in STAGES]
+
+
+def summarise(seeds: dict[int, list[pipeline.StageResult]]) -> dict[str, float]:
+    """Return the medians over seeds that the RESULT line holds; top-1 and sparsity in per cent."""
+
+    def median(index: int) -> float:
+        return statistics.median(stages[index].accuracy.top1 for stages in seeds.values())
+
+    minutes = (sum(stage.minutes for stage in stages) for stages in seeds.values())
+    return {
+        "dense_top1": round(median(0), 2),
+        "pruned_top1": round(median(1), 2),
+        "qat_top1": round(median(2), 2),
+        "sparsity": round(100 * min(stages[2].sparsity for stages in seeds.values()), 2),
+        "minutes": round(statistics.median(minutes), 1),
+    }
+
+
+def write(seeds: dict[int, list[pipeline.StageResult]], summary: dict[str, float]) -> str:
+    """Write the Markdown table and the JSON beside it; return the Markdown."""
+    facts = machine.describe()
+    text = ["# resnet20 on CIFAR-10 (JPEG images): dense, pruned, 4/4 bits", ""]
+    text += [
+        "Made by `make bench-accuracy`. Top-1 on the 10,000 test images, which chose nothing: "
+        "checkpoints were chosen on a tenth of the training images. `qat` is distilled from `fit`. "
+        "Storage and ops in the units of rule set `seed`.",
+        "",
+    ]
+    for seed, stages in seeds.items():
+        times = ", ".join(f"{s.stage} {s.epochs} epochs {s.minutes:.1f} min" for s in stages)
+        text += [f"Seed {seed}: {times}.", "", pipeline.table(stages), ""]
+    text += [f"- {name}: {value}" for name, value in facts.items()]
+    markdown = "\n".join(text) + "\n"
+    record = {
+        "summary": summary,
+        "machine": facts,
+        "seeds": {
+            seed: [
+                {
+                    "stage": s.stage,
+                    "correct": s.accuracy.correct,
+                    "total": s.accuracy.total,
+                    "ties": s.accuracy.ties,
+                    "sparsity": s.sparsity,
+                    "bits": s.bits,
+                    "epochs": s.epochs,
+                    "minutes": s.minutes,
+                    "score": float(s.score.score),
+                }
+                for s in stages
+            ]
+            for seed, stages in seeds.items()
+        },
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "cifar10_resnet20.md").write_text(markdown)
+    (RESULTS / "cifar10_resnet20.json").write_text(json.dumps(record, indent=2) + "\n")
+    return markdown
+
+
+@reports_user_errors
+def main(argv: list[str] | None = None) -> int:
+    """Run every seed, print the table, and end with the RESULT line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "cifar10")
+    args = parser.parse_args(argv)
+    data = images()
+    seeds = {seed: run_seed(data, args.out, seed) for seed in args.seeds}
+    summary = summarise(seeds)
+    print(write(seeds, summary))
+    print("RESULT " + json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+// Assertions that stay in release builds, random inputs, and hostile splits of a loop.
+#ifndef MICRONET_TESTS_CHECK_H_
+#define MICRONET_TESTS_CHECK_H_
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "../core.h"
+
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                        \
+    }                                                                      \
+  } while (false)
+
+namespace micronet {
+
+inline uint32_t word_of(float v) {
+  uint32_t word;
+  std::memcpy(&word, &v, sizeof(word));
+  return word;
+}
+
+inline float float_of(uint32_t word) {
+  float v;
+  std::memcpy(&v, &word, sizeof(v));
+  return v;
+}
+
+// The same bits, or NaN both.
+inline bool same(float a, float b) { return a != a ? b != b : word_of(a) == word_of(b); }
+
+// Prints its seed, so that a failure can be repeated by giving it as the first argument.
+inline std::mt19937 new_random(int argc, char** argv) {
+  const unsigned seed =
+      argc > 1 ? static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10)) : std::random_device{}();
+  std::printf("seed %u\n", seed);
+  return std::mt19937(seed);
+}
+
+inline std::vector<float> normals(std::mt19937& random, int64_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = normal(random);
+  return values;
+}
+
+inline std::vector<uint8_t> bytes(std::mt19937& random, int64_t count) {
+  std::vector<uint8_t> values(static_cast<size_t>(count));
+  for (uint8_t& v : values) v = static_cast<uint8_t>(random());
+  return values;
+}
+
+inline bool bit(const std::vector<uint8_t>& bits, int64_t i) {
+  return (bits[static_cast<size_t>(i / 8)] >> (i % 8)) & 1;
+}
+
+using Body = void (*)(void*, int64_t, int64_t);
+
+inline void run_at_once(int64_t count, int64_t, Body body, void* context) {
+  if (count > 0) body(context, 0, count);
+}
+
+// Unit by unit from the last to the first, whatever the grain.
+inline void run_backwards(int64_t count, int64_t, Body body, void* context) {
+  for (int64_t i = count; i-- > 0;) body(context, i, i + 1);
+}
+
+inline void run_on_threads(int64_t count, int64_t, Body body, void* context) {
+  const int64_t third = count / 3;
+  std::thread first(body, context, 0, third), second(body, context, third, 2 * third);
+  body(context, 2 * third, count);
+  first.join();
+  second.join();
+}
+
+constexpr ParallelFor kRunners[] = {{run_at_once}, {run_backwards}, {run_on_threads}};
+
+constexpr int64_t kSizes[] = {0,  1,   7,    8,    9,    15,   16,   17,    63,    64,
+                              65, 997, 4095, 4096, 4097, 8192, 8193, 65537, 140009};
+
+}  // namespace micronet
+
+#endif  // MICRONET_TESTS_CHECK_H_

@@ -1,0 +1,105 @@
+"""Several stages in a row, and one table of what became of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from micronet import prune, quantize, runs, train
+from micronet import score as scorer
+from micronet.data import open_data
+from micronet.errors import UserError
+from micronet.evaluate import Accuracy, evaluate
+from micronet.quantize import LayerBits
+from micronet.rules import seed
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a finished stage's best checkpoint is worth, on the test set."""
+
+    stage: str
+    accuracy: Accuracy
+    sparsity: float
+    bits: str
+    score: scorer.Score
+    epochs: int
+    minutes: float
+
+
+def run_stage(arguments: Sequence[str | Path]) -> None:
+    """Run one ``python -m micronet.train`` command in this process.
+
+    Raises:
+        UserError: it failed; its own message has been printed.
+    """
+    command = [str(argument) for argument in arguments]
+    print("$ python -m micronet.train " + " ".join(command), flush=True)
+    if train.main(command) != 0:
+        raise UserError(f"stage {command[0]!r} did not finish")
+
+
+def describe(path: Path) -> StageResult:
+    """Evaluate a run's best checkpoint on its data's test set, and score it.
+
+    Raises:
+        UserError: the run has no checkpoint, or its data has no test set.
+    """
+    loaded = runs.load(path)
+    meta = loaded.meta
+    data = open_data(
+        meta["data"],
+        image_size=meta["image_size"],
+        batch_size=250,
+        seed=0,
+        holdout=meta["holdout"],
+        augment=False,
+    )
+    if not data.test_size:
+        raise UserError(f"data {data.name!r} has no test images")
+    records = runs.RunDirectory(path).metrics()
+    return StageResult(
+        stage=meta["stage"],
+        accuracy=evaluate(loaded.model, data.test()),
+        sparsity=prune.convolution_sparsity(loaded.model),
+        bits=bits_text(quantize.bits_from_dict(meta["bits"]).values()),
+        score=scorer.score_subject(scorer.from_run(str(path), seed), seed),
+        epochs=len(records),
+        minutes=sum(record["seconds"] for record in records) / 60,
+    )
+
+
+def bits_text(bits: Iterable[LayerBits]) -> str:
+    """Return the commonest precision as weights/activations, such as ``4/4``."""
+    pairs = [(layer.weight_bits, layer.activation_bits) for layer in bits if not layer.is_float]
+    if not pairs:
+        return "float"
+    weights, activations = max(pairs, key=pairs.count)
+    return "/".join("float" if b is None else f"{b:g}" for b in (weights, activations))
+
+
+def table(results: Sequence[StageResult]) -> str:
+    """Return the table that a pipeline ends with, as Markdown."""
+    head = ["stage", "top-1", "correct", "sparsity", "bits W/A", "storage", "ops", "score"]
+    rows = [head, ["---"] + ["---:"] * 7]
+    for r in results:
+        rows.append(
+            [
+                r.stage,
+                f"{r.accuracy.top1:.2f} %",
+                f"{r.accuracy.correct:,} of {r.accuracy.total:,}",
+                f"{100 * r.sparsity:.1f} %",
+                r.bits,
+                f"{float(r.score.storage):,.0f}",
+                f"{float(r.score.operations):,.0f}",
+                f"{float(r.score.score):.6f}",
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows if row is not rows[1]) for i in range(len(head))]
+    rows[1] = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
+    cells = (
+        [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        for row in rows
+    )
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
