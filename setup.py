@@ -88,7 +88,10 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", build], check=True)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(build / f"_C{suffix}", target)
+        # Renamed into place: a process that has the old module mapped keeps it whole.
+        beside = target.with_name(target.name + ".tmp")
+        shutil.copyfile(build / f"_C{suffix}", beside)
+        os.replace(beside, target)
         # pip hides what a build prints; the Makefile shows this line.
         (BUILD / "cuda.txt").write_text(f"CUDA kernels {sentence}\n")
         print(f"CUDA kernels {sentence}")

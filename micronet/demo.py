@@ -34,7 +34,7 @@ def stages(out: Path) -> None:
     """Train the three stages, each from the one before; the dense network is the teacher."""
     recipe = {stage: SCHEDULES / f"demo_{stage}.yaml" for stage in ("fit", "prune", "qat")}
     fit, pruned, quantised = out / "fit", out / "prune", out / "qat"
-    start = ["fit", "--arch", "efficientnet-micro", "--data", "digits"]
+    start: list[str | Path] = ["fit", "--arch", "efficientnet-micro", "--data", "digits"]
     pipeline.run_stage([*start, "--schedule", recipe["fit"], "--out", fit])
     start = ["prune", "--from", fit]
     pipeline.run_stage([*start, "--schedule", recipe["prune"], "--out", pruned])

@@ -59,3 +59,8 @@ def keep_freed_memory_mapped() -> None:
 def device() -> torch.device:
     """Return the first CUDA device where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def place(model: nn.Module) -> nn.Module:
+    """Move a network to ``device()``, its convolutions in channels_last order, and return it."""
+    return model.to(device=device(), memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -21,7 +21,7 @@ from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
 from micronet.evaluate import evaluate
-from micronet.optimise import device, keep_freed_memory_mapped
+from micronet.optimise import keep_freed_memory_mapped, place
 from micronet.runs import LoadedRun, RunDirectory
 
 INTERRUPTED = 130
@@ -59,7 +59,7 @@ def run_stage(args: dict[str, Any]) -> int:
     if not args["resume"]:
         recorded = {**config, **_facts(model, data)}
         run.create(recorded, yaml.safe_dump(config["recipe"], sort_keys=False))
-    model = model.to(device=device(), memory_format=torch.channels_last)
+    model = place(model)
     # Seeded again, so that the loop's random stream does not hang on how the network was loaded.
     torch.manual_seed(train.seed)
     state = loop.start(model, recipe, masks)
@@ -148,7 +148,7 @@ def _teacher(config: dict[str, Any], recipe: loop.Recipe, data: Data) -> Teacher
         if not config["teacher_weights"]:
             raise UserError(f"--teacher {name} needs --teacher-weights FILE")
         models.load_weights(model, config["teacher_weights"])
-    return Teacher(model.to(device=device(), memory_format=torch.channels_last))
+    return Teacher(place(model))
 
 
 def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def run_eval(args: dict[str, Any]) -> int:
     if split == "test" and not data.test_size:
         raise UserError(f"data {data.name!r} has no test images")
     batches = data.test() if split == "test" else data.validation()
-    model = model.to(device=device(), memory_format=torch.channels_last)
+    model = place(model)
     _print_accuracy(args, name, split, evaluate(model, batches))
     return 0
 
