@@ -150,7 +150,8 @@ def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: _plain(item) for name, item in pairs if not isinstance(item, Inherit)}
+        said = ((name, item) for name, item in pairs if item not in (Inherit.INHERIT, ()))
+        return {name: _plain(item) for name, item in said}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from typing import TypeAlias
 
 import efficientnet_pytorch
 import torch
@@ -25,6 +26,8 @@ __all__ = [
     "load_weights",
     "stem_name",
 ]
+
+Layer: TypeAlias = _ConvNd | nn.Linear
 
 _EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
 _MICRO = "efficientnet-micro"
@@ -96,7 +99,7 @@ def default_image_size(arch: str) -> int:
     return torchvision.models.get_model_weights(arch).DEFAULT.transforms().crop_size[0]
 
 
-def layers(model: nn.Module) -> dict[str, nn.Module]:
+def layers(model: nn.Module) -> dict[str, Layer]:
     """Return every convolution and linear layer by module name, in module order."""
     kinds = (_ConvNd, nn.Linear)
     return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}

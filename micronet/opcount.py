@@ -6,6 +6,7 @@ runs the network once on the meta device, so it needs neither weights nor memory
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Scale:
-    """A broadcast product, as squeeze-excite ends in, over ``numel`` elements."""
+    """A product, broadcast as squeeze-excite ends in it, over ``numel`` elements."""
 
     name: str
     numel: int
@@ -90,7 +91,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Residual:
-    """An element-wise addition of two feature maps of ``numel`` elements."""
+    """An element-wise addition, as residual blocks end in it, over ``numel`` elements."""
 
     name: str
     numel: int
@@ -133,8 +134,11 @@ _FUNCTIONS: dict[str, str] = {
 _POOL_FUNCTIONS = {"adaptive_avg_pool2d", "avg_pool2d", "max_pool2d", "mean"}
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__"}
-# Work that must come through a module, where its weights have a name.
-_FORBIDDEN = {"conv2d", "linear", "matmul", "bmm", "einsum", "batch_norm", "layer_norm"}
+# They move elements, allocate, or are the identity in evaluation. Whatever is in no list is an
+# error: a convolution or a softmax that bypasses its module must not count as nothing.
+_FREE_FUNCTIONS = set(
+    "cat stack chunk split flatten reshape view permute transpose expand squeeze".split()
+) | set("unsqueeze contiguous clone detach to pad __getitem__ __get__ dropout empty".split())
 
 
 class _Recorder(TorchFunctionMode):
@@ -154,27 +158,25 @@ class _Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        several = isinstance(result, (tuple, list)) and not isinstance(result, torch.Size)
+        first = result[0] if several and result else result
         name = getattr(func, "__name__", "")
-        if not self.inside and isinstance(result, Tensor):
-            self._record(name, args, result)
+        if not self.inside and isinstance(first, Tensor) and name not in _FREE_FUNCTIONS:
+            self._record(name, args, first)
         return result
 
     def _record(self, function: str, args: tuple[Any, ...], result: Tensor) -> None:
         where = self.stack[-1] if self.stack else ""
-        if function in _FORBIDDEN:
-            raise ValueError(f"module {where!r} calls {function} outside a layer: no rule for it")
         if function in _FUNCTIONS:
             self.ops.append(Activation(where, _FUNCTIONS[function], result.numel()))
         elif function in _POOL_FUNCTIONS:
             self.ops.append(Pool(where, args[0].numel(), result.numel()))
-        elif function in _ADDITIONS and _both_tensors(args):
+        elif function in _ADDITIONS:
             self.ops.append(Residual(where, result.numel()))
-        elif function in _PRODUCTS and _both_tensors(args):
+        elif function in _PRODUCTS:
             self.ops.append(Scale(where, result.numel()))
-
-
-def _both_tensors(args: tuple[Any, ...]) -> bool:
-    return len(args) >= 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
+        else:
+            raise ValueError(f"module {where!r} calls {function}, which has no rule to count it by")
 
 
 def _is_recorded(module: nn.Module) -> bool:
@@ -224,43 +226,47 @@ def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:
     """Return the operations of one forward pass of one image, in execution order.
 
     Args:
-        model: on the meta device; its training mode does not matter.
+        model: on any device; it is copied to the meta device, and not changed.
         image_size: side of the square input in pixels.
         channels: of the input.
 
     Raises:
-        ValueError: the network has a module or a function that no rule counts.
+        ValueError: the network has a module, a parameter or a function that no rule counts, or
+            does not take such an image.
     """
+    model = copy.deepcopy(model).to("meta").eval()
     recorder = _Recorder()
-    handles = []
-
-    def before(name: str, recorded: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            recorder.stack.append(name)
-            recorder.inside += recorded
-
-        return hook
-
-    def after(name: str, recorded: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            recorder.stack.pop()
-            recorder.inside -= recorded
-            if recorded and not recorder.inside:
-                op = _record_module(name, module, inputs[0], output)
-                recorder.ops.extend([op] if op else [])
-
-        return hook
-
     for name, module in model.named_modules():
-        recorded = _is_recorded(module)
-        handles.append(module.register_forward_pre_hook(before(name, recorded)))
-        handles.append(module.register_forward_hook(after(name, recorded)))
-    was_training = model.training
+        _watch(recorder, name, module)
     try:
         with recorder, torch.no_grad():
-            model.eval()(torch.empty(1, channels, image_size, image_size, device="meta"))
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+            model(torch.empty(1, channels, image_size, image_size, device="meta"))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        shape = f"{channels}x{image_size}x{image_size}"
+        raise ValueError(f"it does not take an image of {shape}: {reason}") from None
+    counted = {op.name for op in recorder.ops}
+    for parameter, _ in model.named_parameters():
+        owner = parameter.rpartition(".")[0]
+        if owner not in counted:
+            raise ValueError(f"module {owner!r} has {parameter!r}, which no operation uses")
     return recorder.ops
+
+
+def _watch(recorder: _Recorder, name: str, module: nn.Module) -> None:
+    """Make ``recorder`` follow the calls of one module."""
+    recorded = _is_recorded(module)
+
+    def before(module: nn.Module, inputs: Any) -> None:
+        recorder.stack.append(name)
+        recorder.inside += recorded
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        recorder.stack.pop()
+        recorder.inside -= recorded
+        if recorded and not recorder.inside:
+            op = _record_module(name, module, inputs[0], output)
+            recorder.ops.extend([op] if op else [])
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)

@@ -126,7 +126,7 @@ class ActivationQuantizer(nn.Module):
 class _Quantized(nn.Module):
     """What quantised convolutions and linear layers share."""
 
-    weight: nn.Parameter
+    weight: Tensor
     mask: Tensor
 
     def _quantize_like(self, bits: LayerBits) -> None:
@@ -216,7 +216,7 @@ def convert_(model: nn.Module, bits: Mapping[str, LayerBits]) -> None:
             continue
         source = layers[name]
         new: nn.Module
-        if _is_plain_convolution(source):
+        if isinstance(source, nn.Conv2d) and _is_plain_convolution(source):
             new = QuantizedConv2d(source, layer_bits)
         elif type(source) is nn.Linear:
             new = QuantizedLinear(source, layer_bits)
@@ -229,7 +229,7 @@ def convert_(model: nn.Module, bits: Mapping[str, LayerBits]) -> None:
         setattr(model.get_submodule(parent), child, new.to(source.weight.device))
 
 
-def _is_plain_convolution(source: nn.Module) -> bool:
+def _is_plain_convolution(source: nn.Conv2d) -> bool:
     # Exact types: a subclass may use its weight without calling forward, as attention does.
     if isinstance(source, Conv2dStaticSamePadding):
         # EfficientNet's squeeze-excite layers, whose fixed padding is none.

@@ -40,8 +40,9 @@ def test_reads_every_section(tmp_path):
     assert schedule.distill.student_weight == 0.3
 
 
-def test_round_trips_through_plain_data(tmp_path):
-    schedule = load_schedule(write(tmp_path, WHOLE))
+@pytest.mark.parametrize("text", [WHOLE, "quantize: {weights: null, activations: {bits: 4}}"])
+def test_round_trips_through_plain_data(tmp_path, text):
+    schedule = load_schedule(write(tmp_path, text))
     again = schedule_from_dict(schedule_to_dict(schedule), schedule.path)
     assert again == schedule
 
