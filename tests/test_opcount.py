@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 import torch
-from micronet import models, opcount
-from micronet.opcount import Activation, BatchNorm, Conv, Dropout, Linear, Pool, Residual, Scale
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from micronet import models, opcount
+from micronet.opcount import Activation, BatchNorm, Conv, Dropout, Linear, Pool, Residual, Scale
 
 
 def on_meta(arch, classes=10):

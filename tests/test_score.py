@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from micronet import models, opcount, prune, runs, score
 from micronet.config import load_schedule
 from micronet.errors import UserError
 from micronet.rules import Precision, seed
 from micronet.score import decimal, main, rounded
 from micronet.train import main as train
-from torch import nn
 
 ROOT = Path(__file__).parents[1]
 GOLDENS = ROOT.parent / "shared" / "goldens"
@@ -191,7 +192,9 @@ def test_decimal(value, text):
     assert decimal(Fraction(value)) == text
 
 
-@pytest.mark.parametrize("value,whole", [("1/2", 1), ("3/2", 2), ("0.49", 0), ("773463.75", 773464)])
+@pytest.mark.parametrize(
+    "value,whole", [("1/2", 1), ("3/2", 2), ("0.49", 0), ("773463.75", 773464)]
+)
 def test_rounds_half_up(value, whole):
     assert rounded(Fraction(value)) == whole
 

@@ -6,9 +6,12 @@ written for EfficientNet and are kept with their quirks: depthwise work is divid
 second time, a sigmoid gate is billed on the map that it scales, every MBConv block pays one more
 activation after its last BatchNorm whether it has a skip or not, and dropout counts as one.
 
-Where that script had no rule: a residual addition outside an MBConv block costs one operation an
-element, as the extra activation does inside one; any other gate or pooling follows the same
-formulas; buffers of our quantisers and pruning masks are not in its state dict and cost nothing.
+Where that script had no rule: an element-wise addition outside an MBConv block costs one operation
+an element, as the extra activation does inside one; any other product, pooling or activation
+follows the same formulas; a BatchNorm's entries are stored, and element-wise work is done, in the
+bits of the activations, which the script took to be 4. The state dict is the float network's, as
+the script's was: the ranges that our quantisers keep beside the weights, and pruning masks, cost
+nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from micronet.opcount import (
     Residual,
     Scale,
 )
+from micronet.quantize import ActivationQuantizer
 from micronet.rules import Cost, Precision
 
 NAME = "seed"
@@ -59,19 +63,24 @@ def storage(model: nn.Module, nonzeros: Mapping[str, int], precision: Precision)
     """Yield the 16-bit words of every entry of the state dict (rule S3).
 
     Args:
-        model: the float network; tensors may be on the meta device.
+        model: float or quantised; tensors may be on the meta device.
         nonzeros: non-zero weights of every convolution and linear layer.
         precision: bits of the weights.
     """
+    owners = dict(model.named_modules())
     for entry, tensor in model.state_dict().items():
-        owner, _, field = entry.rpartition(".")
+        name, _, field = entry.rpartition(".")
+        if isinstance(owners[name], ActivationQuantizer):
+            continue
         dense = Fraction(tensor.numel())
-        used = dense
-        if field != "bias" and owner in nonzeros:
-            used = nonzeros[owner] * precision.weights[owner] / WORD_BITS
-        elif field != "bias":
-            used = dense * precision.elementwise / WORD_BITS
-        yield Cost(entry, "storage", used, dense)
+        if field == "bias":
+            yield Cost(entry, "bias", dense, dense)
+        elif name in nonzeros:
+            kind = "linear" if isinstance(owners[name], nn.Linear) else "convolution"
+            used = nonzeros[name] * precision.weights[name] / WORD_BITS
+            yield Cost(entry, kind, used, dense)
+        else:
+            yield Cost(entry, "normalisation", dense * precision.elementwise / WORD_BITS, dense)
 
 
 def operations(
@@ -116,7 +125,7 @@ def _conv(op: Conv, nonzero: int, bits: Fraction) -> Cost:
 
 
 def _linear(op: Linear, nonzero: int, bits: Fraction) -> Cost:
-    bias = op.positions * op.out_features
+    bias = op.positions * op.out_features if op.bias else 0
     used = nonzero * op.positions * bits / WORD_BITS + bias
     return Cost(op.name, "linear", used, Fraction(op.weights * op.positions + bias))
 
@@ -138,8 +147,11 @@ def _cost(name: str, kind: str, numel: int, bits: Fraction) -> Cost:
 def published_operations(costs: Sequence[Cost]) -> int:
     """Return the operations as the 2019 script printed them: summed in float32.
 
-    Each block summed its own operations in execution order and returned the sum, which the network
-    added to its own; both sums were float32, which near 8e7 resolves steps of eight.
+    Each MBConv block summed its own operations in execution order and returned the sum with its
+    output; the network added it to a running sum of its own, which began with the stem. Both sums
+    were float32, which resolves steps of 8 near 8e7, so the order shows: for EfficientNet-B1's
+    recipe one running sum over all operations ends 32 higher, and the exact sum 2.8 higher.
+    Networks without such blocks have one running sum.
     """
     total = subtotal = np.float32(0)
     block = ""
