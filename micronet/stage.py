@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from micronet import options, prune, quantize
+from micronet import checkpoint, options, prune, quantize, runs
 from micronet.config import (
     DistillSection,
     Schedule,
@@ -28,7 +28,7 @@ def new_config(args: dict[str, Any]) -> dict[str, Any]:
     stage = args["command"]
     config = {key: args[key] for key in options.RECORDED}
     config["stage"] = stage
-    config["data"] = args["data"] or DEFAULT_DATA
+    config.update(_data_options(args))
     schedule = load_schedule(args["schedule"]) if args["schedule"] else Schedule()
     path = args["schedule"]
     needed = {"prune": schedule.prune, "qat": schedule.quantize}
@@ -50,6 +50,19 @@ def new_config(args: dict[str, Any]) -> dict[str, Any]:
     )
     config["recipe"] = schedule_to_dict(schedule)
     return config
+
+
+def _data_options(args: dict[str, Any]) -> dict[str, Any]:
+    """Return where images come from: as given, else as the run in --from had them."""
+    earlier = {}
+    if args["from"]:
+        earlier = checkpoint.load(runs.find_checkpoint(args["from"])).meta
+    given = {key: args[key] for key in ("data", "holdout", "image_size")}
+    if given["data"] is None:
+        given["data"] = earlier.get("data", DEFAULT_DATA)
+        given["holdout"] = given["holdout"] or earlier.get("holdout")
+    given["image_size"] = given["image_size"] or earlier.get("image_size")
+    return given
 
 
 def _distill_section(schedule: Schedule, args: dict[str, Any]) -> DistillSection | None:

@@ -130,6 +130,17 @@ def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkey
     assert kept[0] == kept[1]
 
 
+def test_next_stage_takes_the_data_of_the_run_it_starts_from(tmp_path):
+    root, first, second = folder(tmp_path / "pets", count=10), tmp_path / "a", tmp_path / "b"
+    options = ["--epochs", "1", "--batch-size", "8", "--threads", "1"]
+    start = ["fit", "--arch", "resnet20", "--data", str(root), "--holdout", "0.2"]
+    assert main([*start, "--out", str(first), *options]) == 0
+    assert main(["fit", "--from", str(first), "--out", str(second), *options]) == 0
+    config = runs.RunDirectory(second).config()
+    assert (config["data"], config["holdout"], config["image_size"]) == (str(root), 0.2, 32)
+    assert config["images"] == {"train": 16, "validation": 4, "test": 0}
+
+
 def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
     out = tmp_path / "prune"
     schedule = recipe(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
