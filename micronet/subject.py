@@ -67,7 +67,8 @@ def describe(
         if claimed not in layers:
             raise UserError(f"{name}: {claimed!r} is no layer{nearest(claimed, layers)}")
     if sparsities is None:
-        _check_precision(layers, bits or {}, name, assumed=bits is None)
+        if bits is not None:
+            _check_precision(layers, bits, name)
         nonzeros = {n: int(kernels.count_nonzero(m.weight.detach())) for n, m in layers.items()}
     else:
         # The truncated float product, as the pruner counts.
@@ -85,15 +86,13 @@ def describe(
 
 
 def _check_precision(
-    layers: Mapping[str, nn.Module], bits: Mapping[str, LayerBits], name: str, assumed: bool
+    layers: Mapping[str, nn.Module], bits: Mapping[str, LayerBits], name: str
 ) -> None:
     """Hold what is claimed of a network to what its layers do."""
     for layer, module in layers.items():
-        quantised = isinstance(module, (QuantizedConv2d, QuantizedLinear))
-        actual = module.bits if quantised else _FLOAT
+        actual = module.bits if isinstance(module, (QuantizedConv2d, QuantizedLinear)) else _FLOAT
         claim = bits.get(layer, _FLOAT)
-        same = _operands(claim) == _operands(actual)
-        if not (same or assumed):
+        if _operands(claim) != _operands(actual):
             raise UserError(
                 f"{name}: layer {layer!r} is recorded as {_text(claim)}, but is {_text(actual)}"
             )

@@ -1,113 +1,225 @@
-"""The walk: every operation of a network, with its shape, in execution order."""
-
-from collections import Counter
+"""The walk: records of small networks by hand, and published counts of known ones."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from micronet import models, opcount
-from micronet.opcount import Activation, BatchNorm, Conv, Dropout, Linear, Pool, Residual, Scale
+from micronet import models, opcount, quantize
+from micronet.opcount import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    Pool,
+    Residual,
+    Scale,
+)
 
 
-def on_meta(arch, classes=10):
+def meta(arch, classes=1000):
     with torch.device("meta"):
         return models.create_model(arch, classes)
 
 
-class Block(nn.Module):
-    """A depthwise convolution with squeeze-excite and a skip, in plain functions."""
+def macs(ops):
+    """Multiply-accumulates of the layers with weights."""
+    return sum(op.weights * op.positions for op in ops if isinstance(op, (Conv, Linear)))
+
+
+def of(kind, ops):
+    return [op for op in ops if isinstance(op, kind)]
+
+
+class Gated(nn.Module):
+    """A convolution, its squeeze-excite gate and a residual addition."""
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-        self.norm = nn.BatchNorm2d(6)
-        self.squeeze = nn.Conv2d(6, 6, 1)
+        self.conv = nn.Conv2d(6, 6, (3, 1), padding=(1, 0), groups=3)
+        self.squeeze = nn.Conv2d(6, 2, 1)
+        self.excite = nn.Conv2d(2, 6, 1, bias=False)
 
     def forward(self, x):
-        y = torch.relu(self.norm(self.conv(x)))
-        gate = torch.sigmoid(self.squeeze(nn.functional.adaptive_avg_pool2d(y, 1)))
-        return x + y * gate
+        y = self.conv(x)
+        gate = F.adaptive_avg_pool2d(y, 1)
+        gate = self.excite(F.silu(self.squeeze(gate)))
+        return torch.sigmoid(gate) * y + x
 
 
-def test_every_kind_with_its_shape():
+def test_records_of_a_small_network_in_execution_order():
     net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False),
-        Block(),
-        nn.Dropout(),
-        nn.MaxPool2d(2),
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False),  # 8x8 -> 4x4
+        nn.BatchNorm2d(6),
+        nn.ReLU6(),
+        Gated(),
+        nn.MaxPool2d(2),  # 4x4 -> 2x2
         nn.Flatten(),
-        nn.Linear(96, 5),
-    ).to("meta")
-    maps, pixels = 6 * 8 * 8, 64
-    assert opcount.walk(net, 16) == [
-        Conv("0", 3, 6, 1, (3, 3), pixels, False),
-        Conv("1.conv", 6, 6, 6, (3, 3), pixels, True),
-        BatchNorm("1.norm", maps),
-        Activation("1", "relu", maps),
-        Pool("1", maps, 6),
-        Conv("1.squeeze", 6, 6, 1, (1, 1), 1, True),
-        Activation("1", "sigmoid", 6),
-        Scale("1", maps),
-        Residual("1", maps),
-        Dropout("2", maps),
-        Pool("3", maps, 6 * 16),
-        Linear("5", 96, 5, 1, True),
+        nn.Dropout(0.5),
+        nn.Linear(24, 5),
+    )
+    assert opcount.walk(net, 8) == [
+        Conv("0", 3, 6, 1, (3, 3), 16, False),
+        BatchNorm("1", 96),
+        Activation("2", "relu6", 96),
+        Conv("3.conv", 6, 6, 3, (3, 1), 16, True),
+        Pool("3", 96, 6),
+        Conv("3.squeeze", 6, 2, 1, (1, 1), 1, True),
+        Activation("3", "swish", 2),
+        Conv("3.excite", 2, 6, 1, (1, 1), 1, False),
+        Activation("3", "sigmoid", 6),
+        Scale("3", 96),
+        Residual("3", 96),
+        Pool("4", 96, 24),
+        Dropout("6", 24),
+        Linear("7", 24, 5, 1, True),
+    ]
+    assert Conv("", 6, 6, 3, (3, 1), 16, True).weights == 6 * 2 * 3
+    assert Linear("", 24, 5, 1, True).weights == 120
+
+
+def test_a_module_used_twice_is_recorded_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.conv(self.act(self.conv(x))))
+
+    assert [op.name for op in opcount.walk(Twice(), 4)] == ["conv", "act", "conv", "act"]
+
+
+def test_the_model_is_left_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
+    model[1].eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    opcount.walk(model, 4)
+    assert [module.training for module in model] == [True, False, True]
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+# Torchvision's own counts, in 10^9 multiply-accumulates to three places, stand beside its weights.
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "resnet18",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "shufflenet_v2_x1_0",
+        "squeezenet1_1",
+        "densenet121",
+        "regnet_y_400mf",
+        "inception_v3",
+    ],
+)
+def test_published_multiply_accumulates(arch):
+    published = torchvision.models.get_model_weights(arch).DEFAULT
+    ops = opcount.walk(meta(arch), models.default_image_size(arch))
+    assert round(macs(ops) / 1e9, 3) == published.meta["_ops"]
+
+
+def test_cifar_resnet_by_hand():
+    ops = opcount.walk(meta("resnet20", 10), 32)
+    # 3x3 kernels: the stem, then six layers at 32x32, 16x16 and 8x8; a stage's first one widens.
+    stem = 9 * 3 * 16 * 32**2
+    stages = 9 * 16 * 16 * 6 * 32**2
+    stages += 9 * (16 * 32 + 32 * 32 * 5) * 16**2
+    stages += 9 * (32 * 64 + 64 * 64 * 5) * 8**2
+    assert macs(ops) == stem + stages + 64 * 10
+    # Nine blocks of two activations, after one for the stem; shortcuts have no layers.
+    assert len(of(Residual, ops)) == 9
+    assert len(of(Activation, ops)) == 19
+    assert len(of(BatchNorm, ops)) == len(of(Conv, ops)) == 19
+    assert of(Pool, ops) == [Pool("avgpool", 64 * 8 * 8, 64)]
+
+
+def test_efficientnet_b1_at_224():
+    ops = opcount.walk(meta("efficientnet-b1"), 224)
+    # Counted independently of this program: 569.65 M in all, 51.50 M of them depthwise.
+    assert round(macs(ops) / 1e6, 2) == 569.65
+    assert round(macs(op for op in ops if getattr(op, "groups", 1) > 1) / 1e6, 2) == 51.50
+    # 23 blocks: a gate in each, a skip wherever stride and channels allow (all but 7 stage heads).
+    assert len(of(Scale, ops)) == 23
+    assert len(of(Residual, ops)) == 16
+    # Two activations a block and one in its gate's squeeze, one gate; the first two blocks do
+    # not expand; stem and head add one each.
+    swishes = [op for op in of(Activation, ops) if op.function == "swish"]
+    assert len(swishes) == 3 * 23 - 2 + 2
+    assert len(of(BatchNorm, ops)) == 3 * 23 - 2 + 2
+    assert ops[0] == Conv("_conv_stem", 3, 32, 1, (3, 3), 112 * 112, False)
+    assert ops[-3:] == [
+        Pool("_avg_pooling", 1280 * 7 * 7, 1280),
+        Dropout("_dropout", 1280),
+        Linear("_fc", 1280, 1000, 1, True),
     ]
 
 
-@pytest.mark.parametrize(
-    "arch,size",
-    [
-        ("efficientnet-b0", 224),
-        ("efficientnet-b1", 224),
-        ("efficientnet-micro", 32),
-        ("resnet20", 32),
-        ("resnet18", 64),
-        ("mobilenet_v2", 64),
-        ("mobilenet_v3_small", 64),
-    ],
-)
-def test_dense_products_agree_with_torch(arch, size):
-    """torch counts two operations a product, and neither biases nor element-wise work."""
-    model = on_meta(arch)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.empty(1, 3, size, size, device="meta"))
-    layers = [op for op in opcount.walk(model, size) if isinstance(op, Conv | Linear)]
-    assert 2 * sum(op.weights * op.positions for op in layers) == counter.get_total_flops()
-    assert [op.name for op in layers] == list(models.layers(model))
-    sizes = {name: layer.weight.numel() for name, layer in models.layers(model).items()}
-    assert {op.name: op.weights for op in layers} == sizes
+@pytest.mark.parametrize("size", [32, 33, 225, 240])
+def test_same_padding_rounds_sizes_up(size):
+    ops = opcount.walk(meta("efficientnet-b0"), size)
+    for _ in range(5):
+        size = -(-size // 2)
+    assert of(Conv, ops)[-1] == Conv("_conv_head", 320, 1280, 1, (1, 1), size * size, False)
 
 
-def test_efficientnet_b1_has_every_part():
-    """23 blocks: 2 without expansion, 16 with a skip; 5 convolutions each, stem and head."""
-    found = Counter(type(op) for op in opcount.walk(on_meta("efficientnet-b1", 1000), 224))
-    assert found[Conv] == 23 * 5 - 2 + 2
-    assert found[BatchNorm] == 23 * 3 - 2 + 2
-    assert found[Scale] == 23 and found[Residual] == 16
-    assert found[Pool] == 24 and found[Linear] == found[Dropout] == 1
-    # swish after stem, head, expand, depthwise and squeeze; one sigmoid a block
-    assert found[Activation] == 2 + (23 - 2) + 23 + 23 + 23
+def test_quantised_layers_are_the_same_operations():
+    model = models.create_model("efficientnet-micro", 10)
+    before = opcount.walk(model, 32)
+    bits = {name: quantize.LayerBits(4, 4) for name in models.layers(model)}
+    quantize.convert_(model, bits)
+    assert opcount.walk(model, 32) == before
 
 
-class Hidden(nn.Module):
-    def __init__(self):
+class Own(nn.Module):
+    def __init__(self, function, used=True):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 1)
-        self.weight = nn.Parameter(torch.zeros(4, 3, 1, 1))
+        self.function, self.used = function, used
+        self.extra = nn.Conv2d(3, 3, 1)
 
     def forward(self, x):
-        return nn.functional.conv2d(self.conv(x), self.weight)
+        x = self.conv(x)
+        x = self.extra(x) if self.used else x
+        return self.function(self, x)
 
 
 @pytest.mark.parametrize(
-    "unknown,word",
-    [(nn.PReLU(), "PReLU"), (nn.GroupNorm(3, 3), "GroupNorm"), (Hidden(), "conv2d")],
+    ("function", "name"),
+    [
+        (lambda m, x: F.conv2d(x, m.conv.weight), "conv2d"),
+        (lambda m, x: x.flatten(1) @ x.flatten(1).T, "matmul"),
+        (lambda m, x: x.softmax(1), "softmax"),
+        (lambda m, x: F.layer_norm(x, x.shape[1:]), "layer_norm"),
+        (lambda m, x: x.exp(), "exp"),
+        (lambda m, x: torch.max(x, 1), "max"),
+    ],
 )
-def test_what_no_rule_counts_is_an_error_that_names_it(unknown, word):
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), unknown).to("meta")
-    with pytest.raises(ValueError, match=f"'1'.*{word}"):
-        opcount.walk(net, 8)
-    assert not net[0]._forward_hooks and not net[0]._forward_pre_hooks
+def test_functions_without_a_rule_are_errors(function, name):
+    net = nn.Sequential(nn.ReLU(), Own(function))
+    with pytest.raises(ValueError, match=rf"module '1' calls \w*{name}\w*, which has no rule"):
+        opcount.walk(net, 4)
+
+
+@pytest.mark.parametrize("module", [nn.PReLU(), nn.ConvTranspose2d(3, 3, 1), nn.InstanceNorm2d(3)])
+def test_modules_without_a_rule_are_errors(module):
+    kind = type(module).__name__
+    with pytest.raises(ValueError, match=rf"module '1.0' \({kind}\) has no rule"):
+        opcount.walk(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(module)), 4)
+
+
+def test_weights_that_nothing_uses_are_errors():
+    with pytest.raises(ValueError, match=r"module 'extra' has 'extra.weight', which no operation"):
+        opcount.walk(Own(lambda m, x: x, used=False), 4)
+
+
+def test_an_image_that_does_not_fit_is_an_error():
+    with pytest.raises(ValueError, match="does not take an image of 3x8x8"):
+        opcount.walk(meta("alexnet"), 8)
+    with pytest.raises(ValueError, match="does not take an image of 1x32x32"):
+        opcount.walk(meta("resnet20", 10), 32, 1)
