@@ -89,8 +89,10 @@ def train(
         seconds = time.monotonic() - began
         state.epoch = epoch + 1
         state.metrics = _metrics(state, recipe, epoch, trained, validated, seconds)
-        _keep(state, recipe, run, meta, epoch, validated)
+        # Recorded first: a stop before the checkpoint repeats the epoch and its record, whereas a
+        # checkpoint without a record would leave a hole in the log.
         run.record(state.metrics)
+        _keep(state, recipe, run, meta, epoch, validated)
         print(_line(recipe, state.metrics), flush=True)
     return state
 

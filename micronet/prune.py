@@ -47,7 +47,9 @@ def layer_groups(
     patterns = [group.layers for group in section.groups]
     assigned = match_layers(layers, patterns, "prune.groups", path)
     groups = {name: section.groups[assigned[name]] for name in layers if name in assigned}
-    pruned = sum(_prune_count(layers[n].weight, g.final_sparsity) for n, g in groups.items())
+    pruned = sum(
+        pruned_weights(layers[n].weight.numel(), g.final_sparsity) for n, g in groups.items()
+    )
     if pruned == 0:
         raise UserError(f"{path}: prune.groups prunes no weight of this network")
     return groups
@@ -61,9 +63,12 @@ def final_sparsities(
     return {name: group.final_sparsity for name, group in groups.items()}
 
 
-def _prune_count(weight: Tensor, sparsity: float) -> int:
-    # The truncated float product is the reference's rule, and the one its published counts follow.
-    return int(sparsity * weight.numel())
+def pruned_weights(numel: int, sparsity: float) -> int:
+    """Return how many of ``numel`` weights a sparsity prunes: the truncated float product.
+
+    It is the 2019 system's rule, and the one that its published counts follow.
+    """
+    return int(sparsity * numel)
 
 
 class Masks:
@@ -84,7 +89,7 @@ class Masks:
         layers = models.layers(model)
         for name, group in groups.items():
             weight = layers[name].weight.detach()
-            count = _prune_count(weight, target_sparsity(section, group, epoch))
+            count = pruned_weights(weight.numel(), target_sparsity(section, group, epoch))
             # Masks are monotone: what an earlier stage pruned stays pruned.
             self._set(name, weight, max(count, self.pruned(name, weight.numel())))
         self.apply_(model)

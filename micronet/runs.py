@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from micronet import checkpoint, models, quantize
 from micronet.checkpoint import Checkpoint, write_atomically
 from micronet.errors import UserError
+from micronet.weights import copy_state
 
 
 @dataclass(frozen=True)
@@ -128,26 +129,7 @@ def load(path: str | Path) -> LoadedRun:
         raise UserError(f"checkpoint {str(found.path)!r} lacks {error} in its header") from None
     model = models.create_model(arch, classes, channels=channels)
     quantize.convert_(model, bits)
-    load_state(model, found)
+    copy_state(model, found.group("model"), found.path)
     masks = found.group("mask")
     quantize.share_masks(model, masks)
     return LoadedRun(model.eval(), masks, meta, found.path, found)
-
-
-def load_state(model: nn.Module, found: Checkpoint) -> None:
-    """Copy a checkpoint's model tensors into ``model``.
-
-    Raises:
-        UserError: a tensor is missing, extra, or of another shape: another architecture.
-    """
-    state = found.group("model")
-    own = model.state_dict()
-    for name in [*own, *state]:
-        here = tuple(own[name].shape) if name in own else "absent"
-        there = tuple(state[name].shape) if name in state else "absent"
-        if here != there:
-            raise UserError(
-                f"checkpoint {str(found.path)!r} is of another architecture: "
-                f"{name!r} is {there} there and {here} in the network"
-            )
-    model.load_state_dict(state)

@@ -71,9 +71,11 @@ def describe(
             _check_precision(layers, bits, name)
         nonzeros = {n: int(kernels.count_nonzero(m.weight.detach())) for n, m in layers.items()}
     else:
-        # The truncated float product, as the pruner counts.
         sizes = {n: layer.weight.numel() for n, layer in layers.items()}
-        nonzeros = {n: size - int(sparsities.get(n, 0.0) * size) for n, size in sizes.items()}
+        nonzeros = {
+            n: size - prune.pruned_weights(size, sparsities.get(n, 0.0))
+            for n, size in sizes.items()
+        }
     if bits is None:
         stem, classifier = models.stem_name(model), models.classifier_name(model)
         precision = rules.assumed_precision(list(layers), stem, classifier)

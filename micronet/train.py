@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def run_stage(args: dict[str, Any]) -> int:
     found = _find_last(run) if args["resume"] else None
     data = _open_data(config, train, args["workers"])
     model, masks, origin = _starting_network(config, data, found)
-    _check_data(origin, data)
+    if origin is not None:
+        _check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
     teacher = _teacher(config, recipe, data)
     if not args["resume"]:
@@ -126,13 +127,11 @@ def _starting_network(
     return model, prune.Masks(), None
 
 
-def _check_data(origin: LoadedRun | None, data: Data) -> None:
-    if origin is None:
-        return
+def _check_data(meta: Mapping[str, Any], name: str, data: Data) -> None:
+    """Hold the data to what a checkpoint's header says of its network."""
     for key, have in (("num_classes", data.num_classes), ("channels", data.channels)):
-        want = origin.meta[key]
-        if want != have:
-            raise UserError(f"data {data.name!r} has {key} {have}, {str(origin.path)!r} has {want}")
+        if meta[key] != have:
+            raise UserError(f"data {data.name!r} has {key} {have}, {name!r} has {meta[key]}")
 
 
 def _teacher(config: dict[str, Any], recipe: loop.Recipe, data: Data) -> Teacher | None:
@@ -141,7 +140,7 @@ def _teacher(config: dict[str, Any], recipe: loop.Recipe, data: Data) -> Teacher
         return None
     if Path(name).exists():
         loaded = runs.load(name)
-        _check_data(loaded, data)
+        _check_data(loaded.meta, str(loaded.path), data)
         model = loaded.model
     else:
         model = models.create_model(name, data.num_classes, channels=data.channels)
@@ -200,11 +199,8 @@ def run_eval(args: dict[str, Any]) -> int:
     if model is None:
         model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
         models.load_weights(model, args["weights"])
-    elif meta["num_classes"] != data.num_classes or meta["channels"] != data.channels:
-        raise UserError(
-            f"data {data.name!r} has {data.num_classes} classes of {data.channels} channels, "
-            f"{name!r} has {meta['num_classes']} of {meta['channels']}"
-        )
+    else:
+        _check_data(meta, name, data)
     split = args["split"] or ("test" if data.test_size else "validation")
     if split == "test" and not data.test_size:
         raise UserError(f"data {data.name!r} has no test images")

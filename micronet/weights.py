@@ -49,12 +49,22 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     # Batch norms saved before PyTorch 0.4.1 have no such counter, and evaluation needs none.
     state = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | state
     state = {n: value for n, value in state.items() if n in own or not _SIDE_STATE.search(n)}
+    copy_state(model, state, path)
+
+
+def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy ``state``, which came out of the file ``path``, into a model that it fits exactly.
+
+    Raises:
+        UserError: a tensor is missing, extra, or of another shape; the first such is named.
+    """
+    own = model.state_dict()
     for name in [*own, *state]:
         wanted = tuple(own[name].shape) if name in own else "absent"
         found = tuple(state[name].shape) if name in state else "absent"
         if wanted != found:
             raise UserError(
-                f"weights {str(path)!r} are of another architecture: "
+                f"the weights in {str(path)!r} are of another architecture: "
                 f"{name!r} is {found} there and {wanted} in {type(model).__name__}"
             )
     model.load_state_dict(state)
