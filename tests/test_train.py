@@ -141,6 +141,23 @@ def test_next_stage_takes_the_data_of_the_run_it_starts_from(tmp_path):
     assert config["images"] == {"train": 16, "validation": 4, "test": 0}
 
 
+def test_stop_between_record_and_checkpoint_leaves_no_hole_in_the_log(tmp_path, monkeypatch):
+    out = tmp_path / "fit"
+    command = ["fit", "--arch", "resnet20", "--epochs", "2", "--out", str(out)]
+    real = checkpoint.save
+
+    def stopped(path, tensors, meta):
+        if meta["epoch"] == 2:
+            raise KeyboardInterrupt
+        real(path, tensors, meta)
+
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    assert main([*command, *SMALL]) == 130
+    monkeypatch.setattr(checkpoint, "save", real)
+    assert main([*command, *SMALL, "--resume"]) == 0
+    assert [r["epoch"] for r in runs.RunDirectory(out).metrics()] == [0, 1]
+
+
 def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
     out = tmp_path / "prune"
     schedule = recipe(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
