@@ -3,41 +3,15 @@
 import shutil
 import tarfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from micronet import batches, data
+from image_folders import assert_same, collect, make_folder, open_folder, write_images
+from micronet import batches
 from micronet.errors import UserError
 from micronet.images import decode
-
-SHARED = Path(__file__).parents[1].parent / "shared"
-
-
-def write_images(folder, count, side, *, first=0, kind="jpg"):
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        random = np.random.default_rng([len(folder.name), first + index])
-        pixels = random.integers(0, 256, (side, side + (side > 64), 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:03}.{kind}")
-
-
-def make_folder(root, side, *, parts=("train", "val"), classes=("ant", "badger"), count=20):
-    for number, part in enumerate(parts):
-        for name in classes:
-            write_images(
-                root / part / name, count if part == "train" else 6, side, first=99 * number
-            )
-    return root
-
-
-def open_folder(root, **options):
-    return data.open_data(
-        str(root), **{"image_size": None, "batch_size": 8, "seed": 3, "workers": 0} | options
-    )
 
 
 @pytest.fixture
@@ -48,16 +22,6 @@ def small(tmp_path):
 @pytest.fixture
 def large(tmp_path):
     return make_folder(tmp_path / "large", 96, count=10)
-
-
-def collect(iterable):
-    pairs = list(iterable)
-    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-def assert_same(first, second):
-    for a, b in zip(collect(first), collect(second), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_pixels_are_normalised_exactly(small):
@@ -204,11 +168,8 @@ def test_a_cut_jpeg_is_refused_wherever_it_is_cut(tmp_path):
     assert refused >= len(range(0, len(content) - 2, 7))
 
 
-def test_imagenet_sample_passes_through_the_file_path(tmp_path):
-    archive = SHARED / "data" / "imagenet-sample.tar"
-    if not archive.exists():
-        pytest.skip("../shared/data/imagenet-sample.tar is missing")
-    with tarfile.open(archive) as tar:
+def test_imagenet_sample_passes_through_the_file_path(tmp_path, shared):
+    with tarfile.open(shared("data/imagenet-sample.tar")) as tar:
         members = [member for member in tar.getmembers() if member.isfile()][:12]
         tar.extractall(tmp_path, members=members, filter="data")
     shutil.copytree(tmp_path / "imagenet-sample" / "val", tmp_path / "imagenet-sample" / "train")

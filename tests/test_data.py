@@ -7,48 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from image_folders import assert_same, collect, make_folder, open_folder, write_images
 from micronet import data
 from micronet.errors import UserError
-
-
-def write_images(folder, count, side, *, first=0, kind="jpg"):
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        random = np.random.default_rng([len(folder.name), first + index])
-        pixels = random.integers(0, 256, (side, side + (side > 64), 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:03}.{kind}")
-
-
-def make_folder(root, side, *, parts=("train", "val"), classes=("ant", "badger"), count=20):
-    for number, part in enumerate(parts):
-        for name in classes:
-            write_images(
-                root / part / name, count if part == "train" else 6, side, first=99 * number
-            )
-    return root
-
-
-def open_folder(root, **options):
-    return data.open_data(
-        str(root), **{"image_size": None, "batch_size": 8, "seed": 3, "workers": 0} | options
-    )
 
 
 @pytest.fixture
 def small(tmp_path):
     return make_folder(tmp_path / "small", 32)
-
-
-def collect(iterable):
-    pairs = list(iterable)
-    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-def assert_same(first, second):
-    for a, b in zip(collect(first), collect(second), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_small_folder(small):

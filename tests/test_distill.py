@@ -1,26 +1,18 @@
 """The distillation loss: the reference's numbers, the closed-form gradient, a frozen teacher."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from micronet.distill import Teacher, distillation_loss
 
-GOLDENS = Path(__file__).parents[1].parent / "shared" / "goldens" / "distiller.npz"
 
-
-def test_reference_loss_and_gradient():
-    if not GOLDENS.exists():
-        pytest.skip("../shared/goldens/distiller.npz is missing")
-    goldens = np.load(GOLDENS)
-    tags = {key.split("/")[1] for key in goldens.files if key.startswith("distill/")}
+def test_reference_loss_and_gradient(goldens):
+    tags = {key.split("/")[1] for key in goldens if key.startswith("distill/")}
     assert len(tags) == 3
     for tag in tags:
-        g = {k: torch.from_numpy(goldens[f"distill/{tag}/{k}"]) for k in ("student", "teacher")}
-        labels = torch.from_numpy(goldens[f"distill/{tag}/labels"])
+        g = {k: goldens[f"distill/{tag}/{k}"] for k in ("student", "teacher")}
+        labels = goldens[f"distill/{tag}/labels"]
         temperature, weight = (float(part[1:]) for part in tag.split("_"))
         student = g["student"].requires_grad_()
         loss = distillation_loss(
@@ -30,7 +22,7 @@ def test_reference_loss_and_gradient():
         expected = float(goldens[f"distill/{tag}/loss"])
         assert float(loss.detach()) == pytest.approx(expected, rel=1e-6)
         torch.testing.assert_close(
-            student.grad, torch.from_numpy(goldens[f"distill/{tag}/grad"]), rtol=1e-5, atol=1e-7
+            student.grad, goldens[f"distill/{tag}/grad"], rtol=1e-5, atol=1e-7
         )
 
 

@@ -1,7 +1,6 @@
 """Gradual pruning: the published targets, the layer groups, and masks that hold."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,18 +11,14 @@ from micronet import models, prune
 from micronet.config import PruneGroup, PruneSection
 from micronet.errors import UserError
 
-AGP = Path(__file__).parents[1].parent / "shared" / "goldens" / "distiller_agp.json"
-
 
 def section(layers=("*",), final=0.6, initial=0.05, start=0, end=5, frequency=2):
     group = PruneGroup(tuple(layers), final_sparsity=final, initial_sparsity=initial)
     return PruneSection((group,), end_epoch=end, start_epoch=start, frequency=frequency)
 
 
-def test_every_published_target_at_every_firing_epoch():
-    if not AGP.exists():
-        pytest.skip("../shared/goldens/distiller_agp.json is missing")
-    policies = json.loads(AGP.read_text())
+def test_every_published_target_at_every_firing_epoch(shared):
+    policies = json.loads(shared("goldens/distiller_agp.json").read_text())
     assert policies
     for p in policies:
         s = section(

@@ -19,16 +19,20 @@ QAT = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
 PLAN = ["--arch", "efficientnet-b1", "--schedule", str(PRUNE)]
 
 
-def golden(name):
-    path = ROOT.parent / "shared" / "goldens" / name
-    if not path.exists():
-        pytest.skip(f"../shared/goldens/{name} is missing")
-    return json.loads(path.read_text())
+@pytest.fixture
+def scoring(shared):
+    """The published figures of the entry and of its rule sets."""
+    return json.loads(shared("goldens/scoring.json").read_text())
 
 
-def published():
-    sets = golden("scoring.json")["rule_sets"]
-    return next(rules for rules in sets if rules["name"] == "seed")
+@pytest.fixture
+def published(scoring):
+    return next(rules for rules in scoring["rule_sets"] if rules["name"] == "seed")
+
+
+@pytest.fixture
+def published_sparsities(shared):
+    return json.loads(shared("goldens/efficientnet_b1_sparsity.json").read_text())
 
 
 def cli(capsys, *argv):
@@ -37,12 +41,11 @@ def cli(capsys, *argv):
     return code, out, err
 
 
-def test_efficientnet_b1_plan_reproduces_the_published_entry(capsys):
-    expected = published()
+def test_efficientnet_b1_plan_reproduces_the_published_entry(capsys, scoring, published):
     code, out, _ = cli(capsys, *PLAN, "--rules", "seed")
     assert code == 0
     lines = dict(line.split(None, 1) for line in out.splitlines() if line)
-    figures, exact = expected["published"], expected["exact"]
+    figures, exact = published["published"], published["exact"]
     assert lines["storage"] == (
         f"{figures['storage']} (exact {exact['storage_params']}), "
         f"dense {figures['storage_dense']}, ratio 0.0985"
@@ -50,18 +53,18 @@ def test_efficientnet_b1_plan_reproduces_the_published_entry(capsys):
     dense = figures["math_ops_dense"]
     assert lines["ops"] == f"{exact['math_ops']}, dense {dense}, ratio 0.1425"
     assert lines["score"] == figures["score"]
-    nonzero = golden("scoring.json")["nonzero_weights"]
+    nonzero = scoring["nonzero_weights"]
     assert lines["weights"].startswith(f"{nonzero} of 7716976 are not zero")
     _, out, _ = cli(capsys, *PLAN, "--as-published")
     assert f"ops      {figures['math_ops']}, dense {dense}, ratio 0.1425" in out
 
 
-def test_json_of_the_plan_is_exact(capsys):
+def test_json_of_the_plan_is_exact(capsys, published):
     _, out, _ = cli(capsys, *PLAN, "--json", "--as-published", "--layers")
-    record, exact = json.loads(out), published()["exact"]
+    record, exact = json.loads(out), published["exact"]
     assert record["storage"] == exact["storage_params"]
     assert record["operations"] == exact["math_ops"]
-    assert record["operations_published"] == published()["published"]["math_ops"]
+    assert record["operations_published"] == published["published"]["math_ops"]
     total = Fraction(record["storage"]) / 6_900_000 + Fraction(record["operations"]) / 1_170_000_000
     assert Fraction(record["score_exact"]) == total
     for part, whole in (("operations_list", "operations"), ("storage_entries", "storage")):
@@ -70,25 +73,23 @@ def test_json_of_the_plan_is_exact(capsys):
         assert sum(Fraction(kind["dense"]) for kind in kinds) == Fraction(record[f"{whole}_dense"])
 
 
-def test_actual_zeros_score_as_the_plan_that_they_follow():
-    sparsities = golden("efficientnet_b1_sparsity.json")
+def test_actual_zeros_score_as_the_plan_that_they_follow(published, published_sparsities):
     model = models.create_model("efficientnet-b1", 1000)
     for name, layer in models.layers(model).items():
         weight = layer.weight.detach().view(-1).fill_(1.0)
-        weight[: int(sparsities[f"{name}.weight"] * weight.numel())] = 0.0
+        weight[: int(published_sparsities[f"{name}.weight"] * weight.numel())] = 0.0
     result = score.score_model(model, 224)
-    assert result.storage == Fraction(published()["exact"]["storage_params"])
-    assert result.operations == Fraction(published()["exact"]["math_ops"])
+    assert result.storage == Fraction(published["exact"]["storage_params"])
+    assert result.operations == Fraction(published["exact"]["math_ops"])
 
 
-def test_prune_schedule_is_the_published_one():
+def test_prune_schedule_is_the_published_one(published_sparsities):
     with torch.device("meta"):
         model = models.create_model("efficientnet-b1", 1000)
     schedule = load_schedule(PRUNE)
     final = prune.final_sparsities(model, schedule.prune, str(PRUNE))
-    expected = golden("efficientnet_b1_sparsity.json")
-    assert len(expected) == 116
-    assert {f"{name}.weight": sparsity for name, sparsity in final.items()} == expected
+    assert len(published_sparsities) == 116
+    assert {f"{name}.weight": sparsity for name, sparsity in final.items()} == published_sparsities
     assert {group.initial_sparsity for group in schedule.prune.groups} == {0.05}
     p, t = schedule.prune, schedule.train
     assert (p.start_epoch, p.end_epoch, p.frequency) == (0, 20, 2)
