@@ -2,9 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
-TIMED := $(BIN)/pytest -c benchmarks/pytest.ini benchmarks
 
-.PHONY: setup demo test test-core lint format bench bench-accuracy clean
+.PHONY: setup demo test test-core lint format bench bench-fakequant bench-accuracy clean
 
 setup: .venv/.built
 
@@ -45,7 +44,10 @@ format: .venv/.packages
 	$(BIN)/clang-format -i $(SOURCES)
 
 bench: setup
-	$(TIMED)
+	$(BIN)/python benchmarks/table.py
+
+bench-fakequant: setup
+	$(BIN)/python benchmarks/fake_quant.py
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py

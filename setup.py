@@ -100,6 +100,14 @@ class CMakeBuild(build_ext):
 setup(
     ext_modules=[Extension("micronet_kernels._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
-    packages=["micronet", "micronet.rules", "micronet_kernels", "micronet_kernels.backends"],
+    packages=[
+        "micronet",
+        "micronet.rules",
+        "micronet_kernels",
+        "micronet_kernels.ops",
+        "micronet_kernels.backends",
+        "micronet_kernels.backends.reference",
+        "micronet_kernels.backends.triton",
+    ],
     package_dir={"micronet": "micronet", "micronet_kernels": "kernels"},
 )

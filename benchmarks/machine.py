@@ -1,7 +1,9 @@
 """The machine and the versions that stand beside every table."""
 
+import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,9 +21,13 @@ def describe() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
         "torch threads": str(torch.get_num_threads()),
+        "instruction set": _instruction_set(),
+        "C library": " ".join(platform.libc_ver()),
+        "compiler": _compiler(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        "torchao": _version("torchao"),
         "micronet": _revision(),
     }
 
@@ -33,6 +39,31 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _instruction_set() -> str:
+    try:
+        from micronet_kernels import _C
+    except ModuleNotFoundError:
+        return "the extension is not built"
+    return _C.instruction_set()
+
+
+def _compiler() -> str:
+    """Return the compiler that torch.compile calls."""
+    name = os.environ.get("CXX", "g++")
+    found = shutil.which(name)
+    if found is None:
+        return f"no {name}"
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    return said.stdout.partition("\n")[0]
 
 
 def _revision() -> str:

@@ -12,7 +12,9 @@
 #ifdef __CUDACC__
 #define MICRONET_HD __host__ __device__ __forceinline__
 #else
-#define MICRONET_HD inline
+// Internal linkage: several translation units are compiled for more than the baseline machine, and
+// none of their copies may serve the others.
+#define MICRONET_HD static inline
 static_assert(FLT_EVAL_METHOD == 0, "float32 operations must not keep extra precision");
 #endif
 
@@ -76,10 +78,12 @@ MICRONET_HD Quantiser make_quantiser(float lo, float hi, int levels, int scheme)
   return q;
 }
 
-// The code of x, a whole number, or NaN. Clamping first gives the same as rounding first, since
-// the ends are whole numbers, and keeps the argument of round_small small.
+// The code of x, a whole number, or NaN where x is not finite: x * 0 is 0 for all else. Clamping
+// first gives the same as rounding first, since the ends are whole numbers, and keeps the argument
+// of round_small small.
 MICRONET_HD float quantise(float x, const Quantiser& q) {
-  return round_small(clamp_keep_nan(q.scale * x - q.zero_point, q.code_min, q.code_max));
+  const float t = clamp_keep_nan(q.scale * x - q.zero_point, q.code_min, q.code_max);
+  return round_small(t) + x * 0.0f;
 }
 
 // The value of a code.

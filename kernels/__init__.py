@@ -1,32 +1,59 @@
 """Quantisers, masks and counts of micronet: one arithmetic on every backend."""
 
 from .dispatch import available_backends, use_backend
-from .ops import (
-    Scheme,
+from .memory import kept_output_bytes, limit_kept_outputs
+from .ops.bits_and_counts import (
+    compact_by_bits,
+    count_bits,
     count_nonzero,
     count_nonzero_per_channel,
-    fake_quant_per_channel,
-    fake_quant_per_tensor,
-    levels_of_bits,
+    expand_by_bits,
     pack_bits,
-    quantize_per_channel,
-    smallest_magnitude_mask,
     unpack_bits,
+)
+from .ops.codes import pack_codes, unpack_codes
+from .ops.fake_quant_activation import (
+    dequantize_per_tensor,
+    fake_quant_per_tensor,
+    fake_quant_per_tensor_observed,
+    move_range_,
+    quantize_per_tensor,
     update_range_,
 )
+from .ops.fake_quant_weight import (
+    fake_quant_per_channel,
+    fake_quant_weights,
+    quantize_per_channel,
+)
+from .ops.learned_step import fake_quant_learned_step
+from .ops.mask_selection import smallest_magnitude_mask
+from .scheme import Scheme, levels_of_bits
 
 __all__ = [
     "Scheme",
     "available_backends",
+    "compact_by_bits",
+    "count_bits",
     "count_nonzero",
     "count_nonzero_per_channel",
+    "dequantize_per_tensor",
+    "expand_by_bits",
+    "fake_quant_learned_step",
     "fake_quant_per_channel",
     "fake_quant_per_tensor",
+    "fake_quant_per_tensor_observed",
+    "fake_quant_weights",
+    "kept_output_bytes",
     "levels_of_bits",
+    "limit_kept_outputs",
+    "move_range_",
     "pack_bits",
+    "pack_codes",
     "quantize_per_channel",
+    "quantize_per_tensor",
     "smallest_magnitude_mask",
     "unpack_bits",
+    "unpack_codes",
     "update_range_",
     "use_backend",
 ]

@@ -1,20 +1,26 @@
 """The table operator x backend, what is available, and `use_backend`.
 
-Automatic choice takes the native kernel where there is one for the device and else the
-plain PyTorch specification. A forced choice never falls back: it raises.
+Automatic choice takes the first backend of the table with a kernel for the device: native, Triton,
+and else the plain PyTorch specification. A forced choice never falls back: it raises.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .backends import native, reference
+from .backends import native, reference, triton
 
 # Backend -> device type -> operator -> implementation; "any" serves every device.
 TABLE: dict[str, dict[str, dict[str, Callable[..., Any]]]] = {
     "native": native.TABLE,
+    "triton": triton.TABLE,
     "reference": {"any": reference.TABLE},
 }
+
+# Backend -> why it may have no kernels here.
+WHY_MISSING = {"native": native.WHY_MISSING, "triton": triton.WHY_MISSING}
+# Triton's interpreter serves tests; nobody would choose its speed.
+ONLY_FORCED = {("triton", "cpu")}
 
 # Process-wide on purpose: autograd runs backward kernels of a device in threads of its own.
 _forced: str | None = None
@@ -42,7 +48,7 @@ def use_backend(name: str) -> Iterator[None]:
     if name not in TABLE:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(TABLE)}")
     if name not in available_backends():
-        raise RuntimeError(f"backend {name!r} is not available: {native.WHY_MISSING}")
+        raise RuntimeError(f"backend {name!r} is not available: {WHY_MISSING[name]}")
     before = _forced
     _forced = name
     _resolved.clear()
@@ -55,7 +61,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 def call(op: str, args: tuple[Any, ...]) -> Any:
     """Calls the chosen implementation of `op`; the first argument's device decides."""
-    device_type = args[0].device.type
+    first = args[0][0] if isinstance(args[0], list) else args[0]
+    device_type = first.device.type
     implementation = _resolved.get((op, device_type))
     if implementation is None:
         implementation = _resolved[op, device_type] = _choose(op, device_type)
@@ -63,7 +70,8 @@ def call(op: str, args: tuple[Any, ...]) -> Any:
 
 
 def _choose(op: str, device_type: str) -> Callable[..., Any]:
-    for name in TABLE if _forced is None else (_forced,):
+    automatic = [name for name in TABLE if (name, device_type) not in ONLY_FORCED]
+    for name in automatic if _forced is None else (_forced,):
         implementation = _find(name, op, device_type)
         if implementation is not None:
             return implementation

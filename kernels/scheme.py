@@ -2,6 +2,8 @@
 
 import math
 from enum import IntEnum
+from fractions import Fraction
+from functools import cache
 
 MAX_LEVELS = 256
 
@@ -18,6 +20,9 @@ class Scheme(IntEnum):
     DISTILLER_SYMMETRIC = 2
 
 
+# The largest group of codes is one byte, so that a group is unpacked by one table look-up.
+MAX_GROUP_BITS = 8
+
 _SCHEMES = tuple(int(scheme) for scheme in Scheme)
 
 
@@ -26,6 +31,26 @@ def levels_of_bits(bits: float) -> int:
     if not 1 <= bits <= 8:
         raise ValueError(f"bits is {bits}, but a quantiser has 1 to 8 bits")
     return math.floor(2.0**bits)
+
+
+@cache
+def code_group(levels: int) -> tuple[int, int]:
+    """How codes of `levels` levels are packed: (codes in a group, bits of a group).
+
+    The group of at most eight bits with the fewest bits a code, of equal ones the smallest: one
+    code in k bits for 2^k levels, three codes in 7 bits for 5. ValueError outside 2 to 256.
+    """
+    if not 2 <= levels <= MAX_LEVELS:
+        raise ValueError(f"levels is {levels}, but packed codes have 2 to {MAX_LEVELS}")
+    groups = ((size, (levels**size - 1).bit_length()) for size in range(1, MAX_GROUP_BITS + 1))
+    fitting = [(size, bits) for size, bits in groups if bits <= MAX_GROUP_BITS]
+    return min(fitting, key=lambda group: (Fraction(group[1], group[0]), group[0]))
+
+
+def packed_bytes(numel: int, levels: int) -> int:
+    """Bytes that hold `numel` packed codes of `levels` levels."""
+    size, bits = code_group(levels)
+    return (-(-numel // size) * bits + 7) // 8
 
 
 def check_quantiser(levels: int, scheme: int) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +10,10 @@ from typing import Any
 import yaml
 
 from micronet.errors import UserError, nearest
+from micronet.strict import Inherit, build, to_plain
 
-
-class Inherit(enum.Enum):
-    """Marks a precision that an override does not mention, as opposed to one it sets to null."""
-
-    INHERIT = "inherit"
+# Where the step of a quantiser comes from.
+STEPS = ("range", "learned")
 
 
 @dataclass(frozen=True)
@@ -60,17 +55,25 @@ class PruneSection:
 
 @dataclass(frozen=True)
 class WeightPrecision:
-    """Bits of a weight code; 2.4 stands for ``floor(2**2.4) = 5`` levels."""
+    """Bits of a weight code; 2.4 stands for ``floor(2**2.4) = 5`` levels.
+
+    The step between two values follows the range of the weights, or is itself learned.
+    """
 
     bits: float
+    step: str = "range"
 
 
 @dataclass(frozen=True)
 class ActivationPrecision:
-    """Bits of an activation code, and the decay of the moving average of its range."""
+    """Bits of an activation code; its step follows a moving average of the range, or is learned.
+
+    The decay is that of the average, and has no meaning for a learned step.
+    """
 
     bits: float
     decay: float = 0.99
+    step: str = "range"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def schedule_from_dict(document: object, path: str) -> Schedule:
         raise UserError(f"schedule {path!r} holds no sections")
     if "path" in document:
         raise UserError(f"schedule {path!r} has an unknown key 'path'")
-    schedule = _build(Schedule, document, "", path)
+    schedule = build(Schedule, document, "", path)
     schedule = dataclasses.replace(schedule, path=path)
     _check(schedule)
     return schedule
@@ -142,72 +145,9 @@ def schedule_from_dict(document: object, path: str) -> Schedule:
 
 def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
     """Turn a recipe into plain data that ``schedule_from_dict`` reads back."""
-    plain = _plain(schedule)
+    plain = to_plain(schedule)
     plain.pop("path")
     return {key: value for key, value in plain.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        said = ((name, item) for name, item in pairs if item not in (Inherit.INHERIT, ()))
-        return {name: _plain(item) for name, item in said}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _build(cls: type, mapping: object, where: str, path: str) -> Any:
-    """Build the dataclass ``cls`` from ``mapping``; ``where`` is the dotted key so far."""
-    if not isinstance(mapping, dict):
-        raise UserError(f"{path}: {where or 'the file'} must be a mapping, not {mapping!r}")
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    for key in mapping:
-        if key not in known:
-            hint = nearest(str(key), known)
-            raise UserError(f"{path}: unknown key {_join(where, key)!r}{hint}")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for name, field in known.items():
-        if name in mapping:
-            values[name] = _convert(hints[name], mapping[name], _join(where, name), path)
-        elif field.default is dataclasses.MISSING:
-            raise UserError(f"{path}: key {_join(where, name)!r} is missing")
-    return cls(**values)
-
-
-def _join(where: str, key: object) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
-def _convert(hint: Any, value: object, where: str, path: str) -> Any:
-    """Check ``value`` against a type hint and convert it."""
-    origin = typing.get_origin(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        return _convert_optional(hint, value, where, path)
-    if origin is tuple:
-        if not isinstance(value, list) or not value:
-            raise UserError(f"{path}: {where} must be a list with at least one entry")
-        item = typing.get_args(hint)[0]
-        return tuple(_convert(item, v, f"{where}[{i}]", path) for i, v in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where, path)
-    return _convert_scalar(hint, value, where, path)
-
-
-def _convert_optional(hint: Any, value: object, where: str, path: str) -> Any:
-    choices = [t for t in typing.get_args(hint) if t is not Inherit]
-    if value is None and type(None) in choices:
-        return None
-    return _convert(next(t for t in choices if t is not type(None)), value, where, path)
-
-
-def _convert_scalar(hint: type, value: object, where: str, path: str) -> object:
-    whole_for_real = hint is float and isinstance(value, int) and not isinstance(value, bool)
-    if whole_for_real:
-        return float(typing.cast(int, value))
-    if type(value) is not hint:
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
-        raise UserError(f"{path}: {where} must be {kind}, not {value!r}")
-    return value
 
 
 def _require(condition: bool, path: str, sentence: str) -> None:
@@ -287,10 +227,22 @@ def _check_quantize(q: QuantizeSection, path: str) -> None:
         precisions.append((f"quantize.overrides[{i}].weights", o.weights))
         precisions.append((f"quantize.overrides[{i}].activations", o.activations))
     for where, precision in precisions:
-        if precision is None or isinstance(precision, Inherit):
-            continue
-        inside = 1 <= precision.bits <= 8
-        _require(inside, path, f"{where}.bits {precision.bits} is not between 1 and 8")
-        if isinstance(precision, ActivationPrecision):
-            decays = 0 <= precision.decay < 1
-            _require(decays, path, f"{where}.decay {precision.decay} is not in [0, 1)")
+        if precision is not None and not isinstance(precision, Inherit):
+            _check_precision(precision, where, path)
+
+
+def _check_precision(p: WeightPrecision | ActivationPrecision, where: str, path: str) -> None:
+    _require(1 <= p.bits <= 8, path, f"{where}.bits {p.bits} is not between 1 and 8")
+    hint = nearest(p.step, STEPS)
+    known = f"{where}.step {p.step!r} is not one of {', '.join(STEPS)}{hint}"
+    _require(p.step in STEPS, path, known)
+    learned = p.step == "learned"
+    if isinstance(p, ActivationPrecision):
+        _require(0 <= p.decay < 1, path, f"{where}.decay {p.decay} is not in [0, 1)")
+        default = p.decay == ActivationPrecision.decay
+        unused = f"{where}.decay {p.decay} is of no use: a learned step follows no average"
+        _require(default or not learned, path, unused)
+    elif learned:
+        # Two levels would be -step and 0: no positive level, which the initial step divides by.
+        few = f"{where}.bits {p.bits} is 2 levels, but a learned step of weights needs 3 or more"
+        _require(2.0**p.bits >= 3, path, few)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from micronet.data import Data
 from micronet.distill import Teacher, distillation_loss
 from micronet.errors import UserError
 from micronet.evaluate import Accuracy, evaluate
-from micronet.optimise import learning_rate, make_optimizer, set_learning_rate
+from micronet.optimise import add_steps, learning_rate, make_optimizer, set_learning_rate
 from micronet.progress import track
 from micronet.quantize import LayerBits
 from micronet.runs import RunDirectory
@@ -79,7 +80,7 @@ def train(
         teacher: distils where given.
 
     Raises:
-        UserError: the loss or an activation range stopped being finite.
+        UserError: the loss or an activation range stopped being finite, or a learned step positive.
     """
     for epoch in range(state.epoch, recipe.train.epochs):
         began = time.monotonic()
@@ -102,7 +103,8 @@ def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:
     if recipe.prune is not None and epoch in prune.firing_epochs(recipe.prune):
         state.masks.update(state.model, recipe.prune, recipe.prune_groups, epoch)
     if recipe.bits and not state.bits and epoch >= recipe.quantize_from:
-        quantize.convert_(state.model, recipe.bits)
+        quantize.convert_(state.model, recipe.bits, state.masks.bits)
+        add_steps(state.optimizer, state.model)
         state.bits = dict(recipe.bits)
     quantize.share_masks(state.model, state.masks.bits)
 
@@ -119,6 +121,7 @@ def train_epoch(
     state.model.train()
     device = next(state.model.parameters()).device
     steps = data.steps_per_epoch
+    learned = quantize.learned_steps(state.model)
     label = f"{recipe.stage} epoch {epoch + 1}/{recipe.train.epochs}"
     correct = total = 0
     loss_sum = 0.0
@@ -129,10 +132,12 @@ def train_epoch(
         logits = state.model(images)
         loss = _loss(recipe, logits, labels, teacher(images) if teacher else None)
         value = float(loss.detach())
-        _check_finite(value, state, recipe, epoch, step, run)
+        if not math.isfinite(value):
+            raise _not_finite(value, state, images, _when(recipe, epoch, step), run)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()
+        _check_steps(learned, _when(recipe, epoch, step), run)
         state.masks.apply_(state.model)
         loss_sum += value * len(labels)
         correct += int((logits.detach().argmax(dim=1) == labels).sum())
@@ -154,18 +159,30 @@ def _loss(recipe: Recipe, logits: Tensor, labels: Tensor, taught: Tensor | None)
     )
 
 
-def _check_finite(
-    value: float, state: State, recipe: Recipe, epoch: int, step: int, run: RunDirectory
-) -> None:
-    """Stop before a NaN or an infinity reaches the weights."""
-    if value == value and abs(value) != float("inf"):
-        return
-    layers = quantize.broken_ranges(state.model)
+def _not_finite(
+    value: float, state: State, images: Tensor, when: str, run: RunDirectory
+) -> UserError:
+    """Return the error that stops a NaN or an infinity before it reaches the weights."""
+    layers = quantize.broken_inputs(state.model, images) or quantize.broken_ranges(state.model)
     where = f"; the input of layer {layers[0]!r} is the first that is not finite" if layers else ""
-    last = f"; the last good checkpoint is {str(run.last)!r}" if run.last.exists() else ""
-    raise UserError(
-        f"the loss is {value} in {recipe.stage} epoch {epoch + 1}, step {step + 1}{where}{last}"
-    )
+    return UserError(f"the loss is {value} in {when}{where}{_last_good(run)}")
+
+
+def _check_steps(steps: Mapping[str, nn.Parameter], when: str, run: RunDirectory) -> None:
+    """Stop before a step that rounds nothing is used or saved."""
+    for owner, value in quantize.broken_steps(steps).items():
+        raise UserError(
+            f"the learned step of {owner} is {value} after {when}, but must stay positive and "
+            f"finite: a lower train.lr may help{_last_good(run)}"
+        )
+
+
+def _when(recipe: Recipe, epoch: int, step: int) -> str:
+    return f"{recipe.stage} epoch {epoch + 1}, step {step + 1}"
+
+
+def _last_good(run: RunDirectory) -> str:
+    return f"; the last good checkpoint is {str(run.last)!r}" if run.last.exists() else ""
 
 
 def _metrics(

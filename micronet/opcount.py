@@ -139,6 +139,8 @@ _PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__"}
 _FREE_FUNCTIONS = set(
     "cat stack chunk split flatten reshape view permute transpose expand squeeze".split()
 ) | set("unsqueeze contiguous clone detach to pad __getitem__ __get__ dropout empty".split())
+# Quantised networks begin with it. The rules bill operands by their bits, not their rounding.
+_FREE_FUNCTIONS |= {"new_empty", "fake_quant_weights.default"}
 
 
 class _Recorder(TorchFunctionMode):
@@ -245,12 +247,21 @@ def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:
         reason = str(error).partition("\n")[0]
         shape = f"{channels}x{image_size}x{image_size}"
         raise ValueError(f"it does not take an image of {shape}: {reason}") from None
-    counted = {op.name for op in recorder.ops}
+    _check_counted(model, recorder.ops)
+    return recorder.ops
+
+
+def _check_counted(model: nn.Module, ops: list[Op]) -> None:
+    """Hold every parameter to a record: its module's, or that of the layer it is inside."""
+    counted = {op.name for op in ops}
+    for name in list(counted):
+        module = model.get_submodule(name)
+        if _is_recorded(module):
+            counted.update(inner for inner, _ in module.named_modules(prefix=name))
     for parameter, _ in model.named_parameters():
         owner = parameter.rpartition(".")[0]
         if owner not in counted:
             raise ValueError(f"module {owner!r} has {parameter!r}, which no operation uses")
-    return recorder.ops
 
 
 def _watch(recorder: _Recorder, name: str, module: nn.Module) -> None:

@@ -8,18 +8,31 @@ import math
 import torch
 from torch import nn
 
+from micronet import quantize
 from micronet.config import TrainSection
 
 
 def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
-    """Return SGD with momentum over all parameters."""
-    return torch.optim.SGD(
-        model.parameters(),
+    """Return SGD with momentum over all parameters; learned steps have no weight decay."""
+    steps = {id(step) for step in quantize.learned_steps(model).values()}
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in model.parameters() if id(parameter) not in steps],
         lr=section.lr,
         momentum=section.momentum,
         weight_decay=section.weight_decay,
         nesterov=section.nesterov,
     )
+    add_steps(optimizer, model)
+    return optimizer
+
+
+def add_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let an optimiser train a model's learned steps, which it must not have yet.
+
+    They have no weight decay, which would pull a step towards zero whatever the loss says.
+    """
+    if steps := list(quantize.learned_steps(model).values()):
+        optimizer.add_param_group({"params": steps, "weight_decay": 0.0})
 
 
 def learning_rate(section: TrainSection, progress: float) -> float:

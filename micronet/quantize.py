@@ -1,52 +1,31 @@
-"""Layers whose weights and input activations are codes of a few bits while they train.
+"""Which layers of a network compute in a few bits, and the network with those layers in place.
 
-The master weights stay in float under their usual names; each forward pass quantises them, masked,
-per output channel, and quantises the layer's input under a moving-average range. The arithmetic is
-``micronet_kernels``' affine scheme, the same in training and evaluation.
+``plan`` holds a schedule to a network; ``convert_`` replaces its layers by quantised ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import Tensor, nn
 
-import micronet_kernels as kernels
 from micronet import models
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError
 from micronet.layers import match_layers
-
-
-@dataclass(frozen=True)
-class LayerBits:
-    """The precision of one layer; None keeps the operand in float."""
-
-    weight_bits: float | None
-    activation_bits: float | None
-    decay: float = 0.99
-
-    @property
-    def weight_levels(self) -> int | None:
-        """Number of levels of a weight: ``floor(2**bits)``."""
-        return None if self.weight_bits is None else kernels.levels_of_bits(self.weight_bits)
-
-    @property
-    def activation_levels(self) -> int | None:
-        """Number of levels of an input activation: ``floor(2**bits)``."""
-        bits = self.activation_bits
-        return None if bits is None else kernels.levels_of_bits(bits)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether neither operand is quantised."""
-        return self.weight_bits is None and self.activation_bits is None
+from micronet.quantized_modules import (
+    LayerBits,
+    QuantizedConv2d,
+    QuantizedLayer,
+    QuantizedLinear,
+    quantize_weights_together,
+    quantized_layers,
+)
+from micronet.quantizers import ActivationQuantizer, LearnedActivationQuantizer
 
 
 def plan(
@@ -80,11 +59,17 @@ def _inherit(value: Any, default: Any) -> Any:
 def _layer_bits(
     weights: WeightPrecision | None, activations: ActivationPrecision | None
 ) -> LayerBits:
-    return LayerBits(
-        weight_bits=None if weights is None else weights.bits,
-        activation_bits=None if activations is None else activations.bits,
-        decay=0.99 if activations is None else activations.decay,
-    )
+    bits = LayerBits(None, None)
+    if weights is not None:
+        bits = dataclasses.replace(bits, weight_bits=weights.bits, weight_step=weights.step)
+    if activations is not None:
+        bits = dataclasses.replace(
+            bits,
+            activation_bits=activations.bits,
+            decay=activations.decay,
+            activation_step=activations.step,
+        )
+    return bits
 
 
 def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: str) -> None:
@@ -95,138 +80,48 @@ def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: s
         raise UserError(f"{path}: quantize.activations is set, but no layer's input is quantised")
 
 
-class ActivationQuantizer(nn.Module):
-    """Fake-quantises its input under the bias-corrected moving average of its range.
-
-    Training updates the range with each batch, then quantises that batch; evaluation freezes it.
-    The state lives in buffers: ``ema`` and ``range`` are (low, high), ``step`` counts batches.
-    """
-
-    ema: Tensor
-    range: Tensor
-    step: Tensor
-
-    def __init__(self, levels: int, decay: float) -> None:
-        super().__init__()
-        self.levels, self.decay = levels, decay
-        self.register_buffer("ema", torch.zeros(2))
-        self.register_buffer("range", torch.zeros(2))
-        self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the quantised values of ``x``, any shape."""
-        if self.training:
-            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
-        return kernels.fake_quant_per_tensor(x, self.range, self.levels)
-
-    def extra_repr(self) -> str:
-        return f"levels={self.levels}, decay={self.decay}"
-
-
-class _Quantized(nn.Module):
-    """What quantised convolutions and linear layers share."""
-
-    weight: Tensor
-    mask: Tensor
-
-    def _quantize_like(self, bits: LayerBits) -> None:
-        self.bits = bits
-        levels = bits.activation_levels
-        self.input_quantizer = ActivationQuantizer(levels, bits.decay) if levels else None
-        # Bits of the pruning mask; empty while the layer is dense. The masks of a run are saved
-        # once, under their own keys, so this one is not part of the state.
-        self.register_buffer("mask", torch.empty(0, dtype=torch.uint8), persistent=False)
-
-    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-        levels = self.bits.weight_levels
-        if levels is None:
-            return x, self.weight
-        mask = self.mask if self.mask.numel() else None
-        return x, kernels.fake_quant_per_channel(self.weight, levels, mask)
-
-
-class QuantizedConv2d(_Quantized, nn.Conv2d):
-    """A convolution over quantised weights and inputs, with the source's own parameters."""
-
-    def __init__(self, source: nn.Conv2d, bits: LayerBits) -> None:
-        nn.Conv2d.__init__(
-            self,
-            source.in_channels,
-            source.out_channels,
-            source.kernel_size,  # type: ignore[arg-type]
-            source.stride,  # type: ignore[arg-type]
-            source.padding,  # type: ignore[arg-type]
-            source.dilation,  # type: ignore[arg-type]
-            source.groups,
-            source.bias is not None,
-            source.padding_mode,
-            device="meta",
-        )
-        self.weight, self.bias = source.weight, source.bias
-        self.same_padding = isinstance(source, Conv2dDynamicSamePadding)
-        self._quantize_like(bits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
-        x, weight = self._operands(x)
-        if self.same_padding:
-            # The code of a padded zero is the code of zero, so padding after quantising is exact.
-            x = F.pad(x, self._same_padding(x.shape[-2:]))
-        return self._conv_forward(x, weight, self.bias)
-
-    def _same_padding(self, size: torch.Size) -> list[int]:
-        """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""
-        padding: list[int] = []
-        for n, k, s, d in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            padding = [total // 2, total - total // 2, *padding]
-        return padding
-
-
-class QuantizedLinear(_Quantized, nn.Linear):
-    """A linear layer over quantised weights and, where asked, inputs."""
-
-    def __init__(self, source: nn.Linear, bits: LayerBits) -> None:
-        has_bias = source.bias is not None
-        nn.Linear.__init__(
-            self, source.in_features, source.out_features, bias=has_bias, device="meta"
-        )
-        self.weight, self.bias = source.weight, source.bias
-        self._quantize_like(bits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (..., in_features) to (..., out_features)."""
-        x, weight = self._operands(x)
-        return F.linear(x, weight, self.bias)
-
-
-def convert_(model: nn.Module, bits: Mapping[str, LayerBits]) -> None:
+def convert_(
+    model: nn.Module, bits: Mapping[str, LayerBits], masks: Mapping[str, Tensor] | None = None
+) -> None:
     """Replace every layer that ``bits`` quantises, in place; parameters stay the same objects.
+
+    Args:
+        model: from then on it quantises its weights together, at the start of a forward pass.
+        bits: precision by layer, layers without an entry being left as they are.
+        masks: pruning masks by layer, shared with the new layers; learned steps start from the
+            weights that they keep.
 
     Raises:
         UserError: a layer is of a kind that cannot be quantised, or is no layer of this model.
     """
     layers = models.layers(model)
+    new = {}
     for name, layer_bits in bits.items():
         if name not in layers:
             raise UserError(f"quantised layer {name!r} is no layer of this network")
-        if layer_bits.is_float or isinstance(layers[name], _Quantized):
-            continue
-        source = layers[name]
-        new: nn.Module
-        if isinstance(source, nn.Conv2d) and _is_plain_convolution(source):
-            new = QuantizedConv2d(source, layer_bits)
-        elif type(source) is nn.Linear:
-            new = QuantizedLinear(source, layer_bits)
-        else:
-            kind = type(source).__name__
-            hint = "set its weights and activations to null in quantize.overrides"
-            raise UserError(f"layer {name!r} ({kind}) cannot be quantised: {hint}")
-        parent, _, child = name.rpartition(".")
-        new.train(source.training)
-        setattr(model.get_submodule(parent), child, new.to(source.weight.device))
+        if not layer_bits.is_float and not isinstance(layers[name], QuantizedLayer):
+            new[name] = _quantised(name, layers[name], layer_bits)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new[name])
+    share_masks(model, masks or {})
+    for layer in new.values():
+        if layer.bits.weight_bits is not None and not layer.has_weight_range:
+            layer.start_weight_steps()
+    if new:
+        quantize_weights_together(model)
+
+
+def _quantised(name: str, source: nn.Module, bits: LayerBits) -> QuantizedLayer:
+    new: QuantizedLayer
+    if isinstance(source, nn.Conv2d) and _is_plain_convolution(source):
+        new = QuantizedConv2d(source, bits)
+    elif type(source) is nn.Linear:
+        new = QuantizedLinear(source, bits)
+    else:
+        kind = type(source).__name__
+        hint = "set its weights and activations to null in quantize.overrides"
+        raise UserError(f"layer {name!r} ({kind}) cannot be quantised: {hint}")
+    return new.train(source.training).to(new.weight.device)
 
 
 def _is_plain_convolution(source: nn.Conv2d) -> bool:
@@ -239,12 +134,12 @@ def _is_plain_convolution(source: nn.Conv2d) -> bool:
 
 def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Give quantised layers the bits of their pruning masks, which their weight op fuses."""
-    for name, layer in models.layers(model).items():
-        if isinstance(layer, _Quantized) and name in masks:
+    for name, layer in quantized_layers(model):
+        if name in masks:
             layer.mask = masks[name].to(layer.weight.device)
 
 
-def bits_to_dict(bits: Mapping[str, LayerBits]) -> dict[str, dict[str, float | None]]:
+def bits_to_dict(bits: Mapping[str, LayerBits]) -> dict[str, dict[str, Any]]:
     """Turn a plan into plain data for a checkpoint's header."""
     return {name: dataclasses.asdict(layer) for name, layer in bits.items()}
 
@@ -256,16 +151,72 @@ def bits_from_dict(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, LayerBit
 
 def unready(model: nn.Module) -> list[str]:
     """Return the activation quantisers that have never seen a training batch."""
-    quantizers = (
-        (name, m) for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)
-    )
-    return [name for name, m in quantizers if int(m.step) == 0]
+    return [
+        f"{name}.input_quantizer"
+        for name, layer in quantized_layers(model)
+        if layer.input_quantizer is not None and not layer.input_quantizer.is_ready()
+    ]
 
 
 def broken_ranges(model: nn.Module) -> list[str]:
     """Return the layers whose input held a NaN or an infinity, in module order."""
     return [
-        name.removesuffix(".input_quantizer")
-        for name, m in model.named_modules()
-        if isinstance(m, ActivationQuantizer) and not bool(torch.isfinite(m.range).all())
+        name
+        for name, layer in quantized_layers(model)
+        if isinstance(layer.input_quantizer, ActivationQuantizer)
+        and not bool(torch.isfinite(layer.input_quantizer.range).all())
     ]
+
+
+@torch.no_grad()
+def broken_inputs(model: nn.Module, images: Tensor) -> list[str]:
+    """Return the quantised layers whose input is not finite, in execution order.
+
+    Runs the model on ``images`` once more, because a learned step keeps no trace of its input.
+    """
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not bool(torch.isfinite(inputs[0]).all()):
+                found.append(name)
+
+        return look
+
+    hooks = [
+        layer.register_forward_pre_hook(watch(name)) for name, layer in quantized_layers(model)
+    ]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are steps of quantisers, each by what it is the step of."""
+    steps: dict[str, nn.Parameter] = {}
+    for name, layer in quantized_layers(model):
+        if layer.weight_step is not None:
+            steps[f"the weights of layer {name!r}"] = layer.weight_step
+        if isinstance(layer.input_quantizer, LearnedActivationQuantizer):
+            steps[f"the input of layer {name!r}"] = layer.input_quantizer.step_size
+    return steps
+
+
+@torch.no_grad()
+def broken_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the first value without a positive, finite reciprocal of each of ``learned_steps``.
+
+    Waits for the device once where there is none.
+    """
+    if not steps or not bool(_is_broken(torch.cat(list(steps.values()))).any()):
+        return {}
+    broken = {owner: step[_is_broken(step)] for owner, step in steps.items()}
+    return {owner: float(values[0]) for owner, values in broken.items() if values.numel()}
+
+
+def _is_broken(steps: Tensor) -> Tensor:
+    inverse = steps.reciprocal()
+    return ~((inverse > 0) & (inverse < torch.inf))

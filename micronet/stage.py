@@ -134,5 +134,5 @@ def _with_quantisation(
         )
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
     if earlier and earlier != bits:
-        raise UserError(f"{path}: the network is already quantised at other bits")
+        raise UserError(f"{path}: the network is already quantised at other bits or steps")
     return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)

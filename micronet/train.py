@@ -74,7 +74,8 @@ def run_stage(args: dict[str, Any]) -> int:
 
 def _report(state: loop.State, run: RunDirectory) -> int:
     if unready := quantize.unready(state.model):
-        raise UserError(f"layer {unready[0]!r} never saw an activation: its range is unknown")
+        name = unready[0]
+        raise UserError(f"layer {name!r} never saw an activation: its range or step is unknown")
     print(
         f"best validation top-1 {state.best_top1:.2f} in epoch {state.best_epoch + 1}: {run.best}"
     )

@@ -22,7 +22,8 @@ _SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 # the weights. They are no part of a float network, so a file may hold them.
 _SIDE_STATE = re.compile(
     r"(^|\.)(AuxLogits|aux1|aux2|input_quantizer|fake_q)\."
-    r"|(^|\.)(ema_decay|iter_count|tracked_(min|max)(_biased)?|(\w+_)?scale|(\w+_)?zero_point)$"
+    r"|(^|\.)(ema_decay|iter_count|tracked_(min|max)(_biased)?|weight_step"
+    r"|(\w+_)?scale|(\w+_)?zero_point)$"
 )
 
 # The functions by which torch rebuilds tensors: they allocate, and call nothing of the file's.

@@ -2,8 +2,10 @@
 
 import os
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,11 @@ import micronet_kernels as kernels
 
 SEED = int(os.environ.get("MICRONET_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+# Examples are new in every run, like all other inputs.
+hypothesis.settings.register_profile("fresh", database=None, deadline=None)
+hypothesis.settings.load_profile("fresh")
 
 
 def pytest_report_header():
@@ -34,10 +41,47 @@ def rng(request):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(params=["reference", "native"])
+def _cpu_backends():
+    """Names of what is tested on the CPU: the reference, and native on each instruction set."""
+    if "native" not in kernels.available_backends():
+        return ["reference", "native"]
+    from micronet_kernels import _C
+
+    return ["reference", *(f"native {name}" for name in _C.instruction_sets())]
+
+
+CPU_BACKENDS = _cpu_backends()
+
+
+@contextmanager
+def _chosen(name):
+    """Runs the block on one of CPU_BACKENDS; raises where the extension is not built."""
+    backend, _, instructions = name.partition(" ")
+    with kernels.use_backend(backend):
+        if not instructions:
+            yield
+            return
+        from micronet_kernels import _C
+
+        before = _C.instruction_set()
+        _C.use_instruction_set(instructions)
+        try:
+            yield
+        finally:
+            _C.use_instruction_set(before)
+
+
+@pytest.fixture(params=CPU_BACKENDS)
 def backend(request):
-    """Each backend in turn, chosen by force for the whole test; one that is not built fails it."""
-    with kernels.use_backend(request.param):
+    """Each of CPU_BACKENDS in turn, by force for the whole test; one that is not built fails it."""
+    with _chosen(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[name for name in CPU_BACKENDS if name != "reference"])
+def native(request):
+    """As `backend`, without the reference."""
+    with _chosen(request.param):
         yield request.param
 
 
@@ -49,12 +93,17 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
 def _same(a, b):
     assert a.dtype == b.dtype and a.shape == b.shape
     assert a.stride() == b.stride() or a.is_contiguous() == b.is_contiguous()
     if a.dtype.is_floating_point:
-        assert torch.equal(a.isnan(), b.isnan())
-        a, b = (t.nan_to_num(nan=0.0).contiguous().view(torch.int32) for t in (a, b))
+        nan = a.isnan()
+        assert torch.equal(nan, b.isnan())
+        word = _WORDS[a.element_size()]
+        a, b = (t.masked_fill(nan, 0.0).contiguous().view(word) for t in (a, b))
     assert torch.equal(a, b)
 
 
@@ -66,18 +115,21 @@ def same():
 
 @pytest.fixture
 def on_all(same):
-    """Runs a function on every available backend and asserts that all answer the same bits."""
+    """Runs a function on each of CPU_BACKENDS and asserts that all answer the same bits."""
 
     def run(function):
         answers = []
-        for name in kernels.available_backends():
-            with kernels.use_backend(name):
+        for name in CPU_BACKENDS:
+            with _chosen(name):
                 answer = function()
-            answers.append(answer if isinstance(answer, tuple) else (answer,))
-        assert len(answers) > 1, "the extension is not built: nothing to compare the reference to"
-        for answer in answers[1:]:
+            answers.append(answer if isinstance(answer, tuple | list) else (answer,))
+        for name, answer in zip(CPU_BACKENDS, answers, strict=True):
             for ours, expected in zip(answer, answers[0], strict=True):
-                same(ours, expected)
+                try:
+                    same(ours, expected)
+                except AssertionError as error:
+                    error.add_note(f"{name} answers otherwise than {CPU_BACKENDS[0]}")
+                    raise
         return answers[0] if len(answers[0]) > 1 else answers[0][0]
 
     return run

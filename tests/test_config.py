@@ -19,6 +19,7 @@ quantize:
   overrides:
     - {layers: [fc], weights: {bits: 2.4}, activations: null}
     - {layers: [stem], weights: null}
+    - {layers: ["b*"], weights: {bits: 3, step: learned}, activations: {bits: 3, step: learned}}
 distill: {temperature: 2, student_weight: 0.3}
 """
 
@@ -34,9 +35,11 @@ def test_reads_every_section(tmp_path):
     assert schedule.train.epochs == 3
     assert schedule.train.lr == 1.0 and isinstance(schedule.train.lr, float)
     assert schedule.prune.groups[0].layers == ("a*",)
-    first, second = schedule.quantize.overrides
+    first, second, third = schedule.quantize.overrides
     assert first.weights.bits == 2.4 and first.activations is None
     assert second.weights is None and second.activations is Inherit.INHERIT
+    assert schedule.quantize.weights.step == schedule.quantize.activations.step == "range"
+    assert third.weights.step == third.activations.step == "learned"
     assert schedule.distill.student_weight == 0.3
 
 
@@ -82,6 +85,29 @@ MISTAKES = {
     "quantize: {weights: {bits: 4}}": ["quantize.activations", "missing"],
     "quantize: {weights: {bits: 9}, activations: null}": ["quantize.weights.bits 9"],
     "quantize: {weights: null, activations: {bits: 4, decay: 1}}": ["decay 1"],
+    "quantize: {weights: {bits: 4, step: learnd}, activations: null}": [
+        "quantize.weights.step 'learnd'",
+        "range, learned",
+        "did you mean 'learned'",
+    ],
+    "quantize: {weights: {bits: 4, step: true}, activations: null}": [
+        "quantize.weights.step must be text",
+    ],
+    "quantize: {weights: null, activations: {bits: 4, steps: learned}}": [
+        "quantize.activations.steps",
+        "did you mean 'step'",
+    ],
+    "quantize: {weights: {bits: 1.5, step: learned}, activations: null}": [
+        "quantize.weights.bits 1.5",
+        "3 or more",
+    ],
+    "quantize: {weights: null, activations: {bits: 4, decay: 0.9, step: learned}}": [
+        "quantize.activations.decay 0.9"
+    ],
+    "quantize: {weights: {bits: 4}, activations: null,"
+    " overrides: [{layers: [a], weights: {bits: 4, step: x}}]}": [
+        "quantize.overrides[0].weights.step 'x'"
+    ],
     "distill: {temperature: 0}": ["distill.temperature 0"],
     "distill: {student_weight: 2}": ["distill.student_weight 2"],
 }

@@ -1,15 +1,13 @@
 """The C++ tests of the core, built without torch and run under sanitizers."""
 
-import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-CSRC = Path(__file__).parents[1] / "csrc"
-FLAGS = "-std=c++17 -O1 -g -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -pthread"
-SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
-COMPILER = os.environ.get("CXX") or "g++"
+ROOT = Path(__file__).parents[1]
+PROGRAMS = sorted(path.stem for path in (ROOT / "csrc" / "tests").glob("*.cpp"))
 
 
 def run(*command):
@@ -19,19 +17,16 @@ def run(*command):
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory):
+def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("core")
-    built = [folder / f"{source.stem}.o" for source in sorted((CSRC / "cpu").glob("*.cpp"))]
-    for target in built:
-        source = CSRC / "cpu" / f"{target.stem}.cpp"
-        run(COMPILER, *FLAGS.split(), *SANITIZERS.split(), "-c", source, "-o", target)
-    assert built
-    return built
+    tools = Path(sys.executable).parent
+    options = ["-DMICRONET_SANITIZE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g"]
+    ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
+    run(tools / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", ninja, *options)
+    run(tools / "cmake", "--build", folder)
+    return folder
 
 
-@pytest.mark.parametrize("test", sorted(p.stem for p in (CSRC / "tests").glob("*.cpp")))
-def test_core(objects, tmp_path, test):
-    program = tmp_path / test
-    source = CSRC / "tests" / f"{test}.cpp"
-    run(COMPILER, *FLAGS.split(), *SANITIZERS.split(), source, *objects, "-o", program)
-    assert "seed" in run(program)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_core(programs, program):
+    assert "seed" in run(programs / program)

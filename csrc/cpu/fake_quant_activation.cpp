@@ -1,48 +1,37 @@
-// Activations: the moving range, rounding to one range, and its gradient.
+// Activations: the moving range, rounding to one range, and 4-bit codes.
 
 #include "../core.h"
-#include "extremes.h"
-#include "pack.h"
+#include "kernels.h"
 #include "parallel.h"
+#include "rounding.h"
 
 namespace micronet {
 namespace {
 
-// Pieces of x that are reduced apart; their number never depends on the threads.
-constexpr int64_t kMaxPieces = 64;
+// Reads each piece with body(found, first element, number) and writes the extremes of all.
+template <typename Body>
+void observe(int64_t numel, const ParallelFor& parallel, float* extremes, const Body& body) {
+  const Pieces pieces(numel);
+  Extremes found[Pieces::kMost];
+  pieces.run(parallel, [&](int64_t p, int64_t from, int64_t count) {
+    if (count > 0) body(&found[p], from, count);
+  });
+  Extremes all;
+  for (int64_t p = 0; p < pieces.count; ++p) merge(found[p], &all);
+  finish(all, extremes);
+}
 
-// One block of at most kBlock elements. The flags go through a byte each, in cache.
-void quantise_block(const float* __restrict x, int64_t count, const Quantiser& shared,
-                    float* __restrict y, uint8_t* __restrict inside) {
-  const Quantiser q = shared;
-  uint8_t flags[kBlock];
-  for (int64_t i = 0; i < count; ++i) {
-    y[i] = dequantise(quantise(x[i], q), q);
-    flags[i] = static_cast<uint8_t>((x[i] >= q.lo) & (x[i] <= q.hi));
-  }
-  pack_flags(flags, count, inside);
+void extremes_of(const void* x, Float type, int64_t numel, const ParallelFor& parallel,
+                 float* extremes) {
+  observe(numel, parallel, extremes, [&](Extremes* found, int64_t from, int64_t count) {
+    kernels().extremes(at(x, type, from), type, count, found);
+  });
 }
 
 }  // namespace
 
-int update_range_cpu(const float* x, int64_t numel, float decay, float* ema, float* range,
-                     int64_t* step, const ParallelFor& parallel) {
-  if (numel == 0) return kNoElements;
-  const int64_t wanted = (numel + kGrainElements - 1) / kGrainElements;
-  const int64_t pieces = wanted < kMaxPieces ? wanted : kMaxPieces;
-  const int64_t length = (numel + pieces - 1) / pieces;
-  Extremes found[kMaxPieces];
-  parallel_for(parallel, pieces, length, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t from = p * length, to = from + length < numel ? from + length : numel;
-      if (from < to) found[p] = extremes_of(x + from, to - from);
-    }
-  });
-  Extremes all;
-  for (int64_t p = 0; p < pieces; ++p) all.add(found[p]);
-  all.finish();
+int move_range_cpu(const float* extremes, float decay, float* ema, float* range, int64_t* step) {
   *step += 1;
-  const float extremes[2] = {all.least, all.most};
   for (int side = 0; side < 2; ++side) {
     ema[side] = move_average(ema[side], extremes[side], decay);
     range[side] = correct_bias(ema[side], decay, *step);
@@ -50,14 +39,61 @@ int update_range_cpu(const float* x, int64_t numel, float decay, float* ema, flo
   return kOk;
 }
 
-int fake_quant_per_tensor_cpu(const float* x, int64_t numel, const float* range, int levels,
-                              int scheme, float* y, uint8_t* inside, const ParallelFor& parallel) {
-  const Quantiser q = make_quantiser(range[0], range[1], levels, scheme);
-  parallel_for(parallel, blocks_for(numel), kBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t at = b * kBlock;
-      quantise_block(x + at, block_size(b, numel), q, y + at, inside + at / 8);
-    }
+int update_range_cpu(const void* x, Float type, int64_t numel, float decay, float* ema,
+                     float* range, int64_t* step, const ParallelFor& parallel) {
+  if (numel == 0) return kNoElements;
+  float extremes[2];
+  extremes_of(x, type, numel, parallel, extremes);
+  return move_range_cpu(extremes, decay, ema, range, step);
+}
+
+int fake_quant_per_tensor_cpu(const void* x, Float type, int64_t numel, const float* range,
+                              int levels, int scheme, void* y, uint8_t* inside,
+                              const ParallelFor& parallel) {
+  const Rounding r = rounding_for(range, levels, scheme);
+  const bool streamed = leaves_cache(y, numel * width_of(type));
+  for_blocks(parallel, numel, [&](int64_t from, int64_t count) {
+    kernels().fake_quant(at(x, type, from), type, count, r, at(y, type, from), inside + from / 8,
+                         nullptr, streamed);
+  });
+  return kOk;
+}
+
+int fake_quant_per_tensor_observed_cpu(const void* x, Float type, int64_t numel, const float* range,
+                                       const int64_t* step, int levels, int scheme, void* y,
+                                       uint8_t* inside, float* extremes,
+                                       const ParallelFor& parallel) {
+  if (numel == 0) return kNoElements;
+  if (*step <= 0) {
+    extremes_of(x, type, numel, parallel, extremes);
+    return fake_quant_per_tensor_cpu(x, type, numel, extremes, levels, scheme, y, inside, parallel);
+  }
+  const Rounding r = rounding_for(range, levels, scheme);
+  const bool streamed = leaves_cache(y, numel * width_of(type));
+  observe(numel, parallel, extremes, [&](Extremes* found, int64_t from, int64_t count) {
+    kernels().fake_quant(at(x, type, from), type, count, r, at(y, type, from), inside + from / 8,
+                         found, streamed);
+  });
+  return kOk;
+}
+
+int quantize_per_tensor_cpu(const void* x, Float type, int64_t numel, const float* range,
+                            int levels, int scheme, uint8_t* codes, uint8_t* inside,
+                            float* extremes, const ParallelFor& parallel) {
+  if (numel == 0) return kNoElements;
+  const Rounding r = rounding_for(range, levels, scheme);
+  observe(numel, parallel, extremes, [&](Extremes* found, int64_t from, int64_t count) {
+    kernels().encode(at(x, type, from), type, count, r, codes + from / 2, inside + from / 8, found);
+  });
+  return kOk;
+}
+
+int dequantize_per_tensor_cpu(const uint8_t* codes, int64_t numel, const float* range, int levels,
+                              int scheme, float* y, const ParallelFor& parallel) {
+  const Rounding r = rounding_for(range, levels, scheme);
+  const bool streamed = leaves_cache(y, numel * 4);
+  for_blocks(parallel, numel, [&](int64_t from, int64_t count) {
+    kernels().decode(codes + from / 2, count, r, y + from, streamed);
   });
   return kOk;
 }

@@ -1,77 +1,80 @@
 // Weights: masked, then rounded to the range of each channel.
 
 #include "../core.h"
-#include "extremes.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace micronet {
 namespace {
 
-Quantiser quantiser_of(const float* row, int64_t count, int levels, int scheme) {
-  Extremes extremes = extremes_of(row, count);
-  extremes.finish();
-  return make_quantiser(extremes.least, extremes.most, levels, scheme);
-}
+// Weights are shared out in units of about kUnit elements, counted through all of them.
+constexpr int64_t kUnit = 4096;
 
-// In or out of place: element i is read before it is written.
-void fake_quant_row(const float* row, int64_t count, const Quantiser& shared, float* out) {
-  const Quantiser q = shared;
-  for (int64_t i = 0; i < count; ++i) out[i] = dequantise(quantise(row[i], q), q);
-}
+int64_t units_of(int64_t numel) { return (numel + kUnit - 1) / kUnit; }
 
-// A byte of the code, two's complement where it is signed; NaN fails its comparison and gives 0.
-void quantise_row(const float* __restrict row, int64_t count, const Quantiser& shared,
-                  uint8_t* __restrict codes) {
-  const Quantiser q = shared;
-  for (int64_t i = 0; i < count; ++i) {
-    const float code = quantise(row[i], q);
-    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code == code ? code : 0.0f));
-  }
-}
-
-// Calls body(row index, quantiser) for every channel of w, having filled scale and zero_point.
-template <typename Body>
-void for_each_channel(const float* w, int64_t channels, int64_t per_channel, int levels, int scheme,
-                      float* scale, float* zero_point, const ParallelFor& parallel,
-                      const Body& body) {
-  parallel_for(parallel, channels, per_channel, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      const Quantiser q = quantiser_of(w + c * per_channel, per_channel, levels, scheme);
-      scale[c] = q.scale;
-      zero_point[c] = q.zero_point;
-      body(c * per_channel, q);
+// Calls body(item, first unit, last unit) for the items whose units lie in [begin, end), the units
+// being those of that item; `units` tells how many an item has.
+template <typename Item, typename Units, typename Body>
+void for_units(const Item* items, int64_t count, const ParallelFor& parallel, const Units& units,
+               const Body& body) {
+  int64_t all = 0;
+  for (int64_t i = 0; i < count; ++i) all += units(items[i]);
+  parallel_for(parallel, all, kUnit, [&](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < count && end > 0; ++i) {
+      const int64_t mine = units(items[i]);
+      if (begin < mine) body(items[i], begin, end < mine ? end : mine);
+      begin = begin > mine ? begin - mine : 0;
+      end -= mine;
     }
   });
 }
 
-}  // namespace
-
-int fake_quant_per_channel_cpu(const float* w, const uint8_t* mask, int64_t channels,
-                               int64_t per_channel, int levels, int scheme, float* w_hat,
-                               float* scale, float* zero_point, const ParallelFor& parallel) {
-  if (per_channel == 0) return kNoElements;
-  if (mask != nullptr) {
-    select_by_bits_cpu(w, mask, channels * per_channel, w_hat, parallel);
-    w = w_hat;
+// Runs rows(weight, first channel, last channel) over the channels of all weights; a channel
+// belongs to the unit that its first element lies in.
+template <typename Rows>
+int for_channels(const Weight* weights, int64_t count, const ParallelFor& parallel,
+                 const Rows& rows) {
+  for (int64_t w = 0; w < count; ++w) {
+    if (weights[w].per_channel == 0) return kNoElements;
   }
-  for_each_channel(
-      w, channels, per_channel, levels, scheme, scale, zero_point, parallel,
-      [&](int64_t at, const Quantiser& q) { fake_quant_row(w + at, per_channel, q, w_hat + at); });
+  for_units(
+      weights, count, parallel,
+      [](const Weight& weight) { return units_of(weight.channels * weight.per_channel); },
+      [&](const Weight& weight, int64_t begin, int64_t end) {
+        const int64_t n = weight.per_channel, to = (end * kUnit + n - 1) / n;
+        rows(weight, (begin * kUnit + n - 1) / n, to < weight.channels ? to : weight.channels);
+      });
   return kOk;
 }
 
-int quantize_per_channel_cpu(const float* w, const uint8_t* mask, int64_t channels,
-                             int64_t per_channel, int levels, int scheme, float* workspace,
-                             uint8_t* codes, float* scale, float* zero_point,
+}  // namespace
+
+int fake_quant_weights_cpu(const Weight* weights, int64_t count, Float type, int scheme,
+                           const ParallelFor& parallel) {
+  int64_t numel = 0;
+  for (int64_t w = 0; w < count; ++w) numel += weights[w].channels * weights[w].per_channel;
+  const bool streamed = numel * width_of(type) > kCacheBytes;
+  return for_channels(weights, count, parallel, [&](const Weight& weight, int64_t a, int64_t b) {
+    kernels().fake_quant_rows(weight, type, scheme, a, b, streamed);
+  });
+}
+
+int quantize_per_channel_cpu(const Weight& weight, Float type, int scheme,
                              const ParallelFor& parallel) {
-  if (per_channel == 0) return kNoElements;
-  if (mask != nullptr) {
-    select_by_bits_cpu(w, mask, channels * per_channel, workspace, parallel);
-    w = workspace;
-  }
-  for_each_channel(
-      w, channels, per_channel, levels, scheme, scale, zero_point, parallel,
-      [&](int64_t at, const Quantiser& q) { quantise_row(w + at, per_channel, q, codes + at); });
+  return for_channels(&weight, 1, parallel, [&](const Weight& one, int64_t from, int64_t to) {
+    kernels().codes_rows(one, type, scheme, from, to);
+  });
+}
+
+int mask_gradients_cpu(const Gradient* gradients, int64_t count, Float type,
+                       const ParallelFor& parallel) {
+  for_units(
+      gradients, count, parallel, [](const Gradient& g) { return units_of(g.numel); },
+      [&](const Gradient& g, int64_t begin, int64_t end) {
+        const int64_t from = begin * kUnit, to = end * kUnit < g.numel ? end * kUnit : g.numel;
+        kernels().masked_select(at(g.grad, type, from), type, {g.mask, bytes_for(g.numel), from},
+                                to - from, at(g.out, type, from));
+      });
   return kOk;
 }
 

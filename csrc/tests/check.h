@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "../core.h"
+#include "../cpu/half.h"
+#include "../cpu/kernels.h"
 
 #define CHECK(condition)                                                   \
   do {                                                                     \
@@ -21,18 +23,6 @@
   } while (false)
 
 namespace micronet {
-
-inline uint32_t word_of(float v) {
-  uint32_t word;
-  std::memcpy(&word, &v, sizeof(word));
-  return word;
-}
-
-inline float float_of(uint32_t word) {
-  float v;
-  std::memcpy(&v, &word, sizeof(v));
-  return v;
-}
 
 // The same bits, or NaN both.
 inline bool same(float a, float b) { return a != a ? b != b : word_of(a) == word_of(b); }
@@ -82,6 +72,16 @@ inline void run_on_threads(int64_t count, int64_t, Body body, void* context) {
 }
 
 constexpr ParallelFor kRunners[] = {{run_at_once}, {run_backwards}, {run_on_threads}};
+
+// Calls body() with each instruction set that this machine has.
+template <typename Test>
+void on_every_instruction_set(const Test& body) {
+  for (const Kernels* const* set = available_kernels(); *set != nullptr; ++set) {
+    std::printf("%s\n", (*set)->name);
+    CHECK(choose_kernels((*set)->name));
+    body();
+  }
+}
 
 constexpr int64_t kSizes[] = {0,  1,   7,    8,    9,    15,   16,   17,    63,    64,
                               65, 997, 4095, 4096, 4097, 8192, 8193, 65537, 140009};

@@ -1,9 +1,6 @@
-// Weight launchers, masks, bits and counts against plain loops, however the loop is split.
+// Weight launchers against plain loops, however the loop is split.
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 #include "check.h"
 
@@ -22,15 +19,16 @@ void channels_have_their_own_ranges(std::mt19937& random, const Shape& shape, bo
   const std::vector<uint8_t> bits = bytes(random, bytes_for(numel));
   const uint8_t* mask = masked ? bits.data() : nullptr;
   const size_t channels = static_cast<size_t>(shape.channels);
-  std::vector<float> w_hat(w.size()), workspace(w.size());
+  std::vector<float> w_hat(w.size());
   std::vector<float> scale(channels), zero(channels), scale2(channels), zero2(channels);
   std::vector<uint8_t> codes(w.size());
   for (const int scheme : {kAffine, kDistillerSymmetric}) {
-    CHECK(fake_quant_per_channel_cpu(w.data(), mask, shape.channels, shape.each, 16, scheme,
-                                     w_hat.data(), scale.data(), zero.data(), parallel) == kOk);
-    CHECK(quantize_per_channel_cpu(w.data(), mask, shape.channels, shape.each, 16, scheme,
-                                   workspace.data(), codes.data(), scale2.data(), zero2.data(),
-                                   parallel) == kOk);
+    const Weight values{w.data(), mask,         shape.channels, shape.each,
+                        16,       w_hat.data(), scale.data(),   zero.data()};
+    const Weight coded{w.data(), mask,         shape.channels, shape.each,
+                       16,       codes.data(), scale2.data(),  zero2.data()};
+    CHECK(fake_quant_weights_cpu(&values, 1, kFloat32, scheme, parallel) == kOk);
+    CHECK(quantize_per_channel_cpu(coded, kFloat32, scheme, parallel) == kOk);
     CHECK(scale == scale2 && zero == zero2);
     for (int64_t c = 0; c < shape.channels; ++c) {
       const auto value = [&](int64_t i) {
@@ -55,47 +53,19 @@ void channels_have_their_own_ranges(std::mt19937& random, const Shape& shape, bo
   }
 }
 
-void smallest_are_those_of_a_stable_sort(std::mt19937& random, int64_t numel) {
-  std::vector<float> w = normals(random, numel);
-  for (float& v : w) v = random() % 2 ? v : std::round(v);  // many ties
-  std::vector<int64_t> order(w.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return std::fabs(w[static_cast<size_t>(a)]) < std::fabs(w[static_cast<size_t>(b)]);
-  });
-  std::vector<uint8_t> mask(static_cast<size_t>(bytes_for(numel)), 0xff);
-  for (const int64_t k : {int64_t{0}, numel / 3, numel}) {
-    CHECK(smallest_magnitude_mask_cpu(w.data(), numel, k, mask.data()) == kOk);
-    for (int64_t i = 0; i < numel; ++i) CHECK(bit(mask, order[static_cast<size_t>(i)]) == (i >= k));
-    for (int64_t i = numel; i < 8 * bytes_for(numel); ++i) CHECK(!bit(mask, i));
-  }
-  CHECK(smallest_magnitude_mask_cpu(w.data(), numel, numel + 1, mask.data()) == kBadCount);
-  CHECK(smallest_magnitude_mask_cpu(w.data(), numel, -1, mask.data()) == kBadCount);
-  if (numel > 0) {
-    w[random() % w.size()] = std::numeric_limits<float>::quiet_NaN();
-    CHECK(smallest_magnitude_mask_cpu(w.data(), numel, 0, mask.data()) == kNotANumber);
-  }
-}
-
-void bits_come_back_and_choose(std::mt19937& random, int64_t numel, const ParallelFor& parallel) {
-  std::vector<uint8_t> flags = bytes(random, numel), again(flags.size());
-  for (uint8_t& flag : flags) flag &= 1;
-  std::vector<uint8_t> bits(static_cast<size_t>(bytes_for(numel)), 0xff);
-  const std::vector<float> values = normals(random, numel);
-  std::vector<float> chosen(values.size());
-  CHECK(pack_bits_cpu(flags.data(), numel, bits.data(), parallel) == kOk);
-  CHECK(unpack_bits_cpu(bits.data(), numel, again.data(), parallel) == kOk);
-  CHECK(select_by_bits_cpu(values.data(), bits.data(), numel, chosen.data(), parallel) == kOk);
-  CHECK(flags == again);
-  int64_t expected = 0, counted = -1;
+void gradients_are_masked(std::mt19937& random, const Shape& shape, const ParallelFor& parallel) {
+  const int64_t numel = shape.channels * shape.each;
+  const std::vector<float> grad = normals(random, numel);
+  const std::vector<uint8_t> bits = bytes(random, bytes_for(numel));
+  std::vector<float> masked(grad.size()), whole(grad.size());
+  const Gradient list[] = {{grad.data(), bits.data(), numel, masked.data()},
+                           {grad.data(), nullptr, numel, whole.data()}};
+  CHECK(mask_gradients_cpu(list, 2, kFloat32, parallel) == kOk);
   for (int64_t i = 0; i < numel; ++i) {
     const size_t at = static_cast<size_t>(i);
-    CHECK(bit(bits, i) == (flags[at] != 0));
-    CHECK(same(chosen[at], flags[at] ? values[at] : 0.0f));
-    expected += chosen[at] != 0.0f;
+    CHECK(same(whole[at], grad[at]));
+    CHECK(same(masked[at], bit(bits, i) ? grad[at] : 0.0f));
   }
-  CHECK(count_nonzero_cpu(chosen.data(), 1, numel, &counted, parallel) == kOk);
-  CHECK(counted == expected);
 }
 
 }  // namespace
@@ -103,16 +73,13 @@ void bits_come_back_and_choose(std::mt19937& random, int64_t numel, const Parall
 
 int main(int argc, char** argv) {
   std::mt19937 random = micronet::new_random(argc, argv);
-  for (const int64_t numel : micronet::kSizes) {
-    micronet::smallest_are_those_of_a_stable_sort(random, numel);
-  }
-  for (const micronet::ParallelFor& parallel : micronet::kRunners) {
-    for (const int64_t numel : micronet::kSizes) {
-      micronet::bits_come_back_and_choose(random, numel, parallel);
+  micronet::on_every_instruction_set([&] {
+    for (const micronet::ParallelFor& parallel : micronet::kRunners) {
+      for (const micronet::Shape& shape : micronet::kShapes) {
+        micronet::channels_have_their_own_ranges(random, shape, false, parallel);
+        micronet::channels_have_their_own_ranges(random, shape, true, parallel);
+        micronet::gradients_are_masked(random, shape, parallel);
+      }
     }
-    for (const micronet::Shape& shape : micronet::kShapes) {
-      micronet::channels_have_their_own_ranges(random, shape, false, parallel);
-      micronet::channels_have_their_own_ranges(random, shape, true, parallel);
-    }
-  }
+  });
 }

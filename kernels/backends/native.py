@@ -1,5 +1,6 @@
 """Loads the compiled extension, when it was built, and lists its kernels by device."""
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -13,11 +14,13 @@ def _table() -> dict[str, dict[str, Callable[..., Any]]]:
         extension = import_module("micronet_kernels._C")
     except ModuleNotFoundError:
         return {}
-    return {
-        device: {op: getattr(extension, op) for op in ops}
-        for device, ops in extension.kernels().items()
-    }
+    wanted = os.environ.get("MICRONET_CPU")
+    if wanted:
+        extension.use_instruction_set(wanted)
+    kernels = {op: getattr(extension, op) for op in extension.OPERATORS}
+    return {device: kernels for device in extension.DEVICES}
 
 
-# Device type -> operator -> kernel. The extension says which devices it was compiled for.
+# Device type -> operator -> kernel. The extension says which devices it was compiled for. Of the
+# instruction sets of the CPU it takes the best, or the one that MICRONET_CPU names.
 TABLE: dict[str, dict[str, Callable[..., Any]]] = _table()

@@ -10,8 +10,8 @@ Where that script had no rule: an element-wise addition outside an MBConv block 
 an element, as the extra activation does inside one; any other product, pooling or activation
 follows the same formulas; a BatchNorm's entries are stored, and element-wise work is done, in the
 bits of the activations, which the script took to be 4. The state dict is the float network's, as
-the script's was: the ranges that our quantisers keep beside the weights, and pruning masks, cost
-nothing.
+the script's was: the ranges and learned steps that our quantisers keep beside the weights, and
+pruning masks, cost nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from micronet.opcount import (
     Residual,
     Scale,
 )
-from micronet.quantize import ActivationQuantizer
+from micronet.quantizers import InputQuantizer
 from micronet.rules import Cost, Precision
 
 NAME = "seed"
@@ -70,7 +70,7 @@ def storage(model: nn.Module, nonzeros: Mapping[str, int], precision: Precision)
     owners = dict(model.named_modules())
     for entry, tensor in model.state_dict().items():
         name, _, field = entry.rpartition(".")
-        if isinstance(owners[name], ActivationQuantizer):
+        if isinstance(owners[name], InputQuantizer) or field == "weight_step":
             continue
         dense = Fraction(tensor.numel())
         if field == "bias":

@@ -1,0 +1,22 @@
+"""Fake quantisation of weights: all of EfficientNet-B1 at once, layer by layer, and by torch."""
+
+import shapes
+import weights
+from methods import Group
+from ours import backends
+from pytest_cases import bench, each_method
+
+
+def groups(device: str = "cpu") -> list[Group]:
+    """Return one group: the whole network."""
+    able = [
+        name
+        for name in backends("fake_quant_weights", device)
+        if name in backends("fake_quant_per_channel", device)
+    ]
+    return [weights.group(shapes.weights(), device, able)]
+
+
+@each_method(groups())
+def bench_weights(benchmark, group, method):
+    bench(benchmark, group, method)

@@ -1,0 +1,89 @@
+// The inner loops that are compiled once for each instruction set, as a table of functions.
+#ifndef MICRONET_CPU_KERNELS_H_
+#define MICRONET_CPU_KERNELS_H_
+
+#include <cstdint>
+#include <limits>
+
+#include "../core.h"
+
+namespace micronet {
+
+// A minimum and a maximum in an order that cannot be seen in the result.
+struct Extremes {
+  float least = std::numeric_limits<float>::infinity();
+  float most = -std::numeric_limits<float>::infinity();
+  bool has_nan = false;
+};
+
+// A quantiser and, where it has no more than sixteen codes, their values: that of a code is at its
+// lowest four bits, in two's complement.
+struct Rounding {
+  Quantiser q;
+  float values[16];
+  bool is_small;
+};
+
+// Packed bits from any bit on, of `size` bytes; null is all ones.
+struct Bits {
+  const uint8_t* bytes;
+  int64_t size;
+  int64_t at;
+};
+
+// A row with one learned step; code c has the value (c + zero_point) / scale.
+struct LearnedRow {
+  Quantiser q;
+  const void* x;
+  Bits mask;
+  int64_t numel;
+  bool streamed;  // whether the output is aligned to 64 bytes and is written past the caches
+};
+
+// Where `streamed` is true, y is aligned to 64 bytes and is written past the caches.
+struct Kernels {
+  const char* name;
+
+  // Adds the extremes of x [numel] to what is there.
+  void (*extremes)(const void* x, Float type, int64_t numel, Extremes* found);
+  // `found` may be null.
+  void (*fake_quant)(const void* x, Float type, int64_t numel, const Rounding& r, void* y,
+                     uint8_t* inside, Extremes* found, bool streamed);
+  void (*encode)(const void* x, Float type, int64_t numel, const Rounding& r, uint8_t* codes,
+                 uint8_t* inside, Extremes* found);
+  void (*decode)(const uint8_t* codes, int64_t numel, const Rounding& r, float* y, bool streamed);
+  void (*select)(const void* values, Float type, const uint8_t* bits, int64_t numel, void* out,
+                 bool streamed);
+
+  // Channels [from, to) of a weight, masked and rounded to their own extremes, to values or codes.
+  void (*fake_quant_rows)(const Weight& weight, Float type, int scheme, int64_t from, int64_t to,
+                          bool streamed);
+  void (*codes_rows)(const Weight& weight, Float type, int scheme, int64_t from, int64_t to);
+  void (*masked_select)(const void* values, Float type, Bits mask, int64_t numel, void* out);
+
+  void (*learned_fake_quant)(const LearnedRow& row, Float type, void* y);
+  // At most kSumBlock elements; returns their sum.
+  float (*learned_gradient)(const LearnedRow& row, Float type, const void* grad, void* grad_x);
+  float (*sum_block)(const float* x, int64_t numel);
+
+  void (*copy)(const float* from, int64_t numel, float* to);
+};
+
+extern const Kernels kBaselineKernels;
+#ifdef MICRONET_X86
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+// What this machine runs, the fastest last, ended by null.
+const Kernels* const* available_kernels();
+
+// Uses the table of that name from now on; false, and no change, where this machine has none.
+bool choose_kernels(const char* name);
+
+// The table in use: the fastest, unless another was chosen.
+const Kernels& kernels();
+
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_KERNELS_H_

@@ -1,0 +1,13 @@
+// The inner loops for avx2; compiled with that instruction set allowed.
+
+#include "vector_avx2.h"
+// The loops need the vector above them.
+#include "loops.h"
+#include "table.h"
+
+namespace micronet {
+
+constexpr Kernels kTable = table("avx2");
+const Kernels kAvx2Kernels = kTable;
+
+}  // namespace micronet

@@ -1,0 +1,67 @@
+// 4-bit codes by CUDA kernels that run on the host, against plain loops.
+
+#include "inputs.h"
+
+namespace micronet {
+namespace {
+
+unsigned code_at(const std::vector<uint8_t>& codes, int64_t i) {
+  return (codes[static_cast<size_t>(i / 2)] >> (4 * (i % 2))) & 15u;
+}
+
+void encodes_each_element(std::mt19937& random, Float type, int64_t numel, int skip, int levels,
+                          int scheme) {
+  Elements x = inputs(random, type, numel, skip, any_kind(random));
+  const Range range = any_range(random);
+  const int skipped = static_cast<int>(random() % 2);
+  std::vector<uint8_t> memory = dirty(packed_bytes(numel, kCodeLevels) + skipped);
+  std::vector<uint8_t> inside = dirty(bytes_for(numel));
+  float extremes[2] = {1e9f, 1e9f};
+  const int status = quantize_per_tensor_cuda(x.data(), type, numel, range.ends, levels, scheme,
+                                              memory.data() + skipped, inside.data(), extremes,
+                                              workspace().data(), nullptr);
+  CHECK(status == (numel == 0 ? kNoElements : kOk));
+  if (numel == 0) return;
+  const std::vector<uint8_t> codes(memory.begin() + skipped, memory.end());
+  const Quantiser q = make_quantiser(range.ends[0], range.ends[1], levels, scheme);
+  for (int64_t i = 0; i < numel; ++i) {
+    const float code = quantise(x[i], q);
+    CHECK(code_at(codes, i) == (code != code ? 0u : static_cast<unsigned>(code - q.code_min)));
+  }
+  if (numel % 2 != 0) CHECK(code_at(codes, numel) == 0);
+  check_inside(x, numel, q, inside);
+  CHECK(extremes_of(x, numel).is(extremes));
+}
+
+// Of any codes, at any address.
+void decodes_each_code(std::mt19937& random, int64_t numel, int skip, int levels, int scheme) {
+  const std::vector<uint8_t> codes = bytes(random, packed_bytes(numel, kCodeLevels) + skip);
+  const std::vector<uint8_t> used(codes.begin() + skip, codes.end());
+  const Range range = any_range(random);
+  const int skip_y = static_cast<int>(random() % 2);
+  Elements y(kFloat32, numel, skip_y);
+  CHECK(dequantize_per_tensor_cuda(codes.data() + skip, numel, range.ends, levels, scheme,
+                                   static_cast<float*>(y.data()), nullptr) == kOk);
+  const Quantiser q = make_quantiser(range.ends[0], range.ends[1], levels, scheme);
+  for (int64_t i = 0; i < numel; ++i) {
+    CHECK(same(y[i], dequantise(static_cast<float>(code_at(used, i)) + q.code_min, q)));
+  }
+}
+
+}  // namespace
+}  // namespace micronet
+
+int main(int argc, char** argv) {
+  using namespace micronet;
+  std::mt19937 random = new_random(argc, argv);
+  on_all_edges([&](Float type, int64_t numel, int skip) {
+    for (const int levels : {2, 5, 16}) {
+      const int chosen = kSchemes[random() % 3];
+      for (const int scheme : kSchemes) {
+        if (numel > kManyTiles && scheme != chosen) continue;
+        encodes_each_element(random, type, numel, skip, levels, scheme);
+        if (type == kFloat32) decodes_each_code(random, numel, skip, levels, scheme);
+      }
+    }
+  });
+}

@@ -1,0 +1,25 @@
+// Choosing by bits by CUDA kernels that run on the host, against plain loops.
+
+#include "inputs.h"
+
+namespace micronet {
+namespace {
+
+void keeps_values_whose_bit_is_set(std::mt19937& random, Float type, int64_t numel, int skip) {
+  Elements values = inputs(random, type, numel, skip, kHostile),
+           out(type, numel, random() % 4 == 0 ? 1 : skip);
+  std::vector<uint8_t> bits = bytes(random, bytes_for(numel));
+  CHECK(select_by_bits_cuda(values.data(), type, bits.data(), numel, out.data(), nullptr) == kOk);
+  for (int64_t i = 0; i < numel; ++i) CHECK(same(out[i], bit(bits, i) ? values[i] : 0.0f));
+}
+
+}  // namespace
+}  // namespace micronet
+
+int main(int argc, char** argv) {
+  using namespace micronet;
+  std::mt19937 random = new_random(argc, argv);
+  on_all_edges([&](Float type, int64_t numel, int skip) {
+    keeps_values_whose_bit_is_set(random, type, numel, skip);
+  });
+}

@@ -1,0 +1,52 @@
+"""Weights: masked, then rounded to the range of each channel."""
+
+import torch
+from torch import Tensor
+
+from ...scheme import Scheme
+from .bits_and_counts import select_by_bits
+from .quantiser import Quantiser, codes, make_quantiser, values
+
+
+def _masked_channels(w: Tensor, mask: Tensor, levels: int, scheme: int) -> tuple[Tensor, Quantiser]:
+    masked = (select_by_bits(w, mask) if mask.numel() else w).float()
+    rows = masked.flatten(1) if w.dim() > 1 else masked[:, None]
+    lo, hi = torch.aminmax(rows, dim=1, keepdim=True)
+    return rows, make_quantiser(lo, hi, levels, scheme)
+
+
+def fake_quant_per_channel(
+    w: Tensor, mask: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values of the codes of the masked weights, with each channel's scale and zero point."""
+    rows, q = _masked_channels(w, mask, levels, scheme)
+    w_hat = values(codes(rows, q), q).to(w.dtype)
+    return w_hat.view(w.shape), q.scale.flatten(), q.zero_point.flatten()
+
+
+def fake_quant_weights(
+    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
+) -> list[Tensor]:
+    """The values of `fake_quant_per_channel` for each weight of a network."""
+    return [
+        fake_quant_per_channel(w, mask, n, scheme)[0]
+        for w, mask, n in zip(weights, masks, levels, strict=True)
+    ]
+
+
+def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+    """Each gradient where its mask keeps the weight, else 0."""
+    return [
+        select_by_bits(grad, mask) if mask.numel() else grad.clone()
+        for grad, mask in zip(grads, masks, strict=True)
+    ]
+
+
+def quantize_per_channel(
+    w: Tensor, mask: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of the masked weights (0 for NaN), with each channel's scale and zero point."""
+    rows, q = _masked_channels(w, mask, levels, scheme)
+    dtype = torch.int8 if scheme == Scheme.DISTILLER_SYMMETRIC else torch.uint8
+    whole = codes(rows, q).nan_to_num(nan=0.0).to(dtype)
+    return whole.view(w.shape), q.scale.flatten(), q.zero_point.flatten()

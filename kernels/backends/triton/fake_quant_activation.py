@@ -1,0 +1,240 @@
+"""Activations: the moving range, rounding to one range, and 4-bit codes."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...scheme import packed_bytes
+from ..reference.fake_quant_activation import CODE_SLOTS
+from .launch import empty_bits, launch
+from .moving_range import (
+    MOST_PROGRAMS,
+    find_extremes,
+    partial_extremes,
+    reduce_extremes,
+    reduce_partial,
+    store_extremes,
+)
+from .quantiser import (
+    dequantise,
+    elements_of,
+    gather_bits,
+    larger,
+    make_quantiser,
+    narrow,
+    quantise,
+    smaller,
+    widen,
+)
+
+# Bytes of bits that a program makes at a time, from eight times as many elements.
+BYTES = 256
+
+
+@triton.jit
+def _load_tile(x, byte, numel):
+    """[BYTES, 8] elements of x as float32, 0 beyond its end, with their indices."""
+    element = elements_of(byte)
+    return element, widen(tl.load(x + element, mask=element < numel, other=0.0))
+
+
+@triton.jit
+def _store_inside(inside, byte, x, element, numel, lo, hi):
+    flags = (x >= lo) & (x <= hi) & (element < numel)
+    tl.store(inside + byte, gather_bits(flags), mask=byte * 8 < numel)
+
+
+@triton.jit
+def _store_rounded(y, inside, byte, x, element, numel, lo, hi, scale, zero, least, most):
+    """Values of a tile in y's type, and the bits of what lies in the range."""
+    value = dequantise(quantise(x, scale, zero, least, most), scale, zero)
+    tl.store(y + element, narrow(value, y.dtype.element_ty), mask=element < numel)
+    _store_inside(inside, byte, x, element, numel, lo, hi)
+
+
+@triton.jit(do_not_specialize=["levels"])
+def fake_quant_kernel(
+    x, ends, y, inside, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
+) -> None:
+    """y [numel] and inside [numel / 8] of x [numel] for the range ends [2]."""
+    lo, hi, scale, zero, least, most = make_quantiser(
+        tl.load(ends), tl.load(ends + 1), levels, SCHEME
+    )
+    byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
+    element, v = _load_tile(x, byte, numel)
+    _store_rounded(y, inside, byte, v, element, numel, lo, hi, scale, zero, least, most)
+
+
+@triton.jit(do_not_specialize=["levels"])
+def fake_quant_observed_kernel(
+    x,
+    ends,
+    step,
+    first,  # [2, programs]: the extremes of x where step is 0, else not read
+    partial,  # [2, programs]
+    y,
+    inside,
+    numel,
+    levels,
+    SCHEME: tl.constexpr,
+    BYTES: tl.constexpr,
+    MOST: tl.constexpr,
+) -> None:
+    """As fake_quant_kernel, with partial extremes of x from the same read."""
+    if tl.load(step) > 0:
+        lo = tl.load(ends)
+        hi = tl.load(ends + 1)
+    else:
+        lo, hi = reduce_partial(first, tl.num_programs(0), MOST)
+    lo, hi, scale, zero, least, most = make_quantiser(lo, hi, levels, SCHEME)
+    seen_lo = tl.full((BYTES, 8), float("inf"), tl.float32)
+    seen_hi = tl.full((BYTES, 8), float("-inf"), tl.float32)
+    tiles = tl.cdiv(numel, BYTES * 8)
+    tile = tl.program_id(0).to(tl.int64)
+    while tile < tiles:
+        byte = tile * BYTES + tl.arange(0, BYTES)
+        element, v = _load_tile(x, byte, numel)
+        seen_lo = smaller(seen_lo, tl.where(element < numel, v, float("inf")))
+        seen_hi = larger(seen_hi, tl.where(element < numel, v, float("-inf")))
+        _store_rounded(y, inside, byte, v, element, numel, lo, hi, scale, zero, least, most)
+        tile += tl.num_programs(0)
+    store_extremes(partial, seen_lo, seen_hi)
+
+
+@triton.jit(do_not_specialize=["levels"])
+def quantize_kernel(
+    x,
+    ends,
+    partial,  # [2, programs]
+    codes,
+    inside,
+    numel,
+    levels,
+    SCHEME: tl.constexpr,
+    BYTES: tl.constexpr,
+) -> None:
+    """codes [numel / 2], two a byte, and inside [numel / 8] of x [numel], partial extremes of x."""
+    lo, hi, scale, zero, least, most = make_quantiser(
+        tl.load(ends), tl.load(ends + 1), levels, SCHEME
+    )
+    seen_lo = tl.full((BYTES, 8), float("inf"), tl.float32)
+    seen_hi = tl.full((BYTES, 8), float("-inf"), tl.float32)
+    tiles = tl.cdiv(numel, BYTES * 8)
+    tile = tl.program_id(0).to(tl.int64)
+    while tile < tiles:
+        byte = tile * BYTES + tl.arange(0, BYTES)
+        element, v = _load_tile(x, byte, numel)
+        here = element < numel
+        seen_lo = smaller(seen_lo, tl.where(here, v, float("inf")))
+        seen_hi = larger(seen_hi, tl.where(here, v, float("-inf")))
+        code = quantise(v, scale, zero, least, most)
+        whole = tl.where(here & (code == code), code - least, 0.0).to(tl.int32)
+        halves = tl.reshape(whole, (BYTES * 4, 2)) << (tl.arange(0, 2)[None, :] * 4)
+        pair = tile * BYTES * 4 + tl.arange(0, BYTES * 4)
+        tl.store(codes + pair, tl.sum(halves, axis=1).to(tl.uint8), mask=pair * 2 < numel)
+        _store_inside(inside, byte, v, element, numel, lo, hi)
+        tile += tl.num_programs(0)
+    store_extremes(partial, seen_lo, seen_hi)
+
+
+@triton.jit(do_not_specialize=["levels"])
+def dequantize_kernel(
+    codes, ends, y, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
+) -> None:
+    """y [numel]: the values of codes [numel / 2], two a byte."""
+    _, _, scale, zero, least, _ = make_quantiser(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+    byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
+    element = byte[:, None] * 2 + tl.arange(0, 2)[None, :]
+    both = tl.load(codes + byte, mask=byte * 2 < numel, other=0).to(tl.int32)
+    whole = (both[:, None] >> (tl.arange(0, 2)[None, :] * 4)) & 15
+    value = dequantise(whole.to(tl.float32) + least, scale, zero)
+    tl.store(y + element, value, mask=element < numel)
+
+
+def fake_quant_per_tensor(
+    x: Tensor, range: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor]:
+    """Values of the codes of x in x's dtype, and the bits of lo <= x <= hi in memory order."""
+    y, inside = torch.empty_like(x), empty_bits(x, x.numel())
+    launch(
+        fake_quant_kernel,
+        triton.cdiv(inside.numel(), BYTES),
+        x,
+        range.contiguous(),
+        y,
+        inside,
+        x.numel(),
+        levels,
+        SCHEME=scheme,
+        BYTES=BYTES,
+    )
+    return y, inside
+
+
+def fake_quant_per_tensor_observed(
+    x: Tensor, range: Tensor, step: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `fake_quant_per_tensor`, with the extremes of x, which are the range where step is 0."""
+    y, inside = torch.empty_like(x), empty_bits(x, x.numel())
+    first, _ = find_extremes(x, step, first_only=True)
+    partial, programs = partial_extremes(x)
+    launch(
+        fake_quant_observed_kernel,
+        programs,
+        x,
+        range.contiguous(),
+        step,
+        first,
+        partial,
+        y,
+        inside,
+        x.numel(),
+        levels,
+        SCHEME=scheme,
+        BYTES=BYTES,
+        MOST=MOST_PROGRAMS,
+    )
+    return y, inside, reduce_extremes(partial, programs)
+
+
+def quantize_per_tensor(
+    x: Tensor, range: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes less code_min, two a byte in memory order; bits as above; the extremes of x."""
+    codes = x.new_empty(packed_bytes(x.numel(), CODE_SLOTS), dtype=torch.uint8)
+    inside = empty_bits(x, x.numel())
+    partial, programs = partial_extremes(x)
+    launch(
+        quantize_kernel,
+        programs,
+        x,
+        range.contiguous(),
+        partial,
+        codes,
+        inside,
+        x.numel(),
+        levels,
+        SCHEME=scheme,
+        BYTES=BYTES,
+    )
+    return codes, inside, reduce_extremes(partial, programs)
+
+
+def dequantize_per_tensor(
+    packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int
+) -> Tensor:
+    """The float32 values of packed 4-bit codes, [numel]."""
+    y = packed.new_empty(numel, dtype=torch.float32)
+    launch(
+        dequantize_kernel,
+        triton.cdiv(packed.numel(), BYTES * 4),
+        packed,
+        range.contiguous(),
+        y,
+        numel,
+        levels,
+        SCHEME=scheme,
+        BYTES=BYTES * 4,
+    )
+    return y

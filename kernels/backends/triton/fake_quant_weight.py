@@ -1,0 +1,143 @@
+"""Weights: masked, then rounded to the range of each channel."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...scheme import Scheme
+from .bits_and_counts import select_by_bits
+from .launch import launch
+from .quantiser import (
+    dequantise,
+    keeps,
+    larger,
+    load_kept,
+    make_quantiser,
+    narrow,
+    quantise,
+    smaller,
+)
+
+# (channels, columns) that a program takes at a time: depthwise kernels have rows of 9 or 25.
+SHORT_ROWS = (32, 32)
+LONG_ROWS = (1, 1024)
+
+
+@triton.jit
+def _keep_nan(extreme, nan):
+    return tl.where(nan > 0, float("nan"), extreme)
+
+
+@triton.jit(do_not_specialize=["levels"])
+def fake_quant_per_channel_kernel(
+    w,  # [channels, per_channel]
+    mask,  # bits of w, or nothing
+    out,  # like w: codes or values
+    scale_out,  # [channels]
+    zero_out,  # [channels]
+    channels,
+    per_channel,
+    levels,
+    SCHEME: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    CODES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    channel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    some = (channel < channels)[:, None]
+    first = channel[:, None] * per_channel
+    lo = tl.full((ROWS, COLUMNS), float("inf"), tl.float32)
+    hi = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32)
+    start = tl.zeros((), tl.int64)
+    while start < per_channel:
+        column = start + tl.arange(0, COLUMNS)[None, :]
+        here = some & (column < per_channel)
+        kept = keeps(mask, first + column, here, HAS_MASK)
+        v = load_kept(w, first + column, here, kept)
+        lo = smaller(lo, tl.where(here, v, float("inf")))
+        hi = larger(hi, tl.where(here, v, float("-inf")))
+        start += COLUMNS
+    # A minimum over threads drops NaN, so it goes by a flag of its own.
+    nan = tl.max((lo != lo).to(tl.int32), axis=1)
+    lo = _keep_nan(tl.min(tl.where(lo != lo, float("inf"), lo), axis=1), nan)
+    hi = _keep_nan(tl.max(tl.where(hi != hi, float("-inf"), hi), axis=1), nan)
+    lo, hi, scale, zero, least, most = make_quantiser(lo, hi, levels, SCHEME)
+    tl.store(scale_out + channel, scale, mask=channel < channels)
+    tl.store(zero_out + channel, zero, mask=channel < channels)
+    scale = scale[:, None]
+    zero = zero[:, None]
+    start = tl.zeros((), tl.int64)
+    while start < per_channel:
+        column = start + tl.arange(0, COLUMNS)[None, :]
+        here = some & (column < per_channel)
+        kept = keeps(mask, first + column, here, HAS_MASK)
+        v = load_kept(w, first + column, here, kept)
+        code = quantise(v, scale, zero, least, most)
+        if CODES:
+            whole = tl.where(code == code, code, 0.0).to(tl.int32)
+            tl.store(out + first + column, whole.to(out.dtype.element_ty), mask=here)
+        else:
+            value = dequantise(code, scale, zero)
+            tl.store(out + first + column, narrow(value, out.dtype.element_ty), mask=here)
+        start += COLUMNS
+
+
+def _per_channel(
+    w: Tensor, mask: Tensor, levels: int, scheme: int, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    channels, per_channel = w.shape[0], w.numel() // w.shape[0]
+    scale, zero_point = (w.new_empty(channels, dtype=torch.float32) for _ in range(2))
+    rows, columns = SHORT_ROWS if per_channel <= SHORT_ROWS[1] else LONG_ROWS
+    launch(
+        fake_quant_per_channel_kernel,
+        triton.cdiv(channels, rows),
+        w,
+        mask,
+        out,
+        scale,
+        zero_point,
+        channels,
+        per_channel,
+        levels,
+        SCHEME=scheme,
+        HAS_MASK=mask.numel() > 0,
+        CODES=out.dtype != w.dtype,
+        ROWS=rows,
+        COLUMNS=columns,
+    )
+    return out, scale, zero_point
+
+
+def fake_quant_per_channel(
+    w: Tensor, mask: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values of the codes of the masked weights, with each channel's scale and zero point."""
+    return _per_channel(w, mask, levels, scheme, torch.empty_like(w))
+
+
+def fake_quant_weights(
+    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
+) -> list[Tensor]:
+    """The values of `fake_quant_per_channel` for each weight of a network."""
+    return [
+        fake_quant_per_channel(w, mask, n, scheme)[0]
+        for w, mask, n in zip(weights, masks, levels, strict=True)
+    ]
+
+
+def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+    """Each gradient where its mask keeps the weight, else 0."""
+    return [
+        select_by_bits(grad, mask) if mask.numel() else grad.clone()
+        for grad, mask in zip(grads, masks, strict=True)
+    ]
+
+
+def quantize_per_channel(
+    w: Tensor, mask: Tensor, levels: int, scheme: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of the masked weights (0 for NaN), with each channel's scale and zero point."""
+    dtype = torch.int8 if scheme == Scheme.DISTILLER_SYMMETRIC else torch.uint8
+    return _per_channel(w, mask, levels, scheme, torch.empty_like(w, dtype=dtype))

@@ -1,0 +1,129 @@
+"""Weights: masked, then rounded to the range of each output channel."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..scheme import Scheme
+from .registry import define, differentiate, empty, no_mask
+
+
+def _fake_channels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    scale, zero_point = (empty(w, (w.shape[0],), torch.float32) for _ in range(2))
+    return empty(w, w.shape, dtype), scale, zero_point
+
+
+define(
+    "fake_quant_per_channel(Tensor w, Tensor mask, int levels, int scheme)"
+    " -> (Tensor, Tensor, Tensor)",
+    checks.per_channel,
+    lambda w, mask, levels, scheme: _fake_channels(w, w.dtype),
+)
+define(
+    "fake_quant_weights(Tensor[] weights, Tensor[] masks, int[] levels, int scheme) -> Tensor[]",
+    checks.fake_quant_weights,
+    lambda weights, masks, levels, scheme: [torch.empty_like(w) for w in weights],
+)
+define(
+    "quantize_per_channel(Tensor w, Tensor mask, int levels, int scheme)"
+    " -> (Tensor, Tensor, Tensor)",
+    checks.per_channel,
+    lambda w, mask, levels, scheme: _fake_channels(
+        w, torch.int8 if scheme == Scheme.DISTILLER_SYMMETRIC else torch.uint8
+    ),
+)
+define(
+    "mask_gradient(Tensor grad, Tensor mask) -> Tensor",
+    checks.select_by_bits,
+    lambda grad, mask: torch.empty_like(grad),
+)
+define(
+    "mask_gradients(Tensor[] grads, Tensor[] masks) -> Tensor[]",
+    checks.mask_gradients,
+    lambda grads, masks: [torch.empty_like(grad) for grad in grads],
+)
+
+# Gradients: 1 where the mask keeps the weight, else 0 -------------------------------------------
+
+
+def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(inputs[1])
+
+
+def _masked(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
+    (mask,) = ctx.saved_tensors
+    if grad is not None and mask.numel() > 0:
+        grad = _OP.mask_gradient.default(grad.contiguous(), mask)
+    return grad, None, None, None
+
+
+def _save_masks(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[1])
+
+
+def _all_masked(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    """None for a weight that nothing depends on, as if it had been quantised by itself."""
+    masks = list(ctx.saved_tensors)
+    found: list[Tensor | None] = [None] * len(grads)
+    known = [i for i, grad in enumerate(grads) if grad is not None]
+    if known:
+        given = [grad.contiguous() for grad in grads if grad is not None]
+        masked = _OP.mask_gradients.default(given, [masks[i] for i in known])
+        for i, grad in zip(known, masked, strict=True):
+            found[i] = grad
+    return found, [None] * len(masks), None, None
+
+
+differentiate("fake_quant_per_channel", _masked, _save_mask)
+differentiate("fake_quant_weights", _all_masked, _save_masks)
+
+# What callers use -------------------------------------------------------------------------------
+
+_OP = torch.ops.micronet
+
+
+def fake_quant_per_channel(
+    w: Tensor, levels: int, mask: Tensor | None = None, scheme: int = Scheme.AFFINE
+) -> Tensor:
+    """w [C, ...] masked and rounded, each channel of dimension 0 to the levels of its own range.
+
+    `mask` holds packed bits of w in logical order, 0 where pruned; None keeps all. Gradient: 1
+    where kept, else 0. Raises ValueError for sizes, levels or scheme, TypeError for a dtype.
+    Source: as `fake_quant_per_tensor`; the range is that of the masked weights now.
+    """
+    return _OP.fake_quant_per_channel.default(
+        w.contiguous(), no_mask(w, mask), levels, int(scheme)
+    )[0]
+
+
+def fake_quant_weights(
+    weights: list[Tensor],
+    levels: list[int],
+    masks: list[Tensor | None],
+    scheme: int = Scheme.AFFINE,
+) -> list[Tensor]:
+    """`fake_quant_per_channel` of all weights of a network, of one dtype, in one call.
+
+    Raises as that does, and ValueError for lists of different lengths or none.
+    """
+    bits = [no_mask(w, mask) for w, mask in zip(weights, masks, strict=True)]
+    return _OP.fake_quant_weights.default(
+        [w.contiguous() for w in weights], bits, levels, int(scheme)
+    )
+
+
+def quantize_per_channel(
+    w: Tensor, levels: int, mask: Tensor | None = None, scheme: int = Scheme.AFFINE
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of `fake_quant_per_channel` like w (uint8; int8 if symmetric), scale [C], zero [C].
+
+    The value of a code is (code + zero) / scale; NaN has code 0 and shows in the scale. Raises
+    as `fake_quant_per_channel`.
+    """
+    return _OP.quantize_per_channel.default(
+        w.detach().contiguous(), no_mask(w, mask), levels, int(scheme)
+    )

@@ -1,0 +1,69 @@
+"""Rounding to a learned step: the step of the quantiser is a parameter with a gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from .registry import define, dense, differentiate, laid_out, no_mask
+
+define(
+    "fake_quant_learned_step(Tensor x, Tensor mask, Tensor step, Tensor zero_point, int levels,"
+    " float gradient_scale) -> Tensor",
+    lambda x, mask, step, zero_point, levels, gradient_scale: checks.learned_step(
+        x, mask, step, zero_point, levels
+    ),
+    lambda x, mask, step, zero_point, levels, gradient_scale: torch.empty_like(x),
+)
+define(
+    "fake_quant_learned_step_backward(Tensor grad, Tensor x, Tensor mask, Tensor step,"
+    " Tensor zero_point, int levels, float gradient_scale) -> (Tensor, Tensor)",
+    checks.learned_step_backward,
+    lambda grad, x, mask, step, zero_point, levels, gradient_scale: (
+        torch.empty_like(x),
+        torch.empty_like(step),
+    ),
+)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    x, mask, step, zero_point, ctx.levels, ctx.gradient_scale = inputs
+    ctx.save_for_backward(x, mask, step, zero_point)
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, mask, step, zero_point = ctx.saved_tensors
+    grad = laid_out(grad, x.shape, x.stride())
+    grad_x, grad_step = _OP.fake_quant_learned_step_backward.default(
+        grad, x, mask, step, zero_point, ctx.levels, ctx.gradient_scale
+    )
+    return grad_x, None, grad_step, None, None, None
+
+
+differentiate("fake_quant_learned_step", _gradient, _save)
+
+_OP = torch.ops.micronet
+
+
+def fake_quant_learned_step(
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    levels: int,
+    mask: Tensor | None = None,
+    gradient_scale: float = 1.0,
+) -> Tensor:
+    """x rounded to whole multiples i of a learned step, zero <= i <= zero + levels - 1.
+
+    `step` and the whole `zero_point` float32 [1] serve all of x, or [C] each channel of dimension
+    0 of a contiguous x; `mask` holds packed bits of x, 0 where pruned. The value is i / S with
+    S = 1 / step. Gradient to x: 1 strictly between the ends and kept, else 0; to the step,
+    times `gradient_scale`: the sum of i - S*x between the ends and of i beyond, in a fixed order.
+    x itself is kept for backward. Raises ValueError for sizes or levels, TypeError for a dtype.
+    Source: learned step size quantisation, Esser et al. 2020, equations 1 to 3.
+    """
+    x = dense(x) if step.numel() == 1 else x.contiguous()
+    return _OP.fake_quant_learned_step.default(
+        x, no_mask(x, mask), step, zero_point, levels, gradient_scale
+    )

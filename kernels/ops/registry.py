@@ -1,0 +1,63 @@
+"""Registers operators: one router for every device and a fake, both behind the same check."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, dispatch
+
+LIBRARY = torch.library.Library("micronet", "DEF")
+OPS: list[str] = []
+
+
+def define(signature: str, check: Callable[..., None], fake: Callable[..., Any]) -> None:
+    """Registers the operator of a schema; `fake` describes the outputs of what passes `check`."""
+    name = signature.split("(", 1)[0]
+
+    def run(*args: Any) -> Any:
+        check(*args)
+        return dispatch.call(name, args)
+
+    def run_fake(*args: Any) -> Any:
+        check(*args)
+        return fake(*args)
+
+    LIBRARY.define(signature)
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"micronet::{name}", run_fake, lib=LIBRARY)
+    OPS.append(name)
+
+
+def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+    """Registers the gradient of an operator and what its forward pass saves for it."""
+    torch.library.register_autograd(f"micronet::{name}", backward, setup_context=save, lib=LIBRARY)
+
+
+def empty(x: Tensor, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
+    """A fresh tensor on x's device."""
+    return torch.empty(shape, dtype=dtype, device=x.device)
+
+
+def empty_bits(x: Tensor) -> Tensor:
+    """A fresh tensor for one bit of each element of x."""
+    return empty(x, (checks.bytes_for(x.numel()),), torch.uint8)
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where it has no gaps, else a contiguous copy."""
+    return x if checks.is_dense(x) else x.contiguous()
+
+
+def laid_out(grad: Tensor, shape: torch.Size, strides: tuple[int, ...]) -> Tensor:
+    """The gradient in the memory order of the tensor that it belongs to."""
+    if grad.stride() == strides:
+        return grad
+    copy = torch.empty_strided(shape, strides, dtype=grad.dtype, device=grad.device)
+    return copy.copy_(grad)
+
+
+def no_mask(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask, or the empty one that keeps every element."""
+    return x.new_empty(0, dtype=torch.uint8) if mask is None else mask

@@ -1,0 +1,237 @@
+"""Layers whose weights and input activations are codes of a few bits while they train.
+
+The master weights stay in float under their usual names; each forward pass quantises them, masked,
+per output channel, and quantises the layer's input. The step of either operand follows a range, or
+is learned (see ``quantizers``). The arithmetic is ``micronet_kernels``' affine scheme, the same in
+training and evaluation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet.quantizers import (
+    ActivationQuantizer,
+    InputQuantizer,
+    LearnedActivationQuantizer,
+    gradient_scale,
+    initial_step,
+)
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """The precision of one layer; None keeps the operand in float.
+
+    A step is "range" or "learned"; the decay is that of a range of activations.
+    """
+
+    weight_bits: float | None
+    activation_bits: float | None
+    decay: float = 0.99
+    weight_step: str = "range"
+    activation_step: str = "range"
+
+    @property
+    def weight_levels(self) -> int | None:
+        """Number of levels of a weight: ``floor(2**bits)``."""
+        return None if self.weight_bits is None else kernels.levels_of_bits(self.weight_bits)
+
+    @property
+    def activation_levels(self) -> int | None:
+        """Number of levels of an input activation: ``floor(2**bits)``."""
+        bits = self.activation_bits
+        return None if bits is None else kernels.levels_of_bits(bits)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether neither operand is quantised."""
+        return self.weight_bits is None and self.activation_bits is None
+
+
+class QuantizedLayer(nn.Module):
+    """What quantised convolutions and linear layers share.
+
+    Where the step of the weights is learned, ``weight_step`` holds one for each output channel.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    weight_step: nn.Parameter | None
+    weight_zero_point: Tensor
+
+    def _quantize_like(self, bits: LayerBits) -> None:
+        self.bits = bits
+        self.input_quantizer = _input_quantizer(bits)
+        # Bits of the pruning mask; empty while the layer is dense. The masks of a run are saved
+        # once, under their own keys, so this one is not part of the state.
+        self.register_buffer("mask", torch.empty(0, dtype=torch.uint8), persistent=False)
+        self.register_parameter("weight_step", None)
+        # The values of `weight` while a forward pass of the whole network has them ready.
+        self.ready_weight: Tensor | None = None
+
+    @property
+    def has_weight_range(self) -> bool:
+        """Whether the step of the weights follows their range."""
+        return self.bits.weight_bits is not None and self.bits.weight_step == "range"
+
+    @property
+    def weight_levels(self) -> int:
+        """Number of levels of a quantised weight."""
+        levels = self.bits.weight_levels
+        assert levels is not None
+        return levels
+
+    @property
+    def weight_mask(self) -> Tensor | None:
+        """Bits of the pruning mask, None while the layer is dense."""
+        return self.mask if self.mask.numel() else None
+
+    def start_weight_steps(self) -> None:
+        """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""
+        magnitude = self.weight.detach().float().abs().flatten(1)
+        kept = torch.ones_like(magnitude, dtype=torch.bool)
+        if self.weight_mask is not None:
+            kept = kernels.unpack_bits(self.mask, magnitude.numel()).view(magnitude.shape)
+        mean = (magnitude * kept).sum(1) / kept.sum(1).clamp(min=1)
+        self.weight_step = nn.Parameter(initial_step(mean, self._largest_weight()))
+        zero_point = torch.full_like(mean, self._largest_weight() - (self.weight_levels - 1))
+        self.register_buffer("weight_zero_point", zero_point, persistent=False)
+
+    def _largest_weight(self) -> int:
+        return self.weight_levels - 1 - self.weight_levels // 2
+
+    def quantized_weight(self) -> Tensor:
+        """Return the values that the layer computes with, shaped as ``weight``."""
+        if self.bits.weight_bits is None:
+            return self.weight
+        if self.weight_step is None:
+            return kernels.fake_quant_per_channel(self.weight, self.weight_levels, self.weight_mask)
+        # Contiguous, because the mask follows the logical order; a layer of one channel counts
+        # as one tensor, whose order would be that of its memory.
+        return kernels.fake_quant_learned_step(
+            self.weight.contiguous(),
+            self.weight_step,
+            self.weight_zero_point,
+            self.weight_levels,
+            self.weight_mask,
+            gradient_scale(self.weight[:1].numel(), self._largest_weight()),
+        )
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        ready = self.ready_weight
+        return x, self.quantized_weight() if ready is None else ready
+
+
+def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
+    levels = bits.activation_levels
+    if levels is None:
+        return None
+    if bits.activation_step == "learned":
+        return LearnedActivationQuantizer(levels)
+    return ActivationQuantizer(levels, bits.decay)
+
+
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+    """A convolution over quantised weights and inputs, with the source's own parameters."""
+
+    def __init__(self, source: nn.Conv2d, bits: LayerBits) -> None:
+        nn.Conv2d.__init__(
+            self,
+            source.in_channels,
+            source.out_channels,
+            source.kernel_size,  # type: ignore[arg-type]
+            source.stride,  # type: ignore[arg-type]
+            source.padding,  # type: ignore[arg-type]
+            source.dilation,  # type: ignore[arg-type]
+            source.groups,
+            source.bias is not None,
+            source.padding_mode,
+            device="meta",
+        )
+        self.weight, self.bias = source.weight, source.bias
+        self.same_padding = isinstance(source, Conv2dDynamicSamePadding)
+        self._quantize_like(bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
+        x, weight = self._operands(x)
+        if self.same_padding:
+            # The code of a padded zero is the code of zero, so padding after quantising is exact.
+            x = F.pad(x, self._same_padding(x.shape[-2:]))
+        return self._conv_forward(x, weight, self.bias)
+
+    def _same_padding(self, size: torch.Size) -> list[int]:
+        """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""
+        padding: list[int] = []
+        for n, k, s, d in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+            padding = [total // 2, total - total // 2, *padding]
+        return padding
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """A linear layer over quantised weights and, where asked, inputs."""
+
+    def __init__(self, source: nn.Linear, bits: LayerBits) -> None:
+        has_bias = source.bias is not None
+        nn.Linear.__init__(
+            self, source.in_features, source.out_features, bias=has_bias, device="meta"
+        )
+        self.weight, self.bias = source.weight, source.bias
+        self._quantize_like(bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` (..., in_features) to (..., out_features)."""
+        x, weight = self._operands(x)
+        return F.linear(x, weight, self.bias)
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """Yield the quantised layers of a model and their names, in module order."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            yield name, module
+
+
+def quantize_weights_together(model: nn.Module) -> None:
+    """Make each forward pass of ``model`` quantise all its weights that have a range in one call.
+
+    The values are those of each layer's own call, which still serves a layer that is called
+    outside such a pass. They are gone when the pass ends, also where it ends in an error.
+    """
+    if _quantize_weights not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_quantize_weights)
+        model.register_forward_hook(_drop_weights, always_call=True)
+
+
+# The hooks find the layers anew each time: a copy of the model must not find the original's.
+def _quantize_weights(model: nn.Module, inputs: Any) -> None:
+    alike: dict[tuple[torch.device, torch.dtype], list[QuantizedLayer]] = defaultdict(list)
+    for _, layer in quantized_layers(model):
+        if layer.has_weight_range:
+            alike[layer.weight.device, layer.weight.dtype].append(layer)
+    for layers in alike.values():
+        weights = kernels.fake_quant_weights(
+            [layer.weight for layer in layers],
+            [layer.weight_levels for layer in layers],
+            [layer.weight_mask for layer in layers],
+        )
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.ready_weight = weight
+
+
+def _drop_weights(model: nn.Module, inputs: Any, output: Any) -> None:
+    for _, layer in quantized_layers(model):
+        layer.ready_weight = None

@@ -1,0 +1,137 @@
+"""Quantisers of a layer's input, and the initial step of learned ones.
+
+``ActivationQuantizer`` follows the range of its input. ``LearnedActivationQuantizer`` learns its
+step as a parameter: learned step size quantisation (LSQ), Esser et al. 2020, "Learned Step Size
+Quantization", whose section 2.1 gives the initial step and section 2.2 the gradient's scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+
+
+class InputQuantizer(nn.Module):
+    """Fake-quantises the input of a layer to ``levels`` levels."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def is_ready(self) -> bool:
+        """Whether a training batch has set its state; waits for the device."""
+        raise NotImplementedError
+
+
+class ActivationQuantizer(InputQuantizer):
+    """Fake-quantises its input under the bias-corrected moving average of its range.
+
+    Training updates the range with each batch, then quantises that batch; evaluation freezes it.
+    The state lives in buffers: ``ema`` and ``range`` are (low, high), ``step`` counts batches.
+    """
+
+    ema: Tensor
+    range: Tensor
+    step: Tensor
+
+    def __init__(self, levels: int, decay: float) -> None:
+        super().__init__(levels)
+        self.decay = decay
+        self.register_buffer("ema", torch.zeros(2))
+        self.register_buffer("range", torch.zeros(2))
+        self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantised values of ``x``, any shape."""
+        if self.training:
+            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+        return kernels.fake_quant_per_tensor(x, self.range, self.levels)
+
+    def is_ready(self) -> bool:
+        """Whether a training batch has set the range."""
+        return int(self.step) > 0
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, decay={self.decay}"
+
+
+class LearnedActivationQuantizer(InputQuantizer):
+    """Fake-quantises its input to whole multiples of a step that the optimiser learns.
+
+    The first training batch sets the initial step and, for good, the zero point: 0 for an input
+    that is never negative. Until then the zero point is NaN, and so is every value.
+    """
+
+    step_size: nn.Parameter
+    zero_point: Tensor
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self.step_size = nn.Parameter(torch.ones(1))
+        self.register_buffer("zero_point", torch.full((1,), torch.nan))
+        # The largest multiple, on the host, so that no later step waits for the device.
+        self._largest: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantised values of ``x`` (batch, ...)."""
+        if self.training and self._largest is None:
+            self._start(x.detach())
+        largest = 1 if self._largest is None else self._largest
+        scale = gradient_scale(x[:1].numel(), largest)
+        return kernels.fake_quant_learned_step(
+            x, self.step_size, self.zero_point, self.levels, gradient_scale=scale
+        )
+
+    @torch.no_grad()
+    def _start(self, x: Tensor) -> None:
+        low, high = (extreme.float() for extreme in torch.aminmax(x))
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        zero = torch.round((self.levels - 1) * low / (high - low))
+        # Where the input is all zero, or not finite; the step tells these two apart.
+        self.zero_point.copy_(zero.nan_to_num(nan=0.0))
+        self._read_zero_point()
+        self.step_size.copy_(initial_step(x.float().abs().mean(), self._largest or 1))
+
+    def _read_zero_point(self) -> None:
+        ready = self.is_ready()
+        # An input that is never positive has no positive level; the paper has no such case.
+        self._largest = max(self.levels - 1 + int(self.zero_point), 1) if ready else None
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, *args)
+        if not self.zero_point.is_meta:
+            self._read_zero_point()
+
+    def is_ready(self) -> bool:
+        """Whether a training batch has set the zero point and the initial step."""
+        return not bool(self.zero_point.isnan())
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, step=learned"
+
+
+def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:
+    """Return ``2 * mean|v| / sqrt(Qp)``, and 1 where all values are zero.
+
+    Args:
+        mean_magnitude: of the values that share a step, any shape.
+        largest: Qp, the largest whole multiple of the step.
+    """
+    step = 2.0 * mean_magnitude / math.sqrt(largest)
+    return torch.where(step == 0, 1.0, step)
+
+
+def gradient_scale(numel: int, largest: int) -> float:
+    """Return ``1 / sqrt(N * Qp)``, which keeps a step's updates in proportion to the weights'.
+
+    Args:
+        numel: N, how many weights share the step, or how many features of one sample do.
+        largest: Qp, the largest whole multiple of the step.
+    """
+    return 1.0 / math.sqrt(max(numel, 1) * largest)

@@ -1,0 +1,133 @@
+"""On a CUDA device: every operator as on the CPU, nothing waits, and a graph can be captured."""
+
+import pytest
+import torch
+
+import micronet_kernels as kernels
+from micronet_kernels import dispatch
+from samples import DTYPES, draw, draw_mask, fresh_state
+
+pytestmark = pytest.mark.gpu
+
+OP = torch.ops.micronet
+ENDS = torch.tensor([-1.0, 1.5])
+STEPS, ZERO = torch.tensor([0.1, 0.2, 0.05]), torch.tensor([0.0, -8.0, -15.0])
+SIZES = [1, 7, 8, 9, 255, 257, 4095, 4097, 300_007]
+
+
+@pytest.fixture(params=["native", "triton"])
+def device_backend(request):
+    if "update_range_" not in dispatch.TABLE[request.param].get("cuda", {}):
+        pytest.skip(f"{request.param} has no kernels for CUDA in this build")
+    return request.param
+
+
+@pytest.fixture
+def as_on_the_cpu(device_backend, same):
+    """Runs an operator on the CPU's reference and on the device, and compares."""
+
+    def compare(function, *arguments):
+        moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+        with kernels.use_backend("reference"):
+            expected = function(*arguments)
+        with kernels.use_backend(device_backend):
+            found = function(*moved)
+        if not isinstance(expected, (tuple, list)):
+            expected, found = [expected], [found]
+        for ours, right in zip(found, expected, strict=True):
+            same(ours.cpu(), right)
+
+    return compare
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_activations(as_on_the_cpu, rng, size, dtype):
+    x, count = draw(rng, size).to(dtype), torch.ones(1, dtype=torch.int64)
+    bits = draw_mask(rng, (size,))
+    for levels, scheme in ((16, 0), (5, 1), (16, 2), (256, 0)):
+        as_on_the_cpu(OP.fake_quant_per_tensor, x, ENDS, levels, scheme)
+        for step in (count, count - 1):
+            as_on_the_cpu(OP.fake_quant_per_tensor_observed, x, ENDS, step, levels, scheme)
+    as_on_the_cpu(OP.quantize_per_tensor, x, ENDS, 16, 0)
+    as_on_the_cpu(OP.fake_quant_per_tensor_backward, x, bits)
+
+    def updated(x):
+        state = [t.to(x.device) for t in fresh_state()]
+        for _ in range(3):
+            OP.update_range_(x, *state, 0.99)
+        return state
+
+    as_on_the_cpu(updated, x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 1), (3, 9), (3, 25), (3, 1280), (3, 5000)])
+def test_weights_and_learned_steps(as_on_the_cpu, rng, shape, dtype):
+    w, grad, mask = draw(rng, *shape).to(dtype), draw(rng, *shape).to(dtype), draw_mask(rng, shape)
+    for scheme in (0, 1, 2):
+        as_on_the_cpu(OP.fake_quant_per_channel, w, mask, 16, scheme)
+        as_on_the_cpu(OP.quantize_per_channel, w, mask, 16, scheme)
+    as_on_the_cpu(lambda w, m: OP.fake_quant_weights([w, w], [m, m[:0]], [16, 5], 0), w, mask)
+    as_on_the_cpu(lambda g, m: OP.mask_gradients([g, g], [m, m[:0]]), grad, mask)
+    for step, zero in ((STEPS, ZERO), (STEPS[:1], ZERO[1:2])):
+        backward = OP.fake_quant_learned_step_backward
+        as_on_the_cpu(backward, grad, w, mask, step, zero, 16, 0.3)
+        as_on_the_cpu(OP.fake_quant_learned_step, w, mask, step, zero, 16, 0.3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bits_codes_and_selection(as_on_the_cpu, rng, size):
+    w, bits = draw(rng, size).round(decimals=1), draw_mask(rng, (size,))
+    ones = int(kernels.count_bits(bits, size))
+    as_on_the_cpu(lambda w: OP.smallest_magnitude_mask(w, size // 3), w)
+    as_on_the_cpu(lambda b: OP.count_bits(b, size), bits)
+    as_on_the_cpu(lambda b: OP.pack_bits(OP.unpack_bits(b, size)), bits)
+    as_on_the_cpu(lambda w, b: OP.compact_by_bits(w, b, ones), w, bits)
+    as_on_the_cpu(lambda k, b: OP.expand_by_bits(k, b, size), w[:ones].contiguous(), bits)
+    as_on_the_cpu(OP.count_nonzero, w)
+    for levels in (2, 3, 5, 16, 17, 256):
+        codes = torch.randint(0, levels, (size,), generator=rng, dtype=torch.uint8)
+        as_on_the_cpu(OP.pack_codes, codes, levels)
+        as_on_the_cpu(OP.unpack_codes, OP.pack_codes(codes, levels), size, levels)
+
+
+def training_step(x, w, state, grad):
+    kernels.update_range_(x.detach(), *state, 0.99)
+    y = kernels.fake_quant_per_tensor(x, state[1], 16)
+    w_hat = kernels.fake_quant_weights([w], [16], [None])[0]
+    return torch.autograd.grad([y, w_hat], [x, w], [grad, torch.ones_like(w)])
+
+
+@pytest.fixture
+def operands(rng):
+    x, grad = draw(rng, 4, 8, 16, 16).cuda().requires_grad_(), draw(rng, 4, 8, 16, 16).cuda()
+    return x, draw(rng, 6, 40).cuda().requires_grad_(), [t.cuda() for t in fresh_state()], grad
+
+
+def test_nothing_waits_for_the_device(device_backend, operands):
+    with kernels.use_backend(device_backend):
+        training_step(*operands)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            training_step(*operands)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_graph_can_be_captured(device_backend, operands):
+    x, w, state, grad = operands
+    with kernels.use_backend(device_backend):
+        training_step(*operands)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = training_step(*operands)
+        for tensor in state:
+            tensor.zero_()
+        for _ in range(3):
+            graph.replay()
+        expected_state = [t.cuda() for t in fresh_state()]
+        for _ in range(3):
+            expected = training_step(x, w, expected_state, grad)
+    for ours, right in zip([*state, *captured], [*expected_state, *expected], strict=True):
+        assert torch.equal(ours, right)

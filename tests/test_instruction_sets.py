@@ -1,0 +1,98 @@
+"""The native kernels of the CPU run on the machine's best instruction set, or on the one named."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import micronet_kernels as kernels
+from samples import draw
+
+NAMES = ["baseline", "avx2", "avx512"]
+PRINT_SET = "from micronet_kernels import _C; print(_C.instruction_set())"
+
+
+@pytest.fixture
+def extension():
+    from micronet_kernels import _C
+
+    before = _C.instruction_set()
+    yield _C
+    _C.use_instruction_set(before)
+
+
+def chosen_by(value):
+    """What a new process answers where MICRONET_CPU has this value; None leaves it unset."""
+    environment = {k: v for k, v in os.environ.items() if k != "MICRONET_CPU"}
+    if value is not None:
+        environment["MICRONET_CPU"] = value
+    return subprocess.run(
+        [sys.executable, "-c", PRINT_SET], capture_output=True, text=True, env=environment
+    )
+
+
+def test_the_machine_has_the_baseline_first_and_what_its_processor_names(extension):
+    sets = extension.instruction_sets()
+    assert sets[0] == "baseline" and sets == [name for name in NAMES if name in sets]
+    with open("/proc/cpuinfo") as info:
+        flags = next((line.split(":")[1].split() for line in info if line.startswith("flags")), [])
+    assert ("avx2" in sets) == {"avx2", "f16c"}.issubset(flags)
+    needed = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    assert ("avx512" in sets) == needed.issubset(flags)
+
+
+def test_the_best_is_chosen_where_none_is_named(extension):
+    done = chosen_by(None)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == extension.instruction_sets()[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_environment_is_obeyed(extension, name):
+    done = chosen_by(name)
+    if name in extension.instruction_sets():
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == name
+    else:
+        assert_refused(done, name, extension)
+
+
+def test_an_unknown_name_in_the_environment_is_refused_in_one_sentence(extension):
+    assert_refused(chosen_by("sse9"), "sse9", extension)
+
+
+def assert_refused(done, name, extension):
+    assert done.returncode != 0 and not done.stdout
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert name in sentence
+    assert all(choice in sentence for choice in extension.instruction_sets())
+
+
+def test_a_set_is_chosen_in_process(extension):
+    for name in extension.instruction_sets():
+        extension.use_instruction_set(name)
+        assert extension.instruction_set() == name
+
+
+@pytest.mark.parametrize("name", ["", "sse9", "AVX2"])
+def test_an_unknown_name_changes_nothing(extension, name):
+    before = extension.instruction_set()
+    with pytest.raises(ValueError) as refused:
+        extension.use_instruction_set(name)
+    assert all(choice in str(refused.value) for choice in extension.instruction_sets())
+    assert name in str(refused.value)
+    assert extension.instruction_set() == before
+
+
+def test_all_sets_agree_on_a_network_input(extension, rng, same):
+    """The sets against each other; against the reference, every test of an operator holds them."""
+    x = draw(rng, 2, 32, 56, 57)
+    answers = []
+    for name in extension.instruction_sets():
+        extension.use_instruction_set(name)
+        with kernels.use_backend("native"):
+            answers.append(kernels.fake_quant_per_tensor(x, torch.tensor([-1.0, 2.0]), 16))
+    for answer in answers[1:]:
+        same(answer, answers[0])

@@ -1,0 +1,137 @@
+"""The Triton kernels without a GPU: loaded only when used, and compiled for one."""
+
+import os
+from contextlib import suppress
+from itertools import count, islice
+
+import pytest
+import torch
+
+from micronet_kernels import ops
+from micronet_kernels.backends import triton as backend
+from triton_cases import CASES, run_python
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="needs a process that compiles"
+)
+
+ONE_CALL = """
+import sys
+import torch
+import micronet_kernels as kernels
+assert "triton" not in sys.modules
+with kernels.use_backend("triton"):
+    kernels.pack_bits(torch.ones(3, dtype=torch.bool))
+assert "triton" in sys.modules
+"""
+
+
+def test_is_loaded_when_it_is_used():
+    run_python(["-c", ONE_CALL], TRITON_INTERPRET="1")
+
+
+def test_a_triton_that_cannot_be_loaded_is_not_hidden(tmp_path):
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise OSError('half installed')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    exec({ONE_CALL!r})
+except OSError as error:
+    print(error)
+"""
+    assert "half installed" in run_python(["-c", code], TRITON_INTERPRET="1")
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+import micronet_kernels as kernels
+assert "triton" not in kernels.available_backends()
+try:
+    with kernels.use_backend("triton"):
+        pass
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_triton_the_others_serve():
+    found = run_python(["-c", WITHOUT_TRITON], TRITON_INTERPRET="1")
+    assert found.startswith("backend 'triton' is not available: it needs the package triton")
+
+
+# The compiler --------------------------------------------------------------------------------
+
+
+class Hopper:
+    """Takes the place of a GPU's driver: kernels are compiled for sm_90 and not run."""
+
+    # Of no real device, and of another for each test, so that no test finds kernels of others.
+    devices = count(1000)
+
+    def __init__(self):
+        self.device = next(self.devices)
+
+    class utils:
+        @staticmethod
+        def load_binary(name, binary, shared, device):
+            return object(), object(), 0, 0, 1024
+
+        @staticmethod
+        def get_device_properties(device):
+            return {"max_shared_mem": 227 * 1024}
+
+    def launcher_cls(self, source, metadata):
+        return lambda *arguments: None
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return self.device
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture
+def compilations(monkeypatch, tmp_path):
+    """The kernels that have been compiled since."""
+    import triton
+    from triton.compiler import compiler
+
+    hopper = Hopper()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, "_active", hopper)
+    monkeypatch.setattr(compiler, "max_shared_mem", lambda device: 227 * 1024)
+    # Kernels that do not run write nothing, and the host reads some of it.
+    monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
+    found = []
+
+    def note(key, repr, fn, compile, is_manual_warmup, already_compiled):
+        found.append(fn.jit_function.device_caches[hopper.device][0][key])
+
+    monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", note)
+    return found
+
+
+@pytest.mark.parametrize("op", ops.OPS)
+def test_compiles_for_hopper(rng, op, compilations):
+    for dtype in (torch.float32, torch.bfloat16):
+        for arguments in islice(CASES[op](rng, dtype, [64, 1]), 4):
+            # The bits that were not counted do not agree with the count.
+            with suppress(ValueError):
+                backend.KERNELS[op](*arguments)
+    assert compilations
+    for kernel in compilations:
+        text = kernel.asm["ptx"]
+        assert kernel.asm["cubin"]
+        # Adding 1.5 * 2^23 and taking it off again is what rounds.
+        if "quant" in kernel.name:
+            assert text.count("0f4B400000") == text.count("0fCB400000") > 0
+        for inexact in ("fma.rn.f32", "fma.rn.f64", "div.full", "div.approx", "rcp.approx", ".ftz"):
+            assert inexact not in text, (kernel.name, inexact)
