@@ -75,8 +75,8 @@ FLAGS = (
     "-std=c++17 -O1 -ffp-contract=off -fno-math-errno -pthread -Wall -Wextra -Werror"
     " -fsanitize=address,undefined -fno-sanitize-recover=all"
 ).split()
-# Loops are unrolled by nvcc; the host's compiler does not see through a lambda to a static table.
 SHIM = CSRC / "tests" / "cuda_on_host.h"
+# Loops are unrolled by nvcc; the host's compiler does not see through a lambda to a static table.
 KERNEL_FLAGS = [
     "-Wno-unknown-pragmas",
     "-Wno-unused-but-set-variable",
