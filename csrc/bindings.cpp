@@ -5,6 +5,7 @@
 
 #include "bindings/activation.h"
 #include "bindings/bits.h"
+#include "bindings/lists.h"
 #include "bindings/weight.h"
 #include "cpu/kernels.h"
 
@@ -95,6 +96,14 @@ PYBIND11_MODULE(_C, module) {
 #else
   module.attr("DEVICES") = std::vector<std::string>{"cpu"};
 #endif
+  module.def("set_router", &micronet::set_router);
+  module.def("dispatch_weights",
+             [](const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& masks,
+                const std::vector<int64_t>& levels, int64_t scheme) {
+               const pybind11::gil_scoped_release no_gil;
+               return micronet::dispatch_weights(weights, masks, levels, scheme);
+             });
+  module.def("serve_natively", &micronet::serve_natively);
   module.def("instruction_sets", &micronet::instruction_sets);
   module.def("instruction_set", [] { return std::string(micronet::kernels().name); });
   module.def("use_instruction_set", &micronet::use_instruction_set);

@@ -44,19 +44,23 @@ def use_backend(name: str) -> Iterator[None]:
     Raises ValueError for an unknown name, RuntimeError where the backend has no kernels here;
     an operator without a kernel in that backend for its device raises RuntimeError when called.
     """
-    global _forced
     if name not in TABLE:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(TABLE)}")
     if name not in available_backends():
         raise RuntimeError(f"backend {name!r} is not available: {WHY_MISSING[name]}")
     before = _forced
-    _forced = name
-    _resolved.clear()
+    _force(name)
     try:
         yield
     finally:
-        _forced = before
-        _resolved.clear()
+        _force(before)
+
+
+def _force(name: str | None) -> None:
+    global _forced
+    _forced = name
+    _resolved.clear()
+    native.serve(name in (None, "native"))
 
 
 def call(op: str, args: tuple[Any, ...]) -> Any:
@@ -82,3 +86,6 @@ def _find(name: str, op: str, device_type: str) -> Callable[..., Any] | None:
     devices = TABLE[name]
     found = devices.get(device_type, {}).get(op)
     return found if found is not None else devices.get("any", {}).get(op)
+
+
+_force(None)

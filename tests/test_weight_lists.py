@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import micronet_kernels as kernels
+from micronet_kernels import dispatch
 from samples import DTYPES, NOTHING, SCHEMES, draw_mask, levels_for
 
 OP = torch.ops.micronet
@@ -94,3 +96,51 @@ def test_rejects(backend):
         kernels.fake_quant_weights([w, w], [16, 16], [None, torch.ones(2, dtype=torch.uint8)])
     with pytest.raises(ValueError, match="levels is 1, but AFFINE has 2 to 256"):
         kernels.fake_quant_weights([w, w], [16, 1], [None, None])
+
+
+class Seen(TorchDispatchMode):
+    """Notes the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_modes_of_the_dispatcher_see_the_call(backend):
+    w = torch.ones(2, 4, requires_grad=True)
+    with Seen() as seen:
+        kernels.fake_quant_weights([w], [16], [None])
+    assert "micronet.fake_quant_weights.default" in seen.ops
+
+
+@pytest.mark.parametrize("op", ["fake_quant_weights", "mask_gradients"])
+def test_a_forced_backend_gets_the_calls_that_the_extension_could_serve(monkeypatch, op):
+    called = []
+    table = dispatch.TABLE["reference"]["any"]
+    given = table[op]
+    monkeypatch.setitem(table, op, lambda *args: called.append(op) or given(*args))
+    w = torch.ones(2, 4, requires_grad=True)
+    bits = torch.tensor([0x0F], dtype=torch.uint8)
+
+    def gradient():
+        (y,) = kernels.fake_quant_weights([w], [16], [bits])
+        return torch.autograd.grad(y.sum(), w)[0]
+
+    with kernels.use_backend("reference"):
+        assert gradient().tolist() == [[1.0] * 4, [0.0] * 4]
+    assert called == [op]
+    assert gradient().tolist() == [[1.0] * 4, [0.0] * 4]
+    assert called == [op] or "native" not in kernels.available_backends()
+
+
+def test_a_device_without_a_gradient_over_lists_takes_that_of_each_weight():
+    """As where the extension is not built; the meta device stands for it."""
+    weights = [torch.empty(shape, device="meta", requires_grad=True) for shape in [(2, 4), (3, 5)]]
+    masks = [torch.empty(count, dtype=torch.uint8, device="meta") for count in (1, 0)]
+    values = OP.fake_quant_weights(weights, masks, [16, 5], 0)
+    assert ["fake_quant_per_channel" in str(y.grad_fn) for y in values] == [True, True]
+    assert [y.shape for y in values] == [w.shape for w in weights]

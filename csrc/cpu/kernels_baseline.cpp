@@ -2,7 +2,6 @@
 
 #include "vector_baseline.h"
 // The loops need the vector above them.
-#include "loops.h"
 #include "table.h"
 
 namespace micronet {

@@ -1,4 +1,5 @@
-// The inner loops over a Vector, included once by the translation unit of each instruction set.
+// The inner loops over a Vector, included once by the translation unit of each instruction set:
+// what they share, and those of activations. See loops_weight.h and loops_learned_step.h.
 //
 // A loop takes sixteen elements at a time and the rest as a partial vector of zeros.
 #ifndef MICRONET_CPU_LOOPS_H_
@@ -58,20 +59,30 @@ MICRONET_INLINE uint32_t load_bits(const uint8_t* p, int count) {
   return count > 8 ? p[0] | static_cast<uint32_t>(p[1]) << 8 : p[0];
 }
 
-// The sixteen bits from element i on; bits beyond the last byte are 0.
-MICRONET_INLINE uint32_t bits_from(const Bits& mask, int64_t i) {
-  const uint64_t bit = static_cast<uint64_t>(mask.at + i), first = bit / 8;
-  const uint64_t size = static_cast<uint64_t>(mask.size);
-  uint32_t word = 0;
-  if (first + 4 <= size) {
-    std::memcpy(&word, mask.bytes + first, 4);
-  } else {
-    for (uint64_t b = first; b < size; ++b) {
-      word |= static_cast<uint32_t>(mask.bytes[b]) << (8 * (b - first));
+// Sixteen bits of a mask at a time, those beyond its last byte being 0.
+struct MaskReader {
+  const uint8_t* first;
+  unsigned shift;
+  int64_t size, quick;  // bytes from `first` on; the last element that four bytes are read for
+
+  explicit MaskReader(const Bits& mask)
+      : first(mask.bytes == nullptr ? nullptr : mask.bytes + mask.at / 8),
+        shift(static_cast<unsigned>(mask.at % 8)),
+        size(mask.size - mask.at / 8),
+        quick((size - 4) * 8) {}
+
+  // The bits from element i on, a multiple of eight.
+  MICRONET_INLINE uint32_t operator()(int64_t i) const {
+    const uint8_t* p = first + static_cast<uint64_t>(i) / 8;
+    uint32_t word = 0;
+    if (i <= quick) {
+      std::memcpy(&word, p, 4);
+    } else {
+      for (int64_t b = 0; b < size - i / 8; ++b) word |= static_cast<uint32_t>(p[b]) << (8 * b);
     }
+    return (word >> shift) & 0xffffu;
   }
-  return (word >> (bit % 8)) & 0xffffu;
-}
+};
 
 // A quantiser in every lane.
 struct Lanes {
@@ -103,15 +114,17 @@ struct Lanes {
   }
 
   template <bool kTable>
-  Vector value(Vector x) const {
+  Vector value_of_finite(Vector x) const {
     const Vector code = clamped_code(x);
-    Vector y;
     if constexpr (kTable) {
-      y = Vector::look_up(values, Vector::whole(code));
+      return Vector::look_up(values, Vector::whole(code));
     } else {
-      y = (Vector::round(code) + zero_point) / scale;
+      return (Vector::round(code) + zero_point) / scale;
     }
-    return Vector::select(Vector::is_finite(x), y, nan);
+  }
+  template <bool kTable>
+  Vector value(Vector x) const {
+    return Vector::select(Vector::is_finite(x), value_of_finite<kTable>(x), nan);
   }
 
   uint32_t inside(Vector x) const {
@@ -129,6 +142,12 @@ struct LaneExtremes {
     least = Vector::min(x, least);
     most = Vector::max(x, most);
     nan = Vector::either(nan, Vector::is_nan(x));
+  }
+
+  void add(const LaneExtremes& others) {
+    least = Vector::min(others.least, least);
+    most = Vector::max(others.most, most);
+    nan = Vector::either(nan, others.nan);
   }
 
   void add_to(Extremes* found) const {
@@ -233,203 +252,6 @@ void select(const T* values, const uint8_t* bits, int64_t numel, T* out) {
     store<kStreamed>(Vector::keep(kept, load(values + i, count)), out + i, count);
   });
   if constexpr (kStreamed) Vector::fence();
-}
-
-// Elements of a row, 0 where its mask is.
-template <bool kMasked, typename T>
-MICRONET_INLINE Vector load_kept(const T* w, const Bits& mask, int64_t i, int count) {
-  const Vector v = load(w + i, count);
-  return kMasked ? Vector::keep(Vector::from_bits(bits_from(mask, i)), v) : v;
-}
-
-// The quantiser of a row of weights from its own extremes; 0 belongs to the range in any case, so
-// that the zeros of a partial vector do no harm.
-template <bool kMasked, typename T>
-MICRONET_INLINE Quantiser row_quantiser(const T* w, const Bits& mask, int64_t numel, int levels,
-                                        int scheme) {
-  LaneExtremes seen;
-  for_vectors(numel, [&](int64_t i, int count) MICRONET_LAMBDA {
-    fetch_ahead(w + i);
-    seen.add(load_kept<kMasked>(w, mask, i, count));
-  });
-  const bool has_nan = Vector::bits(seen.nan) != 0;
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  return make_quantiser(has_nan ? nan : Vector::least_lane(seen.least),
-                        has_nan ? nan : Vector::most_lane(seen.most), levels, scheme);
-}
-
-// The values of sixteen codes, each at its lowest four bits.
-MICRONET_INLINE void fill_values(const Lanes& q, float* values) {
-  float code[kWidth];
-  for (int c = 0; c < kWidth; ++c) code[c] = static_cast<float>(c < kWidth / 2 ? c : c - kWidth);
-  const Vector signed_codes = Vector::load(code);
-  const Vector wrapped = Vector::select(Vector::below(signed_codes, q.code_min),
-                                        signed_codes + Vector::all(16.0f), signed_codes);
-  ((wrapped + q.zero_point) / q.scale).store(values);
-}
-
-// Looking values up pays once a row has several vectors to spread the table's division over.
-constexpr int64_t kShortRow = 4 * kWidth;
-
-template <bool kMasked, bool kStreamed, typename T>
-MICRONET_INLINE Quantiser fake_quant_row(const T* w, const Bits& mask, int64_t numel, int levels,
-                                         int scheme, T* w_hat) {
-  const Quantiser found = row_quantiser<kMasked>(w, mask, numel, levels, scheme);
-  float values[kWidth] = {};
-  const Lanes q(found, values);
-  const bool is_small = found.code_max - found.code_min < 16.0f && found.scale <= FLT_MAX;
-  if (Vector::kLooksUp && is_small && numel > kShortRow) {
-    fill_values(q, values);
-    for_vectors(numel, [&](int64_t i, int count) MICRONET_LAMBDA {
-      const Vector x = load_kept<kMasked>(w, mask, i, count);
-      store<kStreamed>(q.template value<Vector::kLooksUp>(x), w_hat + i, count);
-    });
-  } else {
-    for_vectors(numel, [&](int64_t i, int count) MICRONET_LAMBDA {
-      const Vector x = load_kept<kMasked>(w, mask, i, count);
-      store(q.template value<false>(x), w_hat + i, count);
-    });
-  }
-  return found;
-}
-
-// The code itself, in two's complement where it is signed.
-template <bool kMasked, typename T>
-MICRONET_INLINE Quantiser codes_row(const T* w, const Bits& mask, int64_t numel, int levels,
-                                    int scheme, uint8_t* codes) {
-  const Quantiser found = row_quantiser<kMasked>(w, mask, numel, levels, scheme);
-  const Lanes q(found);
-  for_vectors(numel, [&](int64_t i, int count) {
-    const Vector x = load_kept<kMasked>(w, mask, i, count);
-    const Vector code = q.clamped_code(x);
-    const auto known = Vector::both(Vector::is_finite(x), Vector::is_finite(code));
-    uint8_t bytes[kWidth];
-    Vector::store_bytes(Vector::whole(Vector::keep(known, Vector::round(code))), bytes);
-    std::memcpy(codes + i, bytes, static_cast<size_t>(count));
-  });
-  return found;
-}
-
-// A weight and one of its channels.
-template <typename T>
-struct Row {
-  const T* w;
-  Bits mask;
-  int64_t first, numel;
-
-  Row(const Weight& weight, int64_t channel)
-      : w(static_cast<const T*>(weight.w) + channel * weight.per_channel),
-        mask{weight.mask, bytes_for(weight.channels * weight.per_channel),
-             channel * weight.per_channel},
-        first(channel * weight.per_channel),
-        numel(weight.per_channel) {}
-};
-
-inline void note(const Weight& weight, int64_t channel, const Quantiser& q) {
-  if (weight.scale != nullptr) weight.scale[channel] = q.scale;
-  if (weight.zero_point != nullptr) weight.zero_point[channel] = q.zero_point;
-}
-
-// Channels [from, to) of a weight, to values; a row that starts within a cache line is not
-// streamed.
-template <bool kMasked, typename T>
-void fake_quant_rows(const Weight& weight, int scheme, int64_t from, int64_t to, bool streamed,
-                     const T*) {
-  for (int64_t c = from; c < to; ++c) {
-    const Row<T> row(weight, c);
-    T* w_hat = static_cast<T*>(weight.w_hat) + row.first;
-    const bool past = streamed && reinterpret_cast<uintptr_t>(w_hat) % 64 == 0;
-    note(weight, c,
-         past ? fake_quant_row<kMasked, true>(row.w, row.mask, row.numel, weight.levels, scheme,
-                                              w_hat)
-              : fake_quant_row<kMasked, false>(row.w, row.mask, row.numel, weight.levels, scheme,
-                                               w_hat));
-  }
-  Vector::fence();
-}
-
-// As above, to codes.
-template <bool kMasked, typename T>
-void codes_rows(const Weight& weight, int scheme, int64_t from, int64_t to, const T*) {
-  for (int64_t c = from; c < to; ++c) {
-    const Row<T> row(weight, c);
-    uint8_t* codes = static_cast<uint8_t*>(weight.w_hat) + row.first;
-    note(weight, c, codes_row<kMasked>(row.w, row.mask, row.numel, weight.levels, scheme, codes));
-  }
-}
-
-template <bool kMasked, typename T>
-void masked_select(const T* values, const Bits& mask, int64_t numel, T* out) {
-  for_vectors(numel, [&](int64_t i, int count) {
-    store(load_kept<kMasked>(values, mask, i, count), out + i, count);
-  });
-}
-
-// Past the caches where the row says so.
-template <typename T>
-MICRONET_INLINE void store_row(const LearnedRow& row, const Vector& v, T* p, int count) {
-  if (row.streamed) {
-    store<true>(v, p, count);
-  } else {
-    store(v, p, count);
-  }
-}
-
-template <bool kMasked, typename T>
-void learned_fake_quant(const LearnedRow& row, T* y) {
-  const Lanes q(row.q);
-  const T* x = static_cast<const T*>(row.x);
-  for_vectors(row.numel, [&](int64_t i, int count) {
-    fetch_ahead(x + i);
-    store_row(row, q.template value<false>(load_kept<kMasked>(x, row.mask, i, count)), y + i,
-              count);
-  });
-  Vector::fence();
-}
-
-// Lane sums 256 -> 16 -> 1, as core.h states.
-inline float sum_lanes(Vector* lanes) {
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) lanes[l] = lanes[l] + lanes[l + half];
-  }
-  return Vector::sum_pairwise(lanes[0]);
-}
-
-template <bool kMasked, typename T>
-float learned_gradient(const LearnedRow& row, const T* grad, T* grad_x) {
-  const Lanes q(row.q);
-  const Vector least = q.zero_point, most = q.zero_point + q.code_max;
-  const T* x = static_cast<const T*>(row.x);
-  Vector sums[kWidth];
-  for (Vector& lane : sums) lane = Vector::all(0.0f);
-  for_vectors(row.numel, [&](int64_t i, int count) {
-    fetch_ahead(x + i);
-    fetch_ahead(grad + i);
-    const Vector v = load_kept<kMasked>(x, row.mask, i, count), t = q.scale * v;
-    const Vector code = Vector::select(Vector::is_finite(v), Vector::round(q.clamped(t)), q.nan);
-    const Vector whole = code + q.zero_point;
-    const auto inside = Vector::both(Vector::below(least, t), Vector::below(t, most));
-    const Vector g = load(grad + i, count);
-    // Beyond the row there is no term, whatever the step makes of 0.
-    const auto terms = Vector::from_bits((1u << count) - 1);
-    Vector& lane = sums[i / kWidth % kWidth];
-    lane = lane + Vector::keep(terms, g * Vector::select(inside, whole - t, whole));
-    Vector kept = Vector::keep(inside, g);
-    if (kMasked) kept = Vector::keep(Vector::from_bits(bits_from(row.mask, i)), kept);
-    store_row(row, kept, grad_x + i, count);
-  });
-  Vector::fence();
-  return sum_lanes(sums);
-}
-
-inline float sum_block(const float* x, int64_t numel) {
-  Vector sums[kWidth];
-  for (Vector& lane : sums) lane = Vector::all(0.0f);
-  for_vectors(numel, [&](int64_t i, int count) {
-    Vector& lane = sums[i / kWidth % kWidth];
-    lane = lane + load(x + i, count);
-  });
-  return sum_lanes(sums);
 }
 
 inline void copy(const float* from, int64_t numel, float* to) {

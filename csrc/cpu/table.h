@@ -1,6 +1,10 @@
-// The loops of one instruction set as a table; included after loops.h.
+// The loops of one instruction set as a table; included after its vector.
 #ifndef MICRONET_CPU_TABLE_H_
 #define MICRONET_CPU_TABLE_H_
+
+#include "loops.h"
+#include "loops_learned_step.h"
+#include "loops_weight.h"
 
 namespace micronet {
 namespace {

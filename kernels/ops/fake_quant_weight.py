@@ -1,13 +1,15 @@
 """Weights: masked, then rounded to the range of each output channel."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
+from ..backends import native
 from ..scheme import Scheme
-from .registry import define, differentiate, empty, no_mask
+from .registry import LIBRARY, define, differentiate, empty, no_mask
 
 
 def _fake_channels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,26 +62,16 @@ def _masked(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
     return grad, None, None, None
 
 
-def _save_masks(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[1])
-
-
-def _all_masked(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    """None for a weight that nothing depends on, as if it had been quantised by itself."""
-    masks = list(ctx.saved_tensors)
-    found: list[Tensor | None] = [None] * len(grads)
-    known = [i for i, grad in enumerate(grads) if grad is not None]
-    if known:
-        given = [grad.contiguous() for grad in grads if grad is not None]
-        masked = _OP.mask_gradients.default(given, [masks[i] for i in known])
-        for i, grad in zip(known, masked, strict=True):
-            found[i] = grad
-    return found, [None] * len(masks), None, None
+def _one_by_one(
+    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
+) -> list[Tensor]:
+    each = zip(weights, masks, levels, strict=True)
+    return [_OP.fake_quant_per_channel.default(w, mask, n, scheme)[0] for w, mask, n in each]
 
 
 differentiate("fake_quant_per_channel", _masked, _save_mask)
-differentiate("fake_quant_weights", _all_masked, _save_masks)
+# For devices to which the extension brings no gradient of its own (csrc/bindings/lists.h).
+LIBRARY.impl("fake_quant_weights", _one_by_one, "Autograd")
 
 # What callers use -------------------------------------------------------------------------------
 
@@ -100,6 +92,13 @@ def fake_quant_per_channel(
     )[0]
 
 
+def _weights_op() -> Callable[..., list[Tensor]]:
+    """The operator, by the extension's shorter way to it unless a compiler has to see it."""
+    if native.DISPATCH_WEIGHTS is None or torch.compiler.is_compiling():
+        return _OP.fake_quant_weights.default
+    return native.DISPATCH_WEIGHTS
+
+
 def fake_quant_weights(
     weights: list[Tensor],
     levels: list[int],
@@ -111,9 +110,8 @@ def fake_quant_weights(
     Raises as that does, and ValueError for lists of different lengths or none.
     """
     bits = [no_mask(w, mask) for w, mask in zip(weights, masks, strict=True)]
-    return _OP.fake_quant_weights.default(
-        [w.contiguous() for w in weights], bits, levels, int(scheme)
-    )
+    call = _weights_op()
+    return call([w.contiguous() for w in weights], bits, levels, int(scheme))
 
 
 def quantize_per_channel(

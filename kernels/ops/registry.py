@@ -10,6 +10,16 @@ from .. import checks, dispatch
 
 LIBRARY = torch.library.Library("micronet", "DEF")
 OPS: list[str] = []
+_CHECKS: dict[str, Callable[..., None]] = {}
+
+
+def route(name: str, args: tuple[Any, ...]) -> Any:
+    """Checks the arguments of an operator and runs the implementation that is chosen for them."""
+    _CHECKS[name](*args)
+    return dispatch.call(name, args)
+
+
+dispatch.native.set_router(route)
 
 
 def define(signature: str, check: Callable[..., None], fake: Callable[..., Any]) -> None:
@@ -17,8 +27,7 @@ def define(signature: str, check: Callable[..., None], fake: Callable[..., Any])
     name = signature.split("(", 1)[0]
 
     def run(*args: Any) -> Any:
-        check(*args)
-        return dispatch.call(name, args)
+        return route(name, args)
 
     def run_fake(*args: Any) -> Any:
         check(*args)
@@ -27,6 +36,7 @@ def define(signature: str, check: Callable[..., None], fake: Callable[..., Any])
     LIBRARY.define(signature)
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"micronet::{name}", run_fake, lib=LIBRARY)
+    _CHECKS[name] = check
     OPS.append(name)
 
 
