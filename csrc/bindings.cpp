@@ -5,6 +5,7 @@
 
 #include "bindings/activation.h"
 #include "bindings/bits.h"
+#include "bindings/conv.h"
 #include "bindings/lists.h"
 #include "bindings/weight.h"
 #include "cpu/kernels.h"
@@ -17,12 +18,18 @@ namespace py = pybind11;
 // Defines an operator and notes its name; other Python threads run while a kernel does.
 struct Operators {
   py::module_ module;
-  std::vector<std::string> names;
+  std::vector<std::string> names, only_on_cpu;
 
   template <typename Function>
   void add(const char* name, Function* function) {
     module.def(name, function, py::call_guard<py::gil_scoped_release>());
     names.emplace_back(name);
+  }
+
+  template <typename Function>
+  void add_on_cpu(const char* name, Function* function) {
+    module.def(name, function, py::call_guard<py::gil_scoped_release>());
+    only_on_cpu.emplace_back(name);
   }
 };
 
@@ -51,6 +58,8 @@ void add_operators(Operators& operators) {
   operators.add("count_nonzero", &count_nonzero);
   operators.add("count_nonzero_per_channel", &count_nonzero_per_channel);
   operators.add("smallest_magnitude_mask", &smallest_magnitude_mask);
+  operators.add_on_cpu("quant_conv2d", &quant_conv2d);
+  operators.add_on_cpu("quant_conv2d_values", &quant_conv2d_values);
 }
 
 std::vector<std::string> instruction_sets() {
@@ -88,9 +97,10 @@ void copy_stream(const Tensor& from, const Tensor& to) {
 
 PYBIND11_MODULE(_C, module) {
   using micronet::BufferPool;
-  micronet::Operators operators{module, {}};
+  micronet::Operators operators{module, {}, {}};
   micronet::add_operators(operators);
   module.attr("OPERATORS") = operators.names;
+  module.attr("OPERATORS_ON_CPU") = operators.only_on_cpu;
 #ifdef MICRONET_CUDA
   module.attr("DEVICES") = std::vector<std::string>{"cpu", "cuda"};
 #else

@@ -31,7 +31,7 @@ def is_dense(x: Tensor) -> bool:
     return True
 
 
-def _check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> None:
+def check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> None:
     if x.dtype != dtype:
         raise TypeError(f"{name} is {x.dtype}, but must be {dtype}")
     if shape is not None and x.shape != shape:
@@ -43,7 +43,7 @@ def _check_float(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} is {x.dtype}, but must be float32, bfloat16 or float16")
 
 
-def _check_same_device(name: str, x: Tensor, other: Tensor) -> None:
+def check_same_device(name: str, x: Tensor, other: Tensor) -> None:
     if x.device != other.device:
         raise ValueError(f"{name} is on {x.device}, but the data is on {other.device}")
 
@@ -60,7 +60,7 @@ def _check_order(name: str, x: Tensor) -> None:
 
 
 def _check_contiguous(name: str, x: Tensor, dtype: torch.dtype) -> None:
-    _check(name, x, dtype)
+    check(name, x, dtype)
     _check_order(name, x)
 
 
@@ -72,15 +72,15 @@ def _check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
         )
 
 
-def _check_weights(w: Tensor, mask: Tensor) -> None:
+def check_weights(w: Tensor, mask: Tensor) -> None:
     _check_float("w", w)
     _check_order("w", w)
     if w.dim() == 0 or w.numel() == 0:
         raise ValueError(f"w has shape {list(w.shape)}, but must have channels with elements")
-    _check("mask", mask, torch.uint8)
+    check("mask", mask, torch.uint8)
     if mask.numel():
         _check_bits("mask", mask, w.numel(), "weights")
-    _check_same_device("mask", mask, w)
+    check_same_device("mask", mask, w)
 
 
 def _check_count(name: str, count: int) -> None:
@@ -99,7 +99,7 @@ def _check_lists(**lists: list[Tensor] | list[int]) -> None:
 
 def move_range(found: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
     """Check of `move_range_`; a decay that float32 rounds to 1 would divide by 0."""
-    _check("extremes", found, torch.float32, (2,))
+    check("extremes", found, torch.float32, (2,))
     _check_state(found, ema, range, step, decay)
 
 
@@ -117,23 +117,23 @@ def _check_some(x: Tensor) -> None:
 
 def _check_state(x: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
     for name, state in (("ema", ema), ("range", range)):
-        _check(name, state, torch.float32, (2,))
-        _check_same_device(name, state, x)
+        check(name, state, torch.float32, (2,))
+        check_same_device(name, state, x)
     _check_step_count(x, step)
     if not 0 <= decay < 1 or struct.unpack("f", struct.pack("f", decay))[0] == 1:
         raise ValueError(f"decay is {decay}, but must lie in [0, 1) in float32")
 
 
 def _check_step_count(x: Tensor, step: Tensor) -> None:
-    _check("step", step, torch.int64, (1,))
-    _check_same_device("step", step, x)
+    check("step", step, torch.int64, (1,))
+    check_same_device("step", step, x)
 
 
 def fake_quant_per_tensor(x: Tensor, range: Tensor, levels: int, scheme: int) -> None:
     """Check of `fake_quant_per_tensor`."""
     _check_dense("x", x)
-    _check("range", range, torch.float32, (2,))
-    _check_same_device("range", range, x)
+    check("range", range, torch.float32, (2,))
+    check_same_device("range", range, x)
     check_quantiser(levels, scheme)
 
 
@@ -164,8 +164,8 @@ def dequantize_per_tensor(
     """Check of `dequantize_per_tensor`."""
     _check_code_levels(levels)
     unpack_codes(codes, numel, MOST_CODE_LEVELS)
-    _check("range", range, torch.float32, (2,))
-    _check_same_device("range", range, codes)
+    check("range", range, torch.float32, (2,))
+    check_same_device("range", range, codes)
     check_quantiser(levels, scheme)
 
 
@@ -173,12 +173,12 @@ def select_by_bits(grad: Tensor, bits: Tensor) -> None:
     """Check of the two gradients that keep or drop each element by a bit."""
     _check_dense("grad", grad)
     _check_bits("mask", bits, grad.numel(), "elements")
-    _check_same_device("mask", bits, grad)
+    check_same_device("mask", bits, grad)
 
 
 def per_channel(w: Tensor, mask: Tensor, levels: int, scheme: int) -> None:
     """Check of the operators that quantise weights; an empty mask keeps all."""
-    _check_weights(w, mask)
+    check_weights(w, mask)
     check_quantiser(levels, scheme)
 
 
@@ -204,27 +204,27 @@ def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> None:
 
 def _check_alike(name: str, tensors: list[Tensor]) -> None:
     for x in tensors:
-        _check(f"one of {name}", x, tensors[0].dtype)
-        _check_same_device(f"one of {name}", x, tensors[0])
+        check(f"one of {name}", x, tensors[0].dtype)
+        check_same_device(f"one of {name}", x, tensors[0])
 
 
 def learned_step(x: Tensor, mask: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> None:
     """Check of `fake_quant_learned_step`: one step for all of x, or one for each channel."""
     _check_dense("x", x)
-    _check("mask", mask, torch.uint8)
+    check("mask", mask, torch.uint8)
     if mask.numel():
         _check_bits("mask", mask, x.numel(), "elements")
-    _check_same_device("mask", mask, x)
+    check_same_device("mask", mask, x)
     channels = x.shape[0] if x.dim() else 1
-    _check("step", step, torch.float32)
+    check("step", step, torch.float32)
     if step.dim() != 1 or step.numel() not in (1, channels) or step.numel() == 0:
         raise ValueError(f"step has shape {list(step.shape)}, but must have [1] or [{channels}]")
     if step.numel() > 1:
         _check_order("x", x)
-    _check("zero_point", zero_point, torch.float32, tuple(step.shape))
+    check("zero_point", zero_point, torch.float32, tuple(step.shape))
     for name, other in (("step", step), ("zero_point", zero_point)):
         _check_order(name, other)
-        _check_same_device(name, other, x)
+        check_same_device(name, other, x)
     check_quantiser(levels, 0)
 
 
@@ -239,8 +239,8 @@ def learned_step_backward(
 ) -> None:
     """Check of `fake_quant_learned_step_backward`; the gradient lies in memory as x does."""
     learned_step(x, mask, step, zero_point, levels)
-    _check("grad", grad, x.dtype, tuple(x.shape))
-    _check_same_device("grad", grad, x)
+    check("grad", grad, x.dtype, tuple(x.shape))
+    check_same_device("grad", grad, x)
     if grad.stride() != x.stride():
         raise ValueError(f"grad has strides {list(grad.stride())}, but x has {list(x.stride())}")
 
@@ -285,7 +285,7 @@ def compact_by_bits(values: Tensor, bits: Tensor, count: int) -> None:
     """Check of `compact_by_bits`; that `count` bits are 1 is looked at by the kernels."""
     _check_values("values", values)
     _check_bits("bits", bits, values.numel(), "values")
-    _check_same_device("bits", bits, values)
+    check_same_device("bits", bits, values)
     _check_count("count", count)
 
 
@@ -293,7 +293,7 @@ def expand_by_bits(kept: Tensor, bits: Tensor, numel: int) -> None:
     """Check of `expand_by_bits`; that the bits suit the values is looked at by the kernels."""
     _check_values("kept", kept)
     unpack_bits(bits, numel)
-    _check_same_device("bits", bits, kept)
+    check_same_device("bits", bits, kept)
 
 
 def _check_values(name: str, values: Tensor) -> None:

@@ -9,7 +9,7 @@ namespace micronet {
 namespace {
 
 struct Available {
-  const Kernels* tables[4] = {};
+  const Kernels* tables[5] = {};
 
   Available() {
     int count = 0;
@@ -24,6 +24,7 @@ struct Available {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("bmi2")) {
       tables[count++] = &kAvx512Kernels;
+      if (__builtin_cpu_supports("avx512vnni")) tables[count++] = &kVnniKernels;
     }
 #endif
   }

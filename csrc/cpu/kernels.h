@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "../conv.h"
 #include "../core.h"
 
 namespace micronet {
@@ -40,6 +41,34 @@ struct LearnedRow {
   bool streamed;  // whether the output is aligned to 64 bytes and is written past the caches
 };
 
+// Pixels [pixels] of `depth` codes each, a multiple of four, times panels of sixteen channels; the
+// weights of each are padded with zeros. correction and ratio are padded to whole panels.
+struct ConvTile {
+  const uint8_t* x;
+  int64_t x_stride, pixels;
+  const int8_t* panels;
+  int64_t depth;
+  const int32_t* correction;
+  const float* ratio;
+  Accumulator kind;
+  void* out;
+  int64_t out_stride, out_channels;
+};
+
+// The lines of codes, null outside the image, that make a line of a depthwise convolution; weights
+// [kernel_height, kernel_width, channels].
+struct DepthwiseRow {
+  const uint8_t* const* lines;
+  int64_t kernel_height, kernel_width, width, channels, stride, left, dilation;
+  const int16_t* weights;
+  int zero_point;
+  const float* ratio;
+  bool fits_int16;
+  Accumulator kind;
+  void* out;
+  int64_t out_width;
+};
+
 // Where `streamed` is true, y is aligned to 64 bytes and is written past the caches.
 struct Kernels {
   const char* name;
@@ -66,6 +95,11 @@ struct Kernels {
   float (*learned_gradient)(const LearnedRow& row, Float type, const void* grad, void* grad_x);
   float (*sum_block)(const float* x, int64_t numel);
 
+  // Codes [first, first + count) of packed ones, a byte each.
+  void (*unpack)(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes);
+  void (*dot_tile)(const ConvTile& tile);
+  void (*depthwise_row)(const DepthwiseRow& row);
+
   void (*copy)(const float* from, int64_t numel, float* to);
 };
 
@@ -73,6 +107,7 @@ extern const Kernels kBaselineKernels;
 #ifdef MICRONET_X86
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kVnniKernels;
 #endif
 
 // What this machine runs, the fastest last, ended by null.

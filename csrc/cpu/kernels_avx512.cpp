@@ -1,7 +1,9 @@
 // The inner loops for avx512; compiled with that instruction set allowed.
 
 #include "vector_avx512.h"
-// The loops need the vector above them.
+// The vector first, then what is built on it.
+#include "dots_avx512.h"
+// The loops need both above them.
 #include "table.h"
 
 namespace micronet {

@@ -1,7 +1,9 @@
 // The inner loops for baseline; compiled with that instruction set allowed.
 
 #include "vector_baseline.h"
-// The loops need the vector above them.
+// The vector first, then what is built on it.
+#include "dots_baseline.h"
+// The loops need both above them.
 #include "table.h"
 
 namespace micronet {

@@ -3,6 +3,7 @@
 #define MICRONET_CPU_TABLE_H_
 
 #include "loops.h"
+#include "loops_conv.h"
 #include "loops_learned_step.h"
 #include "loops_weight.h"
 
@@ -133,6 +134,9 @@ constexpr Kernels table(const char* name) {
           learned_fake_quant_any,
           learned_gradient_any,
           sum_block,
+          unpack,
+          dot_tile,
+          depthwise_row_any,
           copy};
 }
 

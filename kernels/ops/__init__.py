@@ -12,6 +12,7 @@ from . import (
     fake_quant_weight,
     learned_step,
     mask_selection,
+    quant_conv,
 )
 from .registry import OPS
 
@@ -23,4 +24,5 @@ __all__ = [
     "fake_quant_weight",
     "learned_step",
     "mask_selection",
+    "quant_conv",
 ]

@@ -15,6 +15,7 @@ from . import (
     fake_quant_weight,
     learned_step,
     mask_selection,
+    quant_conv,
 )
 
 TABLE: dict[str, Callable[..., Any]] = {
@@ -41,5 +42,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "expand_by_bits": bits_and_counts.expand_by_bits,
     "count_nonzero": bits_and_counts.count_nonzero,
     "count_nonzero_per_channel": bits_and_counts.count_nonzero_per_channel,
+    "quant_conv2d": quant_conv.quant_conv2d,
+    "quant_conv2d_values": quant_conv.quant_conv2d_values,
     "smallest_magnitude_mask": mask_selection.smallest_magnitude_mask,
 }

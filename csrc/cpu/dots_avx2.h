@@ -1,0 +1,60 @@
+// Sixteen sums of four products of bytes each, in two AVX2 registers. See dots_baseline.h.
+#ifndef MICRONET_CPU_DOTS_AVX2_H_
+#define MICRONET_CPU_DOTS_AVX2_H_
+
+#include <cstring>
+
+#include "vector_avx2.h"
+
+namespace micronet {
+namespace {
+
+struct Dots {
+  __m256i a, b;  // channels 0 to 7, 8 to 15
+
+  static constexpr int kPixels = 2, kPanels = 2;
+
+  struct Weights {
+    __m256i a, b;
+  };
+
+  static Dots zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static Dots load(const int32_t* p) { return {half(p), half(p + 8)}; }
+  static Weights weights(const int8_t* p) { return {half(p), half(p + 32)}; }
+  static __m256i four(const uint8_t* p) {
+    int32_t word;
+    std::memcpy(&word, p, 4);
+    return _mm256_set1_epi32(word);
+  }
+
+  void add(__m256i x, const Weights& weights) {
+    a = _mm256_add_epi32(a, sum(x, weights.a));
+    b = _mm256_add_epi32(b, sum(x, weights.b));
+  }
+  friend Dots operator+(const Dots& x, const Dots& y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+  }
+  template <typename T>
+  void store(T* p, int count) const {
+    int32_t lanes[16];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
+    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
+  }
+  Vector value() const { return {_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)}; }
+
+ private:
+  template <typename T>
+  static __m256i half(const T* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  static __m256i sum(__m256i x, __m256i w) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+  }
+};
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_DOTS_AVX2_H_

@@ -1,0 +1,51 @@
+// Sixteen sums of four products of bytes each, in plain C++. The other dots_*.h do the same.
+#ifndef MICRONET_CPU_DOTS_BASELINE_H_
+#define MICRONET_CPU_DOTS_BASELINE_H_
+
+#include <cstdint>
+
+namespace micronet {
+namespace {
+
+struct Dots {
+  int32_t of[16];
+
+  // How large a block of sums the registers hold: pixels, and sixteens of output channels.
+  static constexpr int kPixels = 2, kPanels = 2;
+
+  struct Weights {
+    const int8_t* w;
+  };
+
+  static Dots zero() { return {}; }
+  static Dots load(const int32_t* p) {
+    Dots r;
+    for (int l = 0; l < 16; ++l) r.of[l] = p[l];
+    return r;
+  }
+  // Four weights of each of sixteen output channels, one channel after the other.
+  static Weights weights(const int8_t* p) { return {p}; }
+  static const uint8_t* four(const uint8_t* p) { return p; }
+
+  void add(const uint8_t* x, Weights weights) {
+    for (int l = 0; l < 16; ++l) {
+      for (int k = 0; k < 4; ++k) of[l] += x[k] * weights.w[4 * l + k];
+    }
+  }
+  friend Dots operator+(Dots a, const Dots& b) {
+    for (int l = 0; l < 16; ++l) a.of[l] += b.of[l];
+    return a;
+  }
+  template <typename T>
+  void store(T* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(of[l]);
+  }
+  Vector value() const {
+    return Vector::each([&](int l) { return static_cast<float>(of[l]); });
+  }
+};
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_DOTS_BASELINE_H_

@@ -1,0 +1,59 @@
+"""Geometry of convolutions over codes, and how wide their sums are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+# The largest magnitudes that int16 and int32 hold.
+MOST_INT16, MOST_INT32 = 2**15 - 1, 2**31 - 1
+
+
+class ConvShape(NamedTuple):
+    """Sizes of a convolution: [N, C, H, W] with [O, C / groups, KH, KW] into `output_size`."""
+
+    input_size: tuple[int, int, int, int]
+    output_size: tuple[int, int, int, int]
+    depth: int  # products that make one output
+
+    @classmethod
+    def of(
+        cls,
+        input_size: Sequence[int],
+        weight_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> "ConvShape":
+        """The shape for (y, x) strides and dilations, and padding (top, left, bottom, right).
+
+        Raises ValueError where the sizes do not fit each other.
+        """
+        n, c, height, width = input_size
+        out, group_channels, *kernel = weight_size
+        if c != group_channels * groups or out % groups:
+            raise ValueError(
+                f"weights {list(weight_size)} in {groups} groups do not fit {c} channels"
+            )
+        top, left, bottom, right = padding
+        sizes = zip(
+            (height + top + bottom, width + left + right), kernel, stride, dilation, strict=True
+        )
+        y, x = ((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
+        if min(y, x) < 1:
+            raise ValueError(f"an input of {height} by {width} is smaller than the kernel {kernel}")
+        return cls((n, c, height, width), (n, out, y, x), group_channels * kernel[0] * kernel[1])
+
+
+def accumulator_bound(shape: ConvShape, levels: int, weight_levels: int) -> int:
+    """The largest magnitude of a sum, whatever the input and the weights."""
+    return (levels - 1) * (weight_levels - 1) * shape.depth
+
+
+def accumulator_dtype(shape: ConvShape, levels: int, weight_levels: int) -> torch.dtype:
+    """The narrower of int16 and int32 that holds every sum; ValueError where neither does."""
+    bound = accumulator_bound(shape, levels, weight_levels)
+    if bound > MOST_INT32:
+        raise ValueError(f"sums of {shape.depth} products may reach {bound}, beyond 32 bits")
+    return torch.int16 if bound <= MOST_INT16 else torch.int32
