@@ -35,7 +35,7 @@ struct Dots {
     return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
   }
   template <typename T>
-  void store(T* p, int count) const {
+  void store(T* p, int count, bool) const {
     int32_t lanes[16];
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
@@ -51,6 +51,35 @@ struct Dots {
   // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
   static __m256i sum(__m256i x, __m256i w) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+  }
+};
+
+struct Shorts {
+  static constexpr int kLanes = 32;
+  __m256i a, b;
+
+  static Shorts zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static Shorts load(const int16_t* p) { return {half(p), half(p + 16)}; }
+  void add_product(const Shorts& w, const int16_t* x) {
+    a = _mm256_add_epi16(a, _mm256_mullo_epi16(w.a, half(x)));
+    b = _mm256_add_epi16(b, _mm256_mullo_epi16(w.b, half(x + 16)));
+  }
+  void store(int16_t* p, int count) const {
+    int16_t lanes[kLanes];
+    int16_t* to = count == kLanes ? p : lanes;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16), b);
+    if (to == lanes) std::memcpy(p, lanes, sizeof(int16_t) * static_cast<size_t>(count));
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    int16_t lanes[kLanes];
+    store(lanes, kLanes);
+    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  }
+
+ private:
+  static __m256i half(const int16_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
 };
 

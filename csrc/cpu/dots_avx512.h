@@ -38,11 +38,46 @@ struct Dots {
 #endif
   }
   friend Dots operator+(const Dots& x, const Dots& y) { return {_mm512_add_epi32(x.v, y.v)}; }
-  void store(int32_t* p, int count) const { _mm512_mask_storeu_epi32(p, Vector::first(count), v); }
-  void store(int16_t* p, int count) const {
-    _mm512_mask_cvtepi32_storeu_epi16(p, Vector::first(count), v);
+  void store(int32_t* p, int count, bool streamed) const {
+    if (streamed && count == 16 && reinterpret_cast<uintptr_t>(p) % 64 == 0) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(p), v);
+    } else {
+      _mm512_mask_storeu_epi32(p, Vector::first(count), v);
+    }
+  }
+  void store(int16_t* p, int count, bool streamed) const {
+    if (streamed && count == 16 && reinterpret_cast<uintptr_t>(p) % 32 == 0) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
+    } else {
+      _mm512_mask_cvtepi32_storeu_epi16(p, Vector::first(count), v);
+    }
   }
   Vector value() const { return {_mm512_cvtepi32_ps(v)}; }
+};
+
+struct Shorts {
+  static constexpr int kLanes = 32;
+  __m512i v;
+
+  static Shorts zero() { return {_mm512_setzero_si512()}; }
+  static Shorts load(const int16_t* p) { return {_mm512_loadu_si512(p)}; }
+  void add_product(const Shorts& w, const int16_t* x) {
+    v = _mm512_add_epi16(v, _mm512_mullo_epi16(w.v, _mm512_loadu_si512(x)));
+  }
+  void store(int16_t* p, int count) const {
+    _mm512_mask_storeu_epi16(p, static_cast<__mmask32>((uint64_t{1} << count) - 1), v);
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    store_half(_mm512_castsi512_si256(v), ratio, p, count);
+    if (count > 16) store_half(_mm512_extracti64x4_epi64(v, 1), ratio + 16, p + 16, count - 16);
+  }
+
+ private:
+  static void store_half(__m256i sums, const float* ratio, float* p, int count) {
+    const __mmask16 some = count < 16 ? Vector::first(count) : __mmask16{0xffff};
+    const __m512 whole = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));
+    _mm512_mask_storeu_ps(p, some, _mm512_mul_ps(whole, _mm512_maskz_loadu_ps(some, ratio)));
+  }
 };
 
 }  // namespace

@@ -36,12 +36,35 @@ struct Dots {
     for (int l = 0; l < 16; ++l) a.of[l] += b.of[l];
     return a;
   }
+  // `streamed` asks for a write past the caches, where p is aligned for it.
   template <typename T>
-  void store(T* p, int count) const {
+  void store(T* p, int count, bool) const {
     for (int l = 0; l < count; ++l) p[l] = static_cast<T>(of[l]);
   }
   Vector value() const {
     return Vector::each([&](int l) { return static_cast<float>(of[l]); });
+  }
+};
+
+// Sums of products of 16-bit integers, which fit 16 bits.
+struct Shorts {
+  static constexpr int kLanes = 32;
+  int16_t of[kLanes];
+
+  static Shorts zero() { return {}; }
+  static Shorts load(const int16_t* p) {
+    Shorts r;
+    for (int l = 0; l < kLanes; ++l) r.of[l] = p[l];
+    return r;
+  }
+  void add_product(const Shorts& w, const int16_t* x) {
+    for (int l = 0; l < kLanes; ++l) of[l] = static_cast<int16_t>(of[l] + w.of[l] * x[l]);
+  }
+  void store(int16_t* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = of[l];
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(of[l]) * ratio[l];
   }
 };
 

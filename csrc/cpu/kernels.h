@@ -53,15 +53,15 @@ struct ConvTile {
   Accumulator kind;
   void* out;
   int64_t out_stride, out_channels;
+  bool streamed;
 };
 
-// The lines of codes, null outside the image, that make a line of a depthwise convolution; weights
-// [kernel_height, kernel_width, channels].
+// The padded lines of integers that make a line of a depthwise convolution, and its weights
+// [kernel_height, kernel_width, channels]. Both may be read to the end of a vector.
 struct DepthwiseRow {
-  const uint8_t* const* lines;
-  int64_t kernel_height, kernel_width, width, channels, stride, left, dilation;
+  const int16_t* const* lines;
+  int64_t kernel_height, kernel_width, channels, stride, dilation;
   const int16_t* weights;
-  int zero_point;
   const float* ratio;
   bool fits_int16;
   Accumulator kind;
@@ -97,6 +97,9 @@ struct Kernels {
 
   // Codes [first, first + count) of packed ones, a byte each.
   void (*unpack)(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes);
+  // As above, each code plus zero_point.
+  void (*unpack_whole)(const uint8_t* packed, int64_t first, int64_t count, int zero_point,
+                       int16_t* whole);
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
 

@@ -3,7 +3,6 @@
 #define MICRONET_CPU_LOOPS_CONV_H_
 
 #include <cstring>
-#include <type_traits>
 
 #include "loops.h"
 
@@ -14,21 +13,31 @@ namespace {
 constexpr int kDeep = 4;
 constexpr int kPanelBytes = kWidth * kDeep;
 
+// Codes [first, first + count) of packed ones, each plus `zero_point`.
 template <typename T>
-MICRONET_INLINE T from_int(int32_t v) {
-  return static_cast<T>(v);
+MICRONET_INLINE void unpack_plus(const uint8_t* packed, int64_t first, int64_t count,
+                                 int zero_point, T* out) {
+  const auto low = [&](uint8_t two) { return static_cast<T>((two & 15) + zero_point); };
+  const auto high = [&](uint8_t two) { return static_cast<T>((two >> 4) + zero_point); };
+  if (count > 0 && first % 2 != 0) {
+    *out++ = high(packed[first / 2]);
+    ++first, --count;
+  }
+  const uint8_t* p = packed + first / 2;
+  for (int64_t i = 0; i < count / 2; ++i) {
+    out[2 * i] = low(p[i]);
+    out[2 * i + 1] = high(p[i]);
+  }
+  if (count % 2 != 0) out[count - 1] = low(p[count / 2]);
 }
 
-// Codes [first, first + count) of packed ones, a byte each.
 inline void unpack(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes) {
-  int64_t i = 0;
-  if (count > 0 && first % 2 != 0) codes[i++] = packed[first / 2] >> 4;
-  const uint8_t* p = packed + (first + i) / 2;
-  for (; i + 2 <= count; i += 2, ++p) {
-    codes[i] = *p & 15;
-    codes[i + 1] = *p >> 4;
-  }
-  if (i < count) codes[i] = *p & 15;
+  unpack_plus(packed, first, count, 0, codes);
+}
+
+inline void unpack_whole(const uint8_t* packed, int64_t first, int64_t count, int zero_point,
+                         int16_t* whole) {
+  unpack_plus(packed, first, count, zero_point, whole);
 }
 
 // Writes the first `count` of sixteen sums.
@@ -37,9 +46,9 @@ MICRONET_INLINE void put(const Dots& sums, const ConvTile& tile, int64_t pixel, 
   const int count = left < kWidth ? static_cast<int>(left) : kWidth;
   const Dots whole = sums + Dots::load(tile.correction + channel);
   if (tile.kind == kInt32) {
-    whole.store(static_cast<int32_t*>(tile.out) + at, count);
+    whole.store(static_cast<int32_t*>(tile.out) + at, count, tile.streamed);
   } else if (tile.kind == kInt16) {
-    whole.store(static_cast<int16_t*>(tile.out) + at, count);
+    whole.store(static_cast<int16_t*>(tile.out) + at, count, tile.streamed);
   } else {
     store(whole.value() * Vector::load(tile.ratio + channel), static_cast<float*>(tile.out) + at,
           count);
@@ -94,65 +103,69 @@ inline void dot_tile(const ConvTile& tile) {
       channel += kWidth;
     }
   }
+  Vector::fence();
 }
 
-// One row of outputs of a depthwise convolution. Plain loops over channels, which compilers turn
-// into vectors of sixteen 16-bit integers and more.
-template <typename Sum, typename T>
-MICRONET_INLINE void depthwise_pixel(const DepthwiseRow& row, int64_t x, int64_t from, int64_t to,
-                                     T* out) {
-  constexpr int64_t kBlock = 64;
-  for (int64_t c0 = from; c0 < to; c0 += kBlock) {
-    const int64_t count = to - c0 < kBlock ? to - c0 : kBlock;
-    Sum sums[kBlock] = {};
-    for (int64_t ky = 0; ky < row.kernel_height; ++ky) {
-      const uint8_t* line = row.lines[ky];
-      if (line == nullptr) continue;
-      for (int64_t kx = 0; kx < row.kernel_width; ++kx) {
-        const int64_t at = x * row.stride - row.left + kx * row.dilation;
-        if (at < 0 || at >= row.width) continue;
-        const uint8_t* codes = line + at * row.channels + c0;
-        const int16_t* w = row.weights + (ky * row.kernel_width + kx) * row.channels + c0;
-        const Sum zero = static_cast<Sum>(row.zero_point);
-        if (count == kBlock) {
-          for (int64_t c = 0; c < kBlock; ++c) {
-            sums[c] = static_cast<Sum>(sums[c] + (codes[c] + zero) * w[c]);
-          }
-        } else {
-          for (int64_t c = 0; c < count; ++c) {
-            sums[c] = static_cast<Sum>(sums[c] + (codes[c] + zero) * w[c]);
-          }
+// kPixels outputs of 32 channels of a depthwise convolution; `count` of the channels are written.
+template <int kPixels>
+MICRONET_INLINE void depthwise_block(const DepthwiseRow& row, int64_t x, int64_t c, int count) {
+  Shorts sums[kPixels];
+  for (Shorts& sum : sums) sum = Shorts::zero();
+  const int64_t step = row.stride * row.channels;
+  for (int64_t ky = 0; ky < row.kernel_height; ++ky) {
+    for (int64_t kx = 0; kx < row.kernel_width; ++kx) {
+      const int64_t tap = ky * row.kernel_width + kx;
+      const Shorts w = Shorts::load(row.weights + tap * row.channels + c);
+      const int16_t* in = row.lines[ky] + (x * row.stride + kx * row.dilation) * row.channels + c;
+      for (int p = 0; p < kPixels; ++p) sums[p].add_product(w, in + p * step);
+    }
+  }
+  for (int p = 0; p < kPixels; ++p) {
+    const int64_t at = (x + p) * row.channels + c;
+    if (row.kind == kInt16) {
+      sums[p].store(static_cast<int16_t*>(row.out) + at, count);
+    } else {
+      sums[p].store_values(row.ratio + c, static_cast<float*>(row.out) + at, count);
+    }
+  }
+}
+
+inline void depthwise_row_int16(const DepthwiseRow& row) {
+  constexpr int kPixels = 8;
+  for (int64_t c = 0; c < row.channels; c += Shorts::kLanes) {
+    const int64_t left = row.channels - c;
+    const int count = left < Shorts::kLanes ? static_cast<int>(left) : Shorts::kLanes;
+    int64_t x = 0;
+    for (; x + kPixels <= row.out_width; x += kPixels) depthwise_block<kPixels>(row, x, c, count);
+    for (; x + 2 <= row.out_width; x += 2) depthwise_block<2>(row, x, c, count);
+    for (; x < row.out_width; ++x) depthwise_block<1>(row, x, c, count);
+  }
+}
+
+// Where sums need 32 bits: weights of more than four bits, or a large kernel.
+inline void depthwise_row_int32(const DepthwiseRow& row) {
+  for (int64_t x = 0; x < row.out_width; ++x) {
+    for (int64_t c = 0; c < row.channels; ++c) {
+      int32_t sum = 0;
+      for (int64_t ky = 0; ky < row.kernel_height; ++ky) {
+        for (int64_t kx = 0; kx < row.kernel_width; ++kx) {
+          const int64_t column = x * row.stride + kx * row.dilation;
+          const int64_t tap = ky * row.kernel_width + kx;
+          sum += row.lines[ky][column * row.channels + c] * row.weights[tap * row.channels + c];
         }
       }
-    }
-    for (int64_t c = 0; c < count; ++c) {
-      if constexpr (std::is_same_v<T, float>) {
-        out[c0 + c] = static_cast<float>(sums[c]) * row.ratio[c0 + c];
+      const int64_t at = x * row.channels + c;
+      if (row.kind == kValue) {
+        static_cast<float*>(row.out)[at] = static_cast<float>(sum) * row.ratio[c];
       } else {
-        out[c0 + c] = static_cast<T>(sums[c]);
+        static_cast<int32_t*>(row.out)[at] = sum;
       }
     }
   }
 }
 
-template <typename Sum, typename T>
 inline void depthwise_row(const DepthwiseRow& row) {
-  T* out = static_cast<T*>(row.out);
-  for (int64_t x = 0; x < row.out_width; ++x) {
-    depthwise_pixel<Sum>(row, x, 0, row.channels, out + x * row.channels);
-  }
-}
-
-inline void depthwise_row_any(const DepthwiseRow& row) {
-  if (row.kind == kInt16) {
-    depthwise_row<int16_t, int16_t>(row);
-  } else if (row.kind == kInt32) {
-    depthwise_row<int32_t, int32_t>(row);
-  } else if (row.fits_int16) {
-    depthwise_row<int16_t, float>(row);
-  } else {
-    depthwise_row<int32_t, float>(row);
-  }
+  row.fits_int16 ? depthwise_row_int16(row) : depthwise_row_int32(row);
 }
 
 }  // namespace

@@ -135,8 +135,9 @@ constexpr Kernels table(const char* name) {
           learned_gradient_any,
           sum_block,
           unpack,
+          unpack_whole,
           dot_tile,
-          depthwise_row_any,
+          depthwise_row,
           copy};
 }
 
