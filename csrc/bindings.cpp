@@ -5,6 +5,7 @@
 
 #include "bindings/activation.h"
 #include "bindings/bits.h"
+#include "bindings/block.h"
 #include "bindings/conv.h"
 #include "bindings/lists.h"
 #include "bindings/weight.h"
@@ -60,6 +61,14 @@ void add_operators(Operators& operators) {
   operators.add("smallest_magnitude_mask", &smallest_magnitude_mask);
   operators.add_on_cpu("quant_conv2d", &quant_conv2d);
   operators.add_on_cpu("quant_conv2d_values", &quant_conv2d_values);
+  operators.add_on_cpu("channel_moments", &channel_moments);
+  operators.add_on_cpu("block_extremes", &block_extremes);
+  operators.add_on_cpu("block_codes", &block_codes);
+  operators.add_on_cpu("block_values", &block_values);
+  operators.add_on_cpu("block_means", &block_means);
+  operators.add_on_cpu("block_gradient_sums", &block_gradient_sums);
+  operators.add_on_cpu("block_gradient", &block_gradient);
+  operators.add_on_cpu("block_gate_gradient", &block_gate_gradient);
 }
 
 std::vector<std::string> instruction_sets() {

@@ -20,6 +20,14 @@ class Scheme(IntEnum):
     DISTILLER_SYMMETRIC = 2
 
 
+class Function(IntEnum):
+    """What follows a normalised convolution; the numbers are those of `csrc/function.h`."""
+
+    IDENTITY = 0
+    RELU = 1
+    SWISH = 2
+
+
 # The largest group of codes is one byte, so that a group is unpacked by one table look-up.
 MAX_GROUP_BITS = 8
 

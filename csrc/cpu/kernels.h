@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "../block.h"
 #include "../conv.h"
 #include "../core.h"
 
@@ -69,6 +70,21 @@ struct DepthwiseRow {
   int64_t out_width;
 };
 
+// Elements that lie side by side, with their constants; see Block.
+struct BlockRun {
+  const void* acc;
+  Accumulator type;
+  int64_t count;
+  const float *m, *b, *gate;
+  Function function;
+};
+
+// The gradient to values of a run; it passes from lo to hi.
+struct GradientRun {
+  const float *grad, *extra;
+  float lo, hi;
+};
+
 // Where `streamed` is true, y is aligned to 64 bytes and is written past the caches.
 struct Kernels {
   const char* name;
@@ -102,6 +118,19 @@ struct Kernels {
                        int16_t* whole);
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
+
+  // Sums are added to, and extremes widened, place by place of a run.
+  void (*block_moments)(const BlockRun& run, double* sums, double* squares);
+  void (*block_extremes)(const BlockRun& run, float* least, float* most, int32_t* bad);
+  void (*block_codes)(const BlockRun& run, const Quantiser& q, uint8_t* codes);
+  void (*block_values)(const BlockRun& run, float* values);
+  void (*block_add)(const BlockRun& run, float* sums);
+  void (*block_gradient_sums)(const BlockRun& run, const GradientRun& g, float* sums,
+                              float* products);
+  void (*block_gradient)(const BlockRun& run, const GradientRun& g, const float* const* k,
+                         float* out);
+  void (*block_gate_gradient)(const BlockRun& run, const GradientRun& g, float* grad_a,
+                              float* grad_gate);
 
   void (*copy)(const float* from, int64_t numel, float* to);
 };

@@ -3,6 +3,7 @@
 #define MICRONET_CPU_TABLE_H_
 
 #include "loops.h"
+#include "loops_block.h"
 #include "loops_conv.h"
 #include "loops_learned_step.h"
 #include "loops_weight.h"
@@ -138,6 +139,14 @@ constexpr Kernels table(const char* name) {
           unpack_whole,
           dot_tile,
           depthwise_row,
+          block_moments,
+          block_extremes,
+          block_codes,
+          block_values,
+          block_add,
+          block_gradient_sums,
+          block_gradient,
+          block_gate_gradient,
           copy};
 }
 

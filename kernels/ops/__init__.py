@@ -7,6 +7,7 @@ float16; the arithmetic is float32 and results are rounded to the input's dtype 
 
 from . import (
     bits_and_counts,
+    block,
     codes,
     fake_quant_activation,
     fake_quant_weight,
@@ -19,6 +20,7 @@ from .registry import OPS
 __all__ = [
     "OPS",
     "bits_and_counts",
+    "block",
     "codes",
     "fake_quant_activation",
     "fake_quant_weight",

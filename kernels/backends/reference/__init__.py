@@ -10,6 +10,7 @@ from typing import Any
 
 from . import (
     bits_and_counts,
+    block,
     codes,
     fake_quant_activation,
     fake_quant_weight,
@@ -44,5 +45,13 @@ TABLE: dict[str, Callable[..., Any]] = {
     "count_nonzero_per_channel": bits_and_counts.count_nonzero_per_channel,
     "quant_conv2d": quant_conv.quant_conv2d,
     "quant_conv2d_values": quant_conv.quant_conv2d_values,
+    "channel_moments": block.channel_moments,
+    "block_extremes": block.block_extremes,
+    "block_codes": block.block_codes,
+    "block_values": block.block_values,
+    "block_means": block.block_means,
+    "block_gradient_sums": block.block_gradient_sums,
+    "block_gradient": block.block_gradient,
+    "block_gate_gradient": block.block_gate_gradient,
     "smallest_magnitude_mask": mask_selection.smallest_magnitude_mask,
 }

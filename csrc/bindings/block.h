@@ -1,0 +1,158 @@
+// What follows a convolution in a block, as functions of tensors. Part of bindings.cpp.
+#ifndef MICRONET_BINDINGS_BLOCK_H_
+#define MICRONET_BINDINGS_BLOCK_H_
+
+#include "../block.h"
+#include "tensors.h"
+
+namespace micronet {
+namespace {
+
+Accumulator accumulator_of(const Tensor& acc) {
+  switch (acc.scalar_type()) {
+    case at::kShort:
+      return kInt16;
+    case at::kInt:
+      return kInt32;
+    case at::kFloat:
+      return kValue;
+    default:
+      TORCH_CHECK(false, "expected int16, int32 or float32");
+  }
+}
+
+void check_images(const Tensor& x) {
+  TORCH_CHECK(x.dim() == 4 && x.numel() > 0 && x.is_contiguous(at::MemoryFormat::ChannelsLast),
+              "expected images, channels last");
+}
+
+const float* floats_or_null(const Tensor& x, int64_t numel) {
+  if (x.numel() == 0) return nullptr;
+  check_state(x, at::kFloat, numel);
+  return x.const_data_ptr<float>();
+}
+
+// The accumulators acc [N, C, H, W] with m and b [C], and a gate [N, C] unless it is empty.
+Block block_of(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function,
+               const Tensor& gate) {
+  check_images(acc);
+  const int64_t n = acc.size(0), c = acc.size(1);
+  check_state(m, at::kFloat, c);
+  check_state(b, at::kFloat, c);
+  TORCH_CHECK(function >= kIdentity && function <= kSwish, "expected a function");
+  return {acc.const_data_ptr(),
+          accumulator_of(acc),
+          n,
+          acc.size(2) * acc.size(3),
+          c,
+          m.const_data_ptr<float>(),
+          b.const_data_ptr<float>(),
+          static_cast<Function>(function),
+          floats_or_null(gate, n * c)};
+}
+
+BlockGradient block_gradient_of(const Tensor& grad, const Tensor& acc, const Tensor& range,
+                                const Tensor& extra) {
+  check_images(grad);
+  TORCH_CHECK(grad.sizes() == acc.sizes() && grad.scalar_type() == at::kFloat,
+              "expected a float32 gradient like the accumulators");
+  return {grad.const_data_ptr<float>(), floats_or_null(range, 2),
+          floats_or_null(extra, acc.size(0) * acc.size(1))};
+}
+
+Tensor images_like(const Tensor& acc, at::ScalarType dtype) {
+  return output(acc.sizes(), acc.strides(), acc.options().dtype(dtype).requires_grad(false));
+}
+
+// Sums [2, C], in float64; run(partial sums of the units, sums).
+template <typename Run>
+Tensor two_sums_of(const Tensor& acc, const Block& block, const Run& run) {
+  const auto options = acc.options().dtype(at::kDouble).requires_grad(false);
+  const Tensor partial = at::empty({block_units(block), 2, block.channels}, options);
+  const Tensor sums = at::empty({2, block.channels}, options);
+  raise_unless_ok(run(partial.mutable_data_ptr<double>(), sums.mutable_data_ptr<double>()));
+  return sums;
+}
+
+Tensor channel_moments(const Tensor& acc) {
+  check_images(acc);
+  const auto floats = acc.options().dtype(at::kFloat).requires_grad(false);
+  const Tensor none = at::zeros({acc.size(1)}, floats);
+  const Block block = block_of(acc, none, none, kIdentity, at::empty({0}, floats));
+  return two_sums_of(acc, block, [&](double* partial, double* sums) {
+    return block_moments_cpu(block, partial, sums, kParallel);
+  });
+}
+
+Tensor block_extremes(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function,
+                      const Tensor& gate) {
+  const Block block = block_of(acc, m, b, function, gate);
+  const Tensor partial = at::empty({2 * block_units(block)}, m.options().requires_grad(false));
+  const Tensor extremes = at::empty({2}, m.options().requires_grad(false));
+  raise_unless_ok(
+      block_extremes_cpu(block, floats_of_output(partial), floats_of_output(extremes), kParallel));
+  return extremes;
+}
+
+Tensor block_codes(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function,
+                   const Tensor& gate, const Tensor& range, int64_t levels) {
+  const Block block = block_of(acc, m, b, function, gate);
+  check_state(range, at::kFloat, 2);
+  TORCH_CHECK(levels >= 2 && levels <= kCodeLevels, "expected levels that fit codes");
+  const Tensor codes = output_flat(acc, packed_bytes(acc.numel(), kCodeLevels), at::kByte);
+  raise_unless_ok(block_codes_cpu(block, range.const_data_ptr<float>(), static_cast<int>(levels),
+                                  bytes_of_output(codes), kParallel));
+  return codes;
+}
+
+Tensor block_values(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function,
+                    const Tensor& gate) {
+  const Block block = block_of(acc, m, b, function, gate);
+  const Tensor values = images_like(acc, at::kFloat);
+  raise_unless_ok(block_values_cpu(block, floats_of_output(values), kParallel));
+  return values;
+}
+
+Tensor block_means(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function) {
+  const Block block = block_of(acc, m, b, function, at::empty({0}, m.options()));
+  const Tensor means = at::empty({block.images, block.channels}, m.options().requires_grad(false));
+  raise_unless_ok(block_means_cpu(block, floats_of_output(means), kParallel));
+  return means;
+}
+
+Tensor block_gradient_sums(const Tensor& grad, const Tensor& acc, const Tensor& m, const Tensor& b,
+                           int64_t function, const Tensor& range, const Tensor& extra) {
+  const Block block = block_of(acc, m, b, function, at::empty({0}, m.options()));
+  const BlockGradient gradient = block_gradient_of(grad, acc, range, extra);
+  return two_sums_of(acc, block, [&](double* partial, double* sums) {
+    return block_gradient_sums_cpu(block, gradient, partial, sums, kParallel);
+  });
+}
+
+Tensor block_gradient(const Tensor& grad, const Tensor& acc, const Tensor& m, const Tensor& b,
+                      int64_t function, const Tensor& range, const Tensor& extra, const Tensor& k) {
+  const Block block = block_of(acc, m, b, function, at::empty({0}, m.options()));
+  const BlockGradient gradient = block_gradient_of(grad, acc, range, extra);
+  check_state(k, at::kFloat, 3 * block.channels);
+  const Tensor out = images_like(acc, at::kFloat);
+  raise_unless_ok(block_gradient_cpu(block, gradient, k.const_data_ptr<float>(),
+                                     floats_of_output(out), kParallel));
+  return out;
+}
+
+TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tensor& m,
+                               const Tensor& b, int64_t function, const Tensor& gate,
+                               const Tensor& range) {
+  const Block block = block_of(acc, m, b, function, gate);
+  TORCH_CHECK(block.gate != nullptr, "expected a gate");
+  const BlockGradient gradient = block_gradient_of(grad, acc, range, at::empty({0}, m.options()));
+  const Tensor grad_a = images_like(acc, at::kFloat), grad_gate = at::empty_like(gate);
+  raise_unless_ok(block_gate_gradient_cpu(block, gradient, floats_of_output(grad_a),
+                                          floats_of_output(grad_gate), kParallel));
+  return {grad_a, grad_gate};
+}
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_BINDINGS_BLOCK_H_

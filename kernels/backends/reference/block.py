@@ -1,0 +1,170 @@
+"""What follows a convolution in a block: an affine map, a function, a gate, codes; and the way back.
+
+z = fma(acc, m, b), a = function(z), and a * gate where there is one. exp is a polynomial of fused
+multiply-adds, which are done here in float64 and rounded to odd, so that the second rounding, to
+float32, gives what one rounding would.
+"""
+
+import torch
+from torch import Tensor
+
+from ...scheme import Function, Scheme
+from .codes import pack_codes
+from .fake_quant_activation import CODE_SLOTS, memory_order
+from .quantiser import codes, is_inside, make_quantiser
+
+# Cephes' expf (Moshier): the polynomial, and ln 2 in two parts.
+_POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_FIRST = 1.9875691500e-4
+_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, -0.693359375, 2.12194440e-4
+
+
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a * b + c of float32 tensors, rounded once."""
+    product, addend = a.double() * b.double(), c.double()
+    total = product + addend
+    # What the sum lost (Knuth): it tells on which side of `total` the exact sum lies.
+    back = total - product
+    lost = (product - (total - back)) + (addend - back)
+    bits = total.view(torch.int64)
+    towards = torch.where((lost > 0) == (total > 0), 1, -1)
+    is_odd = (bits & 1) == 1
+    odd = torch.where((lost == 0) | is_odd | ~total.isfinite(), bits, bits + towards)
+    # An even sum has an odd neighbour on either side; the exact sum lies next to the chosen one.
+    return odd.view(torch.float64).float()
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    return torch.full_like(like, value)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e^x of float32 x as `exp_float` in csrc/function.h."""
+    v = x.clamp(-104.0, 89.0)
+    n = torch.round(v * torch.tensor(_LOG2_E, dtype=torch.float32))
+    r = fma(n, _number(_LN2_HIGH, n), v)
+    r = fma(n, _number(_LN2_LOW, n), r)
+    p = _number(_FIRST, r)
+    for factor in _POLYNOMIAL:
+        p = fma(p, r, _number(factor, r))
+    p = fma(p, r * r, r) + 1.0
+    half = torch.round(n * 0.5)
+    return (p * _power_of_two(half)) * _power_of_two(n - half)
+
+
+def _power_of_two(n: Tensor) -> Tensor:
+    """2^n for whole numbers in [-126, 127]; anything for NaN."""
+    return ((n.nan_to_num(nan=0.0).to(torch.int32) + 127) << 23).view(torch.float32)
+
+
+def _activate(z: Tensor, function: int) -> Tensor:
+    if function == Function.RELU:
+        return torch.where(z < 0, 0.0, z)
+    return z / (1.0 + exp(-z)) if function == Function.SWISH else z
+
+
+def _slope(z: Tensor, function: int) -> Tensor:
+    if function == Function.RELU:
+        return (z > 0).float()
+    if function == Function.IDENTITY:
+        return torch.ones_like(z)
+    sigmoid = torch.ones_like(z) / (1.0 + exp(-z))
+    return sigmoid * (1.0 + z * (1.0 - sigmoid))
+
+
+def _preactivation(acc: Tensor, m: Tensor, b: Tensor) -> Tensor:
+    wide = m[:, None, None].expand(acc.shape)
+    return fma(acc.float(), wide, b[:, None, None].expand(acc.shape))
+
+
+def channel_moments(acc: Tensor) -> Tensor:
+    """Sums of the accumulators and of their squares by channel, float64 [2, C]."""
+    v = acc.double()
+    return torch.stack([v.sum((0, 2, 3)), (v * v).sum((0, 2, 3))])
+
+
+def block_values(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> Tensor:
+    """The values [N, C, H, W], float32, channels last."""
+    a = _activate(_preactivation(acc, m, b), function)
+    values = a * gate[:, :, None, None] if gate.numel() else a
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def block_extremes(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> Tensor:
+    """The least and the largest value [2], both NaN where one is."""
+    return torch.stack(torch.aminmax(block_values(acc, m, b, function, gate))) + 0.0
+
+
+def block_codes(
+    acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor, levels: int
+) -> Tensor:
+    """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
+    q = make_quantiser(range[0], range[1], levels, Scheme.AFFINE)
+    whole = codes(block_values(acc, m, b, function, gate), q).nan_to_num(nan=0.0)
+    return pack_codes(memory_order(whole.to(torch.uint8)), CODE_SLOTS)
+
+
+def block_means(acc: Tensor, m: Tensor, b: Tensor, function: int) -> Tensor:
+    """Means over the positions [N, C], each summed in float32 from the first position on."""
+    a = _activate(_preactivation(acc, m, b), function).flatten(2)
+    total = torch.zeros_like(a[..., 0])
+    for each in a.unbind(2):
+        total = total + each
+    return total / torch.full_like(total, a.shape[2])
+
+
+def _gradient(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+) -> Tensor:
+    """The gradient to z."""
+    z = _preactivation(acc, m, b)
+    passed = _passed(grad, _activate(z, function), range)
+    if extra.numel():
+        passed = passed + extra[:, :, None, None]
+    return passed * _slope(z, function)
+
+
+def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
+    if not range.numel():
+        return grad
+    q = make_quantiser(range[0], range[1], 2, Scheme.AFFINE)
+    return torch.where(is_inside(value, q), grad, 0.0)
+
+
+def block_gradient_sums(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+) -> Tensor:
+    """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
+    dz = _gradient(grad, acc, m, b, function, range, extra)
+    return torch.stack([dz.double().sum((0, 2, 3)), (dz * acc.float()).double().sum((0, 2, 3))])
+
+
+def block_gradient(
+    grad: Tensor,
+    acc: Tensor,
+    m: Tensor,
+    b: Tensor,
+    function: int,
+    range: Tensor,
+    extra: Tensor,
+    k: Tensor,
+) -> Tensor:
+    """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
+    dz = _gradient(grad, acc, m, b, function, range, extra)
+    k0, k1, k2 = k[:, :, None, None]
+    out = dz * k0 + (acc.float() * k1 + k2)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def block_gate_gradient(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients to a, [N, C, H, W], and to the gate, [N, C], summed from the first position."""
+    a = _activate(_preactivation(acc, m, b), function)
+    wide = gate[:, :, None, None]
+    passed = _passed(grad, a * wide, range)
+    products = (passed * a).flatten(2)
+    total = torch.zeros_like(products[..., 0])
+    for each in products.unbind(2):
+        total = total + each
+    return (passed * wide).contiguous(memory_format=torch.channels_last), total

@@ -1,0 +1,96 @@
+"""What the operators on accumulators and their values refuse."""
+
+import torch
+from torch import Tensor
+
+from .checks import MOST_CODE_LEVELS, check, check_same_device
+from .scheme import Function, check_quantiser
+
+ACCUMULATORS = (torch.int16, torch.int32, torch.float32)
+
+
+def channel_moments(acc: Tensor) -> None:
+    """Check of `channel_moments`."""
+    if acc.dtype not in ACCUMULATORS:
+        raise TypeError(f"acc is {acc.dtype}, but must be int16, int32 or float32")
+    _check_images("acc", acc)
+
+
+def _check_images(name: str, x: Tensor) -> None:
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {list(x.shape)}, but must have [N, C, H, W], none 0")
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
+
+
+def _check_like(acc: Tensor, **others: tuple[Tensor, tuple[int, ...]]) -> None:
+    for name, (other, shape) in others.items():
+        check(name, other, torch.float32, shape)
+        check_same_device(name, other, acc)
+
+
+def _optional(x: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    return x, shape if x.numel() else (0,)
+
+
+def affine(acc: Tensor, m: Tensor, b: Tensor, function: int) -> None:
+    """Check of what all operators on values share, `block_means` first."""
+    channel_moments(acc)
+    channels = (acc.shape[1],)
+    _check_like(acc, m=(m, channels), b=(b, channels))
+    if function not in tuple(Function):
+        raise ValueError(f"function is {function}, which is none of {list(map(int, Function))}")
+
+
+def values(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> None:
+    """Check of `block_values` and `block_extremes`; an empty gate is none."""
+    affine(acc, m, b, function)
+    _check_like(acc, gate=_optional(gate, tuple(acc.shape[:2])))
+
+
+def codes(
+    acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor, levels: int
+) -> None:
+    """Check of `block_codes`."""
+    values(acc, m, b, function, gate)
+    _check_like(acc, range=(range, (2,)))
+    check_quantiser(levels, 0)
+    if levels > MOST_CODE_LEVELS:
+        raise ValueError(f"levels is {levels}, but a code of four bits has {MOST_CODE_LEVELS}")
+
+
+def gradient_sums(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+) -> None:
+    """Check of `block_gradient_sums`; an empty range lets everything pass, no extra adds 0."""
+    affine(acc, m, b, function)
+    _check_images("grad", grad)
+    _check_like(
+        acc,
+        grad=(grad, tuple(acc.shape)),
+        range=_optional(range, (2,)),
+        extra=_optional(extra, tuple(acc.shape[:2])),
+    )
+
+
+def gradient(
+    grad: Tensor,
+    acc: Tensor,
+    m: Tensor,
+    b: Tensor,
+    function: int,
+    range: Tensor,
+    extra: Tensor,
+    k: Tensor,
+) -> None:
+    """Check of `block_gradient`."""
+    gradient_sums(grad, acc, m, b, function, range, extra)
+    _check_like(acc, k=(k, (3, acc.shape[1])))
+
+
+def gate_gradient(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
+) -> None:
+    """Check of `block_gate_gradient`."""
+    gradient_sums(grad, acc, m, b, function, range, gate.new_empty(0))
+    _check_like(acc, gate=(gate, tuple(acc.shape[:2])))
