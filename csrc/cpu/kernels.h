@@ -120,17 +120,14 @@ struct Kernels {
   void (*depthwise_row)(const DepthwiseRow& row);
 
   // Sums are added to, and extremes widened, place by place of a run.
-  void (*block_moments)(const BlockRun& run, double* sums, double* squares);
-  void (*block_extremes)(const BlockRun& run, float* least, float* most, int32_t* bad);
-  void (*block_codes)(const BlockRun& run, const Quantiser& q, uint8_t* codes);
-  void (*block_values)(const BlockRun& run, float* values);
-  void (*block_add)(const BlockRun& run, float* sums);
-  void (*block_gradient_sums)(const BlockRun& run, const GradientRun& g, float* sums,
-                              float* products);
-  void (*block_gradient)(const BlockRun& run, const GradientRun& g, const float* const* k,
-                         float* out);
-  void (*block_gate_gradient)(const BlockRun& run, const GradientRun& g, float* grad_a,
-                              float* grad_gate);
+  void (*block_moments)(BlockRun run, double* sums, double* squares);
+  void (*block_extremes)(BlockRun run, float* least, float* most, int32_t* bad);
+  void (*block_codes)(BlockRun run, Quantiser q, uint8_t* codes);
+  void (*block_values)(BlockRun run, float* values);
+  void (*block_add)(BlockRun run, float* sums);
+  void (*block_gradient_sums)(BlockRun run, GradientRun g, float* sums, float* products);
+  void (*block_gradient)(BlockRun run, GradientRun g, const float* const* k, float* out);
+  void (*block_gate_gradient)(BlockRun run, GradientRun g, float* grad_a, float* grad_gate);
 
   void (*copy)(const float* from, int64_t numel, float* to);
 };

@@ -53,13 +53,14 @@ inline void with_gate(const BlockRun& run, const Body& body) {
 }
 
 template <typename F, typename G, typename T>
-MICRONET_HD float value_at(const BlockRun& run, const T* acc, int64_t i, F, G) {
+MICRONET_INLINE float value_at(const BlockRun& run, const T* acc, int64_t i, F, G) {
   const float a = activate<F::value>(fmaf(static_cast<float>(acc[i]), run.m[i], run.b[i]));
   return G::value != 0 ? a * run.gate[i] : a;
 }
 
-inline void block_moments(const BlockRun& run, double* sums, double* squares) {
-  with_accumulator(run, [&](const auto* acc) {
+inline void block_moments(BlockRun run, double* sums, double* squares) {
+  with_accumulator(run, [=](const auto* acc) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const double v = static_cast<double>(acc[i]);
       sums[i] += v;
@@ -69,8 +70,9 @@ inline void block_moments(const BlockRun& run, double* sums, double* squares) {
 }
 
 // Extremes of each place apart; `bad` is not 0 where a value was NaN.
-inline void block_extremes(const BlockRun& run, float* least, float* most, int32_t* bad) {
-  with_gate(run, [&](const auto* acc, auto function, auto gate) {
+inline void block_extremes(BlockRun run, float* least, float* most, int32_t* bad) {
+  with_gate(run, [=](const auto* acc, auto function, auto gate) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float v = value_at(run, acc, i, function, gate);
       least[i] = v < least[i] ? v : least[i];
@@ -80,8 +82,9 @@ inline void block_extremes(const BlockRun& run, float* least, float* most, int32
   });
 }
 
-inline void block_codes(const BlockRun& run, const Quantiser& q, uint8_t* codes) {
-  with_gate(run, [&](const auto* acc, auto function, auto gate) {
+inline void block_codes(BlockRun run, Quantiser q, uint8_t* codes) {
+  with_gate(run, [=](const auto* acc, auto function, auto gate) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float code = quantise(value_at(run, acc, i, function, gate), q);
       codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code == code ? code : 0.0f));
@@ -89,31 +92,33 @@ inline void block_codes(const BlockRun& run, const Quantiser& q, uint8_t* codes)
   });
 }
 
-inline void block_values(const BlockRun& run, float* values) {
-  with_gate(run, [&](const auto* acc, auto function, auto gate) {
+inline void block_values(BlockRun run, float* values) {
+  with_gate(run, [=](const auto* acc, auto function, auto gate) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) values[i] = value_at(run, acc, i, function, gate);
   });
 }
 
-inline void block_add(const BlockRun& run, float* sums) {
-  with_gate(run, [&](const auto* acc, auto function, auto gate) {
+inline void block_add(BlockRun run, float* sums) {
+  with_gate(run, [=](const auto* acc, auto function, auto gate) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) sums[i] += value_at(run, acc, i, function, gate);
   });
 }
 
 // The gradient to z.
 template <typename F, typename T>
-MICRONET_HD float gradient_at(const BlockRun& run, const GradientRun& g, const T* acc, int64_t i,
-                              F) {
+MICRONET_INLINE float gradient_at(const BlockRun& run, const GradientRun& g, const T* acc,
+                                  int64_t i, F) {
   const float z = fmaf(static_cast<float>(acc[i]), run.m[i], run.b[i]);
   const float a = activate<F::value>(z);
-  const float passed = a >= g.lo && a <= g.hi ? g.grad[i] : 0.0f;
+  const float passed = (a >= g.lo) & (a <= g.hi) ? g.grad[i] : 0.0f;
   return (passed + g.extra[i]) * slope<F::value>(z);
 }
 
-inline void block_gradient_sums(const BlockRun& run, const GradientRun& g, float* sums,
-                                float* products) {
-  with_function(run, [&](const auto* acc, auto function) {
+inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float* products) {
+  with_function(run, [=](const auto* acc, auto function) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float dz = gradient_at(run, g, acc, i, function);
       sums[i] += dz;
@@ -122,10 +127,10 @@ inline void block_gradient_sums(const BlockRun& run, const GradientRun& g, float
   });
 }
 
-inline void block_gradient(const BlockRun& run, const GradientRun& g, const float* const* k,
-                           float* out) {
+inline void block_gradient(BlockRun run, GradientRun g, const float* const* k, float* out) {
   const float *k0 = k[0], *k1 = k[1], *k2 = k[2];
-  with_function(run, [&](const auto* acc, auto function) {
+  with_function(run, [=](const auto* acc, auto function) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float dz = gradient_at(run, g, acc, i, function);
       out[i] = dz * k0[i] + (static_cast<float>(acc[i]) * k1[i] + k2[i]);
@@ -133,14 +138,14 @@ inline void block_gradient(const BlockRun& run, const GradientRun& g, const floa
   });
 }
 
-inline void block_gate_gradient(const BlockRun& run, const GradientRun& g, float* grad_a,
-                                float* grad_gate) {
-  with_function(run, [&](const auto* acc, auto function) {
+inline void block_gate_gradient(BlockRun run, GradientRun g, float* grad_a, float* grad_gate) {
+  with_function(run, [=](const auto* acc, auto function) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float a =
           activate<decltype(function)::value>(fmaf(static_cast<float>(acc[i]), run.m[i], run.b[i]));
       const float p = a * run.gate[i];
-      const float passed = p >= g.lo && p <= g.hi ? g.grad[i] : 0.0f;
+      const float passed = (p >= g.lo) & (p <= g.hi) ? g.grad[i] : 0.0f;
       grad_a[i] = passed * run.gate[i];
       grad_gate[i] += passed * a;
     }
