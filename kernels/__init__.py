@@ -1,6 +1,9 @@
 """Quantisers, masks and counts of micronet: one arithmetic on every backend."""
 
+from .checks import MOST_CODE_LEVELS
+from .checks_conv import MOST_WEIGHT_LEVELS
 from .dispatch import available_backends, use_backend
+from .fused import ConvCall, Deferred, QuantisedInput, quant_conv2d, quantise_input
 from .memory import kept_output_bytes, limit_kept_outputs
 from .ops.bits_and_counts import (
     compact_by_bits,
@@ -30,6 +33,11 @@ from .ops.mask_selection import smallest_magnitude_mask
 from .scheme import Scheme, levels_of_bits
 
 __all__ = [
+    "MOST_CODE_LEVELS",
+    "MOST_WEIGHT_LEVELS",
+    "ConvCall",
+    "Deferred",
+    "QuantisedInput",
     "Scheme",
     "available_backends",
     "compact_by_bits",
@@ -49,6 +57,8 @@ __all__ = [
     "move_range_",
     "pack_bits",
     "pack_codes",
+    "quant_conv2d",
+    "quantise_input",
     "quantize_per_channel",
     "quantize_per_tensor",
     "smallest_magnitude_mask",

@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
+from efficientnet_pytorch.utils import (
+    Conv2dDynamicSamePadding,
+    Conv2dStaticSamePadding,
+    MemoryEfficientSwish,
+    Swish,
+)
 from torch import Tensor, nn
 
 from micronet import models
@@ -108,7 +113,16 @@ def convert_(
         if layer.bits.weight_bits is not None and not layer.has_weight_range:
             layer.start_weight_steps()
     if new:
+        _use_plain_swish(model)
         quantize_weights_together(model)
+
+
+def _use_plain_swish(model: nn.Module) -> None:
+    """Let swish be a function that torch knows, in place of one with a gradient of its own."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, (MemoryEfficientSwish, Swish)):
+                setattr(parent, name, nn.SiLU())
 
 
 def _quantised(name: str, source: nn.Module, bits: LayerBits) -> QuantizedLayer:

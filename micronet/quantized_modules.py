@@ -164,13 +164,44 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         self.same_padding = isinstance(source, Conv2dDynamicSamePadding)
         self._quantize_like(bits)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether both operands are codes that the integer convolution takes."""
+        return (
+            isinstance(self.input_quantizer, ActivationQuantizer)
+            and self.input_quantizer.levels <= kernels.MOST_CODE_LEVELS
+            and self.has_weight_range
+            and self.weight_levels <= kernels.MOST_WEIGHT_LEVELS
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
+        if self.is_exact and x.dim() == 4 and x.dtype == self.weight.dtype == torch.float32:
+            return self._convolve_codes(x)
         x, weight = self._operands(x)
         if self.same_padding:
             # The code of a padded zero is the code of zero, so padding after quantising is exact.
             x = F.pad(x, self._same_padding(x.shape[-2:]))
         return self._conv_forward(x, weight, self.bias)
+
+    def _convolve_codes(self, x: Tensor) -> Tensor:
+        assert isinstance(self.input_quantizer, ActivationQuantizer)
+        y, x_padding = self.padding
+        left, right, top, bottom = (
+            self._same_padding(x.shape[-2:]) if self.same_padding else (x_padding, x_padding, y, y)
+        )
+        call = kernels.ConvCall(
+            self.input_quantizer.levels,
+            self.weight_levels,
+            self.stride,  # type: ignore[arg-type]
+            (top, left, bottom, right),  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+        )
+        codes = self.input_quantizer.codes(x)
+        return kernels.Deferred.convolve(codes, self.weight, self.mask, self.bias, call)
 
     def _same_padding(self, size: torch.Size) -> list[int]:
         """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""
@@ -220,7 +251,7 @@ def quantize_weights_together(model: nn.Module) -> None:
 def _quantize_weights(model: nn.Module, inputs: Any) -> None:
     alike: dict[tuple[torch.device, torch.dtype], list[QuantizedLayer]] = defaultdict(list)
     for _, layer in quantized_layers(model):
-        if layer.has_weight_range:
+        if layer.has_weight_range and not (isinstance(layer, QuantizedConv2d) and layer.is_exact):
             alike[layer.weight.device, layer.weight.dtype].append(layer)
     for layers in alike.values():
         weights = kernels.fake_quant_weights(

@@ -53,6 +53,16 @@ class ActivationQuantizer(InputQuantizer):
             kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
 
+    def codes(self, x: Tensor) -> kernels.QuantisedInput:
+        """Return the codes of images ``x`` (batch, channels, height, width), float32."""
+        if isinstance(x, kernels.Deferred):
+            if self.training:
+                kernels.move_range_(x.extremes(), self.ema, self.range, self.step, self.decay)
+            return x.quantise(self.range, self.levels)
+        if self.training:
+            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+        return kernels.quantise_input(x, self.range, self.levels)
+
     def is_ready(self) -> bool:
         """Whether a training batch has set the range."""
         return int(self.step) > 0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import checks_conv
 from ..shapes import ConvShape, accumulator_dtype
-from .registry import define, empty, no_mask
+from .registry import define, empty
 
 _ARGUMENTS = (
     "(Tensor codes, Tensor range, int levels, Tensor w, Tensor mask, int weight_levels,"

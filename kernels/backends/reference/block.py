@@ -1,4 +1,4 @@
-"""What follows a convolution in a block: an affine map, a function, a gate, codes; and the way back.
+"""What follows a convolution in a block: affine map, function, gate, codes; and the way back.
 
 z = fma(acc, m, b), a = function(z), and a * gate where there is one. exp is a polynomial of fused
 multiply-adds, which are done here in float64 and rounded to odd, so that the second rounding, to

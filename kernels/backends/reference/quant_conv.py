@@ -20,7 +20,7 @@ CODE_SLOTS = 16
 
 
 def _integer_image(codes: Tensor, range: Tensor, shape: ConvShape, levels: int) -> Tensor:
-    """The integers that the codes stand for, [N, C, H, W]; of zero point 0 where the range is not finite."""
+    """The integers [N, C, H, W] of codes; the zero point is 0 where the range is not finite."""
     n, c, h, w = shape.input_size
     flat = unpack_codes(codes, n * c * h * w, CODE_SLOTS)
     images = flat.view(n, h, w, c).permute(0, 3, 1, 2)
