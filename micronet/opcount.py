@@ -140,7 +140,7 @@ _FREE_FUNCTIONS = set(
     "cat stack chunk split flatten reshape view permute transpose expand squeeze".split()
 ) | set("unsqueeze contiguous clone detach to pad __getitem__ __get__ dropout empty".split())
 # Quantised networks begin with it. The rules bill operands by their bits, not their rounding.
-_FREE_FUNCTIONS |= {"new_empty", "fake_quant_weights.default"}
+_FREE_FUNCTIONS |= {"new_empty", "fake_quant_weights.default", "fake_quant_per_channel.default"}
 
 
 class _Recorder(TorchFunctionMode):

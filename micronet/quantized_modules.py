@@ -178,13 +178,18 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
-        if self.is_exact and x.dim() == 4 and x.dtype == self.weight.dtype == torch.float32:
+        if self._takes(x):
             return self._convolve_codes(x)
         x, weight = self._operands(x)
         if self.same_padding:
             # The code of a padded zero is the code of zero, so padding after quantising is exact.
             x = F.pad(x, self._same_padding(x.shape[-2:]))
         return self._conv_forward(x, weight, self.bias)
+
+    def _takes(self, x: Tensor) -> bool:
+        # On the meta device only shapes count, which the ordinary convolution has too.
+        is_float = x.dtype == self.weight.dtype == torch.float32
+        return self.is_exact and is_float and x.dim() == 4 and x.numel() > 0 and not x.is_meta
 
     def _convolve_codes(self, x: Tensor) -> Tensor:
         assert isinstance(self.input_quantizer, ActivationQuantizer)

@@ -82,7 +82,8 @@ def test_forward_is_the_convolution_of_quantised_operands():
     y = layer(x)
     quantised = kernels.fake_quant_per_tensor(x, layer.input_quantizer.range, 16)
     w = kernels.fake_quant_per_channel(source.weight, 16)
-    assert torch.equal(y, F.conv2d(quantised, w, source.bias, 2, 1, 1, 2))
+    # Integers are summed exactly, values are not.
+    assert torch.allclose(y + 0, F.conv2d(quantised, w, source.bias, 2, 1, 1, 2), atol=1e-5)
     assert len(quantised.unique()) <= 16
     assert all(len(channel.unique()) <= 16 for channel in w)
 

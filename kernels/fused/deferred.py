@@ -266,6 +266,6 @@ _ABOUT: set[Any] = {
     Tensor.is_floating_point,
     *(
         getattr(Tensor, name).__get__
-        for name in ("shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "is_cuda")
+        for name in ("shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "is_cuda", "is_meta")
     ),
 }
