@@ -3,7 +3,14 @@
 from .checks import MOST_CODE_LEVELS
 from .checks_conv import MOST_WEIGHT_LEVELS
 from .dispatch import available_backends, use_backend
-from .fused import ConvCall, Deferred, QuantisedInput, quant_conv2d, quantise_input
+from .fused import (
+    ConvCall,
+    Deferred,
+    QuantisedInput,
+    quant_conv2d,
+    quantise_input,
+    recompute_in_backward,
+)
 from .memory import kept_output_bytes, limit_kept_outputs
 from .ops.bits_and_counts import (
     compact_by_bits,
@@ -61,6 +68,7 @@ __all__ = [
     "quantise_input",
     "quantize_per_channel",
     "quantize_per_tensor",
+    "recompute_in_backward",
     "smallest_magnitude_mask",
     "unpack_bits",
     "unpack_codes",

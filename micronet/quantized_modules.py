@@ -193,20 +193,25 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def _convolve_codes(self, x: Tensor) -> Tensor:
         assert isinstance(self.input_quantizer, ActivationQuantizer)
-        y, x_padding = self.padding
-        left, right, top, bottom = (
-            self._same_padding(x.shape[-2:]) if self.same_padding else (x_padding, x_padding, y, y)
-        )
+        padding = self._padding(x.shape[-2:])
         call = kernels.ConvCall(
             self.input_quantizer.levels,
             self.weight_levels,
             self.stride,  # type: ignore[arg-type]
-            (top, left, bottom, right),  # type: ignore[arg-type]
+            padding,
             self.dilation,  # type: ignore[arg-type]
             self.groups,
         )
         codes = self.input_quantizer.codes(x)
         return kernels.Deferred.convolve(codes, self.weight, self.mask, self.bias, call)
+
+    def _padding(self, size: torch.Size) -> tuple[int, int, int, int]:
+        """Return (top, left, bottom, right)."""
+        if self.same_padding:
+            left, right, top, bottom = self._same_padding(size)
+            return top, left, bottom, right
+        y, x = (int(side) for side in self.padding)
+        return y, x, y, x
 
     def _same_padding(self, size: torch.Size) -> list[int]:
         """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""

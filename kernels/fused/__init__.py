@@ -5,6 +5,13 @@ becomes of it; `Deferred` is the tensor that waits. Backward passes compute it o
 """
 
 from .convolution import ConvCall, QuantisedInput, quant_conv2d, quantise_input
-from .deferred import Deferred
+from .deferred import Deferred, recompute_in_backward
 
-__all__ = ["ConvCall", "Deferred", "QuantisedInput", "quant_conv2d", "quantise_input"]
+__all__ = [
+    "ConvCall",
+    "Deferred",
+    "QuantisedInput",
+    "quant_conv2d",
+    "quantise_input",
+    "recompute_in_backward",
+]

@@ -7,6 +7,7 @@ done there in the same pass over memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,25 +30,44 @@ class Statistics:
 
 @dataclass
 class Activation:
-    """One activation: its integers, its affine map, and who reads it."""
+    """One activation: its affine map of the integers, and who reads it."""
 
-    acc: Tensor
     m: Tensor
     b: Tensor
     function: int
+    # Makes the integers anew in the backward pass; None keeps them.
+    recompute: Callable[[], Tensor] | None = field(default=None, repr=False)
     readers: int = 0
     # Set by the only reader where it rounds to a range: the node applies that gradient itself.
     range: Tensor | None = None
     # Set in the backward pass by a reader of the means: [N, C], added to every position.
     extra: Tensor | None = field(default=None, repr=False)
+    _again: Tensor | None = field(default=None, repr=False)
 
     def none(self) -> Tensor:
         """An empty tensor, which stands for no gate, no range and no extra."""
         return self.m.new_empty(0)
 
-    def affine(self) -> tuple[Tensor, Tensor, Tensor, int]:
+    def affine(self, acc: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """The first arguments of every operator on blocks."""
-        return self.acc, self.m, self.b, self.function
+        return acc, self.m, self.b, self.function
+
+    def to_save(self, acc: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """What a node saves of the activation for its backward pass."""
+        return None if self.recompute else acc, self.m, self.b
+
+    def saved(self, acc: Tensor | None, m: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """As `affine`, from what was saved; integers that were not are made once for all nodes."""
+        if acc is None:
+            if self._again is None:
+                assert self.recompute is not None
+                self._again = self.recompute()
+            acc = self._again
+        return acc, m, b, self.function
+
+    def drop(self) -> None:
+        """Forgets integers that were made again."""
+        self._again = None
 
 
 def moments(acc: Tensor, ratio: Tensor) -> Statistics:
@@ -71,10 +91,11 @@ class ActivationNode(torch.autograd.Function):
         ratio: Tensor,
         statistics: Statistics | None,
         eps: float,
+        acc: Tensor,
         activation: Activation,
     ) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(activation.acc, activation.m, activation.b, weight, ratio)
+        ctx.save_for_backward(*activation.to_save(acc), weight, ratio)
         ctx.statistics, ctx.eps, ctx.activation = statistics, eps, activation
         ctx.has_bias = bias is not None
         return ghost(carrier.shape, carrier.device)
@@ -82,10 +103,12 @@ class ActivationNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         activation = ctx.activation
-        acc, m, b, weight, ratio = ctx.saved_tensors
+        *saved, weight, ratio = ctx.saved_tensors
         extra, activation.extra = activation.extra, None
         if grad is None and extra is None:
-            return (None,) * 7
+            return (None,) * 8
+        acc, m, b, function = activation.saved(*saved)
+        activation.drop()
         if grad is None:
             grad = torch.zeros(acc.shape, device=acc.device)
         grad = grad.contiguous(memory_format=torch.channels_last)
@@ -95,14 +118,14 @@ class ActivationNode(torch.autograd.Function):
             acc,
             m,
             b,
-            activation.function,
+            function,
             none if range is None else range,
             none if extra is None else extra.contiguous(),
         )
         first, second = _OP.block_gradient_sums.default(grad, *rest)
         k, grad_weight, grad_bias = _through_norm(ctx, first, second, weight, ratio, acc)
         out = _OP.block_gradient.default(grad, *rest, k)
-        return out, grad_weight, grad_bias if ctx.has_bias else None, None, None, None, None
+        return out, grad_weight, grad_bias if ctx.has_bias else None, *(None,) * 5
 
 
 def _through_norm(
@@ -137,19 +160,22 @@ class ValuesNode(torch.autograd.Function):
     """The values themselves, where something else than a convolution of codes reads them."""
 
     @staticmethod
-    def forward(ctx: Any, carrier: Tensor, gate: Tensor | None, activation: Activation) -> Tensor:
+    def forward(
+        ctx: Any, carrier: Tensor, gate: Tensor | None, acc: Tensor, activation: Activation
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.activation = activation
-        ctx.save_for_backward(gate, *_saved(activation))
+        # Without a gate the gradient passes as it is.
+        ctx.save_for_backward(gate, *(() if gate is None else activation.to_save(acc)))
         none = activation.none()
-        return _OP.block_values.default(*activation.affine(), none if gate is None else gate)
+        return _OP.block_values.default(*activation.affine(acc), none if gate is None else gate)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        gate, *affine = ctx.saved_tensors
+        gate, *saved = ctx.saved_tensors
         if grad is None or gate is None:
-            return grad, None, None
-        return *_gate_gradient(grad, ctx, affine, gate, None), None
+            return grad, None, None, None
+        return *_gate_gradient(grad, ctx, saved, gate, None), None, None
 
 
 class CodesNode(torch.autograd.Function):
@@ -160,44 +186,40 @@ class CodesNode(torch.autograd.Function):
         ctx: Any,
         carrier: Tensor,
         gate: Tensor | None,
+        acc: Tensor,
         activation: Activation,
         range: Tensor,
         levels: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.activation = activation
-        ctx.save_for_backward(gate, range, *_saved(activation))
+        ctx.save_for_backward(gate, range, *activation.to_save(acc))
         codes = _OP.block_codes.default(
-            *activation.affine(), activation.none() if gate is None else gate, range, levels
+            *activation.affine(acc), activation.none() if gate is None else gate, range, levels
         )
         ctx.mark_non_differentiable(codes)
         return ghost(carrier.shape, carrier.device), codes
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        gate, range, *affine = ctx.saved_tensors
+        gate, range, *saved = ctx.saved_tensors
         activation = ctx.activation
         if grad is None:
-            return None, None, None, None, None
+            return (None,) * 6
         if gate is None and activation.readers == 1:
-            return grad, None, None, None, None
+            return grad, *(None,) * 5
         if gate is None:
             ones = torch.ones(grad.shape[:2], device=grad.device)
-            return _gate_gradient(grad, ctx, affine, ones, range)[0], None, None, None, None
-        return *_gate_gradient(grad, ctx, affine, gate, range), None, None, None
-
-
-def _saved(activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-    return activation.acc, activation.m, activation.b
+            return _gate_gradient(grad, ctx, saved, ones, range)[0], *(None,) * 5
+        return *_gate_gradient(grad, ctx, saved, gate, range), *(None,) * 4
 
 
 def _gate_gradient(
-    grad: Tensor, ctx: Any, affine: list[Tensor], gate: Tensor, range: Tensor | None
+    grad: Tensor, ctx: Any, saved: list[Tensor], gate: Tensor, range: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     return _OP.block_gate_gradient.default(
         grad.contiguous(memory_format=torch.channels_last),
-        *affine,
-        ctx.activation.function,
+        *ctx.activation.saved(*saved),
         gate,
         gate.new_empty(0) if range is None else range,
     )
@@ -207,16 +229,16 @@ class MeansNode(torch.autograd.Function):
     """The means over the positions, [N, C]; their gradient waits in the activation."""
 
     @staticmethod
-    def forward(ctx: Any, carrier: Tensor, activation: Activation) -> Tensor:
+    def forward(ctx: Any, carrier: Tensor, acc: Tensor, activation: Activation) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.activation = activation
         ctx.positions = carrier.shape[2] * carrier.shape[3]
-        return _OP.block_means.default(*activation.affine())
+        return _OP.block_means.default(*activation.affine(acc))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, None, None]:
         if grad is not None:
             extra = grad / ctx.positions
             waiting = ctx.activation.extra
             ctx.activation.extra = extra if waiting is None else waiting + extra
-        return None, None
+        return None, None, None

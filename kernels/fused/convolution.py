@@ -112,6 +112,11 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_w, None, None, None
 
 
+def integers(x: QuantisedInput, w: Tensor, mask: Tensor, call: ConvCall) -> Tensor:
+    """The integers of `quant_conv2d`, without a gradient."""
+    return _OP.quant_conv2d.default(*call.arguments(x, w.contiguous(), mask))[0]
+
+
 def unpacked(codes: Tensor, range: Tensor, levels: int, size: torch.Size) -> Tensor:
     """The values that codes stand for, float32 [N, C, H, W], channels last."""
     n, c, h, w = size

@@ -7,7 +7,8 @@ the values first, so that a network needs no rewriting: it works, only without t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +27,24 @@ from .activation import (
     ValuesNode,
     moments,
 )
-from .convolution import ConvCall, QuantisedInput
+from .convolution import ConvCall, QuantisedInput, integers
 from .convolution import quant_conv2d as quant_conv2d_integers
+
+_recomputes = False
+
+
+@contextmanager
+def recompute_in_backward(wanted: bool = True) -> Iterator[None]:
+    """Lets convolutions called inside the block keep no integers: their backward makes them anew.
+
+    The same integers, so the same gradients, for the time of one more forward convolution.
+    """
+    global _recomputes
+    before, _recomputes = _recomputes, wanted
+    try:
+        yield
+    finally:
+        _recomputes = before
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,7 @@ class _State:
     acc: Tensor
     ratio: Tensor
     bias: Tensor | None
+    recompute: Callable[[], Tensor] | None = None
     norm: _Norm | None = None
     activation: Activation | None = None
     gate: Tensor | None = None
@@ -73,7 +91,10 @@ class Deferred(Tensor):
         x: QuantisedInput, w: Tensor, mask: Tensor, bias: Tensor | None, call: ConvCall
     ) -> Deferred:
         """A convolution of codes, as `quant_conv2d`, plus bias [O]."""
-        return Deferred._of(_State(*quant_conv2d_integers(x, w, mask, call), bias))
+        state = _State(*quant_conv2d_integers(x, w, mask, call), bias)
+        if _recomputes and torch.is_grad_enabled():
+            state = replace(state, recompute=lambda: integers(x, w.detach(), mask, call))
+        return Deferred._of(state)
 
     @classmethod
     def __torch_function__(
@@ -95,14 +116,14 @@ class Deferred(Tensor):
         state = self._active()
         activation = _activation(state)
         activation.readers += 1
-        return ValuesNode.apply(state.carrier, state.gate, activation)
+        return ValuesNode.apply(state.carrier, state.gate, state.acc, activation)
 
     def extremes(self) -> Tensor:
         """The least and the largest value [2], without a gradient."""
         state = self._active()
         activation = _activation(state)
         gate = activation.none() if state.gate is None else state.gate.detach()
-        return torch.ops.micronet.block_extremes.default(*activation.affine(), gate)
+        return torch.ops.micronet.block_extremes.default(*activation.affine(state.acc), gate)
 
     def quantise(self, range: Tensor, levels: int) -> QuantisedInput:
         """The codes of the values under range [2]."""
@@ -113,7 +134,9 @@ class Deferred(Tensor):
         activation.readers += 1
         if activation.readers == 1 and state.gate is None:
             activation.range = range
-        carrier, codes = CodesNode.apply(state.carrier, state.gate, activation, range, levels)
+        carrier, codes = CodesNode.apply(
+            state.carrier, state.gate, state.acc, activation, range, levels
+        )
         return QuantisedInput(carrier, codes, range)
 
     def _active(self) -> _State:
@@ -133,13 +156,13 @@ def _activate(state: _State, function: Function) -> _State:
     if norm is None:
         zero = torch.zeros_like(ratio)
         bias = zero if state.bias is None else state.bias.detach()
-        activation = Activation(state.acc, ratio, bias, function)
-        parameters = (None, state.bias, ratio, None, 0.0)
+        activation = Activation(ratio, bias, function, state.recompute)
+        parameters: tuple[Any, ...] = (None, state.bias, ratio, None, 0.0)
     else:
         m, b = _fold(norm, ratio)
-        activation = Activation(state.acc, m, b, function)
+        activation = Activation(m, b, function, state.recompute)
         parameters = (norm.weight, norm.bias, ratio, norm.statistics, norm.eps)
-    carrier = ActivationNode.apply(state.carrier, *parameters, activation)
+    carrier = ActivationNode.apply(state.carrier, *parameters, state.acc, activation)
     return replace(state, carrier=carrier, activation=activation)
 
 
@@ -219,7 +242,7 @@ def _average(x: Any, output_size: Any) -> Tensor | None:
         return None
     activation = _activation(state)
     activation.readers += 1
-    return MeansNode.apply(state.carrier, activation)[:, :, None, None]
+    return MeansNode.apply(state.carrier, state.acc, activation)[:, :, None, None]
 
 
 def _mean(
@@ -266,6 +289,15 @@ _ABOUT: set[Any] = {
     Tensor.is_floating_point,
     *(
         getattr(Tensor, name).__get__
-        for name in ("shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "is_cuda", "is_meta")
+        for name in (
+            "shape",
+            "dtype",
+            "device",
+            "ndim",
+            "requires_grad",
+            "grad_fn",
+            "is_cuda",
+            "is_meta",
+        )
     ),
 }
