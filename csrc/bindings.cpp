@@ -7,6 +7,7 @@
 #include "bindings/bits.h"
 #include "bindings/block.h"
 #include "bindings/conv.h"
+#include "bindings/exact.h"
 #include "bindings/lists.h"
 #include "bindings/weight.h"
 #include "cpu/kernels.h"
@@ -68,6 +69,8 @@ void add_operators(Operators& operators) {
   operators.add_on_cpu("block_means", &block_means);
   operators.add_on_cpu("block_gradient_sums", &block_gradient_sums);
   operators.add_on_cpu("block_gradient", &block_gradient);
+  operators.add_on_cpu("float_conv2d", &float_conv2d);
+  operators.add_on_cpu("linear_by_lanes", &linear_by_lanes);
   operators.add_on_cpu("block_gate_gradient", &block_gate_gradient);
 }
 

@@ -50,7 +50,7 @@ int block_codes_cpu(const Block& block, const float* range, int levels, uint8_t*
 
 int block_values_cpu(const Block& block, float* values, const ParallelFor& parallel);
 
-// means [images, channels] over the positions, each summed from the first on.
+// means [images, channels] over the positions, summed by lanes (see exact.h).
 int block_means_cpu(const Block& block, float* means, const ParallelFor& parallel);
 
 // sums [2, channels]: of the gradient to z, and of its products with the accumulators.
@@ -61,7 +61,7 @@ int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, d
 int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const float* k,
                        float* out, const ParallelFor& parallel);
 
-// Of a block with a gate: the gradient to a, and to the gate [images, channels].
+// Of a block with a gate: the gradient to a, and to the gate [images, channels], by lanes.
 int block_gate_gradient_cpu(const Block& block, const BlockGradient& gradient, float* grad_a,
                             float* grad_gate, const ParallelFor& parallel);
 

@@ -10,7 +10,7 @@
 
 namespace micronet {
 
-enum Function : int { kIdentity = 0, kRelu = 1, kSwish = 2 };
+enum Function : int { kIdentity = 0, kRelu = 1, kSwish = 2, kSigmoid = 3 };
 
 // 2^n for n in [-126, 127], `shifted` being 1.5 * 2^23 + n.
 MICRONET_HD float power_of_two(float shifted) {
@@ -42,12 +42,15 @@ MICRONET_HD float exp_float(float x) {
   return (p * power_of_two(half + kShift)) * power_of_two((n - half) + kShift);
 }
 
+MICRONET_HD float sigmoid(float z) { return 1.0f / (1.0f + exp_float(-z)); }
+
 // z * sigmoid(z).
 MICRONET_HD float swish(float z) { return z / (1.0f + exp_float(-z)); }
 
 template <int kFunction>
 MICRONET_HD float activate(float z) {
   if (kFunction == kRelu) return z < 0.0f ? 0.0f : z;
+  if (kFunction == kSigmoid) return sigmoid(z);
   return kFunction == kSwish ? swish(z) : z;
 }
 
@@ -56,8 +59,8 @@ template <int kFunction>
 MICRONET_HD float slope(float z) {
   if (kFunction == kRelu) return z > 0.0f ? 1.0f : 0.0f;
   if (kFunction == kIdentity) return 1.0f;
-  const float sigmoid = 1.0f / (1.0f + exp_float(-z));
-  return sigmoid * (1.0f + z * (1.0f - sigmoid));
+  const float s = sigmoid(z);
+  return kFunction == kSigmoid ? s * (1.0f - s) : s * (1.0f + z * (1.0f - s));
 }
 
 }  // namespace micronet

@@ -22,6 +22,7 @@ from .ops.bits_and_counts import (
     unpack_bits,
 )
 from .ops.codes import pack_codes, unpack_codes
+from .ops.exact import float_conv2d, linear_by_lanes
 from .ops.fake_quant_activation import (
     dequantize_per_tensor,
     fake_quant_per_tensor,
@@ -58,9 +59,11 @@ __all__ = [
     "fake_quant_per_tensor",
     "fake_quant_per_tensor_observed",
     "fake_quant_weights",
+    "float_conv2d",
     "kept_output_bytes",
     "levels_of_bits",
     "limit_kept_outputs",
+    "linear_by_lanes",
     "move_range_",
     "pack_bits",
     "pack_codes",

@@ -26,6 +26,7 @@ class Function(IntEnum):
     IDENTITY = 0
     RELU = 1
     SWISH = 2
+    SIGMOID = 3
 
 
 # The largest group of codes is one byte, so that a group is unpacked by one table look-up.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from micronet import models
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError
+from micronet.exact_modules import FloatConv2d, FloatLinear
 from micronet.layers import match_layers
 from micronet.quantized_modules import (
     LayerBits,
@@ -114,7 +115,24 @@ def convert_(
             layer.start_weight_steps()
     if new:
         _use_plain_swish(model)
+        _evaluate_floats_exactly(model)
         quantize_weights_together(model)
+
+
+def _evaluate_floats_exactly(model: nn.Module) -> None:
+    """Replace the plain layers that stay in float, whose parameters stay the same objects."""
+    for name, layer in models.layers(model).items():
+        exact: nn.Module
+        if isinstance(layer, (QuantizedLayer, FloatConv2d)):
+            continue
+        if isinstance(layer, nn.Conv2d) and _is_plain_convolution(layer):
+            exact = FloatConv2d(layer)
+        elif type(layer) is nn.Linear:
+            exact = FloatLinear(layer)
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, exact.train(layer.training))
 
 
 def _use_plain_swish(model: nn.Module) -> None:
@@ -129,7 +147,7 @@ def _quantised(name: str, source: nn.Module, bits: LayerBits) -> QuantizedLayer:
     new: QuantizedLayer
     if isinstance(source, nn.Conv2d) and _is_plain_convolution(source):
         new = QuantizedConv2d(source, bits)
-    elif type(source) is nn.Linear:
+    elif isinstance(source, nn.Linear) and type(source) in (nn.Linear, FloatLinear):
         new = QuantizedLinear(source, bits)
     else:
         kind = type(source).__name__
@@ -143,7 +161,7 @@ def _is_plain_convolution(source: nn.Conv2d) -> bool:
     if isinstance(source, Conv2dStaticSamePadding):
         # EfficientNet's squeeze-excite layers, whose fixed padding is none.
         return isinstance(source.static_padding, nn.Identity)
-    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding)
+    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d)
 
 
 def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

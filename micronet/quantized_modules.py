@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.exact_modules import ExactConv2d, can_evaluate
 from micronet.quantizers import (
     ActivationQuantizer,
     InputQuantizer,
@@ -92,9 +92,35 @@ class QuantizedLayer(nn.Module):
         return levels
 
     @property
+    def activation_levels(self) -> int:
+        """Number of levels of a quantised input."""
+        levels = self.bits.activation_levels
+        assert levels is not None
+        return levels
+
+    @property
     def weight_mask(self) -> Tensor | None:
         """Bits of the pruning mask, None while the layer is dense."""
         return self.mask if self.mask.numel() else None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether both operands are codes that the integer convolution takes."""
+        return (
+            isinstance(self.input_quantizer, ActivationQuantizer)
+            and self.input_quantizer.levels <= kernels.MOST_CODE_LEVELS
+            and self.has_weight_range
+            and self.weight_levels <= kernels.MOST_WEIGHT_LEVELS
+        )
+
+    def _takes(self, x: Tensor, dims: int) -> bool:
+        # On the meta device only shapes count, which the ordinary operators have too.
+        is_float = x.dtype == self.weight.dtype == torch.float32
+        return self.is_exact and is_float and x.dim() == dims and x.numel() > 0 and not x.is_meta
+
+    def _codes(self, x: Tensor) -> kernels.QuantisedInput:
+        assert isinstance(self.input_quantizer, ActivationQuantizer)
+        return self.input_quantizer.codes(x)
 
     def start_weight_steps(self) -> None:
         """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""
@@ -143,83 +169,28 @@ def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
     return ActivationQuantizer(levels, bits.decay)
 
 
-class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+class QuantizedConv2d(QuantizedLayer, ExactConv2d):
     """A convolution over quantised weights and inputs, with the source's own parameters."""
 
     def __init__(self, source: nn.Conv2d, bits: LayerBits) -> None:
-        nn.Conv2d.__init__(
-            self,
-            source.in_channels,
-            source.out_channels,
-            source.kernel_size,  # type: ignore[arg-type]
-            source.stride,  # type: ignore[arg-type]
-            source.padding,  # type: ignore[arg-type]
-            source.dilation,  # type: ignore[arg-type]
-            source.groups,
-            source.bias is not None,
-            source.padding_mode,
-            device="meta",
-        )
-        self.weight, self.bias = source.weight, source.bias
-        self.same_padding = isinstance(source, Conv2dDynamicSamePadding)
+        ExactConv2d.__init__(self, source)
         self._quantize_like(bits)
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether both operands are codes that the integer convolution takes."""
-        return (
-            isinstance(self.input_quantizer, ActivationQuantizer)
-            and self.input_quantizer.levels <= kernels.MOST_CODE_LEVELS
-            and self.has_weight_range
-            and self.weight_levels <= kernels.MOST_WEIGHT_LEVELS
-            and self.padding_mode == "zeros"
-            and not isinstance(self.padding, str)
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
-        if self._takes(x):
-            return self._convolve_codes(x)
+        if self._takes(x, 4) and self.pads_zeros:
+            call = kernels.ConvCall(
+                self.activation_levels,
+                self.weight_levels,
+                self.stride,  # type: ignore[arg-type]
+                self.sides(x.shape[-2:]),
+                self.dilation,  # type: ignore[arg-type]
+                self.groups,
+            )
+            codes = self._codes(x)
+            return kernels.Deferred.convolve(codes, self.weight, self.mask, self.bias, call)
         x, weight = self._operands(x)
-        if self.same_padding:
-            # The code of a padded zero is the code of zero, so padding after quantising is exact.
-            x = F.pad(x, self._same_padding(x.shape[-2:]))
-        return self._conv_forward(x, weight, self.bias)
-
-    def _takes(self, x: Tensor) -> bool:
-        # On the meta device only shapes count, which the ordinary convolution has too.
-        is_float = x.dtype == self.weight.dtype == torch.float32
-        return self.is_exact and is_float and x.dim() == 4 and x.numel() > 0 and not x.is_meta
-
-    def _convolve_codes(self, x: Tensor) -> Tensor:
-        assert isinstance(self.input_quantizer, ActivationQuantizer)
-        padding = self._padding(x.shape[-2:])
-        call = kernels.ConvCall(
-            self.input_quantizer.levels,
-            self.weight_levels,
-            self.stride,  # type: ignore[arg-type]
-            padding,
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-        )
-        codes = self.input_quantizer.codes(x)
-        return kernels.Deferred.convolve(codes, self.weight, self.mask, self.bias, call)
-
-    def _padding(self, size: torch.Size) -> tuple[int, int, int, int]:
-        """Return (top, left, bottom, right)."""
-        if self.same_padding:
-            left, right, top, bottom = self._same_padding(size)
-            return top, left, bottom, right
-        y, x = (int(side) for side in self.padding)
-        return y, x, y, x
-
-    def _same_padding(self, size: torch.Size) -> list[int]:
-        """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""
-        padding: list[int] = []
-        for n, k, s, d in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            padding = [total // 2, total - total // 2, *padding]
-        return padding
+        return self.convolve(x, weight)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
@@ -235,8 +206,26 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (..., in_features) to (..., out_features)."""
+        if self._takes(x, 2):
+            return self._multiply_codes(x)
+        if self._is_evaluated(x):
+            levels, mask = self.weight_levels, self.weight_mask
+            return kernels.linear_by_lanes(x, self.weight, self.bias, levels, mask)
         x, weight = self._operands(x)
         return F.linear(x, weight, self.bias)
+
+    def _multiply_codes(self, x: Tensor) -> Tensor:
+        """A linear layer is a convolution of images of one pixel."""
+        call = kernels.ConvCall(
+            self.activation_levels, self.weight_levels, (1, 1), (0, 0, 0, 0), (1, 1), 1
+        )
+        weight = self.weight[:, :, None, None]
+        codes = self._codes(x[:, :, None, None])
+        return kernels.Deferred.convolve(codes, weight, self.mask, self.bias, call).flatten(1)
+
+    def _is_evaluated(self, x: Tensor) -> bool:
+        is_weights_only = self.input_quantizer is None and self.has_weight_range
+        return is_weights_only and not self.training and can_evaluate(x, self.weight, 2)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
@@ -261,7 +250,7 @@ def quantize_weights_together(model: nn.Module) -> None:
 def _quantize_weights(model: nn.Module, inputs: Any) -> None:
     alike: dict[tuple[torch.device, torch.dtype], list[QuantizedLayer]] = defaultdict(list)
     for _, layer in quantized_layers(model):
-        if layer.has_weight_range and not (isinstance(layer, QuantizedConv2d) and layer.is_exact):
+        if layer.has_weight_range and not layer.is_exact:
             alike[layer.weight.device, layer.weight.dtype].append(layer)
     for layers in alike.values():
         weights = kernels.fake_quant_weights(

@@ -39,7 +39,7 @@ Block block_of(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t func
   const int64_t n = acc.size(0), c = acc.size(1);
   check_state(m, at::kFloat, c);
   check_state(b, at::kFloat, c);
-  TORCH_CHECK(function >= kIdentity && function <= kSwish, "expected a function");
+  TORCH_CHECK(function >= kIdentity && function <= kSigmoid, "expected a function");
   return {acc.const_data_ptr(),
           accumulator_of(acc),
           n,

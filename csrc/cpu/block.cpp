@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "../exact.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -174,24 +175,27 @@ int each_run(const Block& block, const float* extra, const ParallelFor& parallel
   return kOk;
 }
 
-// Sums by image and channel, divided by `divisor`: body(run, first element, sums).
+// Sums by image and channel, by lanes of positions: body(run, first element, sums of the lane).
 template <typename Body>
-int sums_by_image(const Block& block, float divisor, float* sums, const ParallelFor& parallel,
-                  const Body& body) {
+int sums_by_image(const Block& block, float* sums, const ParallelFor& parallel, const Body& body) {
   const Cut cut(block);
   const int64_t c = block.channels;
   parallel_for(parallel, block.images, block.positions * c, [&](int64_t from, int64_t to) {
     Constants constants(cut);
-    std::vector<float> places(static_cast<size_t>(c));
+    std::vector<float> lanes(static_cast<size_t>(kLanes * c));
     for (int64_t image = from; image < to; ++image) {
       constants.enter(image * cut.per_image);
-      std::fill(places.begin(), places.end(), 0.0f);
+      std::fill(lanes.begin(), lanes.end(), 0.0f);
       for (int64_t p = 0; p < block.positions; ++p) {
         const int64_t first = (image * block.positions + p) * c;
-        body(constants, constants.run(first, c), first, places.data());
+        body(constants, constants.run(first, c), first, lanes.data() + p % kLanes * c);
       }
-      for (int64_t i = 0; i < c; ++i)
-        sums[image * c + i] = places[static_cast<size_t>(i)] / divisor;
+      for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+        for (int64_t i = 0; i < half * c; ++i) {
+          lanes[static_cast<size_t>(i)] += lanes[static_cast<size_t>(half * c + i)];
+        }
+      }
+      std::copy(lanes.begin(), lanes.begin() + c, sums + image * c);
     }
   });
   return kOk;
@@ -288,10 +292,13 @@ int block_values_cpu(const Block& block, float* values, const ParallelFor& paral
 }
 
 int block_means_cpu(const Block& block, float* means, const ParallelFor& parallel) {
-  return sums_by_image(block, static_cast<float>(block.positions), means, parallel,
-                       [](const Constants&, const BlockRun& run, int64_t, float* sums) {
-                         kernels().block_add(run, sums);
-                       });
+  const int status = sums_by_image(block, means, parallel,
+                                   [](const Constants&, const BlockRun& run, int64_t, float* sums) {
+                                     kernels().block_add(run, sums);
+                                   });
+  const float count = static_cast<float>(block.positions);
+  for (int64_t i = 0; i < block.images * block.channels; ++i) means[i] = means[i] / count;
+  return status;
 }
 
 int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
@@ -321,7 +328,7 @@ int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const 
 int block_gate_gradient_cpu(const Block& block, const BlockGradient& gradient, float* grad_a,
                             float* grad_gate, const ParallelFor& parallel) {
   return sums_by_image(
-      block, 1.0f, grad_gate, parallel,
+      block, grad_gate, parallel,
       [&](const Constants& constants, const BlockRun& run, int64_t first, float* sums) {
         kernels().block_gate_gradient(run, gradient_run(gradient, first, constants), grad_a + first,
                                       sums);

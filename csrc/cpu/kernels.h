@@ -129,6 +129,10 @@ struct Kernels {
   void (*block_gradient)(BlockRun run, GradientRun g, const float* const* k, float* out);
   void (*block_gate_gradient)(BlockRun run, GradientRun g, float* grad_a, float* grad_gate);
 
+  // sums [count] += x * w [count], by fma; and the sum of x * w by lanes.
+  void (*add_scaled)(float x, const float* w, int64_t count, float* sums);
+  float (*dot_lanes)(const float* x, const float* w, int64_t count);
+
   void (*copy)(const float* from, int64_t numel, float* to);
 };
 

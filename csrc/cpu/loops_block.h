@@ -32,6 +32,8 @@ inline void with_function(const BlockRun& run, const Body& body) {
   with_accumulator(run, [&](const auto* acc) {
     if (run.function == kSwish) {
       body(acc, Chosen<kSwish>());
+    } else if (run.function == kSigmoid) {
+      body(acc, Chosen<kSigmoid>());
     } else if (run.function == kRelu) {
       body(acc, Chosen<kRelu>());
     } else {

@@ -5,6 +5,7 @@
 #include "loops.h"
 #include "loops_block.h"
 #include "loops_conv.h"
+#include "loops_exact.h"
 #include "loops_learned_step.h"
 #include "loops_weight.h"
 
@@ -147,6 +148,8 @@ constexpr Kernels table(const char* name) {
           block_gradient_sums,
           block_gradient,
           block_gate_gradient,
+          add_scaled,
+          dot_lanes,
           copy};
 }
 

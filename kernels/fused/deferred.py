@@ -96,6 +96,12 @@ class Deferred(Tensor):
             state = replace(state, recompute=lambda: integers(x, w.detach(), mask, call))
         return Deferred._of(state)
 
+    @staticmethod
+    def of_values(y: Tensor) -> Deferred:
+        """Float32 images y, such as a float convolution's, whose successors are to wait."""
+        y = y.contiguous(memory_format=torch.channels_last)
+        return Deferred._of(_State(y, y.detach(), torch.ones(y.shape[1], device=y.device), None))
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -227,6 +233,10 @@ def _silu(x: Any, inplace: bool = False) -> Deferred | None:
     return _function(x, Function.SWISH)
 
 
+def _sigmoid(x: Any) -> Deferred | None:
+    return _function(x, Function.SIGMOID)
+
+
 def _function(x: Any, function: Function) -> Deferred | None:
     if not isinstance(x, Deferred) or x._state.activation is not None:
         return None
@@ -256,16 +266,22 @@ def _mean(
 
 
 def _multiply(x: Any, other: Any) -> Deferred | None:
-    if not isinstance(x, Deferred):
+    """A product with a gate, one factor for each image and channel."""
+    if isinstance(other, Deferred) and not _is_gate(other, x):
         x, other = other, x
-    if not isinstance(other, Tensor) or isinstance(other, Deferred):
-        return None
-    if other.shape != (*x.shape[:2], 1, 1) or other.dtype != torch.float32:
+    if not isinstance(x, Deferred) or not _is_gate(other, x):
         return None
     state = x._active()
     if state.gate is not None:
         return None
-    return Deferred._of(replace(state, gate=other.flatten(1).contiguous()))
+    gate = other.values() if isinstance(other, Deferred) else other
+    return Deferred._of(replace(state, gate=gate.flatten(1).contiguous()))
+
+
+def _is_gate(gate: Any, x: Any) -> bool:
+    if not isinstance(gate, Tensor) or not isinstance(x, Tensor):
+        return False
+    return gate.shape == (*x.shape[:2], 1, 1) and gate.dtype == torch.float32
 
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {
@@ -277,6 +293,7 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     torch.mean: _mean,
     Tensor.mean: _mean,
     F.silu: _silu,
+    **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, F.sigmoid), _sigmoid),
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _multiply),
 }

@@ -12,6 +12,7 @@ from . import (
     bits_and_counts,
     block,
     codes,
+    exact,
     fake_quant_activation,
     fake_quant_weight,
     learned_step,
@@ -53,5 +54,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "block_gradient_sums": block.block_gradient_sums,
     "block_gradient": block.block_gradient,
     "block_gate_gradient": block.block_gate_gradient,
+    "float_conv2d": exact.float_conv2d,
+    "linear_by_lanes": exact.linear,
     "smallest_magnitude_mask": mask_selection.smallest_magnitude_mask,
 }

@@ -1,8 +1,7 @@
 """What follows a convolution in a block: affine map, function, gate, codes; and the way back.
 
 z = fma(acc, m, b), a = function(z), and a * gate where there is one. exp is a polynomial of fused
-multiply-adds, which are done here in float64 and rounded to odd, so that the second rounding, to
-float32, gives what one rounding would.
+multiply-adds.
 """
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ...scheme import Function, Scheme
 from .codes import pack_codes
+from .exact import fma, sum_lanes
 from .fake_quant_activation import CODE_SLOTS, memory_order
 from .quantiser import codes, is_inside, make_quantiser
 
@@ -17,21 +17,6 @@ from .quantiser import codes, is_inside, make_quantiser
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _FIRST = 1.9875691500e-4
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, -0.693359375, 2.12194440e-4
-
-
-def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a * b + c of float32 tensors, rounded once."""
-    product, addend = a.double() * b.double(), c.double()
-    total = product + addend
-    # What the sum lost (Knuth): it tells on which side of `total` the exact sum lies.
-    back = total - product
-    lost = (product - (total - back)) + (addend - back)
-    bits = total.view(torch.int64)
-    towards = torch.where((lost > 0) == (total > 0), 1, -1)
-    is_odd = (bits & 1) == 1
-    odd = torch.where((lost == 0) | is_odd | ~total.isfinite(), bits, bits + towards)
-    # An even sum has an odd neighbour on either side; the exact sum lies next to the chosen one.
-    return odd.view(torch.float64).float()
 
 
 def _number(value: float, like: Tensor) -> Tensor:
@@ -60,7 +45,13 @@ def _power_of_two(n: Tensor) -> Tensor:
 def _activate(z: Tensor, function: int) -> Tensor:
     if function == Function.RELU:
         return torch.where(z < 0, 0.0, z)
+    if function == Function.SIGMOID:
+        return _sigmoid(z)
     return z / (1.0 + exp(-z)) if function == Function.SWISH else z
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    return torch.ones_like(z) / (1.0 + exp(-z))
 
 
 def _slope(z: Tensor, function: int) -> Tensor:
@@ -68,8 +59,8 @@ def _slope(z: Tensor, function: int) -> Tensor:
         return (z > 0).float()
     if function == Function.IDENTITY:
         return torch.ones_like(z)
-    sigmoid = torch.ones_like(z) / (1.0 + exp(-z))
-    return sigmoid * (1.0 + z * (1.0 - sigmoid))
+    s = _sigmoid(z)
+    return s * (1.0 - s) if function == Function.SIGMOID else s * (1.0 + z * (1.0 - s))
 
 
 def _preactivation(acc: Tensor, m: Tensor, b: Tensor) -> Tensor:
@@ -105,11 +96,9 @@ def block_codes(
 
 
 def block_means(acc: Tensor, m: Tensor, b: Tensor, function: int) -> Tensor:
-    """Means over the positions [N, C], each summed in float32 from the first position on."""
+    """Means over the positions [N, C], summed in float32 by lanes of positions."""
     a = _activate(_preactivation(acc, m, b), function).flatten(2)
-    total = torch.zeros_like(a[..., 0])
-    for each in a.unbind(2):
-        total = total + each
+    total = sum_lanes(a)
     return total / torch.full_like(total, a.shape[2])
 
 
@@ -159,12 +148,9 @@ def block_gradient(
 def block_gate_gradient(
     grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients to a, [N, C, H, W], and to the gate, [N, C], summed from the first position."""
+    """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
     a = _activate(_preactivation(acc, m, b), function)
     wide = gate[:, :, None, None]
     passed = _passed(grad, a * wide, range)
-    products = (passed * a).flatten(2)
-    total = torch.zeros_like(products[..., 0])
-    for each in products.unbind(2):
-        total = total + each
+    total = sum_lanes((passed * a).flatten(2))
     return (passed * wide).contiguous(memory_format=torch.channels_last), total

@@ -1,0 +1,54 @@
+// Evaluation in float as functions of tensors. Part of bindings.cpp.
+#ifndef MICRONET_BINDINGS_EXACT_H_
+#define MICRONET_BINDINGS_EXACT_H_
+
+#include "../exact.h"
+#include "block.h"
+#include "conv.h"
+#include "weight.h"
+
+namespace micronet {
+namespace {
+
+Tensor float_conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const Sizes& stride,
+                    const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  check_images(x);
+  check_state(w, at::kFloat, w.numel());
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "expected float32");
+  const ConvShape s = conv_shape_of(x.sizes().vec(), w, stride, padding, dilation, groups);
+  const Tensor y = channels_last(x, s, at::kFloat);
+  const Tensor workspace = at::empty({w.numel()}, w.options().requires_grad(false));
+  raise_unless_ok(float_conv2d_cpu(s, x.const_data_ptr<float>(), w.const_data_ptr<float>(),
+                                   floats_or_null(bias, s.out_channels),
+                                   floats_of_output(workspace), floats_of_output(y), kParallel));
+  return y;
+}
+
+// The integers of the codes of w, and the ratio that makes values of them.
+TensorPair integers_of(const Tensor& w, const Tensor& mask, int64_t levels) {
+  const auto [codes, scale, zero] = quantize_per_channel(w, mask, levels, kAffine);
+  const Tensor whole = at::where(zero.isfinite(), zero, 0.0);
+  return {codes.to(at::kFloat).add_(whole.unsqueeze(1)), at::ones_like(scale).div_(scale)};
+}
+
+Tensor linear_by_lanes(const Tensor& x, const Tensor& w, const Tensor& mask, int64_t levels,
+                       const Tensor& bias) {
+  const int64_t rows = x.size(0), depth = x.size(1), outputs = w.size(0);
+  check_state(x, at::kFloat, rows * depth);
+  check_state(w, at::kFloat, outputs * depth);
+  const auto options = w.options().requires_grad(false);
+  const auto [factors, ratio] =
+      levels != 0 ? integers_of(w, mask, levels) : TensorPair{w, at::ones({outputs}, options)};
+  const Tensor offset = bias.numel() > 0 ? bias : at::zeros({outputs}, options);
+  check_state(offset, at::kFloat, outputs);
+  const Tensor y = at::empty({rows, outputs}, options);
+  raise_unless_ok(linear_cpu(x.const_data_ptr<float>(), factors.const_data_ptr<float>(),
+                             ratio.const_data_ptr<float>(), offset.const_data_ptr<float>(), rows,
+                             depth, outputs, floats_of_output(y), kParallel));
+  return y;
+}
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_BINDINGS_EXACT_H_
