@@ -23,6 +23,9 @@ def trained(arch, size, classes, rng):
         for name, layer in list(layers.items())[1:]
     }
     quantize.convert_(model, plan, masks)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # else nothing of the images is left after two batches
     with torch.no_grad():
         for _ in range(2):
             model(torch.randn(8, 3, size, size, generator=rng))
@@ -38,7 +41,7 @@ def answers(request):
     images = torch.randn(32, 3, size, size, generator=rng)
     with torch.no_grad():
         logits = model(images)
-    assert logits.isfinite().all() and logits.unique().numel() > classes
+    assert logits.isfinite().all() and len(logits.unique(dim=0)) == 32
     return model, images, logits
 
 
@@ -46,10 +49,11 @@ def answers(request):
 @pytest.mark.parametrize("batch", BATCHES)
 def test_any_batch_any_threads_any_instruction_set(answers, backend, threads, batch):
     model, images, logits = answers
-    # The specification is slow, and so is one image at a time.
-    count = {1: 2, 7: 7, 32: 32}[batch] if backend != "reference" else 2
+    # The specification takes seconds for an image, and one image at a time takes long, too.
+    count = 2 if backend == "reference" or batch == 1 else batch
+    images = images[:count]
     found = torch.cat([model(images[i : i + batch]) for i in range(0, count, batch)])
-    assert torch.equal(found[:count], logits[:count])
+    assert torch.equal(found, logits[:count])
 
 
 def test_float_convolution_is_a_convolution(on_all, rng):
@@ -89,7 +93,7 @@ def test_rejects(backend):
     x, w = torch.ones(1, 4), torch.ones(3, 5)
     with pytest.raises(ValueError, match=r"shapes \[1, 4\] and \[3, 5\]"):
         kernels.linear_by_lanes(x, w, None)
-    with pytest.raises(TypeError, match="w is torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"w is torch\.bfloat16"):
         kernels.linear_by_lanes(x, torch.ones(3, 4).bfloat16(), None)
     with pytest.raises(ValueError, match="bias has shape"):
         kernels.linear_by_lanes(x, torch.ones(3, 4), torch.ones(2))
