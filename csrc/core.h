@@ -1,4 +1,5 @@
-// Every launcher of the core: the only public header. No framework, no allocation.
+// What all launchers share, and those on single tensors; conv.h, block.h and exact.h have the rest.
+// No framework, and nothing is allocated but a few lines of a tensor for each thread.
 //
 // Pointers are to the memory space in the launcher's name and belong to the caller. Tensors are
 // dense; `void` ones hold the Float that the launcher is told, all others are float32 or what

@@ -38,7 +38,7 @@ def check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | Non
         raise ValueError(f"{name} has shape {list(x.shape)}, but must have {list(shape)}")
 
 
-def _check_float(name: str, x: Tensor) -> None:
+def check_float(name: str, x: Tensor) -> None:
     if x.dtype not in FLOATS:
         raise TypeError(f"{name} is {x.dtype}, but must be float32, bfloat16 or float16")
 
@@ -49,23 +49,23 @@ def check_same_device(name: str, x: Tensor, other: Tensor) -> None:
 
 
 def _check_dense(name: str, x: Tensor) -> None:
-    _check_float(name, x)
+    check_float(name, x)
     if not is_dense(x):
         raise ValueError(f"{name} has strides {list(x.stride())}, but must have no gaps")
 
 
-def _check_order(name: str, x: Tensor) -> None:
+def check_order(name: str, x: Tensor) -> None:
     if not x.is_contiguous():
         raise ValueError(f"{name} has strides {list(x.stride())}, but must be contiguous")
 
 
-def _check_contiguous(name: str, x: Tensor, dtype: torch.dtype) -> None:
+def check_contiguous(name: str, x: Tensor, dtype: torch.dtype) -> None:
     check(name, x, dtype)
-    _check_order(name, x)
+    check_order(name, x)
 
 
-def _check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
-    _check_contiguous(name, bits, torch.uint8)
+def check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
+    check_contiguous(name, bits, torch.uint8)
     if bits.dim() != 1 or bits.numel() != bytes_for(numel):
         raise ValueError(
             f"{name} has {bits.numel()} bytes for {numel} {of}, which need {bytes_for(numel)}"
@@ -73,17 +73,17 @@ def _check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
 
 
 def check_weights(w: Tensor, mask: Tensor) -> None:
-    _check_float("w", w)
-    _check_order("w", w)
+    check_float("w", w)
+    check_order("w", w)
     if w.dim() == 0 or w.numel() == 0:
         raise ValueError(f"w has shape {list(w.shape)}, but must have channels with elements")
     check("mask", mask, torch.uint8)
     if mask.numel():
-        _check_bits("mask", mask, w.numel(), "weights")
+        check_bits("mask", mask, w.numel(), "weights")
     check_same_device("mask", mask, w)
 
 
-def _check_count(name: str, count: int) -> None:
+def check_count(name: str, count: int) -> None:
     if count < 0:
         raise ValueError(f"{name} is {count}, but must not be negative")
 
@@ -172,7 +172,7 @@ def dequantize_per_tensor(
 def select_by_bits(grad: Tensor, bits: Tensor) -> None:
     """Check of the two gradients that keep or drop each element by a bit."""
     _check_dense("grad", grad)
-    _check_bits("mask", bits, grad.numel(), "elements")
+    check_bits("mask", bits, grad.numel(), "elements")
     check_same_device("mask", bits, grad)
 
 
@@ -213,17 +213,17 @@ def learned_step(x: Tensor, mask: Tensor, step: Tensor, zero_point: Tensor, leve
     _check_dense("x", x)
     check("mask", mask, torch.uint8)
     if mask.numel():
-        _check_bits("mask", mask, x.numel(), "elements")
+        check_bits("mask", mask, x.numel(), "elements")
     check_same_device("mask", mask, x)
     channels = x.shape[0] if x.dim() else 1
     check("step", step, torch.float32)
     if step.dim() != 1 or step.numel() not in (1, channels) or step.numel() == 0:
         raise ValueError(f"step has shape {list(step.shape)}, but must have [1] or [{channels}]")
     if step.numel() > 1:
-        _check_order("x", x)
+        check_order("x", x)
     check("zero_point", zero_point, torch.float32, tuple(step.shape))
     for name, other in (("step", step), ("zero_point", zero_point)):
-        _check_order(name, other)
+        check_order(name, other)
         check_same_device(name, other, x)
     check_quantiser(levels, 0)
 
@@ -247,69 +247,16 @@ def learned_step_backward(
 
 def pack_codes(codes: Tensor, levels: int) -> None:
     """Check of `pack_codes`; a code too large is looked for by the kernels on the CPU."""
-    _check_contiguous("codes", codes, torch.uint8)
+    check_contiguous("codes", codes, torch.uint8)
     packed_bytes(0, levels)
 
 
 def unpack_codes(packed: Tensor, numel: int, levels: int) -> None:
     """Check of `unpack_codes`."""
-    _check_count("numel", numel)
-    _check_contiguous("packed", packed, torch.uint8)
+    check_count("numel", numel)
+    check_contiguous("packed", packed, torch.uint8)
     needed = packed_bytes(numel, levels)
     if packed.dim() != 1 or packed.numel() != needed:
         raise ValueError(
             f"packed has {packed.numel()} bytes for {numel} codes, which need {needed}"
         )
-
-
-def smallest_magnitude_mask(w: Tensor, k: int) -> None:
-    """Check of `smallest_magnitude_mask`; NaN is looked for by the kernels."""
-    _check_float("w", w)
-    _check_order("w", w)
-    if not 0 <= k <= w.numel():
-        raise ValueError(f"k is {k}, but w has {w.numel()} weights to prune")
-
-
-def pack_bits(flags: Tensor) -> None:
-    """Check of `pack_bits`."""
-    _check_contiguous("flags", flags, torch.bool)
-
-
-def unpack_bits(bits: Tensor, numel: int) -> None:
-    """Check of `unpack_bits` and `count_bits`."""
-    _check_count("numel", numel)
-    _check_bits("bits", bits, numel, "flags")
-
-
-def compact_by_bits(values: Tensor, bits: Tensor, count: int) -> None:
-    """Check of `compact_by_bits`; that `count` bits are 1 is looked at by the kernels."""
-    _check_values("values", values)
-    _check_bits("bits", bits, values.numel(), "values")
-    check_same_device("bits", bits, values)
-    _check_count("count", count)
-
-
-def expand_by_bits(kept: Tensor, bits: Tensor, numel: int) -> None:
-    """Check of `expand_by_bits`; that the bits suit the values is looked at by the kernels."""
-    _check_values("kept", kept)
-    unpack_bits(bits, numel)
-    check_same_device("bits", bits, kept)
-
-
-def _check_values(name: str, values: Tensor) -> None:
-    if values.dtype not in (*FLOATS, torch.uint8, torch.int8):
-        raise TypeError(f"{name} is {values.dtype}, but must be floats or bytes")
-    _check_order(name, values)
-
-
-def count_nonzero(w: Tensor) -> None:
-    """Check of `count_nonzero`."""
-    _check_float("w", w)
-    _check_order("w", w)
-
-
-def count_nonzero_per_channel(w: Tensor) -> None:
-    """Check of `count_nonzero_per_channel`."""
-    count_nonzero(w)
-    if w.dim() == 0:
-        raise ValueError("w is a scalar, but must have channels in dimension 0")

@@ -3,38 +3,38 @@
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks_bits
 from .registry import define, empty, empty_bits
 
-define("pack_bits(Tensor flags) -> Tensor", checks.pack_bits, empty_bits)
+define("pack_bits(Tensor flags) -> Tensor", checks_bits.pack_bits, empty_bits)
 define(
     "unpack_bits(Tensor bits, int numel) -> Tensor",
-    checks.unpack_bits,
+    checks_bits.unpack_bits,
     lambda bits, numel: empty(bits, (numel,), torch.bool),
 )
 define(
     "count_bits(Tensor bits, int numel) -> Tensor",
-    checks.unpack_bits,
+    checks_bits.unpack_bits,
     lambda bits, numel: empty(bits, (), torch.int64),
 )
 define(
     "compact_by_bits(Tensor values, Tensor bits, int count) -> Tensor",
-    checks.compact_by_bits,
+    checks_bits.compact_by_bits,
     lambda values, bits, count: empty(values, (count,), values.dtype),
 )
 define(
     "expand_by_bits(Tensor kept, Tensor bits, int numel) -> Tensor",
-    checks.expand_by_bits,
+    checks_bits.expand_by_bits,
     lambda kept, bits, numel: empty(kept, (numel,), kept.dtype),
 )
 define(
     "count_nonzero(Tensor w) -> Tensor",
-    checks.count_nonzero,
+    checks_bits.count_nonzero,
     lambda w: empty(w, (), torch.int64),
 )
 define(
     "count_nonzero_per_channel(Tensor w) -> Tensor",
-    checks.count_nonzero_per_channel,
+    checks_bits.count_nonzero_per_channel,
     lambda w: empty(w, (w.shape[0],), torch.int64),
 )
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks_bits
 from .registry import define, empty_bits
 
 define(
     "smallest_magnitude_mask(Tensor w, int k) -> Tensor",
-    checks.smallest_magnitude_mask,
+    checks_bits.smallest_magnitude_mask,
     lambda w, k: empty_bits(w),
 )
 
