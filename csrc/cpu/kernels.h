@@ -70,10 +70,9 @@ struct DepthwiseRow {
   int64_t out_width;
 };
 
-// Elements that lie side by side, with their constants; see Block.
+// Elements that lie side by side, with their constants; see Block. Without a gate it is ones.
 struct BlockRun {
-  const void* acc;
-  Accumulator type;
+  const float* acc;
   int64_t count;
   const float *m, *b, *gate;
   Function function;
@@ -119,8 +118,11 @@ struct Kernels {
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
 
+  // Integers as floats.
+  void (*block_floats)(const void* acc, Accumulator type, int64_t count, float* floats);
   // Sums are added to, and extremes widened, place by place of a run.
-  void (*block_moments)(BlockRun run, double* sums, double* squares);
+  void (*block_moments)(const void* acc, Accumulator type, int64_t count, double* sums,
+                        double* squares);
   void (*block_extremes)(BlockRun run, float* least, float* most, int32_t* bad);
   void (*block_codes)(BlockRun run, Quantiser q, uint8_t* codes);
   void (*block_values)(BlockRun run, float* values);

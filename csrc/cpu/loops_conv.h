@@ -78,29 +78,48 @@ MICRONET_INLINE void dot_block(const ConvTile& tile, int64_t pixel, int64_t chan
   }
 }
 
-template <int kPanels>
-MICRONET_INLINE void dot_columns(const ConvTile& tile, int64_t channel) {
-  int64_t p = 0;
-  for (; p + Dots::kPixels <= tile.pixels; p += Dots::kPixels) {
-    dot_block<Dots::kPixels, kPanels>(tile, p, channel);
-  }
-  for (; p < tile.pixels; ++p) dot_block<1, kPanels>(tile, p, channel);
-}
-
-// All output channels of a tile, as many panels at a time as the registers hold.
-inline void dot_tile(const ConvTile& tile) {
+// All output channels of some pixels, as many panels at a time as the registers hold.
+template <int kPixels>
+MICRONET_INLINE void dot_row(const ConvTile& tile, int64_t pixel) {
   int64_t channel = 0;
   while (channel < tile.out_channels) {
     const int64_t panels = (tile.out_channels - channel + kWidth - 1) / kWidth;
     if (panels >= Dots::kPanels) {
-      dot_columns<Dots::kPanels>(tile, channel);
+      dot_block<kPixels, Dots::kPanels>(tile, pixel, channel);
       channel += Dots::kPanels * kWidth;
     } else if (panels >= 2) {
-      dot_columns<2>(tile, channel);
+      dot_block<kPixels, 2>(tile, pixel, channel);
       channel += 2 * kWidth;
     } else {
-      dot_columns<1>(tile, channel);
+      dot_block<kPixels, 1>(tile, pixel, channel);
       channel += kWidth;
+    }
+  }
+}
+
+inline void dot_pixels(const ConvTile& tile) {
+  int64_t p = 0;
+  for (; p + Dots::kPixels <= tile.pixels; p += Dots::kPixels) dot_row<Dots::kPixels>(tile, p);
+  for (; p < tile.pixels; ++p) dot_row<1>(tile, p);
+}
+
+// Pixel by pixel where the weights stay in the nearest cache, so that whole lines are written one
+// after the other; else a few panels of weights at a time for all pixels.
+inline void dot_tile(const ConvTile& tile) {
+  constexpr int64_t kNearBytes = 24576;
+  if (tile.out_channels * tile.depth <= kNearBytes) {
+    dot_pixels(tile);
+  } else {
+    constexpr int64_t kStep = Dots::kPanels * kWidth;
+    for (int64_t channel = 0; channel < tile.out_channels; channel += kStep) {
+      ConvTile part = tile;
+      part.panels += channel * tile.depth;
+      part.correction += channel;
+      part.ratio += channel;
+      part.out = static_cast<char*>(tile.out) + channel * (tile.kind == kInt16 ? 2 : 4);
+      const int64_t left = tile.out_channels - channel;
+      part.out_channels = left < kStep ? left : kStep;
+      dot_pixels(part);
     }
   }
   Vector::fence();

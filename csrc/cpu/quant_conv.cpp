@@ -279,7 +279,9 @@ struct Convolution {
     const int64_t tile = in_place || fitting > kTilePixels ? kTilePixels
                          : fitting < 6                     ? 6
                                                            : fitting;
-    const bool streamed = leaves_cache(c.out, s.pixels() * s.out_channels * out_width_bytes());
+    // Past the caches only in whole lines: what is left of one would be read first.
+    const int64_t row = s.out_channels * out_width_bytes();
+    const bool streamed = row % 64 == 0 && leaves_cache(c.out, s.pixels() * row);
     const int64_t tiles = (s.pixels() + tile - 1) / tile;
     parallel_for(parallel, tiles, tile * s.out_channels, [&](int64_t from, int64_t to) {
       std::vector<uint8_t> gathered(in_place ? 0 : static_cast<size_t>(tile * at.depth));

@@ -140,6 +140,7 @@ constexpr Kernels table(const char* name) {
           unpack_whole,
           dot_tile,
           depthwise_row,
+          block_floats,
           block_moments,
           block_extremes,
           block_codes,
