@@ -1,0 +1,172 @@
+// The operands of a convolution of codes as its loops read them: codes a byte each, weights in
+// panels or by tap, all in one workspace.
+#ifndef MICRONET_CPU_CONV_OPERANDS_H_
+#define MICRONET_CPU_CONV_OPERANDS_H_
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "../conv.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace micronet {
+namespace {
+
+constexpr int64_t kPanel = 16;  // output channels side by side
+constexpr int64_t kDeep = 4;    // products that a dot product takes at a time
+
+inline int64_t up_to(int64_t v, int64_t unit) { return (v + unit - 1) / unit * unit; }
+
+// Where everything lies in the workspace; each part starts on a cache line.
+struct Workspace {
+  int64_t depth, group_channels;  // padded: products of an output, output channels of a group
+  int64_t codes, weight_codes, scale, zero_point, weights, correction, ratio, bytes;
+
+  explicit Workspace(const ConvShape& s)
+      : depth(up_to(s.depth(), kDeep)), group_channels(up_to(s.out_channels / s.groups, kPanel)) {
+    const int64_t padded = s.groups * group_channels;
+    int64_t next = 0;
+    const auto take = [&](int64_t size) {
+      const int64_t at = next;
+      next += up_to(size, 64);
+      return at;
+    };
+    // A dot product may read past the last code, which then meets weights of zero.
+    codes = take(s.is_depthwise() ? 0 : s.in_numel() + 64);
+    weight_codes = take(s.out_channels * s.depth());
+    scale = take(4 * s.out_channels);
+    zero_point = take(4 * s.out_channels);
+    weights = take(s.is_depthwise() ? 2 * (s.out_channels * s.taps() + 64) : padded * depth);
+    correction = take(4 * padded);
+    ratio = take(4 * padded);
+    bytes = next;
+  }
+};
+
+// Four sums of bytes, without carries from one to the next.
+inline uint32_t add_bytes(uint32_t a, uint32_t b) {
+  return ((a & 0x7f7f7f7fu) + (b & 0x7f7f7f7fu)) ^ ((a ^ b) & 0x80808080u);
+}
+
+inline int as_int(float zero_point) {
+  return std::isfinite(zero_point) ? static_cast<int>(zero_point) : 0;
+}
+
+struct ConvOperands {
+  const QuantConv& c;
+  const ConvShape& s;
+  Workspace at;
+  Quantiser q;
+  int zero_point;
+  uint8_t* memory;
+
+  ConvOperands(const QuantConv& conv, void* workspace)
+      : c(conv),
+        s(conv.shape),
+        at(conv.shape),
+        q(make_quantiser(conv.range[0], conv.range[1], conv.levels, kAffine)),
+        zero_point(as_int(q.zero_point)),
+        memory(static_cast<uint8_t*>(workspace)) {}
+
+  uint8_t* codes() const { return memory + at.codes; }
+  uint8_t* weight_codes() const { return memory + at.weight_codes; }
+  float* scale() const { return reinterpret_cast<float*>(memory + at.scale); }
+  float* weight_zero() const { return reinterpret_cast<float*>(memory + at.zero_point); }
+  int8_t* panels() const { return reinterpret_cast<int8_t*>(memory + at.weights); }
+  int16_t* depthwise() const { return reinterpret_cast<int16_t*>(memory + at.weights); }
+  int32_t* correction() const { return reinterpret_cast<int32_t*>(memory + at.correction); }
+  float* padded_ratio() const { return reinterpret_cast<float*>(memory + at.ratio); }
+
+  int64_t out_width_bytes() const { return c.kind == kInt16 ? 2 : 4; }
+  void* out(int64_t element) const {
+    return static_cast<char*>(c.out) + element * out_width_bytes();
+  }
+
+  void unpack(const ParallelFor& parallel) const {
+    for_blocks(parallel, s.in_numel(), [&](int64_t first, int64_t count) {
+      kernels().unpack(c.codes, first, count, codes() + first);
+    });
+  }
+
+  // What turns the integers of channel o into values; `padded` is its place beside the panels.
+  void ratio_of(int64_t o, float* padded) const {
+    c.ratio[o] = 1.0f / (q.scale * scale()[o]);
+    *padded = c.ratio[o];
+  }
+
+  void lay_out_depthwise(int64_t from, int64_t to) const {
+    for (int64_t o = from; o < to; ++o) {
+      const uint8_t* w = weight_codes() + o * s.taps();
+      const int zero = as_int(weight_zero()[o]);
+      for (int64_t t = 0; t < s.taps(); ++t) {
+        depthwise()[t * s.out_channels + o] = static_cast<int16_t>(w[t] + zero);
+      }
+      ratio_of(o, padded_ratio() + o);
+    }
+  }
+
+  // Panels of sixteen channels side by side, four products of each at a time; a product's place is
+  // that of its tap and then of its channel, as the codes lie in memory.
+  void lay_out_panels(int64_t from, int64_t to) const {
+    const int64_t per_group = s.out_channels / s.groups, in_group = at.group_channels / kPanel;
+    std::vector<uint8_t> rows(static_cast<size_t>(kPanel * at.depth));
+    for (int64_t p = from; p < to; ++p) {
+      const int64_t first = p % in_group * kPanel, left = per_group - first;
+      uint32_t zeros[kPanel] = {};
+      std::memset(rows.data(), 0, rows.size());
+      for (int64_t lane = 0; lane < (left < kPanel ? left : kPanel); ++lane) {
+        const int64_t o = p / in_group * per_group + first + lane, column = p * kPanel + lane;
+        const int zero = as_int(weight_zero()[o]);
+        const int64_t sum = copy_row(o, zero, rows.data() + lane * at.depth);
+        correction()[column] = static_cast<int32_t>(zero_point * (sum + zero * s.depth()));
+        zeros[lane] = 0x01010101u * static_cast<uint8_t>(zero);
+        ratio_of(o, padded_ratio() + column);
+      }
+      int8_t* panel = panels() + p * kPanel * at.depth;
+      for (int64_t k = 0; k < at.depth; k += kDeep) {
+        for (int64_t lane = 0; lane < kPanel; ++lane, panel += kDeep) {
+          uint32_t four;
+          std::memcpy(&four, rows.data() + lane * at.depth + k, kDeep);
+          four = add_bytes(four, zeros[lane]);
+          std::memcpy(panel, &four, kDeep);
+        }
+      }
+    }
+  }
+
+  // The codes of channel o, tap by tap, filled up with the code of zero; returns their sum.
+  int64_t copy_row(int64_t o, int zero, uint8_t* row) const {
+    const int64_t channels = s.group_channels(), taps = s.taps();
+    const uint8_t* w = weight_codes() + o * s.depth();
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t c = 0; c < channels; ++c) row[t * channels + c] = w[c * taps + t];
+    }
+    for (int64_t k = s.depth(); k < at.depth; ++k) row[k] = static_cast<uint8_t>(-zero);
+    int32_t sum = 0;
+    for (int64_t k = 0; k < s.depth(); ++k) sum += w[k];
+    return sum;
+  }
+
+  int lay_out(const ParallelFor& parallel) const {
+    const Weight weight{c.w,       c.mask,          s.out_channels,
+                        s.depth(), c.weight_levels, weight_codes(),
+                        scale(),   weight_zero()};
+    const int status = quantize_per_channel_cpu(weight, c.type, kAffine, parallel);
+    if (status != kOk) return status;
+    std::memset(memory + at.correction, 0, static_cast<size_t>(at.bytes - at.correction));
+    if (s.is_depthwise()) {
+      lay_out_depthwise(0, s.out_channels);
+    } else {
+      parallel_for(parallel, s.groups * at.group_channels / kPanel, kPanel * at.depth,
+                   [&](int64_t from, int64_t to) { lay_out_panels(from, to); });
+    }
+    return kOk;
+  }
+};
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_CONV_OPERANDS_H_
