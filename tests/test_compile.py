@@ -9,7 +9,19 @@ from samples import DTYPES, draw, draw_mask
 ENDS = torch.tensor([-0.5, 0.75])
 # Not operators on tensors.
 NOT_COMPILED = {
+    "MOST_CODE_LEVELS",
+    "MOST_WEIGHT_LEVELS",
     "Scheme",
+    # Blocks decide while they run what they compute.
+    "ConvCall",
+    "Deferred",
+    "QuantisedInput",
+    "quant_conv2d",
+    "quantise_input",
+    "recompute_in_backward",
+    # Of evaluation, in float32 only; tests/test_exact_evaluation.py.
+    "float_conv2d",
+    "linear_by_lanes",
     "available_backends",
     "levels_of_bits",
     "use_backend",

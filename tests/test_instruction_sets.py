@@ -10,7 +10,7 @@ import torch
 import micronet_kernels as kernels
 from samples import draw
 
-NAMES = ["baseline", "avx2", "avx512"]
+NAMES = ["baseline", "avx2", "avx512", "avx512vnni"]
 PRINT_SET = "from micronet_kernels import _C; print(_C.instruction_set())"
 
 
@@ -38,9 +38,10 @@ def test_the_machine_has_the_baseline_first_and_what_its_processor_names(extensi
     assert sets[0] == "baseline" and sets == [name for name in NAMES if name in sets]
     with open("/proc/cpuinfo") as info:
         flags = next((line.split(":")[1].split() for line in info if line.startswith("flags")), [])
-    assert ("avx2" in sets) == {"avx2", "f16c"}.issubset(flags)
-    needed = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    assert ("avx2" in sets) == {"avx2", "fma", "bmi2", "f16c"}.issubset(flags)
+    needed = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2"}
     assert ("avx512" in sets) == needed.issubset(flags)
+    assert ("avx512vnni" in sets) == {*needed, "avx512_vnni"}.issubset(flags)
 
 
 def test_the_best_is_chosen_where_none_is_named(extension):

@@ -12,7 +12,9 @@ from micronet.opcount import (
     BatchNorm,
     Conv,
     Dropout,
+    LayerNorm,
     Linear,
+    Permutation,
     Pool,
     Residual,
     Scale,
@@ -62,17 +64,17 @@ def test_records_of_a_small_network_in_execution_order():
     )
     assert opcount.walk(net, 8) == [
         Conv("0", 3, 6, 1, (3, 3), 16, False),
-        BatchNorm("1", 96),
+        BatchNorm("1", 96, 6, folds_into="0"),
         Activation("2", "relu6", 96),
         Conv("3.conv", 6, 6, 3, (3, 1), 16, True),
-        Pool("3", 96, 6),
+        Pool("3", "average", 96, 6, 96),
         Conv("3.squeeze", 6, 2, 1, (1, 1), 1, True),
         Activation("3", "swish", 2),
         Conv("3.excite", 2, 6, 1, (1, 1), 1, False),
         Activation("3", "sigmoid", 6),
         Scale("3", 96),
         Residual("3", 96),
-        Pool("4", 96, 24),
+        Pool("4", "maximum", 96, 24, 24 * 4),
         Dropout("6", 24),
         Linear("7", 24, 5, 1, True),
     ]
@@ -136,7 +138,7 @@ def test_cifar_resnet_by_hand():
     assert len(of(Residual, ops)) == 9
     assert len(of(Activation, ops)) == 19
     assert len(of(BatchNorm, ops)) == len(of(Conv, ops)) == 19
-    assert of(Pool, ops) == [Pool("avgpool", 64 * 8 * 8, 64)]
+    assert of(Pool, ops) == [Pool("avgpool", "average", 64 * 8 * 8, 64, 64 * 8 * 8)]
 
 
 def test_efficientnet_b1_at_224():
@@ -154,7 +156,7 @@ def test_efficientnet_b1_at_224():
     assert len(of(BatchNorm, ops)) == 3 * 23 - 2 + 2
     assert ops[0] == Conv("_conv_stem", 3, 32, 1, (3, 3), 112 * 112, False)
     assert ops[-3:] == [
-        Pool("_avg_pooling", 1280 * 7 * 7, 1280),
+        Pool("_avg_pooling", "average", 1280 * 7 * 7, 1280, 1280 * 7 * 7),
         Dropout("_dropout", 1280),
         Linear("_fc", 1280, 1000, 1, True),
     ]
@@ -174,6 +176,98 @@ def test_quantised_layers_are_the_same_operations():
     bits = {name: quantize.LayerBits(4, 4) for name in models.layers(model)}
     quantize.convert_(model, bits)
     assert opcount.walk(model, 32) == before
+
+
+class Normalised(nn.Module):
+    """One convolution and its BatchNorm; ``use`` says what becomes of the convolution's output."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.conv, self.norm, self.use = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), use
+
+    def forward(self, x):
+        return self.use(self, self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("use", "folds_into"),
+    [
+        (lambda m, y: m.norm(y), "conv"),
+        (lambda m, y: m.norm(y).relu() + y.shape[0], "conv"),
+        (lambda m, y: m.norm(y.relu()), None),  # not next to it
+        (lambda m, y: m.norm(y) + y, None),  # another reader needs the plain output
+        (lambda m, y: m.norm(m.conv(y)), None),  # the layer runs twice
+        (lambda m, y: m.norm(torch.cat([y])), None),
+    ],
+)
+def test_a_normalisation_folds_into_the_layer_whose_only_reader_it_is(use, folds_into):
+    (norm,) = of(BatchNorm, opcount.walk(Normalised(use), 4))
+    assert norm == BatchNorm("norm", 48, 3, folds_into)
+
+
+def test_densenet_folds_only_what_follows_a_convolution():
+    ops = opcount.walk(meta("densenet121"), 224)
+    norms = of(BatchNorm, ops)
+    # 121 layers: 120 convolutions. The stem's norm0 and the norm2 of 58 dense layers read one
+    # convolution each; their norm1, three transitions and norm5 read concatenations.
+    assert len([n for n in norms if n.folds_into]) == 1 + 58
+    assert len([n for n in norms if not n.folds_into]) == 58 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("pool", "function", "output", "reads"),
+    [
+        (nn.AdaptiveAvgPool2d(1), "average", 2, 2 * 5 * 5),
+        # Five pixels in three windows: [0, 2), [1, 4), [3, 5); 2 + 3 + 2 = 7 a side.
+        (nn.AdaptiveAvgPool2d(3), "average", 2 * 9, 2 * 7 * 7),
+        (nn.AvgPool2d(2), "average", 2 * 4, 2 * 4 * 4),
+        (nn.MaxPool2d(3, stride=2, padding=1), "maximum", 2 * 9, 2 * 9 * 9),
+        (nn.MaxPool2d((3, 1), stride=1), "maximum", 2 * 15, 2 * 15 * 3),
+    ],
+)
+def test_pooling_windows_by_hand(pool, function, output, reads):
+    expected = [Pool("", function, 2 * 25, output, reads)]
+    (op,) = opcount.walk(nn.Sequential(pool), 5, 2)
+    assert op == Pool("0", function, 2 * 25, output, reads)
+    calls = {
+        nn.AvgPool2d: lambda m, x: F.avg_pool2d(x, 2),
+        nn.MaxPool2d: lambda m, x: F.max_pool2d(x, m.kernel_size, m.stride, m.padding),
+        nn.AdaptiveAvgPool2d: lambda m, x: F.adaptive_avg_pool2d(x, m.output_size),
+    }
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Identity()
+
+        def forward(self, x):
+            return calls[type(pool)](pool, x)
+
+    assert opcount.walk(Functional(), 5, 2) == expected
+
+
+def test_shuffles_and_layer_norms():
+    ops = opcount.walk(meta("shufflenet_v2_x0_5"), 224)
+    # Stages of 4, 8 and 4 units shuffle their outputs: 48, 96 and 192 channels at 28, 14 and 7.
+    shuffles = of(Permutation, ops)
+    assert [(s.channels, s.numel) for s in shuffles] == (
+        [(48, 48 * 28 * 28)] * 4 + [(96, 96 * 14 * 14)] * 8 + [(192, 192 * 7 * 7)] * 4
+    )
+    assert of(Permutation, opcount.walk(nn.ChannelShuffle(3), 4, 6)) == [Permutation("", 6, 96)]
+    ops = opcount.walk(meta("convnext_tiny"), 224)
+    # 96 channels at 56 x 56 are normalised pixel by pixel behind the stem.
+    assert of(LayerNorm, ops)[0] == LayerNorm("features.0.1", 96 * 56 * 56, 56 * 56, True)
+
+
+def test_dense_multiply_accumulates_are_those_of_torchs_counter():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for arch, size in (("efficientnet-b0", 224), ("resnet18", 65), ("resnet20", 32)):
+        model = meta(arch).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.empty(1, 3, size, size, device="meta"))
+        # It counts two operations a product.
+        assert 2 * macs(opcount.walk(model, size)) == counter.get_total_flops()
 
 
 class Own(nn.Module):

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import conv_samples
 import micronet_kernels as kernels
 from micronet_kernels import dispatch, ops
 from samples import DTYPES, NOTHING, fresh_state
@@ -100,6 +101,7 @@ SAMPLES = {
     "count_nonzero": lambda d: [(_weights(d),)],
     "count_nonzero_per_channel": lambda d: [(_weights(d),)],
     "smallest_magnitude_mask": lambda d: [(_weights(d), 7), (torch.ones(9, dtype=d), 0)],
+    **conv_samples.SAMPLES,
 }
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import micronet_kernels as kernels
-from micronet_kernels import dispatch, ops
+from micronet_kernels import dispatch
 from micronet_kernels.backends import triton as backend
 from micronet_kernels.backends.reference.learned_step import ordered_sum
 from samples import DTYPES, HUGE, NAN, draw, draw_ends
-from triton_cases import CASES, WITHOUT_FLOATS, run_python, state
+from triton_cases import CASES, OPS, WITHOUT_FLOATS, run_python, state
 
 # Kernels are interpreted or compiled as the variable says when they are defined, so that each of
 # the two needs a process of its own.
@@ -64,7 +64,7 @@ def check(same, op, arguments, device):
             raise
 
 
-FLOATS = [op for op in ops.OPS if op not in WITHOUT_FLOATS]
+FLOATS = [op for op in OPS if op not in WITHOUT_FLOATS]
 
 
 @on_device
@@ -166,6 +166,6 @@ def test_in_the_interpreter():
 
 @interpreted
 def test_the_interpreter_is_never_chosen():
-    for op in ops.OPS:
+    for op in OPS:
         assert "triton" in dispatch.available(op, "cpu")
         assert dispatch._choose(op, "cpu") is not backend.TABLE["cpu"][op]

@@ -7,9 +7,8 @@ from itertools import count, islice
 import pytest
 import torch
 
-from micronet_kernels import ops
 from micronet_kernels.backends import triton as backend
-from triton_cases import CASES, run_python
+from triton_cases import CASES, OPS, run_python
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="needs a process that compiles"
@@ -119,7 +118,7 @@ def compilations(monkeypatch, tmp_path):
     return found
 
 
-@pytest.mark.parametrize("op", ops.OPS)
+@pytest.mark.parametrize("op", OPS)
 def test_compiles_for_hopper(rng, op, compilations):
     for dtype in (torch.float32, torch.bfloat16):
         for arguments in islice(CASES[op](rng, dtype, [64, 1]), 4):

@@ -1,0 +1,82 @@
+"""Arguments of the operators on convolutions of codes, their blocks, and evaluation in float."""
+
+import torch
+
+from samples import NOTHING
+
+ENDS = torch.tensor([-0.5, 0.75])
+NONE = torch.empty(0)
+# Of two images of 6 channels, 5 by 4, and three by three weights for four outputs in two groups.
+SIZE, CONV = [2, 6, 5, 4], ([2, 6, 5, 4], [2, 1], [0, 1, 1, 1], [1, 1], 2)
+
+
+def _spread(*shape):
+    return torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
+
+
+def _codes():
+    return torch.arange(120, dtype=torch.uint8)  # two codes a byte
+
+
+def _weights(dtype=torch.float32):
+    return _spread(4, 3, 3, 3).to(dtype)
+
+
+def _bits():
+    return torch.full((14,), 0b1011, dtype=torch.uint8)
+
+
+def _images(dtype=torch.float32):
+    flat = (100 * _spread(*SIZE)).to(dtype)
+    return flat.contiguous(memory_format=torch.channels_last)
+
+
+def _affine(dtype, function):
+    return _images(dtype), 0.02 * _spread(6), _spread(6), function
+
+
+ACCUMULATORS = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int32,
+}
+
+
+def _blocks(dtype):
+    """One affine map for each function, of one type of accumulator."""
+    return [_affine(ACCUMULATORS[dtype], function) for function in range(4)]
+
+
+def _read(dtype, *rest):
+    gate = _spread(2, 6)
+    return [(*block, g, *rest) for block in _blocks(dtype) for g in (NONE, gate)]
+
+
+def _convolutions(dtype):
+    return [
+        (_codes(), ENDS, 16, _weights(dtype), _bits(), 16, *CONV),
+        (_codes(), ENDS, 5, _weights(dtype), NOTHING, 128, *CONV),
+    ]
+
+
+SAMPLES = {
+    "quant_conv2d": _convolutions,
+    "quant_conv2d_values": _convolutions,
+    "channel_moments": lambda d: [(_images(ACCUMULATORS[d]),)],
+    "block_extremes": _read,
+    "block_values": _read,
+    "block_codes": lambda d: _read(d, ENDS, 16),
+    "block_means": _blocks,
+    "block_gradient_sums": lambda d: [(_images(), *b, ENDS, NONE) for b in _blocks(d)],
+    "block_gradient": lambda d: [
+        (_images(), *b, NONE, _spread(2, 6), _spread(3, 6)) for b in _blocks(d)
+    ],
+    "block_gate_gradient": lambda d: [(_images(), *b, _spread(2, 6), ENDS) for b in _blocks(d)],
+    "float_conv2d": lambda d: [
+        (_images(), _weights(), bias, *CONV[1:]) for bias in (NONE, ENDS.repeat(2))
+    ],
+    "linear_by_lanes": lambda d: [
+        (_spread(3, 20), _spread(7, 20), NOTHING, 0, NONE),
+        (_spread(3, 20), _spread(7, 20), torch.ones(18, dtype=torch.uint8), 5, _spread(7)),
+    ],
+}
