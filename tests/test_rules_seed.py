@@ -12,7 +12,7 @@ from micronet import models, quantize, score
 from micronet.errors import UserError
 from micronet.opcount import Activation, BatchNorm, Conv, Linear, Pool, Residual, Scale
 from micronet.quantize import LayerBits
-from micronet.rules import ist, ist_operations, seed
+from micronet.rules import ist, seed
 
 
 def small_net():
@@ -213,9 +213,3 @@ def test_quantisers_cost_no_storage():
     after = score.score_model(model, 4, rules=seed)
     assert [cost.name for cost in after.stored] == [cost.name for cost in before.stored]
     assert after.storage == before.storage
-
-
-def test_a_version_is_data():
-    rules = ist_operations.OperationRules(word_bits=16)
-    assert rules == seed.OPERATIONS
-    assert ist_operations.OperationRules(word_bits=16, steps=3) != rules

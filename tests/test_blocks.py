@@ -1,0 +1,256 @@
+"""Blocks on codes: the specification's bits on every instruction set, and the gradients of maths."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import micronet_kernels as kernels
+from micronet import models, quantize
+from micronet.quantize import LayerBits
+from micronet.quantized_modules import QuantizedConv2d
+
+OP = torch.ops.micronet
+NONE = torch.empty(0)
+SIZES = [(2, 16, 5, 7), (3, 7, 3, 5), (1, 600, 2, 3), (2, 32, 1, 1), (16, 33, 20, 17)]
+TYPES = [torch.int16, torch.int32, torch.float32]
+FUNCTIONS = range(4)
+
+
+def images(rng, size, dtype=torch.float32, scale=1.0):
+    x = scale * torch.randn(size, generator=rng)
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture(params=[(s, t, f) for s in SIZES[:3] for t in TYPES for f in FUNCTIONS], ids=str)
+def block(request, rng):
+    """Accumulators with their affine map and function."""
+    size, dtype, function = request.param
+    c = size[1]
+    m, b = 0.01 * torch.rand(c, generator=rng), torch.randn(c, generator=rng)
+    return images(rng, size, dtype, 500.0), m, b, function
+
+
+def test_reading_is_the_same_everywhere(on_all, rng, threads, block):
+    acc = block[0]
+    range = torch.tensor([-0.25, 1.9])
+    for gate in (NONE, torch.randn(acc.shape[:2], generator=rng)):
+        on_all(lambda gate=gate: OP.block_extremes(*block, gate))
+        on_all(lambda gate=gate: OP.block_values(*block, gate))
+        on_all(lambda gate=gate: OP.block_codes(*block, gate, range, 16))
+    on_all(lambda: OP.block_means(*block))
+
+
+def test_gradients_are_the_same_everywhere(on_all, rng, threads, block):
+    acc = block[0]
+    grad, range = images(rng, acc.shape), torch.tensor([-0.25, 1.9])
+    k = torch.randn(3, acc.shape[1], generator=rng)
+    gate, extra = (torch.randn(acc.shape[:2], generator=rng) for _ in (0, 1))
+    for ends in (NONE, range):
+        for more in (NONE, extra):
+            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k))
+        on_all(lambda e=ends: OP.block_gate_gradient(grad, *block, gate, e))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_sums_by_channel(backend, rng, threads, size):
+    acc = images(rng, size, torch.int16, 5000.0)
+    wide = acc.double()
+    expected = torch.stack([wide.sum((0, 2, 3)), (wide * wide).sum((0, 2, 3))])
+    assert torch.equal(OP.channel_moments(acc), expected)
+    grad, m, b = images(rng, size), torch.ones(size[1]), torch.zeros(size[1])
+    sums = OP.block_gradient_sums(grad, images(rng, size), m, b, 0, NONE, NONE)
+    assert torch.allclose(sums[0], grad.double().sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_not_finite_shows(on_all):
+    acc = torch.ones(1, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    acc[0, 1, 2, 2] = torch.nan
+    given = (acc, torch.ones(2), torch.zeros(2), 2)
+    assert on_all(lambda: OP.block_extremes(*given, NONE)).isnan().all()
+    codes = on_all(lambda: OP.block_codes(*given, NONE, torch.tensor([0.0, 1.0]), 16))
+    assert kernels.unpack_codes(codes, 18, 16)[-1] == 0
+    acc[0, 1, 2, 2] = torch.inf
+    assert on_all(lambda: OP.block_extremes(*given, NONE))[1] == torch.inf
+
+
+def test_swish_within_two_ulp_of_exp(on_all, rng):
+    """Sigmoid at -x is 1 / (1 + e^x): far out it is e^-x, of which exp is to be within 2 ulp."""
+    x = 20 * torch.randn(1, 64, 16, 16, generator=rng) - 40
+    x = x.contiguous(memory_format=torch.channels_last)
+    one, zero = torch.ones(64), torch.zeros(64)
+    y = on_all(lambda: OP.block_values(x, one, zero, 3, NONE))
+    expected = torch.sigmoid(x.double())
+    seen = expected > 2.0**-126
+    ulp = 2.0 ** (torch.floor(torch.log2(expected)) - 23)
+    assert (((y.double() - expected).abs() / ulp)[seen] <= 3).all()
+
+
+# Whole blocks -----------------------------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """An inverted bottleneck with squeeze-excite and a residual."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand = nn.Conv2d(16, 32, 1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.reduce, self.widen = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
+        self.project = nn.Conv2d(32, 16, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        h = F.silu(self.norm(self.expand(x)))
+        s = F.adaptive_avg_pool2d(h, 1)
+        s = self.widen(F.silu(self.reduce(s)))
+        return self.norm2(self.project(torch.sigmoid(s) * h)) + x
+
+
+class Shared(nn.Module):
+    """One activation that two convolutions of codes and an addition read."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.one, self.two = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        h = F.relu(self.norm(self.first(x)))
+        return self.one(h) + self.two(h) + h
+
+
+def chain():
+    return nn.Sequential(
+        nn.Conv2d(16, 24, 3, padding=1, bias=False),
+        nn.BatchNorm2d(24),
+        nn.SiLU(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.Conv2d(24, 16, 1),
+    )
+
+
+def converted(make, x):
+    """A quantised network whose ranges cut nothing off near their ends, and a float64-free twin."""
+    model = make()
+    quantize.convert_(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    with torch.no_grad():
+        model(x)
+    for module in model.modules():
+        # Frozen, wide ranges: rounding decides about no element's gradient.
+        if isinstance(module, QuantizedConv2d):
+            module.input_quantizer.range.mul_(4.0)
+            module.input_quantizer.eval()
+    return model
+
+
+@pytest.mark.parametrize("make", [Gated, Shared, chain], ids=["gated", "shared", "chain"])
+def test_gradients_are_those_of_the_ordinary_way(backend, rng, monkeypatch, make):
+    x = images(rng, (3, 16, 9, 8))
+    model = converted(make, x)
+    twin = copy.deepcopy(model)
+    answers = []
+    for network, exact in ((model, True), (twin, False)):
+        if not exact:
+            monkeypatch.setattr(QuantizedConv2d, "is_exact", False)
+        given = x.clone().requires_grad_()
+        y = network(given) + 0
+        torch.manual_seed(0)
+        y.backward(torch.randn(y.shape))
+        answers.append([y, given.grad, *(p.grad for p in network.parameters())])
+        answers[-1] += [b for name, b in network.named_buffers() if "running" in name]
+    for ours, theirs in zip(*answers, strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6
+
+
+def test_the_gradient_stops_outside_the_range(backend, rng):
+    """The only reader's range is applied by the activation itself; with two readers, by each."""
+    layers = dict(chain().named_children())
+    model = nn.Sequential(layers["0"], layers["1"], layers["2"], layers["6"].__class__(24, 8, 1))
+    quantize.convert_(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    x = images(rng, (2, 16, 6, 6))
+    model(x)
+    reader = model[3].input_quantizer.eval()
+    reader.range.copy_(torch.tensor([-10.0, -9.0]))  # widened to hold 0, and no swish is below -0.3
+    model(x).sum().backward()
+    inside = [p.grad.abs().sum() for p in model[0].parameters()]
+    reader.range.copy_(torch.tensor([5.0, 5.1]))
+    model.zero_grad()
+    model(x).sum().backward()
+    assert all(torch.isfinite(value) for value in inside)
+    y = F.silu(model[1](model[0](x))) + 0
+    assert ((y <= 0) | (y > 5.1)).any() and (model[0].weight.grad != 0).any()
+
+
+def test_integers_that_are_made_again_change_no_bit(rng):
+    x = images(rng, (3, 16, 9, 8))
+    model = converted(Gated, x)
+    found = []
+    for wanted in (False, True):
+        model.zero_grad()
+        with kernels.recompute_in_backward(wanted):
+            y = model(x) + 0
+        y.square().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def saved_bytes(model, x, recompute):
+    kept = {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with kernels.recompute_in_backward(recompute):
+            y = model(x)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert y.requires_grad
+    return sum(size for at, size in kept.items() if at not in own)
+
+
+def test_a_step_keeps_integers_and_codes_and_no_float(rng):
+    x = images(rng, (4, 16, 32, 32))
+    model = converted(chain, x)
+    outputs = x[:, :1].numel() * (24 + 24 + 16)
+    inputs = x[:, :1].numel() * (16 + 24 + 24)
+    # 16 bits an output that is normalised, 4 an input, one bit for the first input's gradient.
+    expected = 2 * outputs + inputs / 2 + x.numel() / 8
+    assert saved_bytes(model, x, False) <= 1.02 * expected + 8192
+    assert saved_bytes(model, x, True) <= 1.02 * (inputs / 2 + x.numel() / 8) + 8192
+
+
+def test_code_that_goes_around_torch_finds_nan(rng):
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = images(rng, (2, 16, 5, 5))
+    y = converted(chain, x)(x)
+    assert isinstance(y, kernels.Deferred) and (y + 0).isfinite().all()
+    around = y.as_subclass(torch.Tensor)
+    assert Double.apply(around).isnan().all()
+
+
+def test_evaluation_normalises_by_the_running_statistics(backend, rng):
+    x = images(rng, (2, 16, 6, 6))
+    model = converted(chain, x).eval()
+    with torch.no_grad():
+        codes = model[0](x) + 0
+        first = model[2](model[1](model[0](x))) + 0
+        norm = model[1]
+        expected = F.silu(
+            F.batch_norm(codes, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+    assert torch.allclose(first, expected, atol=1e-5)
+    assert torch.equal(model(x) + 0, model(x) + 0)
