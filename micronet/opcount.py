@@ -7,105 +7,47 @@ runs the network once on the meta device, so it needs neither weights nor memory
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torchvision
 from efficientnet_pytorch.utils import MemoryEfficientSwish, Swish
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from micronet.opcount_pool import pool_function, pool_module
+from micronet.opcount_records import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dropout,
+    LayerNorm,
+    Linear,
+    Op,
+    Permutation,
+    Pool,
+    Residual,
+    Scale,
+)
 
-@dataclass(frozen=True)
-class Conv:
-    """A convolution; ``positions`` is output height times width."""
-
-    name: str
-    in_channels: int
-    out_channels: int
-    groups: int
-    kernel: tuple[int, ...]
-    positions: int
-    bias: bool
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        kernel = 1
-        for side in self.kernel:
-            kernel *= side
-        return self.out_channels * (self.in_channels // self.groups) * kernel
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A fully connected layer, applied at ``positions`` places."""
-
-    name: str
-    in_features: int
-    out_features: int
-    positions: int
-    bias: bool
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return self.out_features * self.in_features
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """A batch normalisation of ``numel`` elements."""
-
-    name: str
-    numel: int
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation function, by its lower-case name, over ``numel`` elements."""
-
-    name: str
-    function: str
-    numel: int
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A pooling from ``input_numel`` to ``output_numel`` elements."""
-
-    name: str
-    input_numel: int
-    output_numel: int
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A product, broadcast as squeeze-excite ends in it, over ``numel`` elements."""
-
-    name: str
-    numel: int
-
-
-@dataclass(frozen=True)
-class Residual:
-    """An element-wise addition, as residual blocks end in it, over ``numel`` elements."""
-
-    name: str
-    numel: int
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """A dropout layer, which is the identity in evaluation."""
-
-    name: str
-    numel: int
-
-
-Op = Conv | Linear | BatchNorm | Activation | Pool | Scale | Residual | Dropout
+__all__ = [
+    "Activation",
+    "BatchNorm",
+    "Conv",
+    "Dropout",
+    "LayerNorm",
+    "Linear",
+    "Op",
+    "Permutation",
+    "Pool",
+    "Residual",
+    "Scale",
+    "walk",
+]
 
 _ACTIVATIONS: dict[type, str] = {
     nn.ReLU: "relu",
@@ -118,7 +60,13 @@ _ACTIVATIONS: dict[type, str] = {
     nn.Hardswish: "hardswish",
     nn.Hardsigmoid: "hardsigmoid",
 }
-_FREE = (nn.Identity, nn.Flatten, nn.ZeroPad2d, torchvision.ops.StochasticDepth)
+_FREE = (
+    nn.Identity,
+    nn.Flatten,
+    nn.ZeroPad2d,
+    torchvision.ops.StochasticDepth,
+    torchvision.ops.Permute,
+)
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d)
 
 _FUNCTIONS: dict[str, str] = {
@@ -151,6 +99,11 @@ class _Recorder(TorchFunctionMode):
         self.ops: list[Op] = []
         self.stack: list[str] = []
         self.inside = 0
+        # Outputs of convolutions and linear layers by identity, kept so that no other tensor
+        # takes theirs, how often each is read, and which of them a normalisation reads.
+        self.outputs: dict[int, tuple[Tensor, str]] = {}
+        self.reads: Counter[int] = Counter()
+        self.normalised: dict[int, int] = {}
 
     def __torch_function__(
         self,
@@ -162,28 +115,60 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         several = isinstance(result, (tuple, list)) and not isinstance(result, torch.Size)
         first = result[0] if several and result else result
-        name = getattr(func, "__name__", "")
-        if not self.inside and isinstance(first, Tensor) and name not in _FREE_FUNCTIONS:
-            self._record(name, args, first)
+        if not self.inside and isinstance(first, Tensor):
+            self.note_reads(args)
+            self._record(getattr(func, "__name__", ""), args, kwargs or {}, first)
         return result
 
-    def _record(self, function: str, args: tuple[Any, ...], result: Tensor) -> None:
+    def note_reads(self, inputs: Any) -> None:
+        """Count the reading of each tensor in ``inputs`` that is an output of a layer."""
+        for value in inputs:
+            for tensor in value if isinstance(value, (tuple, list)) else [value]:
+                if id(tensor) in self.outputs:
+                    self.reads[id(tensor)] += 1
+
+    def _record(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> None:
         where = self.stack[-1] if self.stack else ""
         if function in _FUNCTIONS:
             self.ops.append(Activation(where, _FUNCTIONS[function], result.numel()))
         elif function in _POOL_FUNCTIONS:
-            self.ops.append(Pool(where, args[0].numel(), result.numel()))
+            self.ops.append(pool_function(where, function, args, kwargs, result))
         elif function in _ADDITIONS:
             self.ops.append(Residual(where, result.numel()))
         elif function in _PRODUCTS:
             self.ops.append(Scale(where, result.numel()))
-        else:
+        elif _is_channel_shuffle(function, args):
+            self.ops.append(Permutation(where, _channels(function, result), result.numel()))
+        elif function not in _FREE_FUNCTIONS:
             raise ValueError(f"module {where!r} calls {function}, which has no rule to count it by")
+
+    def finished(self) -> list[Op]:
+        """Return the operations, each normalisation with the layer that it folds into."""
+        runs = Counter(op.name for op in self.ops if isinstance(op, (Conv, Linear)))
+        for index, output in self.normalised.items():
+            _, layer = self.outputs[output]
+            op = self.ops[index]
+            if self.reads[output] == 1 and runs[layer] == 1 and isinstance(op, BatchNorm):
+                self.ops[index] = dataclasses.replace(op, folds_into=layer)
+        return self.ops
+
+
+def _is_channel_shuffle(function: str, args: tuple[Any, ...]) -> bool:
+    """Whether a function reorders channels, as ShuffleNet does by transposing groups of them."""
+    if function == "transpose":
+        return args[0].dim() == 5 and sorted(args[1:]) == [1, 2]
+    return function in ("channel_shuffle", "native_channel_shuffle")
+
+
+def _channels(function: str, result: Tensor) -> int:
+    return result.shape[1] * (result.shape[2] if function == "transpose" else 1)
 
 
 def _is_recorded(module: nn.Module) -> bool:
     """Whether a module is one record, whatever is inside it."""
-    known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    known = (nn.Conv2d, nn.Linear, _BatchNorm, nn.LayerNorm)
     return isinstance(module, known) or not any(module.children())
 
 
@@ -193,26 +178,28 @@ def _record_module(name: str, module: nn.Module, inputs: Tensor, output: Tensor)
     Raises:
         ValueError: there is no rule for the module.
     """
-    if isinstance(module, nn.Conv2d):
-        return _conv(name, module, output)
-    if isinstance(module, nn.Linear):
-        positions = output.numel() // (output.shape[0] * module.out_features)
-        bias = module.bias is not None
-        return Linear(name, module.in_features, module.out_features, positions, bias)
-    if isinstance(module, nn.BatchNorm2d):
-        return BatchNorm(name, output.numel())
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return _layer(name, module, output)
+    if isinstance(module, (_BatchNorm, nn.LayerNorm)):
+        return _normalisation(name, module, output)
     if type(module) in _ACTIVATIONS:
         return Activation(name, _ACTIVATIONS[type(module)], output.numel())
     if isinstance(module, _POOLS):
-        return Pool(name, inputs.numel(), output.numel())
+        return pool_module(name, module, inputs, output)
     if isinstance(module, nn.Dropout):
         return Dropout(name, output.numel())
+    if isinstance(module, nn.ChannelShuffle):
+        return Permutation(name, output.shape[1], output.numel())
     if isinstance(module, _FREE):
         return None
     raise ValueError(f"module {name!r} ({type(module).__name__}) has no rule to count it by")
 
 
-def _conv(name: str, module: nn.Conv2d, output: Tensor) -> Conv:
+def _layer(name: str, module: nn.Conv2d | nn.Linear, output: Tensor) -> Conv | Linear:
+    bias = module.bias is not None
+    if isinstance(module, nn.Linear):
+        positions = output.numel() // (output.shape[0] * module.out_features)
+        return Linear(name, module.in_features, module.out_features, positions, bias)
     return Conv(
         name,
         module.in_channels,
@@ -220,8 +207,18 @@ def _conv(name: str, module: nn.Conv2d, output: Tensor) -> Conv:
         module.groups,
         tuple(module.kernel_size),
         output.shape[-2] * output.shape[-1],
-        module.bias is not None,
+        bias,
     )
+
+
+def _normalisation(name: str, module: nn.Module, output: Tensor) -> BatchNorm | LayerNorm:
+    if isinstance(module, _BatchNorm):
+        return BatchNorm(name, output.numel(), module.num_features)
+    assert isinstance(module, nn.LayerNorm)
+    size = 1
+    for side in module.normalized_shape:
+        size *= side
+    return LayerNorm(name, output.numel(), output.numel() // size, module.elementwise_affine)
 
 
 def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:
@@ -247,8 +244,9 @@ def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:
         reason = str(error).partition("\n")[0]
         shape = f"{channels}x{image_size}x{image_size}"
         raise ValueError(f"it does not take an image of {shape}: {reason}") from None
-    _check_counted(model, recorder.ops)
-    return recorder.ops
+    ops = recorder.finished()
+    _check_counted(model, ops)
+    return ops
 
 
 def _check_counted(model: nn.Module, ops: list[Op]) -> None:
@@ -269,6 +267,8 @@ def _watch(recorder: _Recorder, name: str, module: nn.Module) -> None:
     recorded = _is_recorded(module)
 
     def before(module: nn.Module, inputs: Any) -> None:
+        if recorded and not recorder.inside:
+            recorder.note_reads(inputs)
         recorder.stack.append(name)
         recorder.inside += recorded
 
@@ -278,6 +278,10 @@ def _watch(recorder: _Recorder, name: str, module: nn.Module) -> None:
         if recorded and not recorder.inside:
             op = _record_module(name, module, inputs[0], output)
             recorder.ops.extend([op] if op else [])
+            if isinstance(op, (Conv, Linear)):
+                recorder.outputs[id(output)] = (output, name)
+            elif isinstance(op, BatchNorm) and id(inputs[0]) in recorder.outputs:
+                recorder.normalised[len(recorder.ops) - 1] = id(inputs[0])
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)

@@ -1,75 +1,52 @@
-"""How a score is shown: exact numbers, tables, and JSON."""
+"""How a score is shown: totals, tables by kind and by cost, accumulator proofs, and JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from micronet.accumulators import Proof, prove
+from micronet.numbers_text import decimal, exact, fixed, grid, rounded
 from micronet.rules import Cost
+from micronet.score_count import Score, by_kind
+from micronet.score_tables import layer_records
+from micronet.tracks import Verdict
 
-if TYPE_CHECKING:
-    from micronet.score import Score
-
-
-def decimal(value: Fraction) -> str:
-    """Write a fraction as a decimal: exactly where it ends, else to six places."""
-    if not _ends(value):
-        return f"{float(value):.6f}"
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-    whole, digits = divmod(int(value * 10**places), 10**places)
-    return f"{whole}.{digits:0{places}d}" if places else str(whole)
+CLAIM = (
+    "additions may be claimed at these widths only where the engine that gave the accuracy executes"
+    " them at these widths, or proves these bounds"
+)
 
 
-def exact(value: Fraction) -> str:
-    """Write a fraction without loss: as a decimal where it ends, else as ``p/q``."""
-    return decimal(value) if _ends(value) else str(value)
-
-
-def _ends(value: Fraction) -> bool:
-    rest = value.denominator
-    for factor in (2, 5):
-        while rest % factor == 0:
-            rest //= factor
-    return rest == 1
-
-
-def rounded(value: Fraction) -> int:
-    """Round half up, as the 2019 entry printed its storage."""
-    return (2 * value + 1).__floor__() // 2
-
-
-def totals(result: Score, as_published: bool) -> str:
+def totals(result: Score, verdict: Verdict | None = None) -> str:
     """Return the totals as text, one line each."""
     subject = result.subject
-    operations = result.published_operations if as_published else result.operations
-    score = result.score_with(operations)
     fraction = f" (exact {decimal(result.storage)})" if result.storage.denominator != 1 else ""
     lines = [
         f"network  {subject.arch} at {subject.image_size}x{subject.image_size}, {subject.name}",
         f"weights  {result.nonzeros} of {result.weights} are not zero, "
-        f"sparsity {float(result.sparsity):.4f}",
+        f"sparsity {float(result.sparsity):.4f}, {subject.zeros_source}",
         f"bits     {subject.precision_source}",
-        f"rules    {result.rules.NAME}{', as published' if as_published else ''}",
+        f"rules    {result.rules.NAME}, track {result.track.name}"
+        + (f", accumulator {subject.accumulator}" if _bills_accumulators(result) else ""),
         f"storage  {rounded(result.storage)}{fraction}, dense {decimal(result.storage_dense)}, "
         f"ratio {float(result.storage / result.storage_dense):.4f}",
-        f"ops      {decimal(operations)}, dense {decimal(result.operations_dense)}, "
-        f"ratio {float(operations / result.operations_dense):.4f}",
-        f"score    {float(score):.6f}",
+        f"ops      {decimal(result.operations)}, dense {decimal(result.operations_dense)}, "
+        f"ratio {float(result.operations / result.operations_dense):.4f}",
+        f"score    {fixed(result.score, 6)}",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + ([f"verdict  {verdict.sentence}"] if verdict else []))
 
 
-def by_kind(costs: Iterable[Cost]) -> dict[str, tuple[Fraction, Fraction]]:
-    """Return (used, dense) sums per kind, in order of first appearance."""
-    sums: dict[str, tuple[Fraction, Fraction]] = {}
-    for cost in costs:
-        used, dense = sums.get(cost.kind, (Fraction(0), Fraction(0)))
-        sums[cost.kind] = (used + cost.used, dense + cost.dense)
-    return sums
+def _bills_accumulators(result: Score) -> bool:
+    return hasattr(result.rules, "BILLS_ACCUMULATORS")
+
+
+def published(figures: Mapping[str, str]) -> str:
+    """Return the figures of a rule set's own program, one line each."""
+    return "\n".join(["as published", *(f"  {name} {text}" for name, text in figures.items())])
 
 
 def one_by_one(costs: Iterable[Cost]) -> dict[str, tuple[Fraction, Fraction]]:
@@ -82,24 +59,48 @@ def one_by_one(costs: Iterable[Cost]) -> dict[str, tuple[Fraction, Fraction]]:
 
 def table(title: str, rows: Mapping[str, tuple[Fraction, Fraction]]) -> str:
     """Return costs as a table of label, used and dense."""
-    width = max(len(key) for key in [title, *rows])
-    head = f"{title:{width}s} {'used':>16s} {'dense':>14s}"
-    body = [f"{k:{width}s} {decimal(u):>16s} {decimal(d):>14s}" for k, (u, d) in rows.items()]
-    return "\n".join([head, *body])
+    head = [title, "used", "dense"]
+    return grid([head, *([k, decimal(u), decimal(d)] for k, (u, d) in rows.items())])
 
 
-def as_json(result: Score, as_published: bool, layers: bool) -> str:
+def proofs(result: Score) -> str:
+    """Return how wide the accumulator of every layer must be, and why, as a table."""
+    head = ["layer", "products", "largest sum", "width", "tree ends", "tree mean", "from"]
+    rows = [_proof_row(prove(facts)) for facts in result.subject.layers.values()]
+    return grid([head, *rows]) + f"\n{CLAIM}"
+
+
+def _proof_row(proof: Proof) -> list[str]:
+    bound = "" if proof.bound is None else str(proof.bound)
+    mean = f"{proof.tree_mean:.2f}"
+    numbers = [str(proof.products), bound, str(proof.width), str(proof.tree_width), mean]
+    return [proof.layer, *numbers, proof.source]
+
+
+def as_json(
+    result: Score, verdict: Verdict | None = None, is_published: bool = False, layers: bool = False
+) -> str:
     """Return one JSON object; its exact numbers are strings, decimals or ``p/q``."""
+    return json.dumps(as_record(result, verdict, is_published, layers), indent=2)
+
+
+def as_record(
+    result: Score, verdict: Verdict | None, is_published: bool, layers: bool
+) -> dict[str, Any]:
+    """Return what ``as_json`` writes."""
     subject = result.subject
     record: dict[str, Any] = {
         "network": subject.name,
         "arch": subject.arch,
         "image_size": subject.image_size,
         "rules": result.rules.NAME,
+        "track": result.track.name,
         "bits": subject.precision_source,
+        "zeros": subject.zeros_source,
         "weights": result.weights,
         "weights_nonzero": result.nonzeros,
         "storage": exact(result.storage),
+        "storage_bits": exact(result.storage_bits),
         "storage_dense": exact(result.storage_dense),
         "operations": exact(result.operations),
         "operations_dense": exact(result.operations_dense),
@@ -107,14 +108,19 @@ def as_json(result: Score, as_published: bool, layers: bool) -> str:
         "score": float(result.score),
         "storage_by_kind": _sums(result.stored),
         "operations_by_kind": _sums(result.executed),
+        "layers": layer_records(result),
     }
-    if as_published:
-        record["operations_published"] = exact(result.published_operations)
-        record["score_published"] = float(result.score_with(result.published_operations))
+    if _bills_accumulators(result):
+        record["accumulator"] = subject.accumulator
+        record["accumulator_proofs"] = [vars(prove(f)) for f in subject.layers.values()]
+    if verdict:
+        record["verdict"] = {"sentence": verdict.sentence, "passed": verdict.passed}
+    if is_published:
+        record["published"] = result.published()
     if layers:
         record["storage_entries"] = [_cost(cost) for cost in result.stored]
         record["operations_list"] = [_cost(cost) for cost in result.executed]
-    return json.dumps(record, indent=2)
+    return record
 
 
 def _sums(costs: Iterable[Cost]) -> dict[str, dict[str, str]]:
@@ -123,5 +129,7 @@ def _sums(costs: Iterable[Cost]) -> dict[str, dict[str, str]]:
 
 
 def _cost(cost: Cost) -> dict[str, str]:
-    used, dense = exact(cost.used), exact(cost.dense)
-    return {"name": cost.name, "kind": cost.kind, "used": used, "dense": dense}
+    record = {"name": cost.name, "kind": cost.kind, "layer": cost.layer}
+    numbers = {"used": exact(cost.used), "dense": exact(cost.dense)}
+    said = {"part": cost.part, "note": cost.note}
+    return record | numbers | {key: value for key, value in said.items() if value}

@@ -1,37 +1,62 @@
-"""What is scored: a network's structure, its non-zero weights, and the bits of its operands."""
+"""What is scored: a network's structure, its non-zero weights, and the bits of its operands.
+
+``describe`` is the one place where a subject is made; a plan, a run and a weights file reach it by
+``from_plan``, ``from_run`` and ``from_weights``, and another source of weights would by its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from types import ModuleType
 
-import torch
 from torch import nn
 
-import micronet_kernels as kernels
-from micronet import models, prune, quantize, runs
-from micronet.config import load_schedule
+from micronet import layer_facts, models, prune, quantize, runs
 from micronet.errors import UserError, nearest
-from micronet.quantize import LayerBits, QuantizedConv2d, QuantizedLinear
-from micronet.rules import Precision
+from micronet.layer_facts import LayerFacts
+from micronet.plans import Plan
+from micronet.quantize import LayerBits
+from micronet.quantized_modules import QuantizedLayer
 
 _FLOAT = LayerBits(None, None)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to score: its structure, its non-zero weights by layer, and its precision."""
+    """A network to score.
+
+    Attributes:
+        name: where it comes from.
+        arch: what it is.
+        model: only its structure counts.
+        image_size: side of the square input in pixels.
+        channels: of the input.
+        layers: facts of every convolution and linear layer by name, in module order.
+        precision_source: how the bits are known.
+        zeros_source: how the zeros are known.
+        accumulator: one of ``accumulators.KINDS``, how wide additions are claimed to be.
+    """
 
     name: str
     arch: str
     model: nn.Module
     image_size: int
     channels: int
-    nonzeros: Mapping[str, int]
-    precision: Precision
+    layers: Mapping[str, LayerFacts]
     precision_source: str
+    zeros_source: str
+    accumulator: str = "32"
+
+    @property
+    def nonzeros(self) -> dict[str, int]:
+        """Non-zero weights by layer before they are quantised, as pruning leaves them."""
+        return {name: facts.kept for name, facts in self.layers.items()}
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether any operand of any layer is quantised."""
+        return any(not facts.bits.is_float for facts in self.layers.values())
 
 
 def describe(
@@ -44,6 +69,7 @@ def describe(
     rules: ModuleType,
     name: str = "network",
     arch: str | None = None,
+    accumulator: str = "32",
 ) -> Subject:
     """Describe a network as it is, or with planned zeros.
 
@@ -58,6 +84,7 @@ def describe(
         rules: the rule set.
         name: where the network comes from.
         arch: what it is; its class's name by default.
+        accumulator: one of ``accumulators.KINDS``.
 
     Raises:
         UserError: a named layer is none of the model's, or its precision is not the one claimed.
@@ -66,35 +93,71 @@ def describe(
     for claimed in [*(bits or {}), *(sparsities or {})]:
         if claimed not in layers:
             raise UserError(f"{name}: {claimed!r} is no layer{nearest(claimed, layers)}")
-    if sparsities is None:
-        if bits is not None:
-            _check_precision(layers, bits, name)
-        nonzeros = {n: int(kernels.count_nonzero(m.weight.detach())) for n, m in layers.items()}
-    else:
-        sizes = {n: layer.weight.numel() for n, layer in layers.items()}
-        nonzeros = {
-            n: size - prune.pruned_weights(size, sparsities.get(n, 0.0))
-            for n, size in sizes.items()
-        }
+    if sparsities is None and bits is not None:
+        _check_precision(layers, bits, name)
+    known = _known_bits(model, bits, rules)
+    # Weights of a float checkpoint are on no grid; assumed bits claim nothing about them.
+    facts = _facts(layers, known, sparsities, name, holds=bits is not None)
+    source = "as planned" if sparsities is not None else "as they are"
+    return Subject(
+        name,
+        arch or type(model).__name__,
+        model,
+        image_size,
+        channels,
+        facts,
+        "taken for granted by the rule set" if bits is None else source,
+        "as planned, spread evenly over output channels" if sparsities is not None else source,
+        accumulator,
+    )
+
+
+def _known_bits(
+    model: nn.Module, bits: Mapping[str, LayerBits] | None, rules: ModuleType
+) -> dict[str, LayerBits]:
+    """Return the precision of every layer: as given, or as the rule set assumes."""
+    names = list(models.layers(model))
     if bits is None:
         stem, classifier = models.stem_name(model), models.classifier_name(model)
-        precision = rules.assumed_precision(list(layers), stem, classifier)
-        source = "taken for granted by the rule set"
-    else:
-        precision = precision_of({n: bits.get(n, _FLOAT) for n in layers}, rules.WORD_BITS)
-        source = "as planned" if sparsities is not None else "as they are"
-    arch = arch or type(model).__name__
-    return Subject(name, arch, model, image_size, channels, nonzeros, precision, source)
+        bits = rules.assumed_bits(names, stem, classifier)
+    return {n: bits.get(n, _FLOAT) for n in names}
+
+
+def _facts(
+    layers: Mapping[str, models.Layer],
+    bits: Mapping[str, LayerBits],
+    sparsities: Mapping[str, float] | None,
+    where: str,
+    holds: bool,
+) -> dict[str, LayerFacts]:
+    facts: dict[str, LayerFacts] = {}
+    stored: set[int] = set()
+    for name, layer in layers.items():
+        shared = id(layer.weight) in stored
+        stored.add(id(layer.weight))
+        if sparsities is None:
+            facts[name] = layer_facts.actual(name, layer, bits[name], where, shared, holds)
+        else:
+            numel = layer.weight.numel()
+            kept = numel - prune.pruned_weights(numel, sparsities.get(name, 0.0))
+            facts[name] = layer_facts.planned(name, layer, bits[name], kept, shared)
+    return facts
 
 
 def _check_precision(
     layers: Mapping[str, nn.Module], bits: Mapping[str, LayerBits], name: str
 ) -> None:
-    """Hold what is claimed of a network to what its layers do."""
+    """Hold what is claimed of a network to what its layers do.
+
+    A plain layer may hold weights that another program has quantised, which their values show;
+    the rounding of its input they cannot show.
+    """
     for layer, module in layers.items():
-        actual = module.bits if isinstance(module, (QuantizedConv2d, QuantizedLinear)) else _FLOAT
+        is_ours = isinstance(module, QuantizedLayer)
+        actual = module.bits if isinstance(module, QuantizedLayer) else _FLOAT
         claim = bits.get(layer, _FLOAT)
-        if _operands(claim) != _operands(actual):
+        unlike = _operands(claim) != _operands(actual)
+        if unlike and (is_ours or claim.activation_bits is not None):
             raise UserError(
                 f"{name}: layer {layer!r} is recorded as {_text(claim)}, but is {_text(actual)}"
             )
@@ -109,51 +172,56 @@ def _text(bits: LayerBits) -> str:
     return "{} weights and {} inputs".format(*words)
 
 
-def precision_of(bits: Mapping[str, LayerBits], word_bits: int) -> Precision:
-    """Return the billed precision of a network: float operands are whole words.
-
-    Element-wise work is billed at the widest quantised activation, or in words where none is.
-    """
-    word = Fraction(word_bits)
-    weights = {n: _exact(layer.weight_bits) or word for n, layer in bits.items()}
-    activations = [_exact(layer.activation_bits) for layer in bits.values()]
-    return Precision(weights, max((a for a in activations if a is not None), default=word))
-
-
-def _exact(bits: float | None) -> Fraction | None:
-    # 2.4 in a schedule means 12/5, not the binary fraction nearest to it.
-    return None if bits is None else Fraction(str(bits))
-
-
-def from_plan(
-    arch: str, schedule_path: str | None, rules: ModuleType, image_size: int | None, classes: int
-) -> Subject:
+def from_plan(plan: Plan, rules: ModuleType, accumulator: str = "32") -> Subject:
     """Describe a network that need not exist yet: an architecture and a schedule's targets.
 
     Raises:
         UserError: the architecture is unknown or the schedule does not fit it.
     """
-    with torch.device("meta"):
-        model = models.create_model(arch, classes)
-    sparsities: dict[str, float] = {}
-    bits = None
-    name = "plan without a schedule"
-    if schedule_path is not None:
-        name = f"plan {schedule_path}"
-        schedule = load_schedule(schedule_path)
-        if schedule.prune is not None:
-            sparsities = prune.final_sparsities(model, schedule.prune, schedule_path)
-        if schedule.quantize is not None:
-            bits = quantize.plan(model, schedule.quantize, schedule_path)
-    if image_size is None:
-        own = models.default_image_size(arch)
-        image_size = rules.IMAGE_SIZE if arch.startswith("efficientnet-b") else own
+    model = plan.structure()
+    sparsities, bits = plan.targets(model)
     return describe(
-        model, image_size, bits=bits, sparsities=sparsities, rules=rules, name=name, arch=arch
+        model,
+        plan.size_for(rules),
+        bits=bits,
+        sparsities=sparsities,
+        rules=rules,
+        name=plan.name,
+        arch=plan.arch,
+        accumulator=accumulator,
     )
 
 
-def from_run(path: str, rules: ModuleType, assume_bits: bool = False) -> Subject:
+def from_weights(plan: Plan, weights: str, rules: ModuleType, accumulator: str = "32") -> Subject:
+    """Describe weights that another program made, by their actual zeros and values.
+
+    Args:
+        plan: the architecture, and the precision that is claimed of the weights.
+        weights: a file that ``models.load_weights`` reads.
+        rules: the rule set.
+        accumulator: one of ``accumulators.KINDS``.
+
+    Raises:
+        UserError: the file does not fit the architecture, or a layer is not as claimed.
+    """
+    model = plan.network()
+    models.load_weights(model, weights)
+    _, bits = plan.targets(model)
+    return describe(
+        model,
+        plan.size_for(rules),
+        bits=bits,
+        sparsities=None,
+        rules=rules,
+        name=weights,
+        arch=plan.arch,
+        accumulator=accumulator,
+    )
+
+
+def from_run(
+    path: str, rules: ModuleType, assume_bits: bool = False, accumulator: str = "32"
+) -> Subject:
     """Describe a trained network by its actual zeros and the precision it really has.
 
     Args:
@@ -161,6 +229,7 @@ def from_run(path: str, rules: ModuleType, assume_bits: bool = False) -> Subject
         rules: the rule set.
         assume_bits: bill the precision that the rule set takes for granted instead, as the 2019
             script did with its float checkpoint.
+        accumulator: one of ``accumulators.KINDS``.
 
     Raises:
         UserError: there is no checkpoint, or a layer recorded as quantised is not.
@@ -181,4 +250,5 @@ def from_run(path: str, rules: ModuleType, assume_bits: bool = False) -> Subject
         rules=rules,
         name=where,
         arch=meta["arch"],
+        accumulator=accumulator,
     )

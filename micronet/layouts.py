@@ -1,0 +1,92 @@
+"""How a tensor of weights is stored: dense, its non-zeros behind a bit mask, or kept blocks.
+
+The challenge's rules charge a sparse tensor its non-zero values and one bit for each position, or
+one bit for each block where whole blocks are zero; a tensor may also be stored dense. The cheapest
+of these is billed, and named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Sides of the blocks that are tried. The area of one kernel is tried too, so that whole kernels
+# may be dropped.
+SIDES = (1, 2, 4, 8, 16)
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tensor [out, fan-in] cut in ``rows`` x ``columns`` blocks, smaller at the far edges."""
+
+    rows: int
+    columns: int
+    count: int
+    kept_values: int
+
+    def __str__(self) -> str:
+        """Name the layout."""
+        return f"{self.rows}x{self.columns} block mask"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to store a tensor: how many values, and how many bits of mask."""
+
+    name: str
+    values: int
+    mask_bits: int
+
+
+def cheapest(numel: int, nonzeros: int, blocks: tuple[Blocks, ...], bits: int) -> Layout:
+    """Return the layout of fewest bits; of equal ones the first of dense, bit mask, blocks.
+
+    Args:
+        numel: of the tensor.
+        nonzeros: values that are not zero.
+        blocks: cuts into blocks, with what they keep.
+        bits: of one stored value.
+    """
+    layouts = [Layout("dense", numel, 0), Layout("bit mask", nonzeros, numel)]
+    layouts += [Layout(str(b), b.kept_values, b.count) for b in blocks]
+    return min(layouts, key=lambda layout: layout.values * bits + layout.mask_bits)
+
+
+def block_cuts(nonzero: Bools, kernel_area: int) -> tuple[Blocks, ...]:
+    """Return the cuts into blocks of which at least one block is all zero.
+
+    Args:
+        nonzero: [out, fan-in], whether a weight is not zero; a row holds whole kernels.
+        kernel_area: weights of one kernel.
+    """
+    cuts = []
+    for columns in sorted({*SIDES, kernel_area}):
+        narrow = _any_of(nonzero.T, columns).T
+        for rows in SIDES:
+            if rows * columns == 1:
+                continue
+            kept = _any_of(narrow, rows)
+            if not kept.all():
+                values = _values(kept, nonzero.shape, rows, columns)
+                cuts.append(Blocks(rows, columns, kept.size, values))
+    return tuple(cuts)
+
+
+def _any_of(matrix: Bools, size: int) -> Bools:
+    """Return the logical or of every ``size`` rows; the last rows may be fewer."""
+    padded = np.pad(matrix, ((0, -len(matrix) % size), (0, 0)))
+    result = padded[0::size].copy()
+    for offset in range(1, size):
+        result |= padded[offset::size]
+    return result
+
+
+def _values(kept: Bools, shape: tuple[int, ...], rows: int, columns: int) -> int:
+    """Count the values in kept blocks, of which those at the far edges are smaller."""
+    heights = np.minimum(rows, shape[0] - rows * np.arange(kept.shape[0]))
+    widths = np.minimum(columns, shape[1] - columns * np.arange(kept.shape[1]))
+    return int(heights @ kept.astype(np.int64) @ widths)

@@ -1,0 +1,139 @@
+"""What one operation of a network is: typed records of facts, without a price.
+
+All sizes are for one image. ``name`` is the module that does the work, the empty string being the
+network itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution; ``positions`` is output height times width."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    groups: int
+    kernel: tuple[int, ...]
+    positions: int
+    bias: bool
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fully connected layer, applied at ``positions`` places."""
+
+    name: str
+    in_features: int
+    out_features: int
+    positions: int
+    bias: bool
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.out_features * self.in_features
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """A batch normalisation of ``numel`` elements in ``channels`` channels.
+
+    ``folds_into`` names the convolution or linear layer whose output only it reads, so that in
+    evaluation its scale and shift become part of that layer; None where there is no such layer.
+    """
+
+    name: str
+    numel: int
+    channels: int
+    folds_into: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """A layer normalisation of ``numel`` elements, in ``groups`` groups with their own moments."""
+
+    name: str
+    numel: int
+    groups: int
+    affine: bool
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function, by its lower-case name, over ``numel`` elements."""
+
+    name: str
+    function: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pooling from ``input_numel`` to ``output_numel`` elements.
+
+    ``function`` is "average" or "maximum". ``reads`` counts the elements of all windows together,
+    padding included, as it is in convolutions; windows may overlap.
+    """
+
+    name: str
+    function: str
+    input_numel: int
+    output_numel: int
+    reads: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A product, broadcast as squeeze-excite ends in it, over ``numel`` elements."""
+
+    name: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An element-wise addition, as residual blocks end in it, over ``numel`` elements."""
+
+    name: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A fixed reordering of ``channels`` channels of ``numel`` elements, as ShuffleNet's."""
+
+    name: str
+    channels: int
+    numel: int
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A dropout layer, which is the identity in evaluation."""
+
+    name: str
+    numel: int
+
+
+Op = (
+    Conv
+    | Linear
+    | BatchNorm
+    | LayerNorm
+    | Activation
+    | Pool
+    | Scale
+    | Residual
+    | Permutation
+    | Dropout
+)

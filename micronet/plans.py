@@ -1,0 +1,195 @@
+"""Plans: networks that need not be trained to be scored, an architecture with targets.
+
+A plan is written as YAML: ``arch``, and where wanted ``image_size``, ``num_classes``, ``schedules``
+(files found from its own folder, whose ``prune`` and ``quantize`` sections count), and those two
+sections themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from micronet import models, prune, quantize
+from micronet.config import (
+    PruneSection,
+    QuantizeSection,
+    Schedule,
+    load_schedule,
+    schedule_from_dict,
+)
+from micronet.errors import UserError
+from micronet.quantize import LayerBits
+from micronet.strict import build
+
+CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class PlanHead:
+    """The keys of a plan file that a schedule has not."""
+
+    arch: str
+    image_size: int | None = None
+    num_classes: int | None = None
+    schedules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An architecture and its targets; a section comes with the file that it stands in."""
+
+    name: str
+    arch: str
+    image_size: int | None
+    num_classes: int | None
+    prune: tuple[PruneSection, str] | None
+    quantize: tuple[QuantizeSection, str] | None
+
+    def structure(self) -> nn.Module:
+        """Return the network without weights, on the meta device.
+
+        Raises:
+            UserError: there is no such architecture.
+        """
+        with torch.device("meta"):
+            return self.network()
+
+    def network(self) -> nn.Module:
+        """Return the network with initial weights.
+
+        Raises:
+            UserError: there is no such architecture.
+        """
+        if ":" in self.arch:
+            return user_network(self.arch, self.num_classes)
+        return models.create_model(self.arch, self.num_classes or CLASSES)
+
+    def size_for(self, rules: ModuleType) -> int:
+        """Return the side of the input in pixels: as planned, the rule set's, or the network's.
+
+        Raises:
+            UserError: a user's network has no size of its own.
+        """
+        if self.image_size is not None:
+            return self.image_size
+        if ":" in self.arch:
+            raise UserError(f"{self.arch} has no image size of its own: give --image-size")
+        own = models.default_image_size(self.arch)
+        is_efficientnet = self.arch.startswith("efficientnet-b")
+        return getattr(rules, "IMAGE_SIZE", own) if is_efficientnet else own
+
+    def targets(self, model: nn.Module) -> tuple[dict[str, float], dict[str, LayerBits] | None]:
+        """Return the final sparsity of the pruned layers and the bits of all, None if unplanned.
+
+        Raises:
+            UserError: a section does not fit the network.
+        """
+        sparsities = prune.final_sparsities(model, *self.prune) if self.prune else {}
+        return sparsities, quantize.plan(model, *self.quantize) if self.quantize else None
+
+
+def user_network(spec: str, num_classes: int | None) -> nn.Module:
+    """Call the function of a user that builds a network, given as ``module:function``.
+
+    Args:
+        spec: names an importable module and a function in it.
+        num_classes: passed on by that name, unless it is None.
+
+    Raises:
+        UserError: there is no such module or function, it fails, or returns no network.
+    """
+    module_name, _, function_name = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{spec!r}: cannot import {module_name!r}: {error}") from None
+    function: Callable[..., Any] | None = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f"{spec!r}: module {module_name!r} has no function {function_name!r}")
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model = function(**options)
+    except Exception as error:
+        # Whatever a user's function raises is news about that function.
+        raise UserError(f"{spec!r} failed: {type(error).__name__}: {error}") from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{spec!r} returned {type(model).__name__}, which is no torch network")
+    return model
+
+
+def plan_of(
+    arch: str,
+    schedules: Sequence[str] = (),
+    image_size: int | None = None,
+    num_classes: int | None = None,
+) -> Plan:
+    """Return the plan that an architecture and schedule files make.
+
+    Raises:
+        UserError: a schedule cannot be read, or two of them have the same section.
+    """
+    name = f"plan {', '.join(schedules)}" if schedules else "plan without a schedule"
+    loaded = [load_schedule(path) for path in schedules]
+    return _plan(name, PlanHead(arch, image_size, num_classes), loaded)
+
+
+def load_plan(path: str) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
+    """
+    document = _read(path)
+    names = set(PlanHead.__dataclass_fields__)
+    head = build(PlanHead, {k: v for k, v in document.items() if k in names}, "", path)
+    for key in ("image_size", "num_classes"):
+        value = getattr(head, key)
+        if value is not None and value < 1:
+            raise UserError(f"{path}: {key} {value} is not at least 1")
+    sections = {k: v for k, v in document.items() if k not in names}
+    schedules = [load_schedule(Path(path).parent / name) for name in head.schedules]
+    if sections:
+        schedules.append(schedule_from_dict(sections, path))
+    return _plan(f"plan {path}", head, schedules)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"cannot read plan {path!r}: {reason}") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"plan {path!r} is not valid YAML: {problem}") from None
+    if not isinstance(document, dict) or "arch" not in document:
+        raise UserError(f"plan {path!r} has no key 'arch'; a schedule goes with --arch")
+    return document
+
+
+def _plan(name: str, head: PlanHead, schedules: Sequence[Schedule]) -> Plan:
+    return Plan(
+        name,
+        head.arch,
+        head.image_size,
+        head.num_classes,
+        _only("prune", schedules),
+        _only("quantize", schedules),
+    )
+
+
+def _only(section: str, schedules: Sequence[Schedule]) -> Any:
+    """Return a section and its file, None where no schedule has it."""
+    found = [(getattr(s, section), s.path) for s in schedules if getattr(s, section) is not None]
+    if len(found) > 1:
+        raise UserError(f"both {found[0][1]} and {found[1][1]} have a section {section!r}")
+    return found[0] if found else None
