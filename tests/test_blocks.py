@@ -1,4 +1,4 @@
-"""Blocks on codes: the specification's bits on every instruction set, and the gradients of maths."""
+"""Blocks on codes: the specification's bits on every instruction set, and true gradients."""
 
 import copy
 
