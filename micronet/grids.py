@@ -50,6 +50,27 @@ def integers_of(values: Values, levels: int, epsilon: float) -> Integers:
     return integers
 
 
+def integers_at(values: Values, steps: Values, levels: int, epsilon: float) -> Integers:
+    """Return the integers that ``values`` are multiples of known steps by.
+
+    Args:
+        values: [rows, columns].
+        steps: [rows], positive.
+        levels: L, at least 2.
+        epsilon: relative rounding error of one value.
+
+    Raises:
+        OffGridError: a row has a value that is no multiple of its step, or values L steps apart.
+    """
+    scaled = values / steps[:, None]
+    integers = np.rint(scaled)
+    off = np.abs(scaled - integers).max(axis=1, initial=0) > 4 * levels * epsilon
+    wide = integers.max(axis=1, initial=0) - integers.min(axis=1, initial=0) >= levels
+    if (off | wide).any():
+        raise OffGridError(int(np.argmax(off | wide)))
+    return integers.astype(np.int64)
+
+
 def _spans_and_gaps(values: Values, epsilon: float) -> tuple[Values, Values]:
     """Return of each row, zero added, the whole span and the smallest gap between two values."""
     ordered = np.sort(np.pad(values, ((0, 0), (0, 1))), axis=1)

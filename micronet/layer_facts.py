@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from micronet.errors import UserError
-from micronet.grids import OffGridError, integers_of
+from micronet.grids import OffGridError, integers_at, integers_of
 from micronet.layouts import Blocks, block_cuts
 from micronet.models import Layer
 from micronet.quantize import LayerBits
@@ -116,6 +116,7 @@ def actual(
     """
     values = _values(module)
     rows: np.ndarray = values.detach().double().flatten(1).cpu().numpy()
+    epsilon = torch.finfo(values.dtype).eps
     nonzero = rows != 0
     kept = int((module.weight.detach() != 0).sum())
     return LayerFacts(
@@ -126,7 +127,7 @@ def actual(
         kept,
         module.bias is not None,
         block_cuts(nonzero, prod(module.weight.shape[2:])) if kept < nonzero.size else (),
-        _channels(name, rows, bits, torch.finfo(values.dtype).eps, where) if holds else None,
+        _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
         shared,
     )
@@ -138,13 +139,17 @@ def _values(module: Layer) -> torch.Tensor:
 
 
 def _channels(
-    name: str, rows: np.ndarray, bits: LayerBits, epsilon: float, where: str
+    name: str, module: Layer, rows: np.ndarray, epsilon: float, bits: LayerBits, where: str
 ) -> tuple[Channel, ...] | None:
+    """Return the integers that the layer computes with; of another program's, the smallest."""
     levels = bits.weight_levels
     if levels is None:
         return None
     try:
-        whole = integers_of(rows, levels, epsilon)
+        if isinstance(module, QuantizedLayer):
+            whole = integers_at(rows, _steps(module, rows), levels, epsilon)
+        else:
+            whole = integers_of(rows, levels, epsilon)
     except OffGridError as error:
         raise UserError(
             f"{where}: layer {name!r} is claimed to have weights of {bits.weight_bits:g} bits, but "
@@ -154,6 +159,15 @@ def _channels(
     largest = np.abs(whole).max(axis=1, initial=0)
     sums = zip(positive.tolist(), negative.tolist(), largest.tolist(), strict=True)
     return tuple(Channel(*three) for three in sums)
+
+
+def _steps(module: QuantizedLayer, rows: np.ndarray) -> np.ndarray:
+    """Return the step of each output channel: learned, or the range, zero in it, over L - 1."""
+    if module.weight_step is not None:
+        return module.weight_step.detach().double().cpu().numpy()
+    span = rows.max(axis=1, initial=0) - rows.min(axis=1, initial=0)
+    # A channel of zeros has any step.
+    return np.where(span > 0, span / (module.weight_levels - 1), 1.0)
 
 
 @torch.no_grad()

@@ -71,36 +71,34 @@ def operations(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
     for op in ops:
         if isinstance(op, (Conv, Linear)):
             layer = op.name
-            facts = subject.layers[op.name]
-            yield from _layer(op, facts, facts.bias or op.name in folded, subject.accumulator)
+            yield from _layer(op, subject, op.name in folded, floats)
         elif not isinstance(op, Dropout) and not (isinstance(op, BatchNorm) and op.folds_into):
             yield from _elementwise(op.name, _work(op), floats, layer)
 
 
-def _layer(
-    op: Conv | Linear, facts: LayerFacts, has_bias: bool, accumulator: str
-) -> Iterator[Cost]:
+def _layer(op: Conv | Linear, subject: Subject, is_folded: bool, floats: int) -> Iterator[Cost]:
+    facts, accumulator = subject.layers[op.name], subject.accumulator
     dense = facts.numel * op.positions
     outputs = len(facts.nonzeros) * op.positions
-    bits = _product_bits(facts)
+    bits = _product_bits(facts, floats)
     used = Fraction(facts.nonzero * op.positions * bits, FULL)
     note = f"{bits} bits"
     yield Cost(op.name, "multiplications", used, Fraction(dense), op.name, "multiply", note)
     used = Fraction(addition_bits(facts, accumulator) * op.positions, FULL)
     note = f"accumulator {accumulator}"
     yield Cost(op.name, "additions", used, Fraction(dense - outputs), op.name, "add", note)
-    if has_bias:
+    if facts.bias or is_folded:
         # A channel without weights has nothing to add its bias to.
         used = Fraction(sum(z > 0 for z in facts.nonzeros) * op.positions)
         yield Cost(op.name, "bias additions", used, Fraction(outputs), op.name, "add")
 
 
-def _product_bits(facts: LayerFacts) -> int:
+def _product_bits(facts: LayerFacts, floats: int) -> int:
     """Return what a multiplication of a layer counts as."""
     weights, inputs = bits_of(facts.bits.weight_levels), bits_of(facts.bits.activation_levels)
     if inputs is None:
-        return weights if weights == 1 else FULL
-    return FULL if weights is None else max(weights, inputs)
+        return weights if weights == 1 else floats
+    return floats if weights is None else max(weights, inputs)
 
 
 def _elementwise(name: str, work: _Work, floats: int, layer: str) -> Iterator[Cost]:
