@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from micronet.errors import UserError, nearest
+from micronet.numbers_text import decimal
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def verdict_of_perplexity(track: Track, perplexity: Fraction) -> Verdict:
     if perplexity < 1:
         raise UserError(f"perplexity {float(perplexity):g} is below 1")
     passed = perplexity <= track.threshold
-    shown = f"perplexity {float(perplexity):.10g}"
+    shown = f"perplexity {decimal(perplexity)}"
     return Verdict(f"{shown}, threshold {track.threshold}: {_word(passed)}", passed)
 
 
