@@ -15,7 +15,8 @@ struct Convolution : ConvOperands {
   // Bands of output rows of one image: each keeps the lines that it needs as padded integers.
   void run_depthwise(const ParallelFor& parallel) const {
     const int64_t bands = (s.out_height + kBand - 1) / kBand;
-    const bool narrow = accumulator_bound(s, c.levels, c.weight_levels) <= kMostInt16;
+    const bool narrow =
+        c.kind != kInt32 && accumulator_bound(s, c.levels, c.weight_levels) <= kMostInt16;
     parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
                  [&](int64_t from, int64_t to) {
                    Lines lines(*this);

@@ -1,0 +1,217 @@
+// Convolution of codes against a loop over its products, and blocks against themselves, however
+// the loops are split; every buffer ends where it must.
+
+#include "../block.h"
+#include "../conv.h"
+#include "../exact.h"
+#include "check.h"
+
+namespace micronet {
+namespace {
+
+ConvShape shape_of(int64_t images, int64_t channels, int64_t side, int64_t outputs, int64_t kernel,
+                   int64_t stride, int64_t dilation, int64_t groups) {
+  ConvShape s{};
+  s.images = images, s.in_channels = channels, s.height = side, s.width = side + 1;
+  s.out_channels = outputs, s.groups = groups, s.kernel_height = s.kernel_width = kernel;
+  s.stride_y = s.stride_x = stride, s.dilation_y = s.dilation_x = dilation;
+  s.top = s.left = kernel / 2;
+  const int64_t reach = dilation * (kernel - 1) + 1, padding = kernel / 2 + 1;
+  s.out_height = (s.height + s.top + padding - reach) / stride + 1;
+  s.out_width = (s.width + s.left + padding - reach) / stride + 1;
+  return s;
+}
+
+const ConvShape kShapes[] = {
+    shape_of(1, 1, 1, 1, 1, 1, 1, 1),   shape_of(2, 7, 5, 19, 1, 1, 1, 1),
+    shape_of(1, 33, 9, 70, 1, 2, 1, 1), shape_of(1, 5, 9, 17, 3, 2, 1, 1),
+    shape_of(2, 6, 8, 4, 3, 1, 2, 2),   shape_of(1, 70, 17, 70, 5, 1, 1, 70),
+    shape_of(3, 3, 6, 3, 3, 2, 2, 3)};
+
+struct Problem {
+  ConvShape s;
+  std::vector<uint8_t> codes, mask;
+  std::vector<float> w, range;
+  int levels, weight_levels;
+};
+
+Problem draw(std::mt19937& random, const ConvShape& s, int levels, int weight_levels) {
+  Problem p{s,
+            bytes(random, packed_bytes(s.in_numel(), kCodeLevels)),
+            bytes(random, bytes_for(s.out_channels * s.depth())),
+            normals(random, s.out_channels * s.depth()),
+            {-0.7f, 1.3f},
+            levels,
+            weight_levels};
+  for (uint8_t& two : p.codes) {
+    two = static_cast<uint8_t>(two % 16 % levels | two / 16 % levels << 4);
+  }
+  return p;
+}
+
+int integer_of(const Problem& p, int64_t i) {
+  const Quantiser q = make_quantiser(p.range[0], p.range[1], p.levels, kAffine);
+  const uint8_t two = p.codes[static_cast<size_t>(i / 2)];
+  return (i % 2 == 0 ? two & 15 : two >> 4) + static_cast<int>(q.zero_point);
+}
+
+// The integers of the weights, and the ratio of each channel.
+std::vector<int> integers(const Problem& p, std::vector<float>* ratio) {
+  const ConvShape& s = p.s;
+  const size_t outputs = static_cast<size_t>(s.out_channels);
+  std::vector<uint8_t> codes(p.w.size());
+  std::vector<float> scale(outputs), zero(outputs);
+  const Weight weight{p.w.data(),      p.mask.data(), s.out_channels, s.depth(),
+                      p.weight_levels, codes.data(),  scale.data(),   zero.data()};
+  CHECK(quantize_per_channel_cpu(weight, kFloat32, kAffine, kRunners[0]) == kOk);
+  const Quantiser q = make_quantiser(p.range[0], p.range[1], p.levels, kAffine);
+  std::vector<int> whole(p.w.size());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    whole[i] = codes[i] + static_cast<int>(zero[i / static_cast<size_t>(s.depth())]);
+  }
+  for (size_t o = 0; o < outputs; ++o) ratio->push_back(1.0f / (q.scale * scale[o]));
+  return whole;
+}
+
+std::vector<int> expected_sums(const Problem& p, const std::vector<int>& weights) {
+  const ConvShape& s = p.s;
+  const int64_t per_group = s.out_channels / s.groups, channels = s.group_channels();
+  std::vector<int> sums(static_cast<size_t>(s.pixels() * s.out_channels));
+  for (int64_t at = 0; at < s.pixels() * s.out_channels; ++at) {
+    const int64_t o = at % s.out_channels, x = at / s.out_channels % s.out_width;
+    const int64_t y = at / s.out_channels / s.out_width % s.out_height;
+    const int64_t image = at / s.out_channels / s.out_width / s.out_height;
+    for (int64_t k = 0; k < s.depth(); ++k) {
+      const int64_t c = k / s.taps() + o / per_group * channels;
+      const int64_t iy = y * s.stride_y - s.top + k % s.taps() / s.kernel_width * s.dilation_y;
+      const int64_t ix = x * s.stride_x - s.left + k % s.kernel_width * s.dilation_x;
+      if (iy < 0 || iy >= s.height || ix < 0 || ix >= s.width) continue;
+      const int64_t i = ((image * s.height + iy) * s.width + ix) * s.in_channels + c;
+      sums[static_cast<size_t>(at)] +=
+          integer_of(p, i) * weights[static_cast<size_t>(o * s.depth() + k)];
+    }
+  }
+  return sums;
+}
+
+template <typename T>
+std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<float>& ratio,
+                        const ParallelFor& parallel) {
+  std::vector<T> out(static_cast<size_t>(p.s.pixels() * p.s.out_channels));
+  std::vector<float> found(static_cast<size_t>(p.s.out_channels));
+  std::vector<uint8_t> workspace(static_cast<size_t>(quant_conv2d_workspace(p.s)) + 64);
+  void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
+  const QuantConv conv{p.s,        p.codes.data(), p.range.data(), p.levels,
+                       p.w.data(), kFloat32,       p.mask.data(),  p.weight_levels,
+                       kind,       out.data(),     found.data()};
+  CHECK(quant_conv2d_cpu(conv, aligned, parallel) == kOk);
+  CHECK(found == ratio);
+  return out;
+}
+
+void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int levels, int wl) {
+  const Problem p = draw(random, s, levels, wl);
+  std::vector<float> ratio;
+  const std::vector<int> expected = expected_sums(p, integers(p, &ratio));
+  for (const ParallelFor& parallel : kRunners) {
+    const auto whole = convolve<int32_t>(p, kInt32, ratio, parallel);
+    const auto values = convolve<float>(p, kValue, ratio, parallel);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      CHECK(whole[i] == expected[i]);
+      CHECK(same(values[i],
+                 static_cast<float>(expected[i]) * ratio[i % static_cast<size_t>(s.out_channels)]));
+    }
+    if (accumulator_bound(s, levels, wl) > kMostInt16) continue;
+    const auto narrow = convolve<int16_t>(p, kInt16, ratio, parallel);
+    CHECK(std::equal(narrow.begin(), narrow.end(), expected.begin()));
+  }
+}
+
+// Every runner and instruction set gives the same codes, means and gradients.
+void blocks_are_the_same_however_split(std::mt19937& random, int64_t channels, int64_t positions,
+                                       std::vector<std::vector<float>>* answers) {
+  const int64_t images = 3, numel = images * positions * channels;
+  const std::vector<float> acc = normals(random, numel), grad = normals(random, numel);
+  const std::vector<float> m = normals(random, channels), b = normals(random, channels);
+  const std::vector<float> gate = normals(random, images * channels),
+                           k = normals(random, 3 * channels);
+  const float range[] = {-0.4f, 0.9f};
+  for (const ParallelFor& parallel : kRunners) {
+    for (const float* gated : {static_cast<const float*>(nullptr), gate.data()}) {
+      const Block block{acc.data(), kValue,   images, positions, channels,
+                        m.data(),   b.data(), kSwish, gated};
+      std::vector<uint8_t> codes(static_cast<size_t>(packed_bytes(numel, kCodeLevels)));
+      std::vector<float> all(static_cast<size_t>(numel)),
+          means(static_cast<size_t>(images * channels));
+      std::vector<double> partial(static_cast<size_t>(block_units(block) * 2 * channels));
+      std::vector<double> sums(static_cast<size_t>(2 * channels));
+      std::vector<float> extremes(2), ends(static_cast<size_t>(2 * block_units(block)));
+      CHECK(block_codes_cpu(block, range, 16, codes.data(), parallel) == kOk);
+      CHECK(block_extremes_cpu(block, ends.data(), extremes.data(), parallel) == kOk);
+      std::vector<float> answer(codes.begin(), codes.end());
+      answer.insert(answer.end(), extremes.begin(), extremes.end());
+      CHECK(block_values_cpu(block, all.data(), parallel) == kOk);
+      answer.insert(answer.end(), all.begin(), all.end());
+      if (gated != nullptr) {
+        const BlockGradient gradient{grad.data(), range, nullptr};
+        CHECK(block_gate_gradient_cpu(block, gradient, all.data(), means.data(), parallel) == kOk);
+      } else {
+        const BlockGradient gradient{grad.data(), range, gate.data()};
+        CHECK(block_means_cpu(block, means.data(), parallel) == kOk);
+        CHECK(block_gradient_cpu(block, gradient, k.data(), all.data(), parallel) == kOk);
+        CHECK(block_gradient_sums_cpu(block, gradient, partial.data(), sums.data(), parallel) ==
+              kOk);
+        answer.insert(answer.end(), sums.begin(), sums.end());
+      }
+      answer.insert(answer.end(), all.begin(), all.end());
+      answer.insert(answer.end(), means.begin(), means.end());
+      answers->push_back(answer);
+    }
+  }
+}
+
+void lanes_are_summed_in_order(std::mt19937& random) {
+  for (const int64_t depth : {1, 15, 16, 17, 130}) {
+    const std::vector<float> x = normals(random, depth), w = normals(random, depth);
+    float lanes[kLanes] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+      const size_t at = static_cast<size_t>(k);
+      lanes[k % kLanes] = std::fma(x[at], w[at], lanes[k % kLanes]);
+    }
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+    }
+    const float ratio = 0.3f, bias = 0.7f;
+    float y = 0.0f;
+    CHECK(linear_cpu(x.data(), w.data(), &ratio, &bias, 1, depth, 1, &y, kRunners[0]) == kOk);
+    CHECK(same(y, std::fma(lanes[0], ratio, bias)));
+  }
+}
+
+}  // namespace
+}  // namespace micronet
+
+int main(int argc, char** argv) {
+  using namespace micronet;
+  std::mt19937 random = new_random(argc, argv);
+  const unsigned seed = static_cast<unsigned>(random());
+  std::vector<std::vector<std::vector<float>>> found;
+  on_every_instruction_set([&] {
+    for (const ConvShape& shape : kShapes) {
+      sums_are_those_of_a_loop(random, shape, 16, 16);
+      sums_are_those_of_a_loop(random, shape, 5, 128);
+    }
+    lanes_are_summed_in_order(random);
+    std::mt19937 again(seed);
+    std::vector<std::vector<float>> answers;
+    blocks_are_the_same_however_split(again, 7, 33, &answers);
+    blocks_are_the_same_however_split(again, 600, 3, &answers);
+    found.push_back(answers);
+  });
+  for (const auto& answers : found) {
+    CHECK(answers == found[0]);
+    // Two calls by three runners: a runner changes nothing.
+    for (size_t i = 0; i < answers.size(); ++i) CHECK(answers[i] == answers[i / 6 * 6 + i % 2]);
+  }
+  return 0;
+}
