@@ -1,6 +1,4 @@
-"""Blocks on codes: the specification's bits on every instruction set, and true gradients."""
-
-import copy
+"""Blocks on codes: the specification's bits on every instruction set, and what a step keeps."""
 
 import pytest
 import torch
@@ -8,20 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import micronet_kernels as kernels
+from block_networks import Gated, chain, converted, images
 from micronet import models, quantize
 from micronet.quantize import LayerBits
-from micronet.quantized_modules import QuantizedConv2d
 
 OP = torch.ops.micronet
 NONE = torch.empty(0)
 SIZES = [(2, 16, 5, 7), (3, 7, 3, 5), (1, 600, 2, 3), (2, 32, 1, 1), (16, 33, 20, 17)]
 TYPES = [torch.int16, torch.int32, torch.float32]
 FUNCTIONS = range(4)
-
-
-def images(rng, size, dtype=torch.float32, scale=1.0):
-    x = scale * torch.randn(size, generator=rng)
-    return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 @pytest.fixture(params=[(s, t, f) for s in SIZES[:3] for t in TYPES for f in FUNCTIONS], ids=str)
@@ -89,82 +82,6 @@ def test_swish_within_two_ulp_of_exp(on_all, rng):
 
 
 # Whole blocks -----------------------------------------------------------------------------------
-
-
-class Gated(nn.Module):
-    """An inverted bottleneck with squeeze-excite and a residual."""
-
-    def __init__(self):
-        super().__init__()
-        self.expand = nn.Conv2d(16, 32, 1, bias=False)
-        self.norm = nn.BatchNorm2d(32)
-        self.reduce, self.widen = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
-        self.project = nn.Conv2d(32, 16, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(16)
-
-    def forward(self, x):
-        h = F.silu(self.norm(self.expand(x)))
-        s = F.adaptive_avg_pool2d(h, 1)
-        s = self.widen(F.silu(self.reduce(s)))
-        return self.norm2(self.project(torch.sigmoid(s) * h)) + x
-
-
-class Shared(nn.Module):
-    """One activation that two convolutions of codes and an addition read."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.one, self.two = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1)
-
-    def forward(self, x):
-        h = F.relu(self.norm(self.first(x)))
-        return self.one(h) + self.two(h) + h
-
-
-def chain():
-    return nn.Sequential(
-        nn.Conv2d(16, 24, 3, padding=1, bias=False),
-        nn.BatchNorm2d(24),
-        nn.SiLU(),
-        nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False),
-        nn.BatchNorm2d(24),
-        nn.ReLU(),
-        nn.Conv2d(24, 16, 1),
-    )
-
-
-def converted(make, x):
-    """A quantised network whose ranges cut nothing off near their ends, and a float64-free twin."""
-    model = make()
-    quantize.convert_(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
-    with torch.no_grad():
-        model(x)
-    for module in model.modules():
-        # Frozen, wide ranges: rounding decides about no element's gradient.
-        if isinstance(module, QuantizedConv2d):
-            module.input_quantizer.range.mul_(4.0)
-            module.input_quantizer.eval()
-    return model
-
-
-@pytest.mark.parametrize("make", [Gated, Shared, chain], ids=["gated", "shared", "chain"])
-def test_gradients_are_those_of_the_ordinary_way(backend, rng, monkeypatch, make):
-    x = images(rng, (3, 16, 9, 8))
-    model = converted(make, x)
-    twin = copy.deepcopy(model)
-    answers = []
-    for network, exact in ((model, True), (twin, False)):
-        if not exact:
-            monkeypatch.setattr(QuantizedConv2d, "is_exact", False)
-        given = x.clone().requires_grad_()
-        y = network(given) + 0
-        torch.manual_seed(0)
-        y.backward(torch.randn(y.shape))
-        answers.append([y, given.grad, *(p.grad for p in network.parameters())])
-        answers[-1] += [b for name, b in network.named_buffers() if "running" in name]
-    for ours, theirs in zip(*answers, strict=True):
-        assert (ours - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6
 
 
 def test_the_gradient_stops_outside_the_range(backend, rng):

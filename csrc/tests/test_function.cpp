@@ -1,5 +1,5 @@
-// exp within 2 ulp, over every 97th float and at the edges; what swish and sigmoid make of the
-// ends.
+// exp within 2 ulp, over every 97th float from a random one on and at the edges; what swish and
+// sigmoid make of the ends.
 
 #include <cmath>
 #include <limits>
@@ -26,8 +26,8 @@ void check_exp(float x) {
   }
 }
 
-void exp_is_within_two_ulp() {
-  for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 97) {
+void exp_is_within_two_ulp(std::mt19937& random) {
+  for (uint64_t bits = random() % 97; bits < (uint64_t{1} << 32); bits += 97) {
     const uint32_t word = static_cast<uint32_t>(bits);
     float x;
     std::memcpy(&x, &word, 4);
@@ -59,8 +59,9 @@ void functions_at_their_ends() {
 }  // namespace
 }  // namespace micronet
 
-int main() {
-  micronet::exp_is_within_two_ulp();
+int main(int argc, char** argv) {
+  auto random = micronet::new_random(argc, argv);
+  micronet::exp_is_within_two_ulp(random);
   micronet::functions_at_their_ends();
   return 0;
 }
