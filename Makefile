@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-core lint format bench bench-fakequant bench-accuracy clean
+.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-accuracy clean
 
 setup: .venv/.built
 
@@ -48,6 +48,9 @@ bench: setup
 
 bench-fakequant: setup
 	$(BIN)/python benchmarks/fake_quant.py
+
+bench-qatstep: setup
+	$(BIN)/python benchmarks/qat_step.py --compile
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py

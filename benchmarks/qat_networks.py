@@ -1,0 +1,194 @@
+"""An EfficientNet in each form whose training step is measured, all from the same initial weights.
+
+Every form has a float stem, 4-bit weights and inputs elsewhere and a classifier of five levels, by
+the recipe ``schedules/efficientnet_b1_qat.yaml``, where its method can express that.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from efficientnet_pytorch.utils import MemoryEfficientSwish
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+import qat_peers
+from machine import ROOT
+from methods import Unavailable
+from micronet import config, models, quantize
+from micronet.quantized_modules import LayerBits
+
+CLASSES = 1000
+RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
+PLAIN, OURS, RECOMPUTE = "plain", "micronet", "micronet-recompute"
+COMPILED_QAT = "compiled-qat"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and what it is trained on."""
+
+    arch: str
+    batch: int
+    side: int
+
+
+class Training:
+    """One step of training, on the same images every time; calling it returns the loss."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: Size,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        generator = torch.Generator().manual_seed(1)
+        shape = (size.batch, 3, size.side, size.side)
+        images = torch.randn(shape, generator=generator)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(CLASSES, (size.batch,), generator=generator)
+        self.network, self.around = network, around
+        self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+
+    def loss(self) -> Tensor:
+        """Run the forward pass."""
+        with self.around():
+            return F.cross_entropy(self.network(self.images), self.labels)
+
+    def __call__(self) -> Tensor:
+        """Run the forward and the backward pass and move the weights."""
+        loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+
+def network(arch: str) -> nn.Module:
+    """Return a network in training mode and channels last, without dropout or dropped blocks."""
+    torch.manual_seed(0)
+    found = models.create_model(arch, CLASSES)
+    found._global_params = found._global_params._replace(drop_connect_rate=0.0, dropout_rate=0.0)
+    found._dropout.p = 0.0
+    return found.to(memory_format=torch.channels_last).train()
+
+
+def precisions(model: nn.Module) -> dict[str, LayerBits]:
+    """Return the precision of every layer under the recipe."""
+    section = config.load_schedule(RECIPE).quantize
+    assert section is not None
+    return quantize.plan(model, section, str(RECIPE))
+
+
+def _with_silu(arch: str) -> nn.Module:
+    """The network with torch's own SiLU, which is faster than the package's function in Python."""
+    found = network(arch)
+    for parent in list(found.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, MemoryEfficientSwish):
+                setattr(parent, name, nn.SiLU())
+    return found
+
+
+# The forms --------------------------------------------------------------------------------------
+
+
+def _plain(size: Size) -> Training:
+    return Training(network(size.arch), size)
+
+
+def _plain_silu(size: Size) -> Training:
+    return Training(_with_silu(size.arch), size)
+
+
+def _converted(arch: str) -> nn.Module:
+    found = network(arch)
+    quantize.convert_(found, precisions(found))
+    return found
+
+
+def _ours(size: Size) -> Training:
+    return Training(_converted(size.arch), size)
+
+
+def _recompute(size: Size) -> Training:
+    around = getattr(kernels, "recompute_in_backward", None)
+    if around is None:
+        raise Unavailable("micronet_kernels has no recompute_in_backward")
+    return Training(_converted(size.arch), size, around)
+
+
+def _rounded(arch: str, sites: qat_peers.Sites) -> nn.Module:
+    found = _with_silu(arch)
+    qat_peers.round_layers_(found, precisions(found), sites)
+    return found
+
+
+def _distiller(size: Size) -> Training:
+    return Training(_rounded(size.arch, qat_peers.DISTILLER), size)
+
+
+def _torch_fused(size: Size) -> Training:
+    return Training(_rounded(size.arch, qat_peers.TORCH_FUSED), size)
+
+
+def _torch_fx(size: Size) -> Training:
+    found = _with_silu(size.arch)
+    image = torch.zeros(1, 3, size.side, size.side)
+    return Training(qat_peers.by_fx(found, image, models.stem_name(found)), size)
+
+
+def _compiled(size: Size) -> Training:
+    return Training(torch.compile(_with_silu(size.arch), dynamic=False), size)
+
+
+def _compiled_qat(size: Size) -> Training:
+    rounded = _rounded(size.arch, qat_peers.STRAIGHT_THROUGH)
+    return Training(torch.compile(rounded, dynamic=False), size)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the network."""
+
+    what: str
+    build: Callable[[Size], Training]
+    compiled: bool = False
+
+
+VARIANTS = {
+    PLAIN: Variant("float32, eager, the network as the package makes it", _plain),
+    "plain-silu": Variant("float32, eager, with torch's own SiLU", _plain_silu),
+    OURS: Variant("micronet.quantize.convert_", _ours),
+    RECOMPUTE: Variant("the same inside micronet_kernels.recompute_in_backward", _recompute),
+    "distiller": Variant("Distiller's minimum, maximum, average, clamp, round", _distiller),
+    "torch-fused": Variant(
+        "torch.fused_moving_avg_obs_fake_quant, weights fake_quantize_per_channel_affine",
+        _torch_fused,
+    ),
+    "torch-fx": Variant("torch.ao.quantization.quantize_fx.prepare_qat_fx", _torch_fx),
+    "plain-compiled": Variant("float32, torch.compile", _compiled, compiled=True),
+    COMPILED_QAT: Variant("straight-through rounding, torch.compile", _compiled_qat, compiled=True),
+}
+
+
+def build(name: str, size: Size) -> Training:
+    """Build one form; a compiled one compiles in its first step. Raises Unavailable."""
+    with warnings.catch_warnings():
+        # torch announces the end of its own quantisation; it is a peer until then.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return VARIANTS[name].build(size)
+
+
+def compile_now(name: str, training: Training) -> None:
+    """Run the first step of a compiled form. Raises Unavailable where inductor cannot compile."""
+    if not VARIANTS[name].compiled:
+        return
+    try:
+        training()
+    except Exception as error:  # of whatever kind the compiler or the one it calls fails with
+        lines = str(error).strip().splitlines() or [""]
+        raise Unavailable(f"inductor: {type(error).__name__}: {lines[0][:200]}") from error
