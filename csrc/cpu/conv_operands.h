@@ -16,17 +16,24 @@ namespace {
 
 constexpr int64_t kPanel = 16;  // output channels side by side
 constexpr int64_t kDeep = 4;    // products that a dot product takes at a time
+constexpr int64_t kLine = 32;   // channels of a depthwise convolution side by side
 
 inline int64_t up_to(int64_t v, int64_t unit) { return (v + unit - 1) / unit * unit; }
+
+// Pairs of neighbouring taps of a row; an odd last one is paired with a weight of zero.
+inline int64_t tap_pairs(const ConvShape& s) { return (s.kernel_width + 1) / 2; }
 
 // Where everything lies in the workspace; each part starts on a cache line.
 struct Workspace {
   int64_t depth, group_channels;  // padded: products of an output, output channels of a group
+  int64_t line_channels;          // and channels of a depthwise convolution
   int64_t codes, weight_codes, scale, zero_point, weights, correction, ratio, bytes;
 
   explicit Workspace(const ConvShape& s)
-      : depth(up_to(s.depth(), kDeep)), group_channels(up_to(s.out_channels / s.groups, kPanel)) {
-    const int64_t padded = s.groups * group_channels;
+      : depth(up_to(s.depth(), kDeep)),
+        group_channels(up_to(s.out_channels / s.groups, kPanel)),
+        line_channels(up_to(s.out_channels, kLine)) {
+    const int64_t padded = s.is_depthwise() ? line_channels : s.groups * group_channels;
     int64_t next = 0;
     const auto take = [&](int64_t size) {
       const int64_t at = next;
@@ -38,7 +45,7 @@ struct Workspace {
     weight_codes = take(s.out_channels * s.depth());
     scale = take(4 * s.out_channels);
     zero_point = take(4 * s.out_channels);
-    weights = take(s.is_depthwise() ? 2 * (s.out_channels * s.taps() + 64) : padded * depth);
+    weights = take(s.is_depthwise() ? s.kernel_height * tap_pairs(s) * 2 * padded : padded * depth);
     correction = take(4 * padded);
     ratio = take(4 * padded);
     bytes = next;
@@ -74,10 +81,22 @@ struct ConvOperands {
   uint8_t* weight_codes() const { return memory + at.weight_codes; }
   float* scale() const { return reinterpret_cast<float*>(memory + at.scale); }
   float* weight_zero() const { return reinterpret_cast<float*>(memory + at.zero_point); }
+  // Those of a depthwise convolution are [kernel_height, tap_pairs, line_channels, 2].
   int8_t* panels() const { return reinterpret_cast<int8_t*>(memory + at.weights); }
-  int16_t* depthwise() const { return reinterpret_cast<int16_t*>(memory + at.weights); }
   int32_t* correction() const { return reinterpret_cast<int32_t*>(memory + at.correction); }
   float* padded_ratio() const { return reinterpret_cast<float*>(memory + at.ratio); }
+
+  uint8_t code_of_zero() const { return static_cast<uint8_t>(-zero_point); }
+  uint8_t code_at(int64_t i) const { return c.codes[i / 2] >> (i % 2 * 4) & 15; }
+
+  // Pixels of a depthwise convolution that share a vector, where so few channels divide it.
+  int64_t line_pixels() const {
+    const bool fits =
+        kLine % s.out_channels == 0 && s.stride_x == 1 && s.out_width * s.out_channels % kLine == 0;
+    return fits ? kLine / s.out_channels : 1;
+  }
+  // Channels from one pixel of a line to the next.
+  int64_t line_pitch() const { return line_pixels() > 1 ? s.out_channels : at.line_channels; }
 
   int64_t out_width_bytes() const { return c.kind == kInt16 ? 2 : 4; }
   void* out(int64_t element) const {
@@ -96,14 +115,34 @@ struct ConvOperands {
     *padded = c.ratio[o];
   }
 
+  // Channels [from, to), in pairs of taps; see DepthwiseRow.
   void lay_out_depthwise(int64_t from, int64_t to) const {
+    const int64_t pairs = tap_pairs(s), each = 2 * at.line_channels;
     for (int64_t o = from; o < to; ++o) {
       const uint8_t* w = weight_codes() + o * s.taps();
       const int zero = as_int(weight_zero()[o]);
-      for (int64_t t = 0; t < s.taps(); ++t) {
-        depthwise()[t * s.out_channels + o] = static_cast<int16_t>(w[t] + zero);
+      int32_t sum = 0;
+      for (int64_t y = 0; y < s.kernel_height; ++y, w += s.kernel_width) {
+        int8_t* row = panels() + y * pairs * each + 2 * o;
+        for (int64_t x = 0; x < s.kernel_width; ++x) {
+          const int whole = w[x] + zero;
+          row[x / 2 * each + x % 2] = static_cast<int8_t>(whole);
+          sum += whole;
+        }
       }
+      correction()[o] = zero_point * sum;
       ratio_of(o, padded_ratio() + o);
+    }
+  }
+  // What holds for one pixel of a line, for those that share its vector.
+  void repeat_for_pixels() const {
+    for (int64_t o = s.out_channels; o < line_pixels() * s.out_channels; ++o) {
+      const int64_t of = o % s.out_channels;
+      for (int64_t pair = 0; pair < s.kernel_height * tap_pairs(s); ++pair) {
+        int8_t* row = panels() + 2 * pair * at.line_channels;
+        row[2 * o] = row[2 * of], row[2 * o + 1] = row[2 * of + 1];
+      }
+      correction()[o] = correction()[of], padded_ratio()[o] = padded_ratio()[of];
     }
   }
 
@@ -155,9 +194,12 @@ struct ConvOperands {
                         scale(),   weight_zero()};
     const int status = quantize_per_channel_cpu(weight, c.type, kAffine, parallel);
     if (status != kOk) return status;
-    std::memset(memory + at.correction, 0, static_cast<size_t>(at.bytes - at.correction));
+    const int64_t first = s.is_depthwise() ? at.weights : at.correction;
+    std::memset(memory + first, 0, static_cast<size_t>(at.bytes - first));
     if (s.is_depthwise()) {
-      lay_out_depthwise(0, s.out_channels);
+      parallel_for(parallel, s.out_channels, s.taps(),
+                   [&](int64_t from, int64_t to) { lay_out_depthwise(from, to); });
+      repeat_for_pixels();
     } else {
       parallel_for(parallel, s.groups * at.group_channels / kPanel, kPanel * at.depth,
                    [&](int64_t from, int64_t to) { lay_out_panels(from, to); });

@@ -58,11 +58,33 @@ struct Shorts {
   static constexpr int kLanes = 32;
   __m256i a, b;
 
-  static Shorts zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  static Shorts load(const int16_t* p) { return {half(p), half(p + 16)}; }
-  void add_product(const Shorts& w, const int16_t* x) {
-    a = _mm256_add_epi16(a, _mm256_mullo_epi16(w.a, half(x)));
-    b = _mm256_add_epi16(b, _mm256_mullo_epi16(w.b, half(x + 16)));
+  struct Weights {
+    __m256i a, b;
+  };
+
+  static Shorts low_halves(const int32_t* p) {
+    int16_t lanes[kLanes];
+    for (int l = 0; l < kLanes; ++l) lanes[l] = static_cast<int16_t>(p[l]);
+    return {half(lanes), half(lanes + 16)};
+  }
+  static Weights weights(const int8_t* p) { return {half(p), half(p + 32)}; }
+  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  void add(const uint8_t* x, const Weights& two) {
+    a = _mm256_add_epi16(a, _mm256_maddubs_epi16(half(x), two.a));
+    b = _mm256_add_epi16(b, _mm256_maddubs_epi16(half(x + 32), two.b));
+  }
+  static void interleave(const uint8_t* left, const uint8_t* right, int count, uint8_t* pairs) {
+    uint8_t bytes[32] = {}, out[64];
+    if (count < 16) {
+      std::memcpy(bytes, left, static_cast<size_t>(count));
+      std::memcpy(bytes + 16, right, static_cast<size_t>(count));
+      interleave(bytes, bytes + 16, 16, out);
+      std::memcpy(pairs, out, 4 * static_cast<size_t>(count));
+      return;
+    }
+    const __m128i l = quarter(left), r = quarter(right);
+    spread(_mm256_cvtepu16_epi32(_mm_unpacklo_epi8(l, r)), pairs);
+    spread(_mm256_cvtepu16_epi32(_mm_unpackhi_epi8(l, r)), pairs + 32);
   }
   void store(int16_t* p, int count) const {
     int16_t lanes[kLanes];
@@ -78,8 +100,17 @@ struct Shorts {
   }
 
  private:
-  static __m256i half(const int16_t* p) {
+  template <typename T>
+  static __m256i half(const T* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static __m128i quarter(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static void spread(__m256i both, uint8_t* pairs) {
+    const __m256i split = _mm256_or_si256(both, _mm256_slli_epi32(both, 12));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs),
+                        _mm256_and_si256(split, _mm256_set1_epi8(15)));
   }
 };
 

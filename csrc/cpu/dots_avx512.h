@@ -59,10 +59,22 @@ struct Shorts {
   static constexpr int kLanes = 32;
   __m512i v;
 
-  static Shorts zero() { return {_mm512_setzero_si512()}; }
-  static Shorts load(const int16_t* p) { return {_mm512_loadu_si512(p)}; }
-  void add_product(const Shorts& w, const int16_t* x) {
-    v = _mm512_add_epi16(v, _mm512_mullo_epi16(w.v, _mm512_loadu_si512(x)));
+  static Shorts low_halves(const int32_t* p) {
+    const __m512i whole = _mm512_castsi256_si512(half(p));
+    return {_mm512_inserti64x4(whole, half(p + 16), 1)};
+  }
+  static __m512i weights(const int8_t* p) { return _mm512_loadu_si512(p); }
+  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  void add(const uint8_t* x, __m512i two) {
+    v = _mm512_add_epi16(v, _mm512_maddubs_epi16(_mm512_loadu_si512(x), two));
+  }
+  static void interleave(const uint8_t* left, const uint8_t* right, int count, uint8_t* pairs) {
+    const __mmask16 some = Vector::first(count);
+    const __m512i l = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, left));
+    const __m512i r = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, right));
+    const __m512i both = _mm512_or_si512(l, _mm512_slli_epi32(r, 8));
+    const __m512i split = _mm512_or_si512(both, _mm512_slli_epi32(both, 12));
+    _mm512_mask_storeu_epi32(pairs, some, _mm512_and_si512(split, _mm512_set1_epi8(15)));
   }
   void store(int16_t* p, int count) const {
     _mm512_mask_storeu_epi16(p, static_cast<__mmask32>((uint64_t{1} << count) - 1), v);
@@ -73,6 +85,7 @@ struct Shorts {
   }
 
  private:
+  static __m256i half(const int32_t* p) { return _mm512_cvtepi32_epi16(_mm512_loadu_si512(p)); }
   static void store_half(__m256i sums, const float* ratio, float* p, int count) {
     const __mmask16 some = count < 16 ? Vector::first(count) : __mmask16{0xffff};
     const __m512 whole = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));

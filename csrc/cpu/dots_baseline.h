@@ -3,6 +3,7 @@
 #define MICRONET_CPU_DOTS_BASELINE_H_
 
 #include <cstdint>
+#include <cstring>
 
 namespace micronet {
 namespace {
@@ -46,19 +47,35 @@ struct Dots {
   }
 };
 
-// Sums of products of 16-bit integers, which fit 16 bits.
+// 32 sums of pairs of products of bytes; they fit 16 bits in the end, and wrap on the way.
 struct Shorts {
   static constexpr int kLanes = 32;
   int16_t of[kLanes];
 
-  static Shorts zero() { return {}; }
-  static Shorts load(const int16_t* p) {
+  struct Weights {
+    const int8_t* w;
+  };
+
+  static Shorts low_halves(const int32_t* p) {
     Shorts r;
-    for (int l = 0; l < kLanes; ++l) r.of[l] = p[l];
+    for (int l = 0; l < kLanes; ++l) r.of[l] = static_cast<int16_t>(p[l]);
     return r;
   }
-  void add_product(const Shorts& w, const int16_t* x) {
-    for (int l = 0; l < kLanes; ++l) of[l] = static_cast<int16_t>(of[l] + w.of[l] * x[l]);
+  // Two weights of each lane.
+  static Weights weights(const int8_t* p) { return {p}; }
+  void add(const uint8_t* x, Weights two) {
+    for (int l = 0; l < kLanes; ++l) {
+      const int sum = x[2 * l] * two.w[2 * l] + x[2 * l + 1] * two.w[2 * l + 1];
+      of[l] = static_cast<int16_t>(of[l] + sum);
+    }
+  }
+  // The lower codes of each pair of bytes and above them the upper ones, of `count` <= 16 bytes.
+  static void interleave(const uint8_t* a, const uint8_t* b, int count, uint8_t* pairs) {
+    for (int i = 0; i < count; ++i) {
+      const uint32_t both = a[i] | static_cast<uint32_t>(b[i]) << 8;
+      const uint32_t spread = (both & 0x0f0fu) | (both << 12 & 0x0f0f0000u);
+      std::memcpy(pairs + 4 * i, &spread, 4);
+    }
   }
   void store(int16_t* p, int count) const {
     for (int l = 0; l < count; ++l) p[l] = of[l];

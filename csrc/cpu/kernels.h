@@ -57,12 +57,15 @@ struct ConvTile {
   bool streamed;
 };
 
-// The padded lines of integers that make a line of a depthwise convolution, and its weights
-// [kernel_height, kernel_width, channels]. Both may be read to the end of a vector.
+// A line of a depthwise convolution: the codes below each row of taps, those of two neighbouring
+// taps side by side for each channel, and the weights [tap_rows, tap_pairs, padded, 2] for them.
+// `padded` channels, which are read, are whole vectors; the first `channels` are written.
 struct DepthwiseRow {
-  const int16_t* const* lines;
-  int64_t kernel_height, kernel_width, channels, stride, dilation;
-  const int16_t* weights;
+  const uint8_t* const* lines;
+  int64_t next_output, next_pair;  // bytes from the codes of an output, or of a pair, to the next
+  int64_t tap_rows, tap_pairs, channels, padded;
+  const int8_t* weights;
+  const int32_t* correction;
   const float* ratio;
   bool fits_int16;
   Accumulator kind;
@@ -112,9 +115,8 @@ struct Kernels {
 
   // Codes [first, first + count) of packed ones, a byte each.
   void (*unpack)(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes);
-  // As above, each code plus zero_point.
-  void (*unpack_whole)(const uint8_t* packed, int64_t first, int64_t count, int zero_point,
-                       int16_t* whole);
+  // The codes of two pixels, two a byte, side by side for each of 2 * bytes channels.
+  void (*unpack_pairs)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
 

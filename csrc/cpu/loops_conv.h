@@ -13,31 +13,28 @@ namespace {
 constexpr int kDeep = 4;
 constexpr int kPanelBytes = kWidth * kDeep;
 
-// Codes [first, first + count) of packed ones, each plus `zero_point`.
-template <typename T>
-MICRONET_INLINE void unpack_plus(const uint8_t* packed, int64_t first, int64_t count,
-                                 int zero_point, T* out) {
-  const auto low = [&](uint8_t two) { return static_cast<T>((two & 15) + zero_point); };
-  const auto high = [&](uint8_t two) { return static_cast<T>((two >> 4) + zero_point); };
+// Codes [first, first + count) of packed ones.
+inline void unpack(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes) {
+  const auto low = [&](uint8_t two) { return static_cast<uint8_t>(two & 15); };
+  const auto high = [&](uint8_t two) { return static_cast<uint8_t>(two >> 4); };
   if (count > 0 && first % 2 != 0) {
-    *out++ = high(packed[first / 2]);
+    *codes++ = high(packed[first / 2]);
     ++first, --count;
   }
   const uint8_t* p = packed + first / 2;
   for (int64_t i = 0; i < count / 2; ++i) {
-    out[2 * i] = low(p[i]);
-    out[2 * i + 1] = high(p[i]);
+    codes[2 * i] = low(p[i]);
+    codes[2 * i + 1] = high(p[i]);
   }
-  if (count % 2 != 0) out[count - 1] = low(p[count / 2]);
+  if (count % 2 != 0) codes[count - 1] = low(p[count / 2]);
 }
 
-inline void unpack(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes) {
-  unpack_plus(packed, first, count, 0, codes);
-}
-
-inline void unpack_whole(const uint8_t* packed, int64_t first, int64_t count, int zero_point,
-                         int16_t* whole) {
-  unpack_plus(packed, first, count, zero_point, whole);
+inline void unpack_pairs(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs) {
+  int64_t i = 0;
+  for (; i + 16 <= bytes; i += 16) Shorts::interleave(left + i, right + i, 16, pairs + 4 * i);
+  if (i < bytes) {
+    Shorts::interleave(left + i, right + i, static_cast<int>(bytes - i), pairs + 4 * i);
+  }
 }
 
 // Writes the first `count` of sixteen sums.
@@ -129,14 +126,15 @@ inline void dot_tile(const ConvTile& tile) {
 template <int kPixels>
 MICRONET_INLINE void depthwise_block(const DepthwiseRow& row, int64_t x, int64_t c, int count) {
   Shorts sums[kPixels];
-  for (Shorts& sum : sums) sum = Shorts::zero();
-  const int64_t step = row.stride * row.channels;
-  for (int64_t ky = 0; ky < row.kernel_height; ++ky) {
-    for (int64_t kx = 0; kx < row.kernel_width; ++kx) {
-      const int64_t tap = ky * row.kernel_width + kx;
-      const Shorts w = Shorts::load(row.weights + tap * row.channels + c);
-      const int16_t* in = row.lines[ky] + (x * row.stride + kx * row.dilation) * row.channels + c;
-      for (int p = 0; p < kPixels; ++p) sums[p].add_product(w, in + p * step);
+  for (Shorts& sum : sums) sum = Shorts::low_halves(row.correction + c);
+  const int8_t* w = row.weights + 2 * c;
+  for (int64_t ky = 0; ky < row.tap_rows; ++ky) {
+    const uint8_t* in = row.lines[ky] + x * row.next_output + 2 * c;
+    for (int64_t pair = 0; pair < row.tap_pairs; ++pair) {
+      const auto two = Shorts::weights(w);
+      for (int p = 0; p < kPixels; ++p) sums[p].add(in + p * row.next_output, two);
+      in += row.next_pair;
+      w += 2 * row.padded;
     }
   }
   for (int p = 0; p < kPixels; ++p) {
@@ -149,8 +147,8 @@ MICRONET_INLINE void depthwise_block(const DepthwiseRow& row, int64_t x, int64_t
   }
 }
 
-inline void depthwise_row_int16(const DepthwiseRow& row) {
-  constexpr int kPixels = 8;
+template <int kPixels>
+MICRONET_INLINE void depthwise_row_by(const DepthwiseRow& row) {
   for (int64_t c = 0; c < row.channels; c += Shorts::kLanes) {
     const int64_t left = row.channels - c;
     const int count = left < Shorts::kLanes ? static_cast<int>(left) : Shorts::kLanes;
@@ -161,16 +159,24 @@ inline void depthwise_row_int16(const DepthwiseRow& row) {
   }
 }
 
+// Images of 224 pixels leave lines of 56, 28, 14 and 7.
+inline void depthwise_row_int16(const DepthwiseRow& row) {
+  row.out_width % 7 == 0 && row.out_width % 8 != 0 ? depthwise_row_by<7>(row)
+                                                   : depthwise_row_by<8>(row);
+}
+
 // Where sums need 32 bits: weights of more than four bits, or a large kernel.
 inline void depthwise_row_int32(const DepthwiseRow& row) {
   for (int64_t x = 0; x < row.out_width; ++x) {
     for (int64_t c = 0; c < row.channels; ++c) {
-      int32_t sum = 0;
-      for (int64_t ky = 0; ky < row.kernel_height; ++ky) {
-        for (int64_t kx = 0; kx < row.kernel_width; ++kx) {
-          const int64_t column = x * row.stride + kx * row.dilation;
-          const int64_t tap = ky * row.kernel_width + kx;
-          sum += row.lines[ky][column * row.channels + c] * row.weights[tap * row.channels + c];
+      int32_t sum = row.correction[c];
+      const int8_t* w = row.weights + 2 * c;
+      for (int64_t ky = 0; ky < row.tap_rows; ++ky) {
+        const uint8_t* in = row.lines[ky] + x * row.next_output + 2 * c;
+        for (int64_t pair = 0; pair < row.tap_pairs; ++pair) {
+          sum += in[0] * w[0] + in[1] * w[1];
+          in += row.next_pair;
+          w += 2 * row.padded;
         }
       }
       const int64_t at = x * row.channels + c;

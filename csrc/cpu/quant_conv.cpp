@@ -1,84 +1,16 @@
-// Convolution of codes: dot products over panels of weights, or rows of a depthwise convolution.
+// Convolution of codes as dot products over panels of weights.
 
 #include "conv_operands.h"
+#include "depthwise.h"
 
 namespace micronet {
 namespace {
 
 constexpr int64_t kTilePixels = 96;
-constexpr int64_t kBand = 16;  // output rows of a depthwise convolution that share their lines
 constexpr int64_t kTileBytes = 65536;  // of gathered codes, which are to stay in a near cache
 
 struct Convolution : ConvOperands {
   using ConvOperands::ConvOperands;
-
-  // Bands of output rows of one image: each keeps the lines that it needs as padded integers.
-  void run_depthwise(const ParallelFor& parallel) const {
-    const int64_t bands = (s.out_height + kBand - 1) / kBand;
-    const bool narrow =
-        c.kind != kInt32 && accumulator_bound(s, c.levels, c.weight_levels) <= kMostInt16;
-    parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
-                 [&](int64_t from, int64_t to) {
-                   Lines lines(*this);
-                   for (int64_t b = from; b < to; ++b) {
-                     const int64_t y = b % bands * kBand, left = s.out_height - y;
-                     run_band(b / bands, y, y + (left < kBand ? left : kBand), narrow, &lines);
-                   }
-                 });
-  }
-
-  // A ring of input lines, [kernel_height][padded width][channels], as integer images.
-  struct Lines {
-    int64_t span, width;
-    std::vector<int16_t> memory;
-    std::vector<const int16_t*> taps;
-
-    explicit Lines(const Convolution& run)
-        : span((run.s.kernel_height - 1) * run.s.dilation_y + 1),
-          width((run.s.out_width - 1) * run.s.stride_x +
-                (run.s.kernel_width - 1) * run.s.dilation_x + 1),
-          memory(static_cast<size_t>(span * width * run.s.in_channels) + 64),
-          taps(static_cast<size_t>(run.s.kernel_height)) {}
-
-    int16_t* line(int64_t y, int64_t channels) {
-      return memory.data() + (y % span + span) % span * width * channels;
-    }
-  };
-
-  void run_band(int64_t image, int64_t from, int64_t to, bool narrow, Lines* lines) const {
-    int64_t ready = from * s.stride_y - s.top;
-    for (int64_t y = from; y < to; ++y) {
-      const int64_t first = y * s.stride_y - s.top;
-      if (ready < first) ready = first;
-      for (; ready < first + lines->span; ++ready) {
-        fill_line(image, ready, lines->width, lines->line(ready, s.in_channels));
-      }
-      for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
-        lines->taps[static_cast<size_t>(ky)] =
-            lines->line(first + ky * s.dilation_y, s.in_channels);
-      }
-      const int64_t row = (image * s.out_height + y) * s.out_width * s.out_channels;
-      kernels().depthwise_row({lines->taps.data(), s.kernel_height, s.kernel_width, s.out_channels,
-                               s.stride_x, s.dilation_x, depthwise(), padded_ratio(), narrow,
-                               c.kind, out(row), s.out_width});
-    }
-  }
-
-  // The integers of a line from column -left on, 0 where there is no image.
-  void fill_line(int64_t image, int64_t y, int64_t width, int16_t* line) const {
-    const int64_t channels = s.in_channels, inside = y >= 0 && y < s.height ? s.width : 0;
-    const int64_t after = s.left + inside, kept = after < width ? inside : width - s.left;
-    const auto clear = [&](int64_t from, int64_t to) {
-      if (from < to)
-        std::memset(line + from * channels, 0, static_cast<size_t>((to - from) * channels) * 2);
-    };
-    clear(0, s.left < width ? s.left : width);
-    if (kept > 0) {
-      kernels().unpack_whole(c.codes, (image * s.height + y) * s.width * channels, kept * channels,
-                             zero_point, line + s.left * channels);
-    }
-    clear(after, width);
-  }
 
   // The codes of a line of an image, null outside it.
   const uint8_t* line_of(int64_t image, int64_t y) const {
@@ -158,7 +90,7 @@ int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& 
   const int status = run.lay_out(parallel);
   if (status != kOk) return status;
   if (conv.shape.is_depthwise()) {
-    run.run_depthwise(parallel);
+    run_depthwise(run, parallel);
   } else {
     run.unpack(parallel);
     run.run_dots(parallel);

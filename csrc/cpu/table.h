@@ -137,7 +137,7 @@ constexpr Kernels table(const char* name) {
           learned_gradient_any,
           sum_block,
           unpack,
-          unpack_whole,
+          unpack_pairs,
           dot_tile,
           depthwise_row,
           block_floats,

@@ -1,0 +1,121 @@
+// Depthwise convolution of codes, band by band of output rows.
+#ifndef MICRONET_CPU_DEPTHWISE_H_
+#define MICRONET_CPU_DEPTHWISE_H_
+
+#include <numeric>
+
+#include "conv_operands.h"
+
+namespace micronet {
+namespace {
+
+constexpr int64_t kBand = 16;  // output rows that share their lines
+
+// A ring of input lines as DepthwiseRow reads them, [positions, channels, 2]: at each position the
+// codes of the two pixels that neighbouring taps meet.
+struct DepthwiseLines {
+  const ConvOperands& operands;
+  int64_t span;  // lines that one output row reaches over
+  int64_t step;  // columns from one position to the next
+  int64_t positions, channels;
+  std::vector<uint8_t> ring, outside;
+
+  explicit DepthwiseLines(const ConvOperands& of)
+      : operands(of),
+        span((of.s.kernel_height - 1) * of.s.dilation_y + 1),
+        step(std::gcd(of.s.stride_x, 2 * of.s.dilation_x)),
+        positions(
+            ((of.s.out_width - 1) * of.s.stride_x + 2 * (tap_pairs(of.s) - 1) * of.s.dilation_x) /
+                step +
+            1),
+        channels(of.line_pitch()),
+        // Whole vectors are read from the last position on.
+        ring(static_cast<size_t>(2 * (span * positions * channels + kLine)), of.code_of_zero()),
+        outside(static_cast<size_t>(of.s.in_channels + 1) / 2, of.code_of_zero() * 0x11) {}
+
+  uint8_t* line(int64_t y) {
+    return ring.data() + (y % span + span) % span * 2 * positions * channels;
+  }
+
+  void fill(int64_t image, int64_t y) {
+    const ConvShape& s = operands.s;
+    if (y < 0 || y >= s.height) {
+      std::memset(line(y), operands.code_of_zero(), static_cast<size_t>(2 * positions * channels));
+      return;
+    }
+    const int64_t first = (image * s.height + y) * s.width;
+    for (int64_t p = 0; p < positions;) {
+      const int64_t column = p * step - s.left, alike = pixels_in_a_row(column);
+      const int64_t count = alike < positions - p ? alike : positions - p;
+      pairs_at(first, column, count, line(y) + 2 * p * channels);
+      p += count;
+    }
+  }
+
+  // From a column on, the positions whose pixels follow each other in memory as in the line.
+  int64_t pixels_in_a_row(int64_t column) const {
+    const ConvShape& s = operands.s;
+    const int64_t inside = s.width - s.dilation_x - column;
+    return step == 1 && channels == s.in_channels && column >= 0 && inside > 1 ? inside : 1;
+  }
+
+  void pairs_at(int64_t first, int64_t column, int64_t count, uint8_t* to) const {
+    const ConvShape& s = operands.s;
+    const int64_t neighbour = column + s.dilation_x;
+    const bool left = column >= 0 && column < s.width;
+    const bool right = neighbour >= 0 && neighbour < s.width;
+    const int64_t a = (first + column) * s.in_channels, b = (first + neighbour) * s.in_channels;
+    if (s.in_channels % 2 == 0) {
+      kernels().unpack_pairs(left ? operands.c.codes + a / 2 : outside.data(),
+                             right ? operands.c.codes + b / 2 : outside.data(),
+                             count * s.in_channels / 2, to);
+      return;
+    }
+    for (int64_t c = 0; c < count * s.in_channels; ++c) {
+      to[2 * c] = left ? operands.code_at(a + c) : operands.code_of_zero();
+      to[2 * c + 1] = right ? operands.code_at(b + c) : operands.code_of_zero();
+    }
+  }
+};
+
+inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to, bool narrow,
+                     DepthwiseLines* lines) {
+  const ConvShape& s = o.s;
+  const int64_t together = o.line_pixels(), row_size = s.out_width * s.out_channels;
+  const int64_t to_output = 2 * together * s.stride_x / lines->step * lines->channels;
+  const int64_t to_pair = 4 * s.dilation_x / lines->step * lines->channels;
+  std::vector<const uint8_t*> taps(static_cast<size_t>(s.kernel_height));
+  int64_t ready = from * s.stride_y - s.top;
+  for (int64_t y = from; y < to; ++y) {
+    const int64_t first = y * s.stride_y - s.top;
+    if (ready < first) ready = first;
+    for (; ready < first + lines->span; ++ready) lines->fill(image, ready);
+    for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
+      taps[static_cast<size_t>(ky)] = lines->line(first + ky * s.dilation_y);
+    }
+    kernels().depthwise_row({taps.data(), to_output, to_pair, s.kernel_height, tap_pairs(s),
+                             together * s.out_channels, o.at.line_channels, o.panels(),
+                             o.correction(), o.padded_ratio(), narrow, o.c.kind,
+                             o.out((image * s.out_height + y) * row_size), s.out_width / together});
+  }
+}
+
+inline void run_depthwise(const ConvOperands& o, const ParallelFor& parallel) {
+  const ConvShape& s = o.s;
+  const int64_t bands = (s.out_height + kBand - 1) / kBand;
+  const bool narrow =
+      o.c.kind != kInt32 && accumulator_bound(s, o.c.levels, o.c.weight_levels) <= kMostInt16;
+  parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
+               [&](int64_t from, int64_t to) {
+                 DepthwiseLines lines(o);
+                 for (int64_t b = from; b < to; ++b) {
+                   const int64_t y = b % bands * kBand, left = s.out_height - y;
+                   run_band(o, b / bands, y, y + (left < kBand ? left : kBand), narrow, &lines);
+                 }
+               });
+}
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_DEPTHWISE_H_
