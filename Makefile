@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-accuracy clean
+.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-skipping bench-accuracy clean
 
 setup: .venv/.built
 
@@ -51,6 +51,9 @@ bench-fakequant: setup
 
 bench-qatstep: setup
 	$(BIN)/python benchmarks/qat_step.py --compile
+
+bench-skipping: setup
+	$(BIN)/python benchmarks/skipping.py
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py

@@ -131,5 +131,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("use_instruction_set", &micronet::use_instruction_set);
   module.def("copy_stream", &micronet::copy_stream);
   module.def("kept_buffer_bytes", [] { return BufferPool::shared().kept(); });
+  module.def("set_skipping", [](std::optional<bool> always) {
+    using micronet::Skipping;
+    micronet::set_skipping(!always   ? Skipping::kByRule
+                           : *always ? Skipping::kAlways
+                                     : Skipping::kNever);
+  });
   module.def("set_kept_buffer_limit", [](size_t bytes) { BufferPool::shared().set_limit(bytes); });
 }

@@ -55,6 +55,12 @@ struct QuantConv {
 // Bytes that quant_conv2d_cpu needs beside its operands.
 int64_t quant_conv2d_workspace(const ConvShape& shape);
 
+// Whether quant_conv2d_cpu lists the weights that are not zero and skips the others: by the rule of
+// the break-even table (benchmarks/skipping.py), never, or wherever it can. The integers are the
+// same; tests and benchmarks compare.
+enum Skipping : int { kByRule = 0, kNever = 1, kAlways = 2 };
+void set_skipping(Skipping when);
+
 // levels <= kCodeLevels, weight_levels <= kMostWeightLevels, and sums within what `kind` holds
 // (32 bits where it is kValue).
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);

@@ -44,6 +44,26 @@ def test_integers_and_values_are_the_same_everywhere(on_all, rng, threads, case,
     assert torch.equal(values, acc.float() * ratio[:, None, None])
 
 
+@pytest.mark.skipif("native" not in kernels.available_backends(), reason="no extension")
+@pytest.mark.parametrize("kept", [0.5, 0.05, 0.0])
+@pytest.mark.parametrize("case", [*SHAPES[:6], ((1, 300, 5, 6), 70, 1, 1, [0, 0, 0, 0], 1, 1)])
+def test_skipping_pruned_weights_changes_nothing(on_all, rng, threads, case, kept):
+    from micronet_kernels import _C
+
+    given = list(arguments(rng, case))
+    given[4] = kernels.pack_bits(torch.rand(given[3].shape, generator=rng) < kept)
+    answers = []
+    try:
+        for skipping in (None, False, True):
+            _C.set_skipping(skipping)
+            answers.append(on_all(lambda: OP.quant_conv2d(*given)))
+    finally:
+        _C.set_skipping(None)
+    for acc, ratio in answers[1:]:
+        assert torch.equal(acc, answers[0][0])
+        torch.testing.assert_close(ratio, answers[0][1], rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_other_types(on_all, rng, dtype):
     given = arguments(rng, SHAPES[1], dtype=dtype)

@@ -31,6 +31,12 @@ struct Dots {
     a = _mm256_add_epi32(a, sum(x, weights.a));
     b = _mm256_add_epi32(b, sum(x, weights.b));
   }
+  static constexpr int kChains = 1;
+  static __m256i signed_four(int32_t four) { return _mm256_set1_epi32(four); }
+  void add_pixels(const uint8_t* x, __m256i four) {
+    a = _mm256_add_epi32(a, sum(half(x), four));
+    b = _mm256_add_epi32(b, sum(half(x + 32), four));
+  }
   friend Dots operator+(const Dots& x, const Dots& y) {
     return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
   }
@@ -53,6 +59,13 @@ struct Dots {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
   }
 };
+
+inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j)
+      std::memcpy(out + j * out_stride + 4 * i, in + i * in_stride + 4 * j, 4);
+  }
+}
 
 struct Shorts {
   static constexpr int kLanes = 32;

@@ -28,15 +28,12 @@ struct Dots {
     return _mm512_set1_epi32(word);
   }
 
-  void add(__m512i x, const Weights& weights) {
-#ifdef __AVX512VNNI__
-    v = _mm512_dpbusd_epi32(v, x, weights.w);
-#else
-    // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
-    const __m512i pairs = _mm512_maddubs_epi16(x, weights.w);
-    v = _mm512_add_epi32(v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
-#endif
-  }
+  void add(__m512i x, const Weights& weights) { add(x, weights.w); }
+
+  static constexpr int kChains = 2;
+  static __m512i signed_four(int32_t four) { return _mm512_set1_epi32(four); }
+  void add_pixels(const uint8_t* x, __m512i four) { add(_mm512_loadu_si512(x), four); }
+
   friend Dots operator+(const Dots& x, const Dots& y) { return {_mm512_add_epi32(x.v, y.v)}; }
   void store(int32_t* p, int count, bool streamed) const {
     if (streamed && count == 16 && reinterpret_cast<uintptr_t>(p) % 64 == 0) {
@@ -53,7 +50,45 @@ struct Dots {
     }
   }
   Vector value() const { return {_mm512_cvtepi32_ps(v)}; }
+
+ private:
+  void add(__m512i x, __m512i w) {
+#ifdef __AVX512VNNI__
+    v = _mm512_dpbusd_epi32(v, x, w);
+#else
+    // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+    const __m512i pairs = _mm512_maddubs_epi16(x, w);
+    v = _mm512_add_epi32(v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+  }
 };
+
+// Sixteen rows of sixteen words to columns: words, then double words, then quarters of registers.
+inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
+  __m512i a[16], b[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(in + i * in_stride);
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int h = 0; h < 2; ++h) {
+      a[i + 2 * h] = _mm512_unpacklo_epi64(b[i + h], b[i + 2 + h]);
+      a[i + 2 * h + 1] = _mm512_unpackhi_epi64(b[i + h], b[i + 2 + h]);
+    }
+  }
+  // Register 4 * r + c holds, in quarter q, column 4 * q + c of rows 4 * r and on.
+  for (int c = 0; c < 4; ++c) {
+    const __m512i low01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x44);
+    const __m512i high01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xee);
+    const __m512i low23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x44);
+    const __m512i high23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xee);
+    _mm512_storeu_si512(out + c * out_stride, _mm512_shuffle_i32x4(low01, low23, 0x88));
+    _mm512_storeu_si512(out + (4 + c) * out_stride, _mm512_shuffle_i32x4(low01, low23, 0xdd));
+    _mm512_storeu_si512(out + (8 + c) * out_stride, _mm512_shuffle_i32x4(high01, high23, 0x88));
+    _mm512_storeu_si512(out + (12 + c) * out_stride, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+  }
+}
 
 struct Shorts {
   static constexpr int kLanes = 32;

@@ -33,6 +33,16 @@ struct Dots {
       for (int k = 0; k < 4; ++k) of[l] += x[k] * weights.w[4 * l + k];
     }
   }
+  // The other way round: four weights of one channel, and four codes of each of sixteen pixels.
+  static constexpr int kChains = 1;  // of sums that do not wait for each other
+  static Weights signed_four(const int32_t& four) {
+    return {reinterpret_cast<const int8_t*>(&four)};
+  }
+  void add_pixels(const uint8_t* x, Weights four) {
+    for (int l = 0; l < 16; ++l) {
+      for (int k = 0; k < 4; ++k) of[l] += x[4 * l + k] * four.w[k];
+    }
+  }
   friend Dots operator+(Dots a, const Dots& b) {
     for (int l = 0; l < 16; ++l) a.of[l] += b.of[l];
     return a;
@@ -46,6 +56,14 @@ struct Dots {
     return Vector::each([&](int l) { return static_cast<float>(of[l]); });
   }
 };
+
+// Sixteen rows of sixteen words to columns; from one to the next are so many bytes.
+inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j)
+      std::memcpy(out + j * out_stride + 4 * i, in + i * in_stride + 4 * j, 4);
+  }
+}
 
 // 32 sums of pairs of products of bytes; they fit 16 bits in the end, and wrap on the way.
 struct Shorts {

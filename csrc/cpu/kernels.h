@@ -57,6 +57,24 @@ struct ConvTile {
   bool streamed;
 };
 
+// Four weights of an output channel in the order of their products, and where the codes for them
+// begin among those of a SparseTile.
+struct FourWeights {
+  int32_t weights, place;
+};
+
+constexpr int kSparsePixels = 64;
+
+// At most kSparsePixels pixels times the weights that are not zero; `out.x` is
+// [depth / 4, kSparsePixels, 4], `out.panels` is not used. The groups of output channel o and part
+// p of the depth are [starts[o * parts + p], starts[o * parts + p + 1]).
+struct SparseTile {
+  ConvTile out;
+  const FourWeights* groups;
+  const int64_t* starts;
+  int64_t parts;
+};
+
 // A line of a depthwise convolution: the codes below each row of taps, those of two neighbouring
 // taps side by side for each channel, and the weights [tap_rows, tap_pairs, padded, 2] for them.
 // `padded` channels, which are read, are whole vectors; the first `channels` are written.
@@ -119,6 +137,10 @@ struct Kernels {
   void (*unpack_pairs)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
+  // Codes [pixels, depth], rows `stride` bytes apart, as a SparseTile reads them.
+  void (*interleave_pixels)(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth,
+                            uint8_t* out);
+  void (*sparse_tile)(const SparseTile& tile);
 
   // Integers as floats.
   void (*block_floats)(const void* acc, Accumulator type, int64_t count, float* floats);

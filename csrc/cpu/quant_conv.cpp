@@ -1,13 +1,22 @@
-// Convolution of codes as dot products over panels of weights.
+// Convolution of codes as dot products over panels of weights, or over those that are not zero.
+
+#include <atomic>
 
 #include "conv_operands.h"
 #include "depthwise.h"
+#include "sparse.h"
 
 namespace micronet {
 namespace {
 
 constexpr int64_t kTilePixels = 96;
 constexpr int64_t kTileBytes = 65536;  // of gathered codes, which are to stay in a near cache
+
+// The rule: of the groups of four weights at most this share has one that is not zero, and sums are
+// long enough to make up for bringing the codes into order.
+constexpr double kSkippingShare = 0.25;
+constexpr int64_t kSkippingDepth = 64;
+std::atomic<Skipping> skipping{kByRule};
 
 struct Convolution : ConvOperands {
   using ConvOperands::ConvOperands;
@@ -43,45 +52,93 @@ struct Convolution : ConvOperands {
     }
   }
 
-  void run_tile(int64_t group, int64_t first, int64_t pixels, bool streamed, const uint8_t* x,
-                int64_t stride) const {
+  ConvTile tile_of(int64_t group, int64_t first, int64_t pixels, bool streamed, const uint8_t* x,
+                   int64_t stride) const {
     const int64_t per_group = s.out_channels / s.groups, column = group * at.group_channels;
-    kernels().dot_tile({x, stride, pixels, panels() + column * at.depth, at.depth,
-                        correction() + column, padded_ratio() + column, c.kind,
-                        out(first * s.out_channels + group * per_group), s.out_channels, per_group,
-                        streamed});
+    return {x,
+            stride,
+            pixels,
+            panels() + column * at.depth,
+            at.depth,
+            correction() + column,
+            padded_ratio() + column,
+            c.kind,
+            out(first * s.out_channels + group * per_group),
+            s.out_channels,
+            per_group,
+            streamed};
   }
 
-  void run_dots(const ParallelFor& parallel) const {
-    const bool in_place = is_in_place();
-    const int64_t fitting = kTileBytes / at.depth;
-    const int64_t tile = in_place || fitting > kTilePixels ? kTilePixels
-                         : fitting < 6                     ? 6
-                                                           : fitting;
-    // Past the caches only in whole lines: what is left of one would be read first.
+  // Past the caches only in whole lines: what is left of one would be read first.
+  bool is_streamed() const {
     const int64_t row = s.out_channels * out_width_bytes();
-    const bool streamed = row % 64 == 0 && leaves_cache(c.out, s.pixels() * row);
+    return row % 64 == 0 && leaves_cache(c.out, s.pixels() * row);
+  }
+
+  // Calls body(group, first pixel, pixels, codes, stride, memory) for tiles of `tile` pixels, with
+  // `scratch` bytes of memory.
+  template <typename Body>
+  void for_tiles(const ParallelFor& parallel, int64_t tile, int64_t scratch,
+                 const Body& body) const {
+    const bool in_place = is_in_place();
     const int64_t tiles = (s.pixels() + tile - 1) / tile;
     parallel_for(parallel, tiles, tile * s.out_channels, [&](int64_t from, int64_t to) {
       std::vector<uint8_t> gathered(in_place ? 0 : static_cast<size_t>(tile * at.depth));
+      std::vector<uint8_t> memory(static_cast<size_t>(scratch));
       for (int64_t t = from; t < to; ++t) {
         const int64_t first = t * tile, left = s.pixels() - first;
         const int64_t pixels = left < tile ? left : tile;
         for (int64_t g = 0; g < s.groups; ++g) {
           if (in_place) {
-            run_tile(g, first, pixels, streamed,
-                     codes() + first * s.in_channels + g * s.group_channels(), s.in_channels);
+            body(g, first, pixels, codes() + first * s.in_channels + g * s.group_channels(),
+                 s.in_channels, memory.data());
             continue;
           }
           for (int64_t p = 0; p < pixels; ++p) gather(first + p, g, gathered.data() + p * at.depth);
-          run_tile(g, first, pixels, streamed, gathered.data(), at.depth);
+          body(g, first, pixels, gathered.data(), at.depth, memory.data());
         }
       }
     });
   }
+
+  void run_dots(const ParallelFor& parallel) const {
+    const int64_t fitting = kTileBytes / at.depth;
+    const int64_t tile = is_in_place() || fitting > kTilePixels ? kTilePixels
+                         : fitting < 6                          ? 6
+                                                                : fitting;
+    const bool streamed = is_streamed();
+    for_tiles(
+        parallel, tile, 0,
+        [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride, uint8_t*) {
+          kernels().dot_tile(tile_of(g, first, pixels, streamed, x, stride));
+        });
+  }
+
+  void run_sparse(const SparseWeights& weights, const ParallelFor& parallel) const {
+    const bool streamed = is_streamed();
+    const int64_t scratch = kSparsePixels * at.depth;
+    for_tiles(
+        parallel, kSparsePixels, scratch,
+        [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
+            uint8_t* memory) {
+          kernels().interleave_pixels(x, stride, pixels, at.depth, memory);
+          kernels().sparse_tile({tile_of(g, first, pixels, streamed, memory, 0),
+                                 weights.groups.data(), weights.starts.data(), weights.parts});
+        });
+  }
+
+  // Whether to skip, where `count` groups of four weights have one that is not zero.
+  bool skips(int64_t count) const {
+    if (s.groups > 1 || skipping != kByRule) return s.groups == 1 && skipping == kAlways;
+    const int64_t all = s.out_channels * at.depth / kDeep;
+    return at.depth >= kSkippingDepth &&
+           static_cast<double>(count) <= kSkippingShare * static_cast<double>(all);
+  }
 };
 
 }  // namespace
+
+void set_skipping(Skipping when) { skipping = when; }
 
 int64_t quant_conv2d_workspace(const ConvShape& shape) { return Workspace(shape).bytes; }
 
@@ -91,8 +148,13 @@ int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& 
   if (status != kOk) return status;
   if (conv.shape.is_depthwise()) {
     run_depthwise(run, parallel);
+    return kOk;
+  }
+  run.unpack(parallel);
+  const int64_t count = conv.shape.groups == 1 ? count_groups(run) : 0;
+  if (run.skips(count)) {
+    run.run_sparse(SparseWeights(run, count), parallel);
   } else {
-    run.unpack(parallel);
     run.run_dots(parallel);
   }
   return kOk;

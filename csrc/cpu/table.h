@@ -7,6 +7,7 @@
 #include "loops_conv.h"
 #include "loops_exact.h"
 #include "loops_learned_step.h"
+#include "loops_sparse.h"
 #include "loops_weight.h"
 
 namespace micronet {
@@ -140,6 +141,8 @@ constexpr Kernels table(const char* name) {
           unpack_pairs,
           dot_tile,
           depthwise_row,
+          interleave_pixels,
+          sparse_tile,
           block_floats,
           block_moments,
           block_extremes,

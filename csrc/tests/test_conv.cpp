@@ -23,11 +23,12 @@ ConvShape shape_of(int64_t images, int64_t channels, int64_t side, int64_t outpu
 }
 
 const ConvShape kShapes[] = {
-    shape_of(1, 1, 1, 1, 1, 1, 1, 1),   shape_of(2, 7, 5, 19, 1, 1, 1, 1),
-    shape_of(1, 33, 9, 70, 1, 2, 1, 1), shape_of(1, 5, 9, 17, 3, 2, 1, 1),
-    shape_of(2, 6, 8, 4, 3, 1, 2, 2),   shape_of(1, 70, 17, 70, 5, 1, 1, 70),
-    shape_of(3, 3, 6, 3, 3, 2, 2, 3),   shape_of(2, 16, 8, 16, 3, 1, 1, 16),
-    shape_of(1, 8, 14, 8, 5, 1, 2, 8),  shape_of(2, 40, 9, 40, 5, 2, 1, 40)};
+    shape_of(1, 1, 1, 1, 1, 1, 1, 1),    shape_of(2, 7, 5, 19, 1, 1, 1, 1),
+    shape_of(1, 33, 9, 70, 1, 2, 1, 1),  shape_of(1, 5, 9, 17, 3, 2, 1, 1),
+    shape_of(2, 6, 8, 4, 3, 1, 2, 2),    shape_of(1, 70, 17, 70, 5, 1, 1, 70),
+    shape_of(3, 3, 6, 3, 3, 2, 2, 3),    shape_of(2, 16, 8, 16, 3, 1, 1, 16),
+    shape_of(3, 290, 7, 90, 1, 1, 1, 1), shape_of(1, 8, 14, 8, 5, 1, 2, 8),
+    shape_of(2, 40, 9, 40, 5, 2, 1, 40)};
 
 struct Problem {
   ConvShape s;
@@ -36,14 +37,19 @@ struct Problem {
   int levels, weight_levels;
 };
 
-Problem draw(std::mt19937& random, const ConvShape& s, int levels, int weight_levels) {
+Problem draw(std::mt19937& random, const ConvShape& s, int levels, int weight_levels,
+             double pruned) {
   Problem p{s,
             bytes(random, packed_bytes(s.in_numel(), kCodeLevels)),
-            bytes(random, bytes_for(s.out_channels * s.depth())),
+            std::vector<uint8_t>(static_cast<size_t>(bytes_for(s.out_channels * s.depth()))),
             normals(random, s.out_channels * s.depth()),
             {-0.7f, 1.3f},
             levels,
             weight_levels};
+  std::bernoulli_distribution keeps(1.0 - pruned);
+  for (uint8_t& eight : p.mask) {
+    for (int i = 0; i < 8; ++i) eight = static_cast<uint8_t>(2 * eight + keeps(random));
+  }
   for (uint8_t& two : p.codes) {
     two = static_cast<uint8_t>(two % 16 % levels | two / 16 % levels << 4);
   }
@@ -110,8 +116,10 @@ std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<fl
   return out;
 }
 
-void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int levels, int wl) {
-  const Problem p = draw(random, s, levels, wl);
+void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int levels, int wl,
+                              Skipping when) {
+  set_skipping(when);
+  const Problem p = draw(random, s, levels, wl, when == kAlways ? 0.9 : 0.5);
   std::vector<float> ratio;
   const std::vector<int> expected = expected_sums(p, integers(p, &ratio));
   for (const ParallelFor& parallel : kRunners) {
@@ -199,8 +207,10 @@ int main(int argc, char** argv) {
   std::vector<std::vector<std::vector<float>>> found;
   on_every_instruction_set([&] {
     for (const ConvShape& shape : kShapes) {
-      sums_are_those_of_a_loop(random, shape, 16, 16);
-      sums_are_those_of_a_loop(random, shape, 5, 128);
+      for (const Skipping when : {kByRule, kNever, kAlways}) {
+        sums_are_those_of_a_loop(random, shape, 16, 16, when);
+        sums_are_those_of_a_loop(random, shape, 5, 128, when);
+      }
     }
     lanes_are_summed_in_order(random);
     std::mt19937 again(seed);
