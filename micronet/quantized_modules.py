@@ -57,6 +57,22 @@ class LayerBits:
         """Whether neither operand is quantised."""
         return self.weight_bits is None and self.activation_bits is None
 
+    @property
+    def float_because(self) -> str | None:
+        """Why products of these operands are computed in float; None where they are integers."""
+        weights, inputs = self.weight_levels, self.activation_levels
+        if weights is None or inputs is None:
+            operands = {"weights": weights, "input": inputs}
+            kept = " and ".join(name for name, levels in operands.items() if levels is None)
+            return f"its {kept} stay in float" if weights is None else f"its {kept} stays in float"
+        if "learned" in (self.weight_step, self.activation_step):
+            return "a learned step"
+        limits = (inputs, kernels.MOST_CODE_LEVELS), (weights, kernels.MOST_WEIGHT_LEVELS)
+        for (levels, most), operand in zip(limits, ("inputs", "weights"), strict=True):
+            if levels > most:
+                return f"{operand} of {levels} levels; integer convolutions take up to {most}"
+        return None
+
 
 class QuantizedLayer(nn.Module):
     """What quantised convolutions and linear layers share.
@@ -106,12 +122,7 @@ class QuantizedLayer(nn.Module):
     @property
     def is_exact(self) -> bool:
         """Whether both operands are codes that the integer convolution takes."""
-        return (
-            isinstance(self.input_quantizer, ActivationQuantizer)
-            and self.input_quantizer.levels <= kernels.MOST_CODE_LEVELS
-            and self.has_weight_range
-            and self.weight_levels <= kernels.MOST_WEIGHT_LEVELS
-        )
+        return self.bits.float_because is None
 
     def _takes(self, x: Tensor, dims: int) -> bool:
         # On the meta device only shapes count, which the ordinary operators have too.

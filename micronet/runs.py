@@ -36,6 +36,7 @@ class RunDirectory:
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
         self.summary_file = path / "summary.csv"
+        self.layers_file = path / "layers.csv"
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
 
@@ -58,6 +59,10 @@ class RunDirectory:
         write_atomically(self.path / "schedule.yaml", schedule_yaml.encode())
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         write_atomically(self.config_file, text.encode())
+
+    def describe_layers(self, text: str) -> None:
+        """Write how each layer computes, as CSV."""
+        write_atomically(self.layers_file, text.encode())
 
     def config(self) -> dict[str, Any]:
         """Return the configuration that ``create`` recorded."""

@@ -15,7 +15,7 @@ import torchvision
 import yaml
 from torch import nn
 
-from micronet import loop, models, options, prune, quantize, runs, stage
+from micronet import conversion, loop, models, options, prune, quantize, runs, stage
 from micronet.config import TrainSection, schedule_from_dict
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
@@ -60,6 +60,7 @@ def run_stage(args: dict[str, Any]) -> int:
     if not args["resume"]:
         recorded = {**config, **_facts(model, data)}
         run.create(recorded, yaml.safe_dump(config["recipe"], sort_keys=False))
+        _report_conversion(model, recipe, run)
     model = place(model)
     # Seeded again, so that the loop's random stream does not hang on how the network was loaded.
     torch.manual_seed(train.seed)
@@ -70,6 +71,13 @@ def run_stage(args: dict[str, Any]) -> int:
         loop.unpack(state, origin.checkpoint)
     state = loop.train(state, recipe, data, run, _meta(config, data), teacher)
     return _report(state, run)
+
+
+def _report_conversion(model: nn.Module, recipe: loop.Recipe, run: RunDirectory) -> None:
+    if recipe.bits:
+        rows = conversion.report(model, recipe.bits)
+        run.describe_layers(conversion.as_csv(rows))
+        print(f"{conversion.as_text(rows)}\n  layer by layer: {run.layers_file}", flush=True)
 
 
 def _report(state: loop.State, run: RunDirectory) -> int:

@@ -66,6 +66,8 @@ def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
     schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.02}, quantize=QUANTIZE, distill={})
     start = ["qat", "--from", str(pruned), "--schedule", schedule, "--teacher", str(fitted)]
     assert main([*start, "--out", str(quantised), *SMALL]) == 0
+    assert "of their weights, compute in integers" in capsys.readouterr().out
+    assert (quantised / "layers.csv").read_text().startswith("layer,kind,weights")
     loaded = runs.load(quantised)
     for name, layer in models.layers(loaded.model).items():
         zeros, numel = int((layer.weight == 0).sum()), layer.weight.numel()

@@ -1,0 +1,81 @@
+"""What is said of a conversion, held to the layers that it makes."""
+
+import csv
+import io
+from itertools import product
+
+import pytest
+
+from micronet import conversion, models, quantize
+from micronet.quantize import LayerBits
+from micronet.quantized_modules import QuantizedLayer
+
+PRECISIONS = [
+    LayerBits(weights, inputs, 0.99, weight_step, input_step)
+    for weights, inputs in product((None, 2.4, 4, 7, 8), (None, 4, 5))
+    for weight_step, input_step in product(("range", "learned"), repeat=2)
+]
+
+
+@pytest.mark.parametrize("bits", PRECISIONS, ids=str)
+def test_the_arithmetic_is_the_layers_own(bits):
+    model = models.create_model("resnet20", 10)
+    layers = dict.fromkeys(models.layers(model), bits)
+    rows = conversion.report(model, layers)
+    quantize.convert_(model, layers)
+    assert [row.layer for row in rows] == list(layers)
+    for row in rows:
+        layer = model.get_submodule(row.layer)
+        quantised = isinstance(layer, QuantizedLayer)
+        exact = quantised and layer.is_exact
+        expected = "integer" if exact else "rounded float" if quantised else "float"
+        assert row.arithmetic == expected and bool(row.reason) == (not exact)
+        assert row.weights == layer.weight.numel()
+
+
+@pytest.mark.parametrize(
+    "bits, reason",
+    [
+        (LayerBits(None, None), "the schedule leaves it in float"),
+        (LayerBits(4, None), "its input stays in float"),
+        (LayerBits(None, 4), "its weights stay in float"),
+        (LayerBits(4, 4, 0.99, "learned"), "a learned step"),
+        (LayerBits(4, 4, 0.99, "range", "learned"), "a learned step"),
+        (LayerBits(4, 5), "inputs of 32 levels; integer convolutions take up to 16"),
+        (LayerBits(8, 4), "weights of 256 levels; integer convolutions take up to 128"),
+        (LayerBits(4, 4), ""),
+    ],
+)
+def test_reasons(bits, reason):
+    model = models.create_model("resnet20", 10)
+    (row, *_) = conversion.report(model, dict.fromkeys(models.layers(model), bits))
+    assert row.reason == reason
+
+
+def test_totals_and_exceptions():
+    model = models.create_model("resnet20", 10)
+    bits = dict.fromkeys(models.layers(model), LayerBits(4, 4))
+    bits |= {"conv1": LayerBits(None, None), "fc": LayerBits(2.5, None)}
+    rows = conversion.report(model, bits)
+    total = sum(row.weights for row in rows)
+    first, *others = conversion.as_text(rows).splitlines()
+    share = (total - 3 * 16 * 9 - 640) / total
+    assert first == (
+        f"{len(rows) - 2} of {len(rows)} layers, {share:.1%} of their weights, compute in integers "
+        "(weights of 16 levels, inputs of 16 levels)"
+    )
+    assert others[:2] == [
+        "  float, the schedule leaves it in float: conv1",
+        "  rounded float, its input stays in float (weights of 5 levels): fc",
+    ]
+    table = list(csv.DictReader(io.StringIO(conversion.as_csv(rows))))
+    assert [row["layer"] for row in table] == list(bits)
+    assert table[0]["kind"] == "3x3 convolution 3 -> 16" and table[-1]["weight_levels"] == "5"
+
+
+def test_kinds():
+    model = models.create_model("efficientnet-b0", 10)
+    rows = conversion.report(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    kinds = {row.layer: row.kind for row in rows}
+    assert kinds["_blocks.1._depthwise_conv"] == "3x3 depthwise 96 -> 96"
+    assert kinds["_fc"] == "linear 1280 -> 10"
