@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-skipping bench-accuracy clean
+.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-skipping bench-accuracy bench-blocks-accuracy clean
 
 setup: .venv/.built
 
@@ -57,6 +57,9 @@ bench-skipping: setup
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py
+
+bench-blocks-accuracy: setup
+	$(BIN)/python benchmarks/blocks_accuracy.py
 
 clean:
 	rm -rf build .venv *.egg-info kernels/_C*.so

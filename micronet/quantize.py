@@ -32,6 +32,7 @@ from micronet.quantized_modules import (
     quantized_layers,
 )
 from micronet.quantizers import ActivationQuantizer, LearnedActivationQuantizer
+from micronet.sync_batch_norm import synchronise_in_integers_
 
 
 def plan(
@@ -115,6 +116,7 @@ def convert_(
             layer.start_weight_steps()
     if new:
         _use_plain_swish(model)
+        synchronise_in_integers_(model)
         _evaluate_floats_exactly(model)
         quantize_weights_together(model)
 

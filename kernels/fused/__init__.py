@@ -4,14 +4,15 @@ What lies between two convolutions is not computed when it is called but when it
 becomes of it; `Deferred` is the tensor that waits. Backward passes compute it once more.
 """
 
-from . import functions  # noqa: F401 - it teaches Deferred what to take
 from .convolution import ConvCall, QuantisedInput, quant_conv2d, quantise_input
 from .deferred import Deferred, recompute_in_backward
+from .functions import normalise_across
 
 __all__ = [
     "ConvCall",
     "Deferred",
     "QuantisedInput",
+    "normalise_across",
     "quant_conv2d",
     "quantise_input",
     "recompute_in_backward",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from .convolution import ghost
@@ -21,11 +22,16 @@ _OP = torch.ops.micronet
 
 @dataclass
 class Statistics:
-    """Mean and variance of a channel [C] that normalise it, float64; of the batch, or frozen."""
+    """Mean and variance of a channel [C] that normalise it, float64; of the batch, or frozen.
+
+    Those of a batch are of `count` values, one or more; it may be spread over the processes of a
+    group, whose backward passes then meet too.
+    """
 
     mean: Tensor
     variance: Tensor
-    of_batch: bool
+    count: Tensor | None = None
+    group: dist.ProcessGroup | None = None
 
 
 @dataclass
@@ -70,13 +76,22 @@ class Activation:
         self._again = None
 
 
-def moments(acc: Tensor, ratio: Tensor) -> Statistics:
-    """The statistics of the values acc * ratio, exactly where acc is an integer of 16 bits."""
+def moments(acc: Tensor, ratio: Tensor, group: dist.ProcessGroup | None = None) -> Statistics:
+    """The statistics of the values acc * ratio, exactly where acc is an integer of 16 bits.
+
+    With a group they are of the values of all its processes, which all have to call this.
+    """
     first, second = _OP.channel_moments.default(acc)
-    count = acc.numel() // acc.shape[1]
-    mean, scale = first / count, ratio.double()
+    count, scale = torch.full_like(first[:1], acc.numel() // acc.shape[1]), ratio.double()
+    if group is not None:
+        # Values: the ratio of another process may be another.
+        sums = torch.cat([first * scale, second * scale * scale, count])
+        dist.all_reduce(sums, group=group)
+        first, second, count = sums.split([len(ratio), len(ratio), 1])
+        scale = torch.ones_like(scale)
+    mean = first / count
     variance = (second / count - mean * mean).clamp(min=0.0)
-    return Statistics(mean * scale, variance * scale * scale, of_batch=True)
+    return Statistics(mean * scale, variance * scale * scale, count, group)
 
 
 class ActivationNode(torch.autograd.Function):
@@ -123,13 +138,13 @@ class ActivationNode(torch.autograd.Function):
             none if extra is None else extra.contiguous(),
         )
         first, second = _OP.block_gradient_sums.default(grad, *rest)
-        k, grad_weight, grad_bias = _through_norm(ctx, first, second, weight, ratio, acc)
+        k, grad_weight, grad_bias = _through_norm(ctx, first, second, weight, ratio)
         out = _OP.block_gradient.default(grad, *rest, k)
         return out, grad_weight, grad_bias if ctx.has_bias else None, *(None,) * 5
 
 
 def _through_norm(
-    ctx: Any, first: Tensor, second: Tensor, weight: Tensor | None, ratio: Tensor, acc: Tensor
+    ctx: Any, first: Tensor, second: Tensor, weight: Tensor | None, ratio: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """(k, gradient of the weight, gradient of the bias): dy = dz * k[0] + acc * k[1] + k[2].
 
@@ -148,12 +163,20 @@ def _through_norm(
     gain = inverse if weight is None else weight.double() * inverse
     k = torch.zeros(3, len(ratio), device=ratio.device, dtype=torch.float64)
     k[0] = gain
-    if statistics.of_batch:
-        count = acc.numel() // acc.shape[1]
-        k[1] = -gain * along / count * scale
-        k[2] = gain * (along * offset - first) / count
+    if statistics.count is not None:
+        whole_along, whole_first = _of_all(along, first, statistics.group)
+        k[1] = -gain * whole_along / statistics.count * scale
+        k[2] = gain * (whole_along * offset - whole_first) / statistics.count
     grad_weight = None if weight is None else along.to(weight.dtype)
     return k.float(), grad_weight, first.float()
+
+
+def _of_all(along: Tensor, first: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Both sums [2, C] over the processes of a group; the gradients of parameters stay apart."""
+    sums = torch.stack([along, first])
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    return sums
 
 
 class ValuesNode(torch.autograd.Function):

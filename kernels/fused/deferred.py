@@ -99,6 +99,16 @@ class Deferred(Tensor):
         y = y.contiguous(memory_format=torch.channels_last)
         return Deferred.of(State(y, y.detach(), torch.ones(y.shape[1], device=y.device), None))
 
+    @staticmethod
+    def fresh(x: Tensor) -> Deferred:
+        """x itself while nothing was called on its integers, else its values, which wait again."""
+        if isinstance(x, Deferred):
+            state = x.state
+            if state.norm is None and state.activation is None and state.bias is None:
+                return x
+            x = x.values()
+        return Deferred.of_values(x)
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

@@ -5,17 +5,37 @@ A handler returns None where it has to be computed after all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..scheme import Function
 from .activation import MeansNode, Statistics, moments
 from .deferred import HANDLERS, Deferred, Norm, activate, activation_of
+
+# Set by `normalise_across`.
+_group: dist.ProcessGroup | None = None
+
+
+@contextmanager
+def normalise_across(group: dist.ProcessGroup) -> Iterator[None]:
+    """Lets batch normalisations inside the block take the statistics of a group's whole batch.
+
+    All processes of the group have to normalise the same layers in the same order. Source: as
+    torch.nn.SyncBatchNorm, also on the CPU.
+    """
+    global _group
+    before, _group = _group, group
+    try:
+        yield
+    finally:
+        _group = before
 
 
 def _batch_norm(
@@ -32,29 +52,29 @@ def _batch_norm(
     if state is None or state.norm or state.activation or state.bias is not None:
         return None
     if training:
-        statistics = moments(state.acc, state.ratio)
-        _follow(statistics, state.acc, running_mean, running_var, momentum)
+        statistics = moments(state.acc, state.ratio, _group)
+        _follow(statistics, running_mean, running_var, momentum)
     elif running_mean is None or running_var is None:
         return None
     else:
-        statistics = Statistics(running_mean.double(), running_var.double(), of_batch=False)
+        statistics = Statistics(running_mean.double(), running_var.double())
     return Deferred.of(replace(state, norm=Norm(statistics, weight, bias, eps)))
 
 
 @torch.no_grad()
 def _follow(
     statistics: Statistics,
-    acc: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     momentum: float,
 ) -> None:
     """Moves the running statistics, the variance unbiased, as torch's own normalisation does."""
-    count = acc.numel() // acc.shape[1]
+    count = statistics.count
+    assert count is not None
     if running_mean is not None:
         running_mean.lerp_(statistics.mean.to(running_mean.dtype), momentum)
     if running_var is not None:
-        unbiased = statistics.variance * (count / max(count - 1, 1))
+        unbiased = statistics.variance * (count / (count - 1).clamp(min=1))
         running_var.lerp_(unbiased.to(running_var.dtype), momentum)
 
 

@@ -1,0 +1,54 @@
+"""Batch normalisation over the batch of all processes, after convolutions in integers too."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import micronet_kernels as kernels
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """As ``torch.nn.SyncBatchNorm``, whose own forward pass would ask for the values at once.
+
+    It takes them only on a GPU, too; this one serves wherever its process group does.
+    """
+
+    @classmethod
+    def like(cls, source: nn.SyncBatchNorm) -> SyncBatchNorm:
+        """Return a normalisation with the source's own parameters and statistics."""
+        new = cls(
+            source.num_features,
+            source.eps,
+            source.momentum,
+            source.affine,
+            source.track_running_stats,
+            source.process_group,
+            device="meta",
+        )
+        new._parameters, new._buffers = source._parameters, source._buffers
+        return new.train(source.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (batch, channels, height, width)."""
+        group = self._group()
+        if group is None:
+            return super().forward(x)
+        with kernels.normalise_across(group):
+            return _BatchNorm.forward(self, kernels.Deferred.fresh(x))
+
+    def _group(self) -> dist.ProcessGroup | None:
+        """The processes to meet; None where this one is alone, or uses frozen statistics."""
+        if not self.training or not dist.is_available() or not dist.is_initialized():
+            return None
+        group = self.process_group or dist.group.WORLD
+        return group if dist.get_world_size(group) > 1 else None
+
+
+def synchronise_in_integers_(model: nn.Module) -> None:
+    """Replace the synchronised normalisations of a model; parameters stay the same objects."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.SyncBatchNorm:
+                setattr(parent, name, SyncBatchNorm.like(child))
