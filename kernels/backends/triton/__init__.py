@@ -58,6 +58,12 @@ KERNELS: dict[str, Callable[..., Any]] = {
         "count_nonzero_per_channel",
     ),
     **_kernels("mask_selection", "smallest_magnitude_mask"),
+    **_kernels("quant_conv", "quant_conv2d", "quant_conv2d_values"),
+    **_kernels(
+        "block", "channel_moments", "block_extremes", "block_codes", "block_values", "block_means"
+    ),
+    **_kernels("block_gradient", "block_gradient", "block_gradient_sums", "block_gate_gradient"),
+    **_kernels("exact", "float_conv2d", "linear_by_lanes"),
     "fake_quant_per_tensor_backward": _kernel("bits_and_counts", "select_by_bits"),
     "mask_gradient": _kernel("bits_and_counts", "select_by_bits"),
 }

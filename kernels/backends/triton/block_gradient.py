@@ -1,0 +1,286 @@
+"""The way back through a block, computed from its accumulators once more."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...scheme import Scheme
+from .block import CHANNELS, ROWS, TILE, flat_sizes, new_images, preactivation, store_sums
+from .function import activate, slope
+from .lanes import LANES, sum_lanes
+from .launch import launch
+from .quantiser import make_quantiser
+
+_AFFINE = tl.constexpr(int(Scheme.AFFINE))
+
+
+@triton.jit
+def _passed(grad, value, ends, HAS_RANGE: tl.constexpr):
+    """The gradient where the value lies in the range [2], widened to hold 0; else 0."""
+    if HAS_RANGE:
+        lo, hi, _, _, _, _ = make_quantiser(
+            tl.load(ends), tl.load(ends + 1), tl.full((), 2, tl.int32), _AFFINE
+        )
+        return tl.where((value >= lo) & (value <= hi), grad, 0.0)
+    else:
+        return grad
+
+
+@triton.jit
+def _gradient(
+    grad,
+    acc,
+    m,
+    b,
+    ends,
+    extra,
+    element,
+    channel,
+    image,
+    channels,
+    here,
+    FUNCTION: tl.constexpr,
+    HAS_RANGE: tl.constexpr,
+    HAS_EXTRA: tl.constexpr,
+):
+    """The gradient to z."""
+    z = preactivation(acc, m, b, element, channel, here)
+    g = tl.load(grad + element, mask=here, other=0.0)
+    passed = _passed(g, activate(z, FUNCTION), ends, HAS_RANGE)
+    if HAS_EXTRA:
+        passed = passed + tl.load(extra + image * channels + channel, mask=here, other=0.0)
+    return passed * slope(z, FUNCTION)
+
+
+@triton.jit
+def block_gradient_kernel(
+    grad,
+    acc,
+    m,
+    b,
+    ends,
+    extra,
+    k,  # [3, C]
+    out,
+    numel,
+    size,
+    channels,
+    FUNCTION: tl.constexpr,
+    HAS_RANGE: tl.constexpr,
+    HAS_EXTRA: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    """out = dz * k[0] + (acc * k[1] + k[2])."""
+    element = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    here = element < numel
+    channel, image = element % channels, element // size
+    dz = _gradient(
+        grad,
+        acc,
+        m,
+        b,
+        ends,
+        extra,
+        element,
+        channel,
+        image,
+        channels,
+        here,
+        FUNCTION,
+        HAS_RANGE,
+        HAS_EXTRA,
+    )
+    found = tl.load(acc + element, mask=here, other=0).to(tl.float32)
+    k0 = tl.load(k + channel, mask=here, other=0.0)
+    k1 = tl.load(k + channels + channel, mask=here, other=0.0)
+    k2 = tl.load(k + 2 * channels + channel, mask=here, other=0.0)
+    tl.store(out + element, dz * k0 + (found * k1 + k2), mask=here)
+
+
+@triton.jit
+def block_gradient_sums_kernel(
+    grad,
+    acc,
+    m,
+    b,
+    ends,
+    extra,
+    partial,  # [parts, 2, C]
+    rows,
+    positions,
+    channels,
+    blocks,
+    FUNCTION: tl.constexpr,
+    HAS_RANGE: tl.constexpr,
+    HAS_EXTRA: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """Float64 sums over ROWS rows of the gradient to z, and of its products with acc."""
+    part = tl.program_id(0).to(tl.int64) // blocks
+    channel = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.zeros((LANES, CHANNELS), tl.float64)
+    second = tl.zeros((LANES, CHANNELS), tl.float64)
+    start = part * ROWS
+    last = tl.minimum(start + ROWS, rows)
+    while start < last:
+        row = (start + tl.arange(0, LANES))[:, None]
+        here = (row < last) & (channel < channels)[None, :]
+        # Each operand of the shape of both, as `fma` wants them.
+        element = row * channels + channel[None, :]
+        dz = _gradient(
+            grad,
+            acc,
+            m,
+            b,
+            ends,
+            extra,
+            element,
+            element % channels,
+            row // positions,
+            channels,
+            here,
+            FUNCTION,
+            HAS_RANGE,
+            HAS_EXTRA,
+        )
+        dz = tl.where(here, dz, 0.0)
+        found = tl.load(acc + element, mask=here, other=0).to(tl.float32)
+        first = first + dz.to(tl.float64)
+        second = second + (dz * found).to(tl.float64)
+        start += LANES
+    store_sums(partial, part, first, second, channel, channels)
+
+
+@triton.jit
+def block_gate_gradient_kernel(
+    grad,
+    acc,
+    m,
+    b,
+    gate,
+    ends,
+    grad_a,
+    grad_gate,  # [N, C]
+    positions,
+    channels,
+    blocks,
+    FUNCTION: tl.constexpr,
+    HAS_RANGE: tl.constexpr,
+    LANES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """The gradients to a and, summed by lanes of positions, to the gate."""
+    image = tl.program_id(0).to(tl.int64) // blocks
+    column = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    channel = column[None, :]
+    lane = tl.arange(0, LANES)[:, None]
+    wide = tl.load(gate + image * channels + channel, mask=channel < channels, other=0.0)
+    lanes = tl.zeros((LANES, CHANNELS), tl.float32)
+    first = 0
+    while first < positions:
+        here = (first + lane < positions) & (channel < channels)
+        element = (image * positions + first + lane) * channels + channel
+        each = channel + tl.zeros_like(element).to(tl.int32)
+        a = activate(preactivation(acc, m, b, element, each, here), FUNCTION)
+        g = tl.load(grad + element, mask=here, other=0.0)
+        passed = _passed(g, a * wide, ends, HAS_RANGE)
+        tl.store(grad_a + element, passed * wide, mask=here)
+        lanes = lanes + tl.where(here, passed * a, 0.0)
+        first += LANES
+    total = sum_lanes(lanes, CHANNELS)
+    tl.store(grad_gate + image * channels + column, total, mask=column < channels)
+
+
+def block_gradient(
+    grad: Tensor,
+    acc: Tensor,
+    m: Tensor,
+    b: Tensor,
+    function: int,
+    range: Tensor,
+    extra: Tensor,
+    k: Tensor,
+) -> Tensor:
+    """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
+    out = new_images(acc)
+    launch(
+        block_gradient_kernel,
+        triton.cdiv(acc.numel(), TILE),
+        grad,
+        acc,
+        m,
+        b,
+        range,
+        extra,
+        k,
+        out,
+        *flat_sizes(acc),
+        FUNCTION=function,
+        HAS_RANGE=range.numel() > 0,
+        HAS_EXTRA=extra.numel() > 0,
+        TILE=TILE,
+    )
+    return out
+
+
+def block_gradient_sums(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+) -> Tensor:
+    """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
+    images, channels = acc.shape[:2]
+    rows, blocks = acc.numel() // channels, triton.cdiv(channels, CHANNELS)
+    partial = acc.new_empty((triton.cdiv(rows, ROWS), 2, channels), dtype=torch.float64)
+    launch(
+        block_gradient_sums_kernel,
+        len(partial) * blocks,
+        grad,
+        acc,
+        m,
+        b,
+        range,
+        extra,
+        partial,
+        rows,
+        rows // images,
+        channels,
+        blocks,
+        FUNCTION=function,
+        HAS_RANGE=range.numel() > 0,
+        HAS_EXTRA=extra.numel() > 0,
+        ROWS=ROWS,
+        LANES=LANES,
+        CHANNELS=CHANNELS,
+    )
+    return partial.sum(0)
+
+
+def block_gate_gradient(
+    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
+    images, channels = acc.shape[:2]
+    grad_a, grad_gate = new_images(acc), torch.empty_like(gate)
+    blocks = triton.cdiv(channels, CHANNELS)
+    launch(
+        block_gate_gradient_kernel,
+        images * blocks,
+        grad,
+        acc,
+        m,
+        b,
+        gate,
+        range,
+        grad_a,
+        grad_gate,
+        acc.numel() // (images * channels),
+        channels,
+        blocks,
+        FUNCTION=function,
+        HAS_RANGE=range.numel() > 0,
+        LANES=LANES,
+        CHANNELS=CHANNELS,
+    )
+    return grad_a, grad_gate
