@@ -20,18 +20,12 @@ namespace py = pybind11;
 // Defines an operator and notes its name; other Python threads run while a kernel does.
 struct Operators {
   py::module_ module;
-  std::vector<std::string> names, only_on_cpu;
+  std::vector<std::string> names;
 
   template <typename Function>
   void add(const char* name, Function* function) {
     module.def(name, function, py::call_guard<py::gil_scoped_release>());
     names.emplace_back(name);
-  }
-
-  template <typename Function>
-  void add_on_cpu(const char* name, Function* function) {
-    module.def(name, function, py::call_guard<py::gil_scoped_release>());
-    only_on_cpu.emplace_back(name);
   }
 };
 
@@ -60,18 +54,18 @@ void add_operators(Operators& operators) {
   operators.add("count_nonzero", &count_nonzero);
   operators.add("count_nonzero_per_channel", &count_nonzero_per_channel);
   operators.add("smallest_magnitude_mask", &smallest_magnitude_mask);
-  operators.add_on_cpu("quant_conv2d", &quant_conv2d);
-  operators.add_on_cpu("quant_conv2d_values", &quant_conv2d_values);
-  operators.add_on_cpu("channel_moments", &channel_moments);
-  operators.add_on_cpu("block_extremes", &block_extremes);
-  operators.add_on_cpu("block_codes", &block_codes);
-  operators.add_on_cpu("block_values", &block_values);
-  operators.add_on_cpu("block_means", &block_means);
-  operators.add_on_cpu("block_gradient_sums", &block_gradient_sums);
-  operators.add_on_cpu("block_gradient", &block_gradient);
-  operators.add_on_cpu("float_conv2d", &float_conv2d);
-  operators.add_on_cpu("linear_by_lanes", &linear_by_lanes);
-  operators.add_on_cpu("block_gate_gradient", &block_gate_gradient);
+  operators.add("quant_conv2d", &quant_conv2d);
+  operators.add("quant_conv2d_values", &quant_conv2d_values);
+  operators.add("channel_moments", &channel_moments);
+  operators.add("block_extremes", &block_extremes);
+  operators.add("block_codes", &block_codes);
+  operators.add("block_values", &block_values);
+  operators.add("block_means", &block_means);
+  operators.add("block_gradient_sums", &block_gradient_sums);
+  operators.add("block_gradient", &block_gradient);
+  operators.add("float_conv2d", &float_conv2d);
+  operators.add("linear_by_lanes", &linear_by_lanes);
+  operators.add("block_gate_gradient", &block_gate_gradient);
 }
 
 std::vector<std::string> instruction_sets() {
@@ -109,10 +103,9 @@ void copy_stream(const Tensor& from, const Tensor& to) {
 
 PYBIND11_MODULE(_C, module) {
   using micronet::BufferPool;
-  micronet::Operators operators{module, {}, {}};
+  micronet::Operators operators{module, {}};
   micronet::add_operators(operators);
   module.attr("OPERATORS") = operators.names;
-  module.attr("OPERATORS_ON_CPU") = operators.only_on_cpu;
 #ifdef MICRONET_CUDA
   module.attr("DEVICES") = std::vector<std::string>{"cpu", "cuda"};
 #else

@@ -21,7 +21,7 @@ struct Block {
   Function function;
   const float* gate;  // or null
 
-  int64_t numel() const { return images * positions * channels; }
+  MICRONET_HD_MEMBER int64_t numel() const { return images * positions * channels; }
 };
 
 // A gradient [images, positions, channels] to the values of a block that were rounded to the levels
@@ -64,6 +64,30 @@ int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const 
 // Of a block with a gate: the gradient to a, and to the gate [images, channels], by lanes.
 int block_gate_gradient_cpu(const Block& block, const BlockGradient& gradient, float* grad_a,
                             float* grad_gate, const ParallelFor& parallel);
+
+// The same on a CUDA device. partial holds block_parts_cuda(block) times `2 * channels`, workspace
+// kWorkspace floats.
+int64_t block_parts_cuda(const Block& block);
+
+int block_moments_cuda(const Block& block, double* partial, double* sums, void* stream);
+
+int block_extremes_cuda(const Block& block, float* workspace, float* extremes, void* stream);
+
+int block_codes_cuda(const Block& block, const float* range, int levels, uint8_t* codes,
+                     void* stream);
+
+int block_values_cuda(const Block& block, float* values, void* stream);
+
+int block_means_cuda(const Block& block, float* means, void* stream);
+
+int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
+                             double* sums, void* stream);
+
+int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
+                        float* out, void* stream);
+
+int block_gate_gradient_cuda(const Block& block, const BlockGradient& gradient, float* grad_a,
+                             float* grad_gate, void* stream);
 
 }  // namespace micronet
 

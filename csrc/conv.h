@@ -18,12 +18,16 @@ struct ConvShape {
   int64_t stride_y, stride_x, top, left, dilation_y, dilation_x;
   int64_t out_height, out_width;
 
-  int64_t group_channels() const { return in_channels / groups; }
-  int64_t taps() const { return kernel_height * kernel_width; }
-  int64_t depth() const { return group_channels() * taps(); }  // products of an output
-  int64_t in_numel() const { return images * in_channels * height * width; }
-  int64_t pixels() const { return images * out_height * out_width; }
-  bool is_depthwise() const { return groups == in_channels && out_channels == in_channels; }
+  MICRONET_HD_MEMBER int64_t group_channels() const { return in_channels / groups; }
+  MICRONET_HD_MEMBER int64_t taps() const { return kernel_height * kernel_width; }
+  MICRONET_HD_MEMBER int64_t depth() const {
+    return group_channels() * taps();
+  }  // products of an output
+  MICRONET_HD_MEMBER int64_t in_numel() const { return images * in_channels * height * width; }
+  MICRONET_HD_MEMBER int64_t pixels() const { return images * out_height * out_width; }
+  MICRONET_HD_MEMBER bool is_depthwise() const {
+    return groups == in_channels && out_channels == in_channels;
+  }
 };
 
 // What a convolution writes: the integer itself, or its value float(acc) * ratio[channel].
@@ -64,6 +68,10 @@ void set_skipping(Skipping when);
 // levels <= kCodeLevels, weight_levels <= kMostWeightLevels, and sums within what `kind` holds
 // (32 bits where it is kValue).
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
+
+// As above on a CUDA device, queued on a stream; all pointers are to its memory.
+int64_t quant_conv2d_cuda_workspace(const ConvShape& shape);
+int quant_conv2d_cuda(const QuantConv& conv, void* workspace, void* stream);
 
 constexpr int64_t kMostInt16 = 32767;
 constexpr int64_t kMostInt32 = 2147483647;

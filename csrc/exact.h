@@ -24,6 +24,12 @@ int float_conv2d_cpu(const ConvShape& shape, const float* x, const float* w, con
 int linear_cpu(const float* x, const float* w, const float* ratio, const float* bias, int64_t rows,
                int64_t depth, int64_t outputs, float* y, const ParallelFor& parallel);
 
+int float_conv2d_cuda(const ConvShape& shape, const float* x, const float* w, const float* bias,
+                      float* y, void* stream);
+
+int linear_cuda(const float* x, const float* w, const float* ratio, const float* bias, int64_t rows,
+                int64_t depth, int64_t outputs, float* y, void* stream);
+
 }  // namespace micronet
 
 #endif  // MICRONET_EXACT_H_

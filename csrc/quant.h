@@ -11,10 +11,12 @@
 
 #ifdef __CUDACC__
 #define MICRONET_HD __host__ __device__ __forceinline__
+#define MICRONET_HD_MEMBER __host__ __device__
 #else
 // Internal linkage: several translation units are compiled for more than the baseline machine, and
 // none of their copies may serve the others.
 #define MICRONET_HD static inline
+#define MICRONET_HD_MEMBER
 static_assert(FLT_EVAL_METHOD == 0, "float32 operations must not keep extra precision");
 #endif
 

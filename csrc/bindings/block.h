@@ -64,13 +64,23 @@ Tensor images_like(const Tensor& acc, at::ScalarType dtype) {
   return output(acc.sizes(), acc.strides(), acc.options().dtype(dtype).requires_grad(false));
 }
 
-// Sums [2, C], in float64; run(partial sums of the units, sums).
-template <typename Run>
-Tensor two_sums_of(const Tensor& acc, const Block& block, const Run& run) {
+// Sums [2, C], in float64, of partial sums; on_cpu(partial, sums), on_cuda(partial, sums, stream).
+template <typename OnCpu, typename OnCuda>
+Tensor two_sums_of(const Tensor& acc, const Block& block, const OnCpu& on_cpu,
+                   const OnCuda& on_cuda) {
   const auto options = acc.options().dtype(at::kDouble).requires_grad(false);
-  const Tensor partial = at::empty({block_units(block), 2, block.channels}, options);
   const Tensor sums = at::empty({2, block.channels}, options);
-  raise_unless_ok(run(partial.mutable_data_ptr<double>(), sums.mutable_data_ptr<double>()));
+  double* out = sums.mutable_data_ptr<double>();
+  launch_for(
+      acc,
+      [&] {
+        const Tensor partial = at::empty({block_units(block), 2, block.channels}, options);
+        return on_cpu(partial.mutable_data_ptr<double>(), out);
+      },
+      [&](auto stream) {
+        const Tensor partial = at::empty({block_parts_cuda(block), 2, block.channels}, options);
+        return on_cuda(partial.mutable_data_ptr<double>(), out, stream);
+      });
   return sums;
 }
 
@@ -79,18 +89,32 @@ Tensor channel_moments(const Tensor& acc) {
   const auto floats = acc.options().dtype(at::kFloat).requires_grad(false);
   const Tensor none = at::zeros({acc.size(1)}, floats);
   const Block block = block_of(acc, none, none, kIdentity, at::empty({0}, floats));
-  return two_sums_of(acc, block, [&](double* partial, double* sums) {
-    return block_moments_cpu(block, partial, sums, kParallel);
-  });
+  return two_sums_of(
+      acc, block,
+      [&](double* partial, double* sums) {
+        return block_moments_cpu(block, partial, sums, kParallel);
+      },
+      [&](double* partial, double* sums, auto stream) {
+        return block_moments_cuda(block, partial, sums, stream);
+      });
 }
 
 Tensor block_extremes(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function,
                       const Tensor& gate) {
   const Block block = block_of(acc, m, b, function, gate);
-  const Tensor partial = at::empty({2 * block_units(block)}, m.options().requires_grad(false));
-  const Tensor extremes = at::empty({2}, m.options().requires_grad(false));
-  raise_unless_ok(
-      block_extremes_cpu(block, floats_of_output(partial), floats_of_output(extremes), kParallel));
+  const auto options = m.options().requires_grad(false);
+  const Tensor extremes = at::empty({2}, options);
+  float* out = floats_of_output(extremes);
+  launch_for(
+      acc,
+      [&] {
+        const Tensor partial = at::empty({2 * block_units(block)}, options);
+        return block_extremes_cpu(block, floats_of_output(partial), out, kParallel);
+      },
+      [&](auto stream) {
+        const Tensor workspace = at::empty({kWorkspace}, options);
+        return block_extremes_cuda(block, floats_of_output(workspace), out, stream);
+      });
   return extremes;
 }
 
@@ -100,8 +124,12 @@ Tensor block_codes(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t 
   check_state(range, at::kFloat, 2);
   TORCH_CHECK(levels >= 2 && levels <= kCodeLevels, "expected levels that fit codes");
   const Tensor codes = output_flat(acc, packed_bytes(acc.numel(), kCodeLevels), at::kByte);
-  raise_unless_ok(block_codes_cpu(block, range.const_data_ptr<float>(), static_cast<int>(levels),
-                                  bytes_of_output(codes), kParallel));
+  const float* ends = range.const_data_ptr<float>();
+  const int l = static_cast<int>(levels);
+  uint8_t* out = bytes_of_output(codes);
+  launch_for(
+      acc, [&] { return block_codes_cpu(block, ends, l, out, kParallel); },
+      [&](auto stream) { return block_codes_cuda(block, ends, l, out, stream); });
   return codes;
 }
 
@@ -109,14 +137,20 @@ Tensor block_values(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t
                     const Tensor& gate) {
   const Block block = block_of(acc, m, b, function, gate);
   const Tensor values = images_like(acc, at::kFloat);
-  raise_unless_ok(block_values_cpu(block, floats_of_output(values), kParallel));
+  float* out = floats_of_output(values);
+  launch_for(
+      acc, [&] { return block_values_cpu(block, out, kParallel); },
+      [&](auto stream) { return block_values_cuda(block, out, stream); });
   return values;
 }
 
 Tensor block_means(const Tensor& acc, const Tensor& m, const Tensor& b, int64_t function) {
   const Block block = block_of(acc, m, b, function, at::empty({0}, m.options()));
   const Tensor means = at::empty({block.images, block.channels}, m.options().requires_grad(false));
-  raise_unless_ok(block_means_cpu(block, floats_of_output(means), kParallel));
+  float* out = floats_of_output(means);
+  launch_for(
+      acc, [&] { return block_means_cpu(block, out, kParallel); },
+      [&](auto stream) { return block_means_cuda(block, out, stream); });
   return means;
 }
 
@@ -124,9 +158,14 @@ Tensor block_gradient_sums(const Tensor& grad, const Tensor& acc, const Tensor& 
                            int64_t function, const Tensor& range, const Tensor& extra) {
   const Block block = block_of(acc, m, b, function, at::empty({0}, m.options()));
   const BlockGradient gradient = block_gradient_of(grad, acc, range, extra);
-  return two_sums_of(acc, block, [&](double* partial, double* sums) {
-    return block_gradient_sums_cpu(block, gradient, partial, sums, kParallel);
-  });
+  return two_sums_of(
+      acc, block,
+      [&](double* partial, double* sums) {
+        return block_gradient_sums_cpu(block, gradient, partial, sums, kParallel);
+      },
+      [&](double* partial, double* sums, auto stream) {
+        return block_gradient_sums_cuda(block, gradient, partial, sums, stream);
+      });
 }
 
 Tensor block_gradient(const Tensor& grad, const Tensor& acc, const Tensor& m, const Tensor& b,
@@ -135,8 +174,11 @@ Tensor block_gradient(const Tensor& grad, const Tensor& acc, const Tensor& m, co
   const BlockGradient gradient = block_gradient_of(grad, acc, range, extra);
   check_state(k, at::kFloat, 3 * block.channels);
   const Tensor out = images_like(acc, at::kFloat);
-  raise_unless_ok(block_gradient_cpu(block, gradient, k.const_data_ptr<float>(),
-                                     floats_of_output(out), kParallel));
+  const float* factors = k.const_data_ptr<float>();
+  float* to = floats_of_output(out);
+  launch_for(
+      acc, [&] { return block_gradient_cpu(block, gradient, factors, to, kParallel); },
+      [&](auto stream) { return block_gradient_cuda(block, gradient, factors, to, stream); });
   return out;
 }
 
@@ -147,8 +189,12 @@ TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tens
   TORCH_CHECK(block.gate != nullptr, "expected a gate");
   const BlockGradient gradient = block_gradient_of(grad, acc, range, at::empty({0}, m.options()));
   const Tensor grad_a = images_like(acc, at::kFloat), grad_gate = at::empty_like(gate);
-  raise_unless_ok(block_gate_gradient_cpu(block, gradient, floats_of_output(grad_a),
-                                          floats_of_output(grad_gate), kParallel));
+  float *to_a = floats_of_output(grad_a), *to_gate = floats_of_output(grad_gate);
+  launch_for(
+      acc, [&] { return block_gate_gradient_cpu(block, gradient, to_a, to_gate, kParallel); },
+      [&](auto stream) {
+        return block_gate_gradient_cuda(block, gradient, to_a, to_gate, stream);
+      });
   return {grad_a, grad_gate};
 }
 

@@ -72,8 +72,17 @@ TensorPair quant_conv2d_as(const Tensor& codes, const Tensor& range, int64_t lev
                        kind,
                        out.mutable_data_ptr(),
                        floats_of_output(ratio)};
-  const Tensor workspace = output_flat(codes, quant_conv2d_workspace(s), at::kByte);
-  raise_unless_ok(quant_conv2d_cpu(conv, workspace.mutable_data_ptr(), kParallel));
+  launch_for(
+      codes,
+      [&] {
+        const Tensor workspace = output_flat(codes, quant_conv2d_workspace(s), at::kByte);
+        return quant_conv2d_cpu(conv, workspace.mutable_data_ptr(), kParallel);
+      },
+      [&](auto stream) {
+        TORCH_CHECK(s.pixels() <= kMostInt32, "expected fewer output pixels");
+        const Tensor workspace = output_flat(codes, quant_conv2d_cuda_workspace(s), at::kByte);
+        return quant_conv2d_cuda(conv, workspace.mutable_data_ptr(), stream);
+      });
   return {out, ratio};
 }
 

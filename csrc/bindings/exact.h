@@ -17,10 +17,18 @@ Tensor float_conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const 
   TORCH_CHECK(x.scalar_type() == at::kFloat, "expected float32");
   const ConvShape s = conv_shape_of(x.sizes().vec(), w, stride, padding, dilation, groups);
   const Tensor y = channels_last(x, s, at::kFloat);
-  const Tensor workspace = at::empty({w.numel()}, w.options().requires_grad(false));
-  raise_unless_ok(float_conv2d_cpu(s, x.const_data_ptr<float>(), w.const_data_ptr<float>(),
-                                   floats_or_null(bias, s.out_channels),
-                                   floats_of_output(workspace), floats_of_output(y), kParallel));
+  const float *in = x.const_data_ptr<float>(), *factors = w.const_data_ptr<float>();
+  const float* offset = floats_or_null(bias, s.out_channels);
+  launch_for(
+      x,
+      [&] {
+        const Tensor workspace = at::empty({w.numel()}, w.options().requires_grad(false));
+        return float_conv2d_cpu(s, in, factors, offset, floats_of_output(workspace),
+                                floats_of_output(y), kParallel);
+      },
+      [&](auto stream) {
+        return float_conv2d_cuda(s, in, factors, offset, floats_of_output(y), stream);
+      });
   return y;
 }
 
@@ -42,9 +50,14 @@ Tensor linear_by_lanes(const Tensor& x, const Tensor& w, const Tensor& mask, int
   const Tensor offset = bias.numel() > 0 ? bias : at::zeros({outputs}, options);
   check_state(offset, at::kFloat, outputs);
   const Tensor y = at::empty({rows, outputs}, options);
-  raise_unless_ok(linear_cpu(x.const_data_ptr<float>(), factors.const_data_ptr<float>(),
-                             ratio.const_data_ptr<float>(), offset.const_data_ptr<float>(), rows,
-                             depth, outputs, floats_of_output(y), kParallel));
+  const float *in = x.const_data_ptr<float>(), *wide = factors.const_data_ptr<float>();
+  const float *scale = ratio.const_data_ptr<float>(), *bias_of = offset.const_data_ptr<float>();
+  float* out = floats_of_output(y);
+  launch_for(
+      x, [&] { return linear_cpu(in, wide, scale, bias_of, rows, depth, outputs, out, kParallel); },
+      [&](auto stream) {
+        return linear_cuda(in, wide, scale, bias_of, rows, depth, outputs, out, stream);
+      });
   return y;
 }
 

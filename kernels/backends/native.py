@@ -23,9 +23,8 @@ def _load() -> Any | None:
 def _table() -> dict[str, dict[str, Callable[..., Any]]]:
     if _EXTENSION is None:
         return {}
-    names = {device: list(_EXTENSION.OPERATORS) for device in _EXTENSION.DEVICES}
-    names["cpu"] += _EXTENSION.OPERATORS_ON_CPU
-    return {device: {op: getattr(_EXTENSION, op) for op in ops} for device, ops in names.items()}
+    kernels = {op: getattr(_EXTENSION, op) for op in _EXTENSION.OPERATORS}
+    return {device: kernels for device in _EXTENSION.DEVICES}
 
 
 _EXTENSION = _load()

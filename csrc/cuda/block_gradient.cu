@@ -1,0 +1,116 @@
+// The way back through a block, on a CUDA device.
+
+#include "block_values.h"
+
+namespace micronet {
+namespace {
+
+// The range that a gradient passes, as constants; without one everything passes.
+struct Passes {
+  bool all;
+  Quantiser q;
+
+  __device__ explicit Passes(const float* range) : all(range == nullptr), q() {
+    if (!all) q = make_quantiser(range[0], range[1], 2, kAffine);
+  }
+  __device__ float operator()(float grad, float value) const {
+    return all || is_inside(value, q) ? grad : 0.0f;
+  }
+};
+
+// The gradient to z.
+template <int kFunction>
+__device__ __forceinline__ float gradient_at(const Block& block, const BlockGradient& g,
+                                             const Passes& passes, int64_t i, int64_t channel) {
+  const float z = preactivation_at(block, i, channel);
+  float passed = passes(g.grad[i], activate<kFunction>(z));
+  if (g.extra != nullptr) {
+    const int64_t image = i / (block.positions * block.channels);
+    passed += g.extra[image * block.channels + channel];
+  }
+  return passed * slope<kFunction>(z);
+}
+
+template <int kFunction>
+__global__ void block_gradient(const Block block, const BlockGradient g, const float* k,
+                               float* out) {
+  const Passes passes(g.range);
+  const int64_t channels = block.channels;
+  for (int64_t i = first_of_thread(); i < block.numel(); i += threads_of_grid()) {
+    const int64_t channel = i % channels;
+    const float dz = gradient_at<kFunction>(block, g, passes, i, channel);
+    const float offset = accumulator_at(block, i) * k[channels + channel];
+    out[i] = dz * k[channel] + (offset + k[2 * channels + channel]);
+  }
+}
+
+template <int kFunction>
+__global__ void gradient_sums(const Block block, const BlockGradient g, double* partial) {
+  const Passes passes(g.range);
+  double first = 0.0, second = 0.0;
+  for_parts(
+      block,
+      [&](int64_t row, int64_t channel) {
+        const int64_t i = row * block.channels + channel;
+        const float dz = gradient_at<kFunction>(block, g, passes, i, channel);
+        first += dz;
+        second += dz * accumulator_at(block, i);
+      },
+      [&](int64_t part, int64_t channel) {
+        store_sums(first, second, part, channel, block.channels, partial);
+        first = second = 0.0;
+      });
+}
+
+template <int kFunction>
+__global__ void gate_gradient(const Block block, const BlockGradient g, float* grad_a,
+                              float* grad_gate) {
+  const Passes passes(g.range);
+  const int64_t columns = (block.channels + kLaneChannels - 1) / kLaneChannels;
+  const int64_t lane = threadIdx.x / kLaneChannels;
+  for (int64_t unit = blockIdx.x; unit < block.images * columns; unit += gridDim.x) {
+    const int64_t image = unit / columns;
+    const int64_t channel = unit % columns * kLaneChannels + threadIdx.x % kLaneChannels;
+    const bool here = channel < block.channels;
+    const float gate = here ? block.gate[image * block.channels + channel] : 0.0f;
+    float sum = 0.0f;
+    for (int64_t p = lane; p < block.positions && here; p += 16) {
+      const int64_t i = (image * block.positions + p) * block.channels + channel;
+      const float a = activate<kFunction>(preactivation_at(block, i, channel));
+      const float passed = passes(g.grad[i], a * gate);
+      grad_a[i] = passed * gate;
+      sum += passed * a;
+    }
+    const float total = over_lanes(sum);
+    if (lane == 0 && here) grad_gate[image * block.channels + channel] = total;
+  }
+}
+
+}  // namespace
+
+int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
+                             double* sums, void* stream) {
+  const int status = with_function(block.function, [&](auto f) {
+    return launch(gradient_sums<f.value>, grid_for_parts(block), stream, block, gradient, partial);
+  });
+  return status == kOk ? add_parts(block, partial, sums, stream) : status;
+}
+
+int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
+                        float* out, void* stream) {
+  return with_function(block.function, [&](auto f) {
+    return launch(block_gradient<f.value>, grid_for(block.numel()), stream, block, gradient, k,
+                  out);
+  });
+}
+
+int block_gate_gradient_cuda(const Block& block, const BlockGradient& gradient, float* grad_a,
+                             float* grad_gate, void* stream) {
+  const int64_t columns = (block.channels + kLaneChannels - 1) / kLaneChannels;
+  return with_function(block.function, [&](auto f) {
+    return launch(gate_gradient<f.value>, grid_for(block.images * columns * kThreads), stream,
+                  block, gradient, grad_a, grad_gate);
+  });
+}
+
+}  // namespace micronet

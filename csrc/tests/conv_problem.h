@@ -1,0 +1,105 @@
+// Convolutions of random codes with random weights, and what they come to product by product.
+#ifndef MICRONET_TESTS_CONV_PROBLEM_H_
+#define MICRONET_TESTS_CONV_PROBLEM_H_
+
+#include "../conv.h"
+#include "check.h"
+
+namespace micronet {
+
+inline ConvShape shape_of(int64_t images, int64_t channels, int64_t side, int64_t outputs,
+                          int64_t kernel, int64_t stride, int64_t dilation, int64_t groups) {
+  ConvShape s{};
+  s.images = images, s.in_channels = channels, s.height = side, s.width = side + 1;
+  s.out_channels = outputs, s.groups = groups, s.kernel_height = s.kernel_width = kernel;
+  s.stride_y = s.stride_x = stride, s.dilation_y = s.dilation_x = dilation;
+  s.top = s.left = kernel / 2;
+  const int64_t reach = dilation * (kernel - 1) + 1, padding = kernel / 2 + 1;
+  s.out_height = (s.height + s.top + padding - reach) / stride + 1;
+  s.out_width = (s.width + s.left + padding - reach) / stride + 1;
+  return s;
+}
+
+const ConvShape kShapes[] = {
+    shape_of(1, 1, 1, 1, 1, 1, 1, 1),    shape_of(2, 7, 5, 19, 1, 1, 1, 1),
+    shape_of(1, 33, 9, 70, 1, 2, 1, 1),  shape_of(1, 5, 9, 17, 3, 2, 1, 1),
+    shape_of(2, 6, 8, 4, 3, 1, 2, 2),    shape_of(1, 70, 17, 70, 5, 1, 1, 70),
+    shape_of(3, 3, 6, 3, 3, 2, 2, 3),    shape_of(2, 16, 8, 16, 3, 1, 1, 16),
+    shape_of(3, 290, 7, 90, 1, 1, 1, 1), shape_of(1, 8, 14, 8, 5, 1, 2, 8),
+    shape_of(2, 40, 9, 40, 5, 2, 1, 40)};
+
+struct Problem {
+  ConvShape s;
+  std::vector<uint8_t> codes, mask;
+  std::vector<float> w, range;
+  int levels, weight_levels;
+};
+
+inline Problem draw(std::mt19937& random, const ConvShape& s, int levels, int weight_levels,
+                    double pruned) {
+  Problem p{s,
+            bytes(random, packed_bytes(s.in_numel(), kCodeLevels)),
+            std::vector<uint8_t>(static_cast<size_t>(bytes_for(s.out_channels * s.depth()))),
+            normals(random, s.out_channels * s.depth()),
+            {-0.7f, 1.3f},
+            levels,
+            weight_levels};
+  std::bernoulli_distribution keeps(1.0 - pruned);
+  for (uint8_t& eight : p.mask) {
+    for (int i = 0; i < 8; ++i) eight = static_cast<uint8_t>(2 * eight + keeps(random));
+  }
+  for (uint8_t& two : p.codes) {
+    two = static_cast<uint8_t>(two % 16 % levels | two / 16 % levels << 4);
+  }
+  return p;
+}
+
+inline int integer_of(const Problem& p, int64_t i) {
+  const Quantiser q = make_quantiser(p.range[0], p.range[1], p.levels, kAffine);
+  const uint8_t two = p.codes[static_cast<size_t>(i / 2)];
+  return (i % 2 == 0 ? two & 15 : two >> 4) + static_cast<int>(q.zero_point);
+}
+
+// The integers of the weights, rounded by `quantise`, and the ratio of each channel.
+template <typename Quantise>
+std::vector<int> integers(const Problem& p, const Quantise& quantise, std::vector<float>* ratio) {
+  const ConvShape& s = p.s;
+  const size_t outputs = static_cast<size_t>(s.out_channels);
+  std::vector<uint8_t> codes(p.w.size());
+  std::vector<float> scale(outputs), zero(outputs);
+  const Weight weight{p.w.data(),      p.mask.data(), s.out_channels, s.depth(),
+                      p.weight_levels, codes.data(),  scale.data(),   zero.data()};
+  CHECK(quantise(weight) == kOk);
+  const Quantiser q = make_quantiser(p.range[0], p.range[1], p.levels, kAffine);
+  std::vector<int> whole(p.w.size());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    whole[i] = codes[i] + static_cast<int>(zero[i / static_cast<size_t>(s.depth())]);
+  }
+  for (size_t o = 0; o < outputs; ++o) ratio->push_back(1.0f / (q.scale * scale[o]));
+  return whole;
+}
+
+inline std::vector<int> expected_sums(const Problem& p, const std::vector<int>& weights) {
+  const ConvShape& s = p.s;
+  const int64_t per_group = s.out_channels / s.groups, channels = s.group_channels();
+  std::vector<int> sums(static_cast<size_t>(s.pixels() * s.out_channels));
+  for (int64_t at = 0; at < s.pixels() * s.out_channels; ++at) {
+    const int64_t o = at % s.out_channels, x = at / s.out_channels % s.out_width;
+    const int64_t y = at / s.out_channels / s.out_width % s.out_height;
+    const int64_t image = at / s.out_channels / s.out_width / s.out_height;
+    for (int64_t k = 0; k < s.depth(); ++k) {
+      const int64_t c = k / s.taps() + o / per_group * channels;
+      const int64_t iy = y * s.stride_y - s.top + k % s.taps() / s.kernel_width * s.dilation_y;
+      const int64_t ix = x * s.stride_x - s.left + k % s.kernel_width * s.dilation_x;
+      if (iy < 0 || iy >= s.height || ix < 0 || ix >= s.width) continue;
+      const int64_t i = ((image * s.height + iy) * s.width + ix) * s.in_channels + c;
+      sums[static_cast<size_t>(at)] +=
+          integer_of(p, i) * weights[static_cast<size_t>(o * s.depth() + k)];
+    }
+  }
+  return sums;
+}
+
+}  // namespace micronet
+
+#endif  // MICRONET_TESTS_CONV_PROBLEM_H_

@@ -1,0 +1,264 @@
+// Blocks, and evaluation in float, by CUDA kernels that run on the host, against plain loops.
+
+#include "../../block.h"
+#include "../../exact.h"
+#include "../conv_problem.h"
+#include "inputs.h"
+
+namespace micronet {
+namespace {
+
+float activate_by(Function function, float z) {
+  if (function == kRelu) return activate<kRelu>(z);
+  if (function == kSwish) return activate<kSwish>(z);
+  return function == kSigmoid ? activate<kSigmoid>(z) : z;
+}
+
+float slope_by(Function function, float z) {
+  if (function == kRelu) return slope<kRelu>(z);
+  if (function == kSwish) return slope<kSwish>(z);
+  return function == kSigmoid ? slope<kSigmoid>(z) : 1.0f;
+}
+
+// Lane l adds terms l, l + 16, ...; then lanes are added pairwise.
+struct Lanes {
+  float lanes[kLanes] = {};
+
+  void add(int64_t i, float v) { lanes[i % kLanes] += v; }
+  float sum() {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+    }
+    return lanes[0];
+  }
+};
+
+bool close(double a, double b) { return std::fabs(a - b) <= 1e-9 * (1.0 + std::fabs(b)); }
+
+struct Trial {
+  int64_t images, positions, channels, numel;
+  Accumulator type;
+  Function function;
+  std::vector<int32_t> words;
+  std::vector<int16_t> shorts;
+  std::vector<float> floats, m, b, gate, grad, extra, k;
+  Range range;
+  bool gated, has_range, has_extra;
+
+  Trial(std::mt19937& random, int64_t n, int64_t p, int64_t c, Accumulator of, Function f)
+      : images(n),
+        positions(p),
+        channels(c),
+        numel(n * p * c),
+        type(of),
+        function(f),
+        words(static_cast<size_t>(numel)),
+        shorts(static_cast<size_t>(numel)),
+        floats(static_cast<size_t>(numel)),
+        m(normals(random, c)),
+        b(normals(random, c)),
+        gate(normals(random, n * c)),
+        grad(normals(random, numel)),
+        extra(normals(random, n * c)),
+        k(normals(random, 3 * c)),
+        range(any_range(random)),
+        gated(random() % 2 == 0),
+        has_range(random() % 3 != 0),
+        has_extra(random() % 2 == 0) {
+    for (size_t i = 0; i < words.size(); ++i) {
+      shorts[i] = static_cast<int16_t>(random() % 401) - 200;
+      words[i] = type == kInt16 ? shorts[i] : static_cast<int32_t>(random() % 20001) - 10000;
+      floats[i] = type == kValue ? normals(random, 1)[0] : static_cast<float>(words[i]);
+    }
+    for (float& v : m) v *= type == kValue ? 1.0f : 0.01f;
+    if (type == kValue && random() % 3 == 0) floats[random() % floats.size()] = INFINITY;
+  }
+
+  Block block() const {
+    const void* acc = type == kInt16   ? static_cast<const void*>(shorts.data())
+                      : type == kInt32 ? static_cast<const void*>(words.data())
+                                       : static_cast<const void*>(floats.data());
+    return {acc,       type,     images,
+            positions, channels, m.data(),
+            b.data(),  function, gated ? gate.data() : nullptr};
+  }
+  Block without_gate() const {
+    Block plain = block();
+    plain.gate = nullptr;
+    return plain;
+  }
+  Block with_gate() const {
+    Block whole = block();
+    whole.gate = gate.data();
+    return whole;
+  }
+  BlockGradient gradient() const {
+    return {grad.data(), has_range ? range.ends : nullptr, has_extra ? extra.data() : nullptr};
+  }
+
+  size_t channel_of(int64_t i) const { return static_cast<size_t>(i % channels); }
+  size_t gate_of(int64_t i) const {
+    return static_cast<size_t>(i / (positions * channels) * channels + i % channels);
+  }
+  float z(int64_t i) const {
+    return std::fma(floats[static_cast<size_t>(i)], m[channel_of(i)], b[channel_of(i)]);
+  }
+  float a(int64_t i) const { return activate_by(function, z(i)); }
+  float value(int64_t i) const { return gated ? a(i) * gate[gate_of(i)] : a(i); }
+  float passed(int64_t i, float at) const {
+    const Quantiser q = make_quantiser(range.ends[0], range.ends[1], 2, kAffine);
+    return !has_range || is_inside(at, q) ? grad[static_cast<size_t>(i)] : 0.0f;
+  }
+  float dz(int64_t i) const {
+    const float g = passed(i, a(i));
+    return (has_extra ? g + extra[gate_of(i)] : g) * slope_by(function, z(i));
+  }
+};
+
+void forward(const Trial& t, int levels) {
+  const Block block = t.block();
+  std::vector<float> values(static_cast<size_t>(t.numel)), extremes(2), room = workspace();
+  CHECK(block_values_cuda(block, values.data(), nullptr) == kOk);
+  std::vector<uint8_t> codes = dirty(packed_bytes(t.numel, kCodeLevels));
+  CHECK(block_codes_cuda(block, t.range.ends, levels, codes.data(), nullptr) == kOk);
+  CHECK(block_extremes_cuda(block, room.data(), extremes.data(), nullptr) == kOk);
+  const Quantiser q = make_quantiser(t.range.ends[0], t.range.ends[1], levels, kAffine);
+  Elements found(kFloat32, t.numel, 0);
+  for (int64_t i = 0; i < t.numel; ++i) {
+    found.set(i, t.value(i));
+    CHECK(same(values[static_cast<size_t>(i)], t.value(i)));
+    const float code = quantise(t.value(i), q);
+    const int packed = codes[static_cast<size_t>(i / 2)] >> (i % 2 * 4) & 15;
+    CHECK(packed == (code == code ? static_cast<int>(code) : 0));
+  }
+  if (t.numel % 2 != 0) CHECK(codes.back() < 16);
+  CHECK(extremes_of(found, t.numel).is(extremes.data()));
+}
+
+void means_and_moments(const Trial& t) {
+  const Block block = t.without_gate();
+  std::vector<float> means(static_cast<size_t>(t.images * t.channels));
+  CHECK(block_means_cuda(block, means.data(), nullptr) == kOk);
+  for (int64_t n = 0; n < t.images; ++n) {
+    for (int64_t c = 0; c < t.channels; ++c) {
+      Lanes lanes;
+      for (int64_t p = 0; p < t.positions; ++p) {
+        lanes.add(p, t.a((n * t.positions + p) * t.channels + c));
+      }
+      const float mean = lanes.sum() / static_cast<float>(t.positions);
+      CHECK(same(means[static_cast<size_t>(n * t.channels + c)], mean));
+    }
+  }
+  const size_t both = static_cast<size_t>(2 * t.channels);
+  std::vector<double> partial(static_cast<size_t>(block_parts_cuda(block)) * both), sums(both);
+  CHECK(block_moments_cuda(block, partial.data(), sums.data(), nullptr) == kOk);
+  std::vector<double> expected(both);
+  for (int64_t i = 0; i < t.numel; ++i) {
+    const double v = t.floats[static_cast<size_t>(i)];
+    expected[t.channel_of(i)] += v;
+    expected[static_cast<size_t>(t.channels) + t.channel_of(i)] += v * v;
+  }
+  for (size_t i = 0; i < both; ++i) {
+    CHECK(std::isfinite(expected[i]) ? close(sums[i], expected[i]) : !std::isfinite(sums[i]));
+  }
+}
+
+void backward(const Trial& t) {
+  const Block block = t.without_gate();
+  const size_t channels = static_cast<size_t>(t.channels), both = 2 * channels;
+  std::vector<float> out(static_cast<size_t>(t.numel)), grad_gate(t.gate.size());
+  CHECK(block_gradient_cuda(block, t.gradient(), t.k.data(), out.data(), nullptr) == kOk);
+  std::vector<double> partial(static_cast<size_t>(block_parts_cuda(block)) * both), sums(both);
+  CHECK(block_gradient_sums_cuda(block, t.gradient(), partial.data(), sums.data(), nullptr) == kOk);
+  std::vector<double> expected(both);
+  for (int64_t i = 0; i < t.numel; ++i) {
+    const float acc = t.floats[static_cast<size_t>(i)], dz = t.dz(i);
+    const size_t c = t.channel_of(i);
+    expected[c] += dz;
+    expected[channels + c] += dz * acc;
+    const float offset = acc * t.k[channels + c] + t.k[2 * channels + c];
+    CHECK(same(out[static_cast<size_t>(i)], dz * t.k[c] + offset));
+  }
+  for (size_t i = 0; i < both; ++i) {
+    CHECK(std::isfinite(expected[i]) ? close(sums[i], expected[i]) : !std::isfinite(sums[i]));
+  }
+  CHECK(block_gate_gradient_cuda(t.with_gate(), t.gradient(), out.data(), grad_gate.data(),
+                                 nullptr) == kOk);
+  std::vector<Lanes> lanes(grad_gate.size());
+  for (int64_t i = 0; i < t.numel; ++i) {
+    const float gate = t.gate[t.gate_of(i)], passed = t.passed(i, t.a(i) * gate);
+    CHECK(same(out[static_cast<size_t>(i)], passed * gate));
+    lanes[t.gate_of(i)].add(i / t.channels % t.positions, passed * t.a(i));
+  }
+  for (size_t i = 0; i < lanes.size(); ++i) CHECK(same(grad_gate[i], lanes[i].sum()));
+}
+
+void float_convolution(std::mt19937& random, const ConvShape& s) {
+  const std::vector<float> x = normals(random, s.in_numel());
+  const std::vector<float> w = normals(random, s.out_channels * s.depth());
+  const std::vector<float> bias = normals(random, s.out_channels);
+  std::vector<float> y(static_cast<size_t>(s.pixels() * s.out_channels));
+  const bool biased = random() % 2 == 0;
+  CHECK(float_conv2d_cuda(s, x.data(), w.data(), biased ? bias.data() : nullptr, y.data(),
+                          nullptr) == kOk);
+  const int64_t per_group = s.out_channels / s.groups;
+  for (int64_t at = 0; at < s.pixels() * s.out_channels; ++at) {
+    const int64_t o = at % s.out_channels, pixel = at / s.out_channels;
+    const int64_t ox = pixel % s.out_width, oy = pixel / s.out_width % s.out_height;
+    float sum = 0.0f;
+    for (int64_t k = 0; k < s.depth(); ++k) {
+      const int64_t c = k / s.taps() + o / per_group * s.group_channels(), tap = k % s.taps();
+      const int64_t iy = oy * s.stride_y - s.top + tap / s.kernel_width * s.dilation_y;
+      const int64_t ix = ox * s.stride_x - s.left + tap % s.kernel_width * s.dilation_x;
+      const bool inside = iy >= 0 && iy < s.height && ix >= 0 && ix < s.width;
+      const int64_t image = pixel / s.out_width / s.out_height;
+      const int64_t i = ((image * s.height + iy) * s.width + ix) * s.in_channels + c;
+      sum = std::fma(inside ? x[static_cast<size_t>(i)] : 0.0f,
+                     w[static_cast<size_t>(o * s.depth() + k)], sum);
+    }
+    CHECK(same(y[static_cast<size_t>(at)], biased ? sum + bias[static_cast<size_t>(o)] : sum));
+  }
+}
+
+void linear_layer(std::mt19937& random, int64_t depth, int64_t outputs) {
+  constexpr int64_t kRowsOfX = 3;
+  const std::vector<float> x = normals(random, kRowsOfX * depth), bias = normals(random, outputs);
+  const std::vector<float> w = normals(random, outputs * depth), ratio = normals(random, outputs);
+  std::vector<float> y(static_cast<size_t>(kRowsOfX * outputs));
+  CHECK(linear_cuda(x.data(), w.data(), ratio.data(), bias.data(), kRowsOfX, depth, outputs,
+                    y.data(), nullptr) == kOk);
+  for (int64_t i = 0; i < kRowsOfX * outputs; ++i) {
+    const int64_t row = i / outputs, o = i % outputs;
+    Lanes lanes;
+    for (int64_t k = 0; k < depth; ++k) {
+      float& lane = lanes.lanes[k % kLanes];
+      lane = std::fma(x[static_cast<size_t>(row * depth + k)],
+                      w[static_cast<size_t>(o * depth + k)], lane);
+    }
+    const size_t output = static_cast<size_t>(o);
+    CHECK(same(y[static_cast<size_t>(i)], std::fma(lanes.sum(), ratio[output], bias[output])));
+  }
+}
+
+}  // namespace
+}  // namespace micronet
+
+int main(int argc, char** argv) {
+  using namespace micronet;
+  std::mt19937 random = new_random(argc, argv);
+  constexpr int64_t kSizesOfBlocks[][3] = {{1, 1, 1}, {2, 17, 33}, {3, 16, 16}, {1, 1030, 3}};
+  for (const auto& size : kSizesOfBlocks) {
+    for (const Accumulator type : {kInt16, kInt32, kValue}) {
+      for (const Function function : {kIdentity, kRelu, kSwish, kSigmoid}) {
+        const Trial trial(random, size[0], size[1], size[2], type, function);
+        forward(trial, kLevels[random() % 3]);
+        means_and_moments(trial);
+        backward(trial);
+      }
+    }
+  }
+  for (const ConvShape& shape : kShapes) float_convolution(random, shape);
+  for (const int64_t depth : {1, 15, 16, 17, 130}) {
+    for (const int64_t outputs : {1, 16, 17}) linear_layer(random, depth, outputs);
+  }
+}
