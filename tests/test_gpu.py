@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import conv_samples
 import micronet_kernels as kernels
 from micronet_kernels import dispatch
 from samples import DTYPES, draw, draw_mask, fresh_state
+from triton_cases import CASES, FREE_SUMS
 
 pytestmark = pytest.mark.gpu
 
@@ -90,6 +92,40 @@ def test_bits_codes_and_selection(as_on_the_cpu, rng, size):
         codes = torch.randint(0, levels, (size,), generator=rng, dtype=torch.uint8)
         as_on_the_cpu(OP.pack_codes, codes, levels)
         as_on_the_cpu(OP.unpack_codes, OP.pack_codes(codes, levels), size, levels)
+
+
+def on_the_device(arguments):
+    return [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", conv_samples.SAMPLES)
+def test_convolutions_of_codes_and_their_blocks(device_backend, same, rng, op, dtype):
+    function = getattr(OP, op)
+    for arguments in CASES[op](rng, dtype, None):
+        with kernels.use_backend("reference"):
+            expected = function(*arguments)
+        with kernels.use_backend(device_backend):
+            found = function(*on_the_device(arguments))
+        if isinstance(expected, torch.Tensor):
+            expected, found = [expected], [found]
+        for ours, right in zip(found, expected, strict=True):
+            if op in FREE_SUMS:
+                torch.testing.assert_close(ours.cpu(), right, rtol=1e-10, atol=1e-7, equal_nan=True)
+            else:
+                same(ours.cpu(), right)
+
+
+@pytest.mark.parametrize("op", conv_samples.SAMPLES)
+def test_convolutions_and_blocks_do_not_wait(device_backend, rng, op):
+    arguments = on_the_device(next(iter(CASES[op](rng, torch.float32, None))))
+    with kernels.use_backend(device_backend):
+        getattr(OP, op)(*arguments)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            getattr(OP, op)(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def training_step(x, w, state, grad):
