@@ -46,7 +46,7 @@ struct Workspace {
     scale = take(4 * s.out_channels);
     zero_point = take(4 * s.out_channels);
     weights = take(s.is_depthwise() ? s.kernel_height * tap_pairs(s) * 2 * padded : padded * depth);
-    correction = take(4 * padded);
+    correction = take(4 * padded * (s.is_depthwise() ? s.kernel_height : 1));
     ratio = take(4 * padded);
     bytes = next;
   }
@@ -83,6 +83,8 @@ struct ConvOperands {
   float* weight_zero() const { return reinterpret_cast<float*>(memory + at.zero_point); }
   // Those of a depthwise convolution are [kernel_height, tap_pairs, line_channels, 2].
   int8_t* panels() const { return reinterpret_cast<int8_t*>(memory + at.weights); }
+  // What the input's zero point adds to the sums of codes; of a depthwise convolution for each row
+  // of taps, [kernel_height, line_channels].
   int32_t* correction() const { return reinterpret_cast<int32_t*>(memory + at.correction); }
   float* padded_ratio() const { return reinterpret_cast<float*>(memory + at.ratio); }
 
@@ -115,25 +117,31 @@ struct ConvOperands {
     *padded = c.ratio[o];
   }
 
-  // Channels [from, to), in pairs of taps; see DepthwiseRow.
+  // Channels of the lines [from, to), in pairs of taps; see DepthwiseRow.
   void lay_out_depthwise(int64_t from, int64_t to) const {
-    const int64_t pairs = tap_pairs(s), each = 2 * at.line_channels;
-    for (int64_t o = from; o < to; ++o) {
-      const uint8_t* w = weight_codes() + o * s.taps();
-      const int zero = as_int(weight_zero()[o]);
-      int32_t sum = 0;
-      for (int64_t y = 0; y < s.kernel_height; ++y, w += s.kernel_width) {
-        int8_t* row = panels() + y * pairs * each + 2 * o;
-        for (int64_t x = 0; x < s.kernel_width; ++x) {
-          const int whole = w[x] + zero;
-          row[x / 2 * each + x % 2] = static_cast<int8_t>(whole);
-          sum += whole;
-        }
-      }
-      correction()[o] = zero_point * sum;
-      ratio_of(o, padded_ratio() + o);
+    for (int64_t line = from; line < to; ++line) {
+      const int64_t first = line * kLine, left = s.out_channels - first;
+      lay_out_line(first, left < kLine ? left : kLine);
     }
   }
+
+  void lay_out_line(int64_t first, int64_t count) const {
+    int32_t zeros[kLine];
+    for (int64_t i = 0; i < count; ++i) zeros[i] = as_int(weight_zero()[first + i]);
+    for (int64_t t = 0; t < s.taps(); ++t) {
+      const int64_t x = t % s.kernel_width, pair = t / s.kernel_width * tap_pairs(s) + x / 2;
+      const uint8_t* w = weight_codes() + first * s.taps() + t;
+      int8_t* out = panels() + 2 * (pair * at.line_channels + first) + x % 2;
+      int32_t* of_row = correction() + t / s.kernel_width * at.line_channels + first;
+      for (int64_t i = 0; i < count; ++i) {
+        const int32_t whole = w[i * s.taps()] + zeros[i];
+        out[2 * i] = static_cast<int8_t>(whole);
+        of_row[i] += zero_point * whole;
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) ratio_of(first + i, padded_ratio() + first + i);
+  }
+
   // What holds for one pixel of a line, for those that share its vector.
   void repeat_for_pixels() const {
     for (int64_t o = s.out_channels; o < line_pixels() * s.out_channels; ++o) {
@@ -142,7 +150,11 @@ struct ConvOperands {
         int8_t* row = panels() + 2 * pair * at.line_channels;
         row[2 * o] = row[2 * of], row[2 * o + 1] = row[2 * of + 1];
       }
-      correction()[o] = correction()[of], padded_ratio()[o] = padded_ratio()[of];
+      for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
+        int32_t* of_row = correction() + ky * at.line_channels;
+        of_row[o] = of_row[of];
+      }
+      padded_ratio()[o] = padded_ratio()[of];
     }
   }
 
@@ -197,7 +209,7 @@ struct ConvOperands {
     const int64_t first = s.is_depthwise() ? at.weights : at.correction;
     std::memset(memory + first, 0, static_cast<size_t>(at.bytes - first));
     if (s.is_depthwise()) {
-      parallel_for(parallel, s.out_channels, s.taps(),
+      parallel_for(parallel, at.line_channels / kLine, kLine * s.taps(),
                    [&](int64_t from, int64_t to) { lay_out_depthwise(from, to); });
       repeat_for_pixels();
     } else {

@@ -2,6 +2,7 @@
 #ifndef MICRONET_CPU_DEPTHWISE_H_
 #define MICRONET_CPU_DEPTHWISE_H_
 
+#include <algorithm>
 #include <numeric>
 
 #include "conv_operands.h"
@@ -37,12 +38,9 @@ struct DepthwiseLines {
     return ring.data() + (y % span + span) % span * 2 * positions * channels;
   }
 
+  // Of a line inside the image.
   void fill(int64_t image, int64_t y) {
     const ConvShape& s = operands.s;
-    if (y < 0 || y >= s.height) {
-      std::memset(line(y), operands.code_of_zero(), static_cast<size_t>(2 * positions * channels));
-      return;
-    }
     const int64_t first = (image * s.height + y) * s.width;
     for (int64_t p = 0; p < positions;) {
       const int64_t column = p * step - s.left, alike = pixels_in_a_row(column);
@@ -78,6 +76,27 @@ struct DepthwiseLines {
   }
 };
 
+// The rows of taps [from, to) that lie inside the image below some output row.
+struct TapRows {
+  int64_t from, to;
+
+  TapRows(const ConvShape& s, int64_t first_line) : from(0), to(s.kernel_height) {
+    while (from < to && first_line + from * s.dilation_y < 0) ++from;
+    while (from < to && first_line + (to - 1) * s.dilation_y >= s.height) --to;
+  }
+};
+
+// The correction of some rows of taps; those outside the image are left out, which is a sum of
+// zeros.
+inline void correct(const ConvOperands& o, const TapRows& rows, std::vector<int32_t>* correction) {
+  const size_t channels = static_cast<size_t>(o.at.line_channels);
+  std::fill(correction->begin(), correction->end(), 0);
+  for (int64_t ky = rows.from; ky < rows.to; ++ky) {
+    const int32_t* of_row = o.correction() + ky * o.at.line_channels;
+    for (size_t c = 0; c < channels; ++c) (*correction)[c] += of_row[c];
+  }
+}
+
 inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to, bool narrow,
                      DepthwiseLines* lines) {
   const ConvShape& s = o.s;
@@ -85,17 +104,25 @@ inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t
   const int64_t to_output = 2 * together * s.stride_x / lines->step * lines->channels;
   const int64_t to_pair = 4 * s.dilation_x / lines->step * lines->channels;
   std::vector<const uint8_t*> taps(static_cast<size_t>(s.kernel_height));
-  int64_t ready = from * s.stride_y - s.top;
+  std::vector<int32_t> correction(static_cast<size_t>(o.at.line_channels));
+  int64_t ready = from * s.stride_y - s.top, corrected = -1;
   for (int64_t y = from; y < to; ++y) {
     const int64_t first = y * s.stride_y - s.top;
+    const TapRows rows(s, first);
     if (ready < first) ready = first;
-    for (; ready < first + lines->span; ++ready) lines->fill(image, ready);
-    for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
-      taps[static_cast<size_t>(ky)] = lines->line(first + ky * s.dilation_y);
+    for (; ready < first + lines->span; ++ready) {
+      if (ready >= 0 && ready < s.height) lines->fill(image, ready);
     }
-    kernels().depthwise_row({taps.data(), to_output, to_pair, s.kernel_height, tap_pairs(s),
-                             together * s.out_channels, o.at.line_channels, o.panels(),
-                             o.correction(), o.padded_ratio(), narrow, o.c.kind,
+    for (int64_t ky = rows.from; ky < rows.to; ++ky) {
+      taps[static_cast<size_t>(ky - rows.from)] = lines->line(first + ky * s.dilation_y);
+    }
+    const int64_t which = rows.from * (s.kernel_height + 1) + rows.to;
+    if (which != corrected) correct(o, rows, &correction);
+    corrected = which;
+    const int8_t* weights = o.panels() + rows.from * tap_pairs(s) * 2 * o.at.line_channels;
+    kernels().depthwise_row({taps.data(), to_output, to_pair, rows.to - rows.from, tap_pairs(s),
+                             together * s.out_channels, o.at.line_channels, weights,
+                             correction.data(), o.padded_ratio(), narrow, o.c.kind,
                              o.out((image * s.out_height + y) * row_size), s.out_width / together});
   }
 }
