@@ -126,8 +126,8 @@ class QuantizedLayer(nn.Module):
 
     def _takes(self, x: Tensor, dims: int) -> bool:
         # On the meta device only shapes count, which the ordinary operators have too.
-        is_float = x.dtype == self.weight.dtype == torch.float32
-        return self.is_exact and is_float and x.dim() == dims and x.numel() > 0 and not x.is_meta
+        fits = x.is_floating_point() and self.weight.dtype == torch.float32
+        return self.is_exact and fits and x.dim() == dims and x.numel() > 0 and not x.is_meta
 
     def _codes(self, x: Tensor) -> kernels.QuantisedInput:
         assert isinstance(self.input_quantizer, ActivationQuantizer)

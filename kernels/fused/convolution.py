@@ -73,7 +73,7 @@ class _Codes(torch.autograd.Function):
 
 
 def quantise_input(x: Tensor, range: Tensor, levels: int) -> QuantisedInput:
-    """The codes of float32 images x [N, C, H, W] under range [2], with their gradient.
+    """The codes of images x [N, C, H, W], of any float type, under range [2]; with their gradient.
 
     The gradient is 1 where x lies inside the range, else 0; x itself is not kept.
     """
@@ -83,6 +83,13 @@ def quantise_input(x: Tensor, range: Tensor, levels: int) -> QuantisedInput:
     return QuantisedInput(carrier, codes, range.clone())
 
 
+def _precision(device_type: str) -> torch.dtype:
+    """The dtype that a backward convolution computes in: that of torch.autocast, where it is on."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return torch.float32
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -90,7 +97,7 @@ class _Convolution(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         acc, ratio = _OP.quant_conv2d.default(*call.arguments(x, w, mask))
         ctx.save_for_backward(w, x.codes, x.range, mask)
-        ctx.call, ctx.size = call, x.size
+        ctx.call, ctx.size, ctx.precision = call, x.size, _precision(acc.device.type)
         ctx.mark_non_differentiable(acc, ratio)
         ctx.set_materialize_grads(False)
         return ghost(acc.shape, acc.device), acc, ratio
@@ -105,7 +112,9 @@ class _Convolution(torch.autograd.Function):
             w, mask, ctx.call.weight_levels, int(Scheme.AFFINE)
         )
         wanted = ctx.needs_input_grad[:2]
+        grad, x_hat, w_hat = (t.to(ctx.precision) for t in (grad, x_hat, w_hat))
         grad_x, grad_w = convolution_backward(grad, x_hat, w_hat, ctx.call, wanted)
+        grad_x, grad_w = (None if t is None else t.float() for t in (grad_x, grad_w))
         if grad_w is not None:
             grad_w = grad_w.contiguous()
             grad_w = _OP.mask_gradient.default(grad_w, mask) if mask.numel() else grad_w
@@ -160,8 +169,9 @@ def quant_conv2d(
 
     Returns a carrier [N, O, H', W'] whose gradient is that to the values, the integers, and the
     ratio [O] that turns them into values. An empty mask keeps all weights; the gradient of w is
-    masked. Raises ValueError for sizes or levels, TypeError for a dtype. Source: the quantiser of
-    Jacob et al. 2018, arXiv:1712.05877, section 2.
+    masked. Under torch.autocast the backward pass computes in its dtype; the integers are the same.
+    Raises ValueError for sizes or levels, TypeError for a dtype. Source: the quantiser of Jacob et
+    al. 2018, arXiv:1712.05877, section 2.
     """
     return _Convolution.apply(x.carrier, w.contiguous(), x, mask, call)
 

@@ -95,8 +95,8 @@ class Deferred(Tensor):
 
     @staticmethod
     def of_values(y: Tensor) -> Deferred:
-        """Float32 images y, such as a float convolution's, whose successors are to wait."""
-        y = y.contiguous(memory_format=torch.channels_last)
+        """Images y, such as a float convolution's, whose successors are to wait, in float32."""
+        y = y.float().contiguous(memory_format=torch.channels_last)
         return Deferred.of(State(y, y.detach(), torch.ones(y.shape[1], device=y.device), None))
 
     @staticmethod

@@ -128,13 +128,13 @@ def _multiply(x: Any, other: Any) -> Deferred | None:
     if state.gate is not None:
         return None
     gate = other.values() if isinstance(other, Deferred) else other
-    return Deferred.of(replace(state, gate=gate.flatten(1).contiguous()))
+    return Deferred.of(replace(state, gate=gate.flatten(1).float().contiguous()))
 
 
 def _is_gate(gate: Any, x: Any) -> bool:
     if not isinstance(gate, Tensor) or not isinstance(x, Tensor):
         return False
-    return gate.shape == (*x.shape[:2], 1, 1) and gate.dtype == torch.float32
+    return gate.shape == (*x.shape[:2], 1, 1) and gate.is_floating_point()
 
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
