@@ -38,7 +38,7 @@ def test_integers_stay_and_gradients_are_near(native, rng, make):
     assert any(differences)
 
 
-def test_a_whole_network_trains_in_mixed_precision(native):
+def test_a_whole_network_trains_in_mixed_precision():
     torch.manual_seed(0)
     model = models.create_model("efficientnet-micro", 10)
     bits = dict.fromkeys(models.layers(model), LayerBits(4, 4))
