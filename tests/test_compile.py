@@ -18,6 +18,7 @@ NOT_COMPILED = {
     "QuantisedInput",
     "quant_conv2d",
     "quantise_input",
+    "normalise_across",
     "recompute_in_backward",
     # Of evaluation, in float32 only; tests/test_exact_evaluation.py.
     "float_conv2d",
