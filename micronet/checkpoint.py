@@ -1,11 +1,14 @@
 """Checkpoints: one safetensors file whose header carries the JSON, written beside and renamed.
 
 Tensor names: ``model/<state>``, ``mask/<layer>``, ``momentum/<parameter>``, ``rng/<device>``.
+The header also carries the SHA-256 of all that: one changed bit is an error, not a network.
 A readable copy of the JSON lies beside the file; only the header is ever read back.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from micronet.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Checkpoint:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside ``path`` and rename: a reader sees the old file or the new one, whole.
 
+    Both are on the disk before this returns, so that a power cut leaves one or the other.
+
     Raises:
         UserError: the file system refuses; the previous file is intact.
     """
@@ -51,9 +56,32 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        # On a disk that takes no writes the part of a file cannot be removed either.
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last: a folder is synchronised through a descriptor of its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a header's JSON and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -61,7 +89,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
     document = {"format": FORMAT, **meta}
     text = json.dumps(document, sort_keys=True)
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_atomically(path, safetensors.torch.save(plain, metadata={"micronet": text}))
+    metadata = {"micronet": text, "sha256": _digest(text, plain)}
+    write_atomically(path, safetensors.torch.save(plain, metadata=metadata))
     readable = json.dumps(document, indent=2, sort_keys=True) + "\n"
     write_atomically(path.with_suffix(".json"), readable.encode())
 
@@ -74,22 +103,42 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("micronet")
+            metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except OSError as error:
         raise UserError(f"cannot read checkpoint {str(path)!r}: {error}") from None
     except safetensors.SafetensorError as error:
         raise UserError(f"checkpoint {str(path)!r} is cut short or damaged: {error}") from None
-    if header is None:
+    if "micronet" not in metadata:
         raise UserError(f"{str(path)!r} is a safetensors file, but not a micronet checkpoint")
+    meta = _header(metadata["micronet"], path)
+    if metadata.get("sha256") != _digest(metadata["micronet"], tensors):
+        raise UserError(f"checkpoint {str(path)!r} is damaged: its checksum does not fit it")
+    return Checkpoint(tensors, meta, path)
+
+
+def _header(text: str, path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(header)
-    except ValueError:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
         raise UserError(f"checkpoint {str(path)!r} has a damaged header") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else meta
         raise UserError(f"checkpoint {str(path)!r} has format {found}, this program reads {FORMAT}")
-    return Checkpoint(tensors, meta, path)
+    return meta
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and its readable copy, if they are there.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {str(path)!r}: {error.strerror}") from None
 
 
 def rng_state() -> dict[str, Tensor]:

@@ -67,8 +67,8 @@ class Data:
         """Return the number of batches of an epoch: whole ones, as batch norm wants them."""
         return max(self.train_size // self.batch_size, 1)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield an epoch's batches, shuffled and augmented by (seed, epoch) alone.
+    def train(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches from one on, shuffled and augmented by (seed, epoch) alone.
 
         What does not fill a last batch waits for another epoch's order.
 
@@ -78,7 +78,7 @@ class Data:
         images, indices = self.parts["train"]
         random = generator(self.seed, epoch, 0)
         order = indices[torch.randperm(len(indices), generator=random)]
-        batches = order.split(self.batch_size)[: self.steps_per_epoch]
+        batches = order.split(self.batch_size)[start_step : self.steps_per_epoch]
         return images.batches(batches, (self.seed, epoch) if self.augment else None)
 
     def validation(self) -> Iterator[Batch]:

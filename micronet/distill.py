@@ -14,9 +14,10 @@ def distillation_loss(
     *,
     temperature: float,
     student_weight: float,
+    distill_weight: float | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Return ``w*CE + (1-w)*T^2*KL(softmax(teacher/T) || softmax(student/T))``, batch mean.
+    """Return ``w*CE + d*T^2*KL(softmax(teacher/T) || softmax(student/T))``, batch mean.
 
     Source: Hinton et al. 2015, section 2.1. The gradient reaches the student through both terms
     and the teacher through neither.
@@ -27,6 +28,7 @@ def distillation_loss(
         labels: class indices, shape (batch,).
         temperature: ``T > 0``.
         student_weight: ``w`` in [0, 1].
+        distill_weight: ``d``; ``1 - w`` where it is None.
         label_smoothing: of the cross entropy.
     """
     hard = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
@@ -36,7 +38,8 @@ def distillation_loss(
         reduction="batchmean",
         log_target=True,
     )
-    return student_weight * hard + (1.0 - student_weight) * temperature**2 * soft
+    weight = 1.0 - student_weight if distill_weight is None else distill_weight
+    return student_weight * hard + weight * temperature**2 * soft
 
 
 class Teacher:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,16 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from micronet import checkpoint, prune, quantize
+from micronet import prune, quantize
 from micronet.config import DistillSection, PruneGroup, PruneSection, TrainSection
 from micronet.data import Data
 from micronet.distill import Teacher, distillation_loss
 from micronet.errors import UserError
 from micronet.evaluate import Accuracy, evaluate
-from micronet.optimise import add_steps, learning_rate, make_optimizer, set_learning_rate
+from micronet.interrupt import Stopped, StopRequest
+from micronet.keeping import Keeper
+from micronet.optimise import (
+    add_steps,
+    autocast,
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
 from micronet.progress import track
 from micronet.quantize import LayerBits
-from micronet.runs import RunDirectory
+from micronet.state import Progress, State
 
 
 @dataclass(frozen=True)
@@ -38,22 +46,26 @@ class Recipe:
 
     def at_target(self, epoch: int) -> bool:
         """Whether an epoch trains the network at its final sparsity and precision."""
-        pruned = self.prune is None or epoch >= prune.firing_epochs(self.prune)[-1]
+        pruned = self.prune is None or epoch >= prune.last_firing_epoch(self.prune)
         return pruned and (not self.bits or epoch >= self.quantize_from)
 
+    def distills(self, epoch: int) -> bool:
+        """Whether an epoch learns from the teacher."""
+        return self.distill is not None and epoch >= self.distill.start_epoch
 
-@dataclass
-class State:
-    """Everything that a checkpoint keeps."""
 
-    model: nn.Module
-    optimizer: torch.optim.SGD
-    masks: prune.Masks
-    bits: dict[str, LayerBits] = field(default_factory=dict)
-    epoch: int = 0
-    best_top1: float = -1.0
-    best_epoch: int = -1
-    metrics: dict[str, Any] = field(default_factory=dict)
+@dataclass(frozen=True)
+class Where:
+    """A step of a run, as messages name it, and what they say of the last good checkpoint."""
+
+    stage: str
+    epoch: int
+    step: int
+    last_good: str
+
+    def __str__(self) -> str:
+        """Return for example ``qat epoch 3, step 17``, both counted from 1."""
+        return f"{self.stage} epoch {self.epoch + 1}, step {self.step + 1}"
 
 
 def start(model: nn.Module, recipe: Recipe, masks: prune.Masks) -> State:
@@ -65,42 +77,68 @@ def train(
     state: State,
     recipe: Recipe,
     data: Data,
-    run: RunDirectory,
-    meta: Mapping[str, Any],
+    keeper: Keeper,
     teacher: Teacher | None = None,
+    stop: StopRequest | None = None,
 ) -> State:
-    """Train from ``state.epoch`` to the recipe's last epoch, a checkpoint after each.
+    """Train from where ``state`` is to the recipe's last epoch, a checkpoint after each.
 
     Args:
         state: changed in place and returned.
         recipe: the stage.
         data: train and validation images.
-        run: where metrics and checkpoints go.
-        meta: what the checkpoints' headers say of the network and its data.
+        keeper: writes metrics and checkpoints.
         teacher: distils where given.
+        stop: asked after every step and before every validation batch.
 
     Raises:
         UserError: the loss or an activation range stopped being finite, or a learned step positive.
+        Stopped: ``stop`` was asked for; ``last`` holds everything up to the step before.
     """
-    for epoch in range(state.epoch, recipe.train.epochs):
-        began = time.monotonic()
-        begin_epoch(state, recipe, epoch)
-        trained = train_epoch(state, recipe, data, epoch, teacher, run)
-        validated = evaluate(state.model, data.validation())
-        seconds = time.monotonic() - began
-        state.epoch = epoch + 1
-        state.metrics = _metrics(state, recipe, epoch, trained, validated, seconds)
-        # Recorded first: a stop before the checkpoint repeats the epoch and its record, whereas a
-        # checkpoint without a record would leave a hole in the log.
-        run.record(state.metrics)
-        _keep(state, recipe, run, meta, epoch, validated)
-        print(_line(recipe, state.metrics), flush=True)
+    stop = stop or StopRequest()
+    try:
+        for epoch in range(state.epoch, recipe.train.epochs):
+            _train_and_validate(state, recipe, data, epoch, keeper, teacher, stop)
+    except Stopped:
+        keeper.save_last(state)
+        raise
     return state
+
+
+def _train_and_validate(
+    state: State,
+    recipe: Recipe,
+    data: Data,
+    epoch: int,
+    keeper: Keeper,
+    teacher: Teacher | None,
+    stop: StopRequest,
+) -> None:
+    if state.progress.step == 0:
+        begin_epoch(state, recipe, epoch)
+    taught_by = teacher if recipe.distills(epoch) else None
+    trained = train_epoch(state, recipe, data, epoch, taught_by, keeper, stop)
+    began = time.monotonic()
+    validated = evaluate(state.model, stop.watch(data.validation()))
+    seconds = state.progress.seconds + time.monotonic() - began
+    # Not what the optimiser holds: a run that goes on after an epoch's last step has not set it.
+    rate = _rate(state, recipe, epoch + 1 - 1 / data.steps_per_epoch)
+    state.plateau.saw(recipe.train, validated.top1)
+    state.epoch, state.progress = epoch + 1, Progress()
+    state.metrics = _metrics(state, recipe, rate, trained, validated, seconds)
+    improved = recipe.at_target(epoch) and validated.top1 > state.best_top1
+    if improved:
+        state.best_top1, state.best_epoch = validated.top1, epoch
+    # Recorded first: a stop before the checkpoint repeats the epoch and its record, whereas a
+    # checkpoint without a record would leave a hole in the log.
+    keeper.record(state.metrics)
+    keeper.save_epoch(state, improved)
+    print(_line(recipe, state.metrics), flush=True)
 
 
 def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:
     """Choose masks and put quantised layers in place where the recipe says so."""
-    if recipe.prune is not None and epoch in prune.firing_epochs(recipe.prune):
+    if recipe.prune is not None:
         state.masks.update(state.model, recipe.prune, recipe.prune_groups, epoch)
     if recipe.bits and not state.bits and epoch >= recipe.quantize_from:
         quantize.convert_(state.model, recipe.bits, state.masks.bits)
@@ -115,34 +153,74 @@ def train_epoch(
     data: Data,
     epoch: int,
     teacher: Teacher | None,
-    run: RunDirectory,
+    keeper: Keeper,
+    stop: StopRequest,
 ) -> Accuracy:
-    """Take one optimiser step per batch; return the accuracy on the training batches."""
+    """Take one optimiser step per batch; return the accuracy on the training batches.
+
+    Goes on after ``state.progress.step`` batches of the epoch.
+
+    Raises:
+        UserError: as ``train``.
+        Stopped: as ``train``.
+    """
     state.model.train()
-    device = next(state.model.parameters()).device
-    steps = data.steps_per_epoch
+    steps, done = data.steps_per_epoch, state.progress
     learned = quantize.learned_steps(state.model)
     label = f"{recipe.stage} epoch {epoch + 1}/{recipe.train.epochs}"
-    correct = total = 0
-    loss_sum = 0.0
-    for step, (images, labels) in enumerate(track(data.train(epoch), steps, label)):
-        images = images.to(device).contiguous(memory_format=torch.channels_last)
-        labels = labels.to(device)
-        set_learning_rate(state.optimizer, learning_rate(recipe.train, epoch + step / steps))
-        logits = state.model(images)
-        loss = _loss(recipe, logits, labels, teacher(images) if teacher else None)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise _not_finite(value, state, images, _when(recipe, epoch, step), run)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    began, before = time.monotonic(), done.seconds
+    batches = data.train(epoch, done.step)
+    for images, labels in stop.watch(track(batches, steps - done.step, label)):
+        set_learning_rate(state.optimizer, _rate(state, recipe, epoch + done.step / steps))
+        where = Where(recipe.stage, epoch, done.step, keeper.last_good())
+        loss, correct = _backward(state, recipe, images, labels, teacher, where)
+        clip_gradients(state.model, recipe.train)
         state.optimizer.step()
-        _check_steps(learned, _when(recipe, epoch, step), run)
+        _check_steps(learned, where)
         state.masks.apply_(state.model)
-        loss_sum += value * len(labels)
-        correct += int((logits.detach().argmax(dim=1) == labels).sum())
-        total += len(labels)
-    return Accuracy(correct, correct, total, 0, loss_sum / max(total, 1))
+        done.step += 1
+        done.loss_sum += loss * len(labels)
+        done.correct += correct
+        done.total += len(labels)
+        done.seconds = before + time.monotonic() - began
+        if keeper.is_due(done.step):
+            keeper.save_last(state)
+    loss = done.loss_sum / max(done.total, 1)
+    return Accuracy(done.correct, done.correct, done.total, 0, loss)
+
+
+def _rate(state: State, recipe: Recipe, progress: float) -> float:
+    scaled = state.plateau.scale * learning_rate(recipe.train, progress)
+    return max(scaled, recipe.train.lr_min)
+
+
+def _backward(
+    state: State,
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    teacher: Teacher | None,
+    where: Where,
+) -> tuple[float, int]:
+    """Leave a batch's mean gradient in the parameters; return its mean loss and hits."""
+    device = next(state.model.parameters()).device
+    state.optimizer.zero_grad(set_to_none=True)
+    size = -(-len(labels) // recipe.train.accumulate)
+    loss_sum, correct = 0.0, 0
+    for part, wanted in zip(images.split(size), labels.split(size), strict=True):
+        part = part.to(device).contiguous(memory_format=torch.channels_last)
+        wanted = wanted.to(device)
+        with autocast(device, recipe.train.amp):
+            logits = state.model(part)
+        loss = _loss(recipe, logits.float(), wanted, teacher(part) if teacher else None)
+        value = float(loss.detach())
+        if not value <= recipe.train.loss_limit:
+            raise _broken_loss(value, state, part, where)
+        share = len(wanted) / len(labels)
+        (loss * share if share < 1 else loss).backward()
+        loss_sum += value * len(wanted)
+        correct += int((logits.detach().argmax(dim=1) == wanted).sum())
+    return loss_sum / len(labels), correct
 
 
 def _loss(recipe: Recipe, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
@@ -151,51 +229,43 @@ def _loss(recipe: Recipe, logits: Tensor, labels: Tensor, taught: Tensor | None)
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
     return distillation_loss(
         logits,
-        taught,
+        taught.float(),
         labels,
         temperature=recipe.distill.temperature,
         student_weight=recipe.distill.student_weight,
+        distill_weight=recipe.distill.distill_weight,
         label_smoothing=smoothing,
     )
 
 
-def _not_finite(
-    value: float, state: State, images: Tensor, when: str, run: RunDirectory
-) -> UserError:
-    """Return the error that stops a NaN or an infinity before it reaches the weights."""
+def _broken_loss(value: float, state: State, images: Tensor, where: Where) -> UserError:
+    """Return the error that stops a NaN, an infinity or an explosion before the weights see it."""
     layers = quantize.broken_inputs(state.model, images) or quantize.broken_ranges(state.model)
-    where = f"; the input of layer {layers[0]!r} is the first that is not finite" if layers else ""
-    return UserError(f"the loss is {value} in {when}{where}{_last_good(run)}")
+    first = f"; the input of layer {layers[0]!r} is the first that is not finite" if layers else ""
+    return UserError(f"the loss is {value} in {where}{first}{where.last_good}")
 
 
-def _check_steps(steps: Mapping[str, nn.Parameter], when: str, run: RunDirectory) -> None:
+def _check_steps(steps: Mapping[str, nn.Parameter], where: Where) -> None:
     """Stop before a step that rounds nothing is used or saved."""
     for owner, value in quantize.broken_steps(steps).items():
         raise UserError(
-            f"the learned step of {owner} is {value} after {when}, but must stay positive and "
-            f"finite: a lower train.lr may help{_last_good(run)}"
+            f"the learned step of {owner} is {value} after {where}, but must stay positive and "
+            f"finite: a lower train.lr may help{where.last_good}"
         )
-
-
-def _when(recipe: Recipe, epoch: int, step: int) -> str:
-    return f"{recipe.stage} epoch {epoch + 1}, step {step + 1}"
-
-
-def _last_good(run: RunDirectory) -> str:
-    return f"; the last good checkpoint is {str(run.last)!r}" if run.last.exists() else ""
 
 
 def _metrics(
     state: State,
     recipe: Recipe,
-    epoch: int,
+    rate: float,
     trained: Accuracy,
     validated: Accuracy,
     seconds: float,
 ) -> dict[str, Any]:
+    epoch = state.epoch - 1
     return {
         "epoch": epoch,
-        "lr": state.optimizer.param_groups[0]["lr"],
+        "lr": rate,
         "train_loss": trained.loss,
         "train_top1": trained.top1,
         "validation_loss": validated.loss,
@@ -216,55 +286,3 @@ def _line(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
         f"sparsity {100 * metrics['sparsity']:.1f} %, lr {metrics['lr']:.2g}, "
         f"{metrics['seconds']:.1f} s"
     )
-
-
-def _keep(
-    state: State,
-    recipe: Recipe,
-    run: RunDirectory,
-    meta: Mapping[str, Any],
-    epoch: int,
-    validated: Accuracy,
-) -> None:
-    """Write ``last``, and ``best`` where validation top-1 rose among the epochs at the target."""
-    improved = recipe.at_target(epoch) and validated.top1 > state.best_top1
-    if improved:
-        state.best_top1, state.best_epoch = validated.top1, epoch
-    tensors, header = _pack(state, meta)
-    if improved:
-        checkpoint.save(run.best, tensors, header)
-    # Last comes last: a stop between the two repeats this epoch and writes the same best again.
-    checkpoint.save(run.last, tensors, header)
-
-
-def _pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {f"model/{key}": value for key, value in state.model.state_dict().items()}
-    tensors.update({f"mask/{key}": value for key, value in state.masks.bits.items()})
-    for name, parameter in state.model.named_parameters():
-        momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum/{name}"] = momentum
-    tensors.update(checkpoint.rng_state())
-    header = {
-        **meta,
-        "bits": quantize.bits_to_dict(state.bits),
-        "epoch": state.epoch,
-        "best_top1": state.best_top1,
-        "best_epoch": state.best_epoch,
-        "metrics": state.metrics,
-    }
-    return tensors, header
-
-
-def unpack(state: State, found: checkpoint.Checkpoint) -> State:
-    """Continue from a checkpoint whose model tensors and masks ``state`` already has."""
-    state.epoch = found.meta["epoch"]
-    state.best_top1, state.best_epoch = found.meta["best_top1"], found.meta["best_epoch"]
-    momentum = found.group("momentum")
-    for name, parameter in state.model.named_parameters():
-        if name in momentum:
-            # Same strides as the parameter, or the next step would round in another order.
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            state.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
-    checkpoint.set_rng_state(found.group("rng"))
-    return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -35,26 +36,91 @@ def add_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         optimizer.add_param_group({"params": steps, "weight_decay": 0.0})
 
 
-def learning_rate(section: TrainSection, progress: float) -> float:
-    """Return the rate at ``progress`` epochs since the start.
+@dataclass
+class Plateau:
+    """What a rate that waits for a plateau remembers: the best top-1, and how long ago it was."""
 
-    Cosine falls to 0 over the epochs after the warm-up (Loshchilov & Hutter 2017, no restarts);
-    exponential multiplies by ``gamma`` at each epoch after ``lr_start_epoch``. The warm-up rises
-    linearly from a tenth of the rate.
+    scale: float = 1.0
+    best: float = -1.0
+    waited: int = 0
+
+    def saw(self, section: TrainSection, top1: float) -> None:
+        """Take in an epoch's validation top-1; after ``patience`` epochs without a rise, reduce.
+
+        Source: torch's ReduceLROnPlateau, mode max, absolute threshold 0.
+        """
+        if section.lr_schedule != "plateau":
+            return
+        if top1 > self.best:
+            self.best, self.waited = top1, 0
+            return
+        self.waited += 1
+        if self.waited > section.patience:
+            self.scale, self.waited = self.scale * section.gamma, 0
+
+
+def learning_rate(section: TrainSection, progress: float) -> float:
+    """Return the rate at ``progress`` epochs since the start, never below ``lr_min``.
+
+    It rises linearly from a tenth over the warm-up. Then: cosine falls to ``lr_min`` at the end
+    (Loshchilov & Hutter 2017, no restarts); polynomial falls to it as ``(1 - share)**power``;
+    exponential multiplies by ``gamma`` at each epoch after ``lr_start_epoch``; step does so at
+    each of ``milestones``; constant and plateau stay (see ``Plateau``).
     """
     if progress < section.warmup_epochs:
         return section.lr * (0.1 + 0.9 * progress / section.warmup_epochs)
-    if section.lr_schedule == "exponential":
-        return section.lr * section.gamma ** max(0, int(progress) - section.lr_start_epoch)
     length = max(section.epochs - section.warmup_epochs, 1)
     share = (progress - section.warmup_epochs) / length
-    return section.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+    return max(_SHAPES[section.lr_schedule](section, progress, share), section.lr_min)
+
+
+def _cosine(section: TrainSection, progress: float, share: float) -> float:
+    span = section.lr - section.lr_min
+    return section.lr_min + span * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def _exponential(section: TrainSection, progress: float, share: float) -> float:
+    return section.lr * section.gamma ** max(0, int(progress) - section.lr_start_epoch)
+
+
+def _step(section: TrainSection, progress: float, share: float) -> float:
+    passed = sum(progress >= milestone for milestone in section.milestones)
+    return section.lr * section.gamma**passed
+
+
+def _polynomial(section: TrainSection, progress: float, share: float) -> float:
+    return section.lr_min + (section.lr - section.lr_min) * (1.0 - share) ** section.power
+
+
+def _constant(section: TrainSection, progress: float, share: float) -> float:
+    return section.lr
+
+
+_SHAPES = {
+    "cosine": _cosine,
+    "exponential": _exponential,
+    "step": _step,
+    "polynomial": _polynomial,
+    "constant": _constant,
+    "plateau": _constant,
+}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group the same rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def clip_gradients(model: nn.Module, section: TrainSection) -> None:
+    """Scale all gradients down to the recipe's norm, where it has one and they exceed it."""
+    if section.clip_grad_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_grad_norm)
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """Return the context of the forward pass: bfloat16 where ``amp`` says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
 
 
 def keep_freed_memory_mapped() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from micronet.errors import UserError
+from micronet.keeping import Every, parse_every
 
 # Options that a run records, so that --resume needs none of them and refuses other values.
 RECORDED = (
@@ -23,8 +24,12 @@ RECORDED = (
     "epochs",
     "batch_size",
     "lr",
+    "accumulate",
+    "amp",
     "seed",
 )
+# Those of them that override a key of the recipe's train section.
+OF_TRAIN = ("epochs", "batch_size", "lr", "accumulate", "amp", "seed")
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,6 +83,10 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=positive, help="overrides the recipe")
     add("--lr", type=float, help="overrides the recipe's base learning rate")
     add("--seed", type=whole, help="overrides the recipe")
+    add("--accumulate", type=positive, help="train each batch in so many parts, one by one")
+    add("--amp", choices=("none", "bf16"), help="the type that float layers compute in")
+    add("--checkpoint-every", type=every, metavar="STEPS|TIME", help="such as 500, 90s or 10m")
+    add("--keep", type=whole, default=0, metavar="N", help="keep the last N epochs' checkpoints")
     add("--out", metavar="RUN", required=True, help="run directory to write")
     add("--resume", action="store_true", help="continue the run in --out where it stopped")
 
@@ -106,6 +115,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
+
+
+def every(text: str) -> Every:
+    """Parse a number of steps, or a time."""
+    try:
+        return parse_every(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole(text: str) -> int:

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from micronet import models, prune, quantize
@@ -27,6 +26,7 @@ from micronet.config import (
     schedule_from_dict,
 )
 from micronet.errors import UserError
+from micronet.places import read_yaml
 from micronet.quantize import LayerBits
 from micronet.strict import build
 
@@ -148,9 +148,9 @@ def load_plan(path: str) -> Plan:
     Raises:
         UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
     """
-    document = _read(path)
+    document, place = _read(path)
     names = set(PlanHead.__dataclass_fields__)
-    head = build(PlanHead, {k: v for k, v in document.items() if k in names}, "", path)
+    head = build(PlanHead, {k: v for k, v in document.items() if k in names}, "", place)
     for key in ("image_size", "num_classes"):
         value = getattr(head, key)
         if value is not None and value < 1:
@@ -158,22 +158,15 @@ def load_plan(path: str) -> Plan:
     sections = {k: v for k, v in document.items() if k not in names}
     schedules = [load_schedule(Path(path).parent / name) for name in head.schedules]
     if sections:
-        schedules.append(schedule_from_dict(sections, path))
+        schedules.append(schedule_from_dict(sections, place))
     return _plan(f"plan {path}", head, schedules)
 
 
-def _read(path: str) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"cannot read plan {path!r}: {reason}") from None
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"plan {path!r} is not valid YAML: {problem}") from None
+def _read(path: str) -> tuple[dict[str, Any], str]:
+    document, place = read_yaml(path, "plan")
     if not isinstance(document, dict) or "arch" not in document:
         raise UserError(f"plan {path!r} has no key 'arch'; a schedule goes with --arch")
-    return document
+    return document, place
 
 
 def _plan(name: str, head: PlanHead, schedules: Sequence[Schedule]) -> Plan:

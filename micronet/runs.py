@@ -40,6 +40,14 @@ class RunDirectory:
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
 
+    def of_epoch(self, epochs: int) -> Path:
+        """Return where the checkpoint after ``epochs`` epochs is kept."""
+        return self.path / f"epoch-{epochs:04}.safetensors"
+
+    def kept_epochs(self) -> list[Path]:
+        """Return the checkpoints of whole epochs that are kept, oldest first."""
+        return sorted(self.path.glob("epoch-*.safetensors"), key=lambda path: path.name)
+
     def create(self, config: dict[str, Any], schedule_yaml: str) -> None:
         """Make a fresh run directory.
 

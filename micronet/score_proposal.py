@@ -130,7 +130,7 @@ def _prune(groups: dict[float, list[str]], plan: Plan) -> dict[str, Any]:
     section = plan.prune[0] if plan.prune else None
     when = {
         "start_epoch": section.start_epoch if section else 0,
-        "end_epoch": section.end_epoch if section else _END_EPOCH,
+        "end_epoch": (section and section.end_epoch) or _END_EPOCH,
         "frequency": section.frequency if section else 1,
     }
     return when | {

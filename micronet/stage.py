@@ -18,6 +18,7 @@ from micronet.config import (
 )
 from micronet.errors import UserError
 from micronet.loop import Recipe
+from micronet.places import place
 from micronet.runs import LoadedRun, RunDirectory
 
 DEFAULT_DATA = "digits"
@@ -36,7 +37,7 @@ def new_config(args: dict[str, Any]) -> dict[str, Any]:
         section = {"prune": "prune", "qat": "quantize"}[stage]
         place = f"schedule {path!r}" if path else "without --schedule there"
         raise UserError(f"{stage} needs a {section!r} section: {place} is none")
-    given = {key: args[key] for key in ("epochs", "batch_size", "lr", "seed")}
+    given = {key: args[key] for key in options.OF_TRAIN}
     given = {key: value for key, value in given.items() if value is not None}
     train = dataclasses.replace(schedule.train or TrainSection(), **given)
     check_train(train, path or "command line")
@@ -66,13 +67,21 @@ def _data_options(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distill_section(schedule: Schedule, args: dict[str, Any]) -> DistillSection | None:
+    """Return how a stage distils; the command line's teacher goes before the schedule's."""
+    section = schedule.distill
     if args["teacher"]:
-        return schedule.distill or DistillSection()
+        named = {key: args[key] for key in ("teacher", "teacher_weights")}
+        return dataclasses.replace(section or DistillSection(), **named)
     if args["teacher_weights"]:
         raise UserError("--teacher-weights needs --teacher ARCH")
-    if schedule.distill is not None and args["command"] == "qat":
-        raise UserError(f"schedule {schedule.path!r} distils: give --teacher ARCH or --teacher RUN")
-    return None
+    if section is None or section.teacher:
+        return section
+    if args["command"] != "qat":
+        return None
+    raise UserError(
+        f"{place(schedule.path, 'distill')}: the schedule distils: give distill.teacher, "
+        "--teacher ARCH or --teacher RUN"
+    )
 
 
 def resumed_config(args: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
@@ -112,11 +121,12 @@ def _with_pruning(result: Recipe, schedule: Schedule, model: nn.Module) -> Recip
     section, path = schedule.prune, schedule.path
     assert section is not None
     groups = prune.layer_groups(model, section, path)
-    last = prune.firing_epochs(section)[-1]
+    last = prune.last_firing_epoch(section)
     if last >= result.train.epochs:
+        key = "prune.end_epoch" if section.method == "gradual" else "prune.start_epoch"
         raise UserError(
-            f"{path}: prune.end_epoch {section.end_epoch} reaches its sparsity in epoch "
-            f"{last + 1}, but training ends after epoch {result.train.epochs}"
+            f"{place(path, key)}: {key} reaches its sparsity in epoch {last + 1}, "
+            f"but training ends after epoch {result.train.epochs}"
         )
     return dataclasses.replace(result, prune=section, prune_groups=groups)
 

@@ -9,6 +9,7 @@ import typing
 from typing import Any
 
 from micronet.errors import UserError, nearest
+from micronet.places import place
 
 
 class Inherit(enum.Enum):
@@ -20,10 +21,13 @@ class Inherit(enum.Enum):
 def to_plain(value: Any) -> Any:
     """Turn a dataclass into plain data that ``build`` reads back; what is not said is left out."""
     if dataclasses.is_dataclass(value):
-        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        said = ((name, item) for name, item in pairs if item not in (Inherit.INHERIT, ()))
-        return {name: to_plain(item) for name, item in said}
+        fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {f.name: to_plain(item) for f, item in fields if _is_said(f, item)}
     return [to_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _is_said(field: dataclasses.Field[Any], value: object) -> bool:
+    return value not in (Inherit.INHERIT, ()) and not (value is None and field.default is None)
 
 
 def build(cls: type, mapping: object, where: str, path: str) -> Any:
@@ -33,19 +37,22 @@ def build(cls: type, mapping: object, where: str, path: str) -> Any:
         UserError: a key is unknown or missing, or a value is not of its field's type.
     """
     if not isinstance(mapping, dict):
-        raise UserError(f"{path}: {where or 'the file'} must be a mapping, not {mapping!r}")
+        raise UserError(
+            f"{place(path, where)}: {where or 'the file'} must be a mapping, not {_short(mapping)}"
+        )
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in mapping:
         if key not in known:
             hint = nearest(str(key), known)
-            raise UserError(f"{path}: unknown key {_join(where, key)!r}{hint}")
+            key = _join(where, key)
+            raise UserError(f"{place(path, key)}: unknown key {key!r}{hint}")
     hints = typing.get_type_hints(cls)
     values = {}
     for name, field in known.items():
         if name in mapping:
             values[name] = _convert(hints[name], mapping[name], _join(where, name), path)
         elif field.default is dataclasses.MISSING:
-            raise UserError(f"{path}: key {_join(where, name)!r} is missing")
+            raise UserError(f"{place(path, where)}: key {_join(where, name)!r} is missing")
     return cls(**values)
 
 
@@ -60,7 +67,7 @@ def _convert(hint: Any, value: object, where: str, path: str) -> Any:
         return _convert_optional(hint, value, where, path)
     if origin is tuple:
         if not isinstance(value, list) or not value:
-            raise UserError(f"{path}: {where} must be a list with at least one entry")
+            raise UserError(f"{place(path, where)}: {where} must be a list with at least one entry")
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, v, f"{where}[{i}]", path) for i, v in enumerate(value))
     if dataclasses.is_dataclass(hint):
@@ -78,8 +85,21 @@ def _convert_optional(hint: Any, value: object, where: str, path: str) -> Any:
 def _convert_scalar(hint: type, value: object, where: str, path: str) -> object:
     whole_for_real = hint is float and isinstance(value, int) and not isinstance(value, bool)
     if whole_for_real:
-        return float(typing.cast(int, value))
+        return _as_float(typing.cast(int, value), where, path)
     if type(value) is not hint:
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
-        raise UserError(f"{path}: {where} must be {kind}, not {value!r}")
+        raise UserError(f"{place(path, where)}: {where} must be {kind}, not {_short(value)}")
     return value
+
+
+def _as_float(value: int, where: str, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{place(path, where)}: {where} is too large a number") from None
+
+
+def _short(value: object) -> str:
+    """Return a value as a message quotes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,16 +16,16 @@ import torchvision
 import yaml
 from torch import nn
 
-from micronet import conversion, loop, models, options, prune, quantize, runs, stage
+from micronet import conversion, keeping, loop, models, options, prune, quantize, runs, stage
 from micronet.config import TrainSection, schedule_from_dict
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
 from micronet.evaluate import evaluate
+from micronet.interrupt import Stopped, StopRequest
 from micronet.optimise import keep_freed_memory_mapped, place
 from micronet.runs import LoadedRun, RunDirectory
-
-INTERRUPTED = 130
+from micronet.state import State, unpack
 
 
 @reports_user_errors
@@ -38,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_eval(args)
     try:
         return run_stage(args)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         print(f"stopped; continue with --out {args['out']} --resume", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + (stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 def run_stage(args: dict[str, Any]) -> int:
@@ -50,13 +51,13 @@ def run_stage(args: dict[str, Any]) -> int:
     schedule = schedule_from_dict(config["recipe"], config["schedule"] or "command line")
     train = stage.require_train(schedule)
     torch.manual_seed(train.seed)
-    found = _find_last(run) if args["resume"] else None
+    found = keeping.to_continue_from(run) if args["resume"] else None
     data = _open_data(config, train, args["workers"])
     model, masks, origin = _starting_network(config, data, found)
     if origin is not None:
         _check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
-    teacher = _teacher(config, recipe, data)
+    teacher = _teacher(recipe, data)
     if not args["resume"]:
         recorded = {**config, **_facts(model, data)}
         run.create(recorded, yaml.safe_dump(config["recipe"], sort_keys=False))
@@ -68,8 +69,10 @@ def run_stage(args: dict[str, Any]) -> int:
     if origin is not None:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
     if found is not None and origin is not None:
-        loop.unpack(state, origin.checkpoint)
-    state = loop.train(state, recipe, data, run, _meta(config, data), teacher)
+        unpack(state, origin.checkpoint)
+    keeper = keeping.Keeper(run, _meta(config, data), args["checkpoint_every"], args["keep"])
+    with StopRequest() as stop:
+        state = loop.train(state, recipe, data, keeper, teacher, stop)
     return _report(state, run)
 
 
@@ -80,7 +83,7 @@ def _report_conversion(model: nn.Module, recipe: loop.Recipe, run: RunDirectory)
         print(f"{conversion.as_text(rows)}\n  layer by layer: {run.layers_file}", flush=True)
 
 
-def _report(state: loop.State, run: RunDirectory) -> int:
+def _report(state: State, run: RunDirectory) -> int:
     if unready := quantize.unready(state.model):
         name = unready[0]
         raise UserError(f"layer {name!r} never saw an activation: its range or step is unknown")
@@ -88,10 +91,6 @@ def _report(state: loop.State, run: RunDirectory) -> int:
         f"best validation top-1 {state.best_top1:.2f} in epoch {state.best_epoch + 1}: {run.best}"
     )
     return 0
-
-
-def _find_last(run: RunDirectory) -> Path | None:
-    return run.last if run.last.exists() else None
 
 
 def _open_data(config: dict[str, Any], train: TrainSection, workers: int) -> Data:
@@ -143,19 +142,19 @@ def _check_data(meta: Mapping[str, Any], name: str, data: Data) -> None:
             raise UserError(f"data {data.name!r} has {key} {have}, {name!r} has {meta[key]}")
 
 
-def _teacher(config: dict[str, Any], recipe: loop.Recipe, data: Data) -> Teacher | None:
-    name = config["teacher"]
-    if recipe.distill is None or not name:
+def _teacher(recipe: loop.Recipe, data: Data) -> Teacher | None:
+    if recipe.distill is None or recipe.distill.teacher is None:
         return None
+    name, weights = recipe.distill.teacher, recipe.distill.teacher_weights
     if Path(name).exists():
         loaded = runs.load(name)
         _check_data(loaded.meta, str(loaded.path), data)
         model = loaded.model
     else:
         model = models.create_model(name, data.num_classes, channels=data.channels)
-        if not config["teacher_weights"]:
+        if not weights:
             raise UserError(f"--teacher {name} needs --teacher-weights FILE")
-        models.load_weights(model, config["teacher_weights"])
+        models.load_weights(model, weights)
     return Teacher(place(model))
 
 

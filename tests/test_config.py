@@ -64,7 +64,10 @@ MISTAKES = {
     "train: {epochs: 0}": ["train.epochs 0"],
     "train: {lr: -1}": ["train.lr -1"],
     "train: {lr: .inf}": ["train.lr inf"],
-    "train: {lr_schedule: cosin}": ["cosin", "did you mean 'cosine'"],
+    "train:\n  lr: 1\n  lr_schedule: cosin": [
+        "recipe.yaml:3: train.lr_schedule 'cosin'",
+        "did you mean 'cosine'",
+    ],
     "train: {momentum: 0, nesterov: true}": ["train.nesterov"],
     "train: 3": ["train must be a mapping", "3"],
     "[]": ["holds no sections"],

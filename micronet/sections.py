@@ -1,0 +1,155 @@
+"""The sections of a recipe as frozen dataclasses, which the strict reader fills by their types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from micronet.strict import Inherit
+
+# Where the step of a quantiser comes from.
+STEPS = ("range", "learned")
+
+
+# How the learning rate moves; see ``optimise.learning_rate``.
+LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
+# When a pruning group's masks are chosen.
+METHODS = ("gradual", "one-shot")
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """How the weights are optimised: SGD with momentum under a learning-rate schedule.
+
+    ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
+    ``patience`` plateau. A batch is trained in ``accumulate`` parts of equal size, one after the
+    other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss above
+    ``loss_limit`` stops the run, as one that is not finite does.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    lr_schedule: str = "cosine"
+    gamma: float = 0.9
+    warmup_epochs: int = 0
+    lr_start_epoch: int = 0
+    lr_min: float = 0.0
+    milestones: tuple[int, ...] = ()
+    power: float = 1.0
+    patience: int = 10
+    label_smoothing: float = 0.0
+    clip_grad_norm: float = 0.0
+    loss_limit: float = 1e4
+    accumulate: int = 1
+    amp: str = "none"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PruneGroup:
+    """Layers that share one pruning target, and when and in which pieces they are pruned.
+
+    The target is one of ``final_sparsity``, ``threshold`` (of the magnitude) or ``sensitivity``
+    (a threshold in standard deviations of the layer's weights). ``structure`` says what is pruned
+    as one: element, filter (an output channel), channel (an input channel), a block of the
+    (outputs, inputs) matrix such as 4x1, or 2:4 and its like, which keep 2 of every 4 consecutive
+    input channels. ``scope`` group ranks the pieces of all the layers together, instead of each
+    layer's. Epochs that a group does not give are the section's.
+    """
+
+    layers: tuple[str, ...]
+    final_sparsity: float | None = None
+    initial_sparsity: float = 0.05
+    threshold: float | None = None
+    sensitivity: float | None = None
+    structure: str = "element"
+    scope: str = "layer"
+    start_epoch: int | None = None
+    end_epoch: int | None = None
+    frequency: int | None = None
+
+
+@dataclass(frozen=True)
+class PruneSection:
+    """When masks are chosen: every ``frequency`` epochs in ``[start_epoch, end_epoch)``.
+
+    ``one-shot`` chooses them once, at ``start_epoch``.
+    """
+
+    groups: tuple[PruneGroup, ...]
+    end_epoch: int | None = None
+    start_epoch: int = 0
+    frequency: int = 1
+    method: str = "gradual"
+
+
+@dataclass(frozen=True)
+class WeightPrecision:
+    """Bits of a weight code; 2.4 stands for ``floor(2**2.4) = 5`` levels.
+
+    The step between two values follows the range of the weights, or is itself learned.
+    """
+
+    bits: float
+    step: str = "range"
+
+
+@dataclass(frozen=True)
+class ActivationPrecision:
+    """Bits of an activation code; its step follows a moving average of the range, or is learned.
+
+    The decay is that of the average, and has no meaning for a learned step.
+    """
+
+    bits: float
+    decay: float = 0.99
+    step: str = "range"
+
+
+@dataclass(frozen=True)
+class QuantizeOverride:
+    """Layers whose precision differs; null keeps an operand in float, absence inherits."""
+
+    layers: tuple[str, ...]
+    weights: WeightPrecision | Inherit | None = Inherit.INHERIT
+    activations: ActivationPrecision | Inherit | None = Inherit.INHERIT
+
+
+@dataclass(frozen=True)
+class QuantizeSection:
+    """The precision of every convolution and linear layer from ``start_epoch`` on."""
+
+    weights: WeightPrecision | None
+    activations: ActivationPrecision | None
+    overrides: tuple[QuantizeOverride, ...] = ()
+    start_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class DistillSection:
+    """Hinton et al. 2015: ``w*CE + d*T^2*KL(teacher || student)`` from ``start_epoch`` on.
+
+    ``d``, the distillation weight, is ``1 - w`` unless it is given. The teacher may stand here
+    instead of on the command line: a run, or an architecture with the file of its weights.
+    """
+
+    temperature: float = 2.0
+    student_weight: float = 0.3
+    distill_weight: float | None = None
+    start_epoch: int = 0
+    teacher: str | None = None
+    teacher_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole recipe; a section that the file leaves out is None."""
+
+    train: TrainSection | None = None
+    prune: PruneSection | None = None
+    quantize: QuantizeSection | None = None
+    distill: DistillSection | None = None
+    path: str = "<none>"

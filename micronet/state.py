@@ -1,0 +1,92 @@
+"""What a training run is at one moment, and how it becomes tensors and JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from micronet import checkpoint, prune, quantize
+from micronet.errors import UserError
+from micronet.optimise import Plateau
+from micronet.quantize import LayerBits
+
+
+@dataclass
+class Progress:
+    """How far the epoch that is being trained is, and what its batches gave so far."""
+
+    step: int = 0
+    correct: int = 0
+    total: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """Everything that a checkpoint keeps."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    masks: prune.Masks
+    bits: dict[str, LayerBits] = field(default_factory=dict)
+    epoch: int = 0
+    progress: Progress = field(default_factory=Progress)
+    plateau: Plateau = field(default_factory=Plateau)
+    best_top1: float = -1.0
+    best_epoch: int = -1
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a checkpoint's tensors and header; ``meta`` is what it says of network and data."""
+    tensors = {f"model/{key}": value for key, value in state.model.state_dict().items()}
+    tensors.update({f"mask/{key}": value for key, value in state.masks.bits.items()})
+    for name, parameter in state.model.named_parameters():
+        momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum/{name}"] = momentum
+    tensors.update(checkpoint.rng_state())
+    header = {
+        **meta,
+        "bits": quantize.bits_to_dict(state.bits),
+        "epoch": state.epoch,
+        "progress": dataclasses.asdict(state.progress),
+        "plateau": dataclasses.asdict(state.plateau),
+        "best_top1": state.best_top1,
+        "best_epoch": state.best_epoch,
+        "metrics": state.metrics,
+    }
+    return tensors, header
+
+
+def unpack(state: State, found: checkpoint.Checkpoint) -> State:
+    """Continue from a checkpoint whose model tensors and masks ``state`` already has.
+
+    Raises:
+        UserError: the checkpoint holds a network, but no position in a training run.
+    """
+    meta = found.meta
+    try:
+        state.epoch = meta["epoch"]
+        state.progress = Progress(**meta["progress"])
+        state.plateau = Plateau(**meta["plateau"])
+        state.best_top1, state.best_epoch = meta["best_top1"], meta["best_epoch"]
+        state.metrics = meta["metrics"]
+        momentum, random = found.group("momentum"), found.group("rng")
+        for name, parameter in state.model.named_parameters():
+            if name in momentum:
+                # Same strides as the parameter, or the next step would round in another order.
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                state.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        checkpoint.set_rng_state(random)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"
+        ) from None
+    return state

@@ -1,0 +1,106 @@
+"""The pieces of a weight that are pruned as one, how much each counts, and their masks.
+
+A weight is (outputs, inputs / groups, ...). A piece's score is the mean magnitude of its weights
+in float64, so that small and large pieces, and layers, can be ranked together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import micronet_kernels as kernels
+
+
+def problem(shape: tuple[int, ...], structure: str) -> str | None:
+    """Return why a weight of ``shape`` has no such pieces, or None if it has."""
+    if ":" in structure:
+        of = int(structure.split(":")[1])
+        if shape[1] % of:
+            return f"has {shape[1]} input channels, which are no multiple of {of}"
+    return None
+
+
+def pieces(shape: tuple[int, ...], structure: str) -> int:
+    """Return how many pieces a weight of ``shape`` has."""
+    outputs, inputs = shape[0], shape[1]
+    if structure == "filter":
+        return outputs
+    if structure == "channel":
+        return inputs
+    rows, columns = block_size(structure)
+    rest = _product(shape[1:])
+    return -(-outputs // rows) * -(-rest // columns)
+
+
+def block_size(structure: str) -> tuple[int, int]:
+    """Return (rows, columns) of a block in the matrix (outputs, everything else)."""
+    if "x" not in structure:
+        return 1, 1
+    rows, columns = structure.split("x")
+    return int(rows), int(columns)
+
+
+def scores(weight: Tensor, structure: str) -> Tensor:
+    """Return the score of every piece, float64 (pieces,), or float32 (numel,) for elements."""
+    if structure == "element":
+        return weight.reshape(-1)
+    magnitude = weight.double().abs()
+    if structure == "filter":
+        return magnitude.flatten(1).mean(1)
+    if structure == "channel":
+        return magnitude.transpose(0, 1).flatten(1).mean(1)
+    blocks = _blocks(magnitude.flatten(1), structure)
+    filled = _blocks(torch.ones_like(magnitude).flatten(1), structure)
+    # Blocks at the edges hold fewer weights.
+    return (blocks.sum((1, 3)) / filled.sum((1, 3))).reshape(-1)
+
+
+def spread(keep: Tensor, shape: tuple[int, ...], structure: str) -> Tensor:
+    """Return the bits, packed, that keep the weights of the kept pieces.
+
+    Args:
+        keep: bool (pieces,).
+        shape: of the weight.
+        structure: of the pieces.
+    """
+    if structure == "filter":
+        whole = keep.view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    elif structure == "channel":
+        whole = keep.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+    else:
+        rows, columns = block_size(structure)
+        rest = _product(shape[1:])
+        grid = keep.view(-(-shape[0] // rows), -(-rest // columns))
+        full = grid.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        whole = full[: shape[0], :rest].reshape(shape)
+    return kernels.pack_bits(whole.contiguous())
+
+
+def every_group(weight: Tensor, of: int, count: int) -> Tensor:
+    """Return the bits, packed, that prune the ``count`` smallest of every ``of`` inputs.
+
+    Of equal magnitudes the lower input is pruned first.
+    """
+    channels_last = weight.detach().abs().movedim(1, -1)
+    groups = channels_last.reshape(-1, of)
+    order = groups.argsort(dim=1, stable=True)
+    keep = torch.ones_like(groups, dtype=torch.bool)
+    keep.scatter_(1, order[:, :count], False)
+    whole = keep.view(channels_last.shape).movedim(-1, 1)
+    return kernels.pack_bits(whole.contiguous())
+
+
+def _blocks(matrix: Tensor, structure: str) -> Tensor:
+    """Cut a matrix into blocks (down, rows, across, columns), filled up with zeros."""
+    rows, columns = block_size(structure)
+    below, right = -matrix.shape[0] % rows, -matrix.shape[1] % columns
+    padded = torch.nn.functional.pad(matrix, (0, right, 0, below))
+    return padded.view(padded.shape[0] // rows, rows, padded.shape[1] // columns, columns)
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
