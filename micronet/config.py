@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from micronet import distiller_schedule
 from micronet.config_checks import check, check_train
 from micronet.errors import UserError
-from micronet.places import read_yaml
+from micronet.places import place, read_yaml
 from micronet.sections import (
     ActivationPrecision,
     DistillSection,
@@ -41,21 +42,30 @@ __all__ = [
 
 
 def load_schedule(path: str | Path) -> Schedule:
-    """Read a recipe from a YAML file.
+    """Read a recipe from a YAML file, our own or one of Distiller's, whose differences are noted.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
     """
-    document, place = read_yaml(str(path), "schedule")
-    return schedule_from_dict(document, place)
+    return schedule_from_dict(*read_yaml(str(path), "schedule"))
 
 
 def schedule_from_dict(document: object, path: str) -> Schedule:
-    """Build a recipe from plain data, as YAML or a run's ``config.json`` holds it."""
+    """Build a recipe from plain data, as YAML or a run's ``config.json`` holds it.
+
+    Raises:
+        UserError: a key or value in it is not allowed.
+    """
     if not isinstance(document, dict) or not document:
-        raise UserError(f"schedule {path!r} holds no sections")
-    if "path" in document:
-        raise UserError(f"schedule {path!r} has an unknown key 'path'")
+        raise UserError(f"schedule {str(path)!r} holds no sections")
+    if distiller_schedule.is_distiller(document):
+        converted = distiller_schedule.convert(document, path)
+        # Lines of the file's own keys would name the wrong place of the recipe's.
+        recipe = schedule_from_dict(converted.recipe, str(path))
+        return dataclasses.replace(recipe, notes=tuple(converted.notes))
+    for key in ("path", "notes"):
+        if key in document:
+            raise UserError(f"{place(path, key)}: unknown key {key!r}")
     schedule = build(Schedule, document, "", path)
     schedule = dataclasses.replace(schedule, path=path)
     check(schedule)
@@ -65,5 +75,6 @@ def schedule_from_dict(document: object, path: str) -> Schedule:
 def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
     """Turn a recipe into plain data that ``schedule_from_dict`` reads back."""
     plain = to_plain(schedule)
-    plain.pop("path")
+    for key in ("path", "notes"):
+        plain.pop(key, None)
     return {key: value for key, value in plain.items() if value is not None}

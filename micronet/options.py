@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    """Return the parser of all four commands."""
+    """Return the parser of all commands."""
     top = Parser(
         prog="python -m micronet.train",
         description="Train an image network, prune it, train it quantised, and evaluate it.",
@@ -53,6 +53,10 @@ def parser() -> Parser:
     }
     for name, text in texts.items():
         _stage_options(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+    dry_run = "print what a schedule would do, layer by layer and epoch by epoch"
+    _schedule_options(
+        commands.add_parser("schedule", help=dry_run, description=dry_run.capitalize() + ".")
+    )
     evaluation = "report a network's top-1 in whole images"
     _eval_options(
         commands.add_parser("eval", help=evaluation, description=evaluation.capitalize() + ".")
@@ -89,6 +93,12 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
     add("--keep", type=whole, default=0, metavar="N", help="keep the last N epochs' checkpoints")
     add("--out", metavar="RUN", required=True, help="run directory to write")
     add("--resume", action="store_true", help="continue the run in --out where it stopped")
+
+
+def _schedule_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", help="the recipe, YAML, or a schedule of Distiller's")
+    command.add_argument("--arch", required=True, help="the network that it is for")
+    command.add_argument("--num-classes", type=positive, default=1000, help="default: 1000")
 
 
 def _eval_options(command: argparse.ArgumentParser) -> None:

@@ -146,10 +146,14 @@ class DistillSection:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A whole recipe; a section that the file leaves out is None."""
+    """A whole recipe; a section that the file leaves out is None.
+
+    ``notes`` say what of a foreign file means something else here.
+    """
 
     train: TrainSection | None = None
     prune: PruneSection | None = None
     quantize: QuantizeSection | None = None
     distill: DistillSection | None = None
     path: str = "<none>"
+    notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""``python -m micronet.train fit|prune|qat|eval``: arguments in, one loop."""
+"""``python -m micronet.train fit|prune|qat|eval|schedule``: arguments in, one loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,18 @@ import torchvision
 import yaml
 from torch import nn
 
-from micronet import conversion, keeping, loop, models, options, prune, quantize, runs, stage
+from micronet import (
+    conversion,
+    dry_run,
+    keeping,
+    loop,
+    models,
+    options,
+    prune,
+    quantize,
+    runs,
+    stage,
+)
 from micronet.config import TrainSection, schedule_from_dict
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
@@ -32,6 +43,9 @@ from micronet.state import State, unpack
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
     args = options.parse(argv)
+    if args["command"] == "schedule":
+        print(dry_run.describe(args["file"], args["arch"], args["num_classes"]))
+        return 0
     keep_freed_memory_mapped()
     if args["threads"]:
         torch.set_num_threads(args["threads"])
@@ -57,6 +71,8 @@ def run_stage(args: dict[str, Any]) -> int:
     if origin is not None:
         _check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
+    for note in schedule.notes:
+        print(f"note: {note}")
     teacher = _teacher(recipe, data)
     if not args["resume"]:
         recorded = {**config, **_facts(model, data)}

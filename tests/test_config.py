@@ -111,6 +111,52 @@ MISTAKES = {
     " overrides: [{layers: [a], weights: {bits: 4, step: x}}]}": [
         "quantize.overrides[0].weights.step 'x'"
     ],
+    "train: {lr_schedule: step}": ["train.milestones", "step needs milestones"],
+    "train: {milestones: [3]}": ["train.milestones", "nothing else uses them"],
+    "train: {lr_schedule: step, milestones: [4, 2]}": ["[4, 2]", "rising"],
+    "train: {lr: 0.1, lr_min: 0.2}": ["train.lr_min 0.2"],
+    "train: {batch_size: 10, accumulate: 3}": ["train.accumulate 3", "10"],
+    "train: {amp: fp16}": ["train.amp 'fp16'", "none, bf16"],
+    "train: {clip_grad_norm: -1}": ["train.clip_grad_norm -1"],
+    "train: {loss_limit: 0}": ["train.loss_limit 0"],
+    "train: {lr: 1" + "0" * 400 + "}": ["train.lr", "too large"],
+    "prune: {groups: [{layers: [a], final_sparsity: 0.5}]}": ["prune.end_epoch is missing"],
+    "prune: {method: gradul, end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5}]}": [
+        "prune.method 'gradul'",
+        "did you mean 'gradual'",
+    ],
+    "prune: {method: one-shot, end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5}]}": [
+        "prune.end_epoch 2 is of no use"
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a]}]}": ["groups[0] gives no target"],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, threshold: 1}]}": [
+        "gives final_sparsity and threshold"
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], sensitivity: 1}]}": [
+        "needs prune.method one-shot"
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], threshold: 1, structure: filter}]}": [
+        "threshold goes with structure element"
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, structure: filtr}]}": [
+        "structure 'filtr'",
+        "did you mean 'filter'",
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], structure: '4:4'}]}": ["'4:4' does not keep"],
+    "prune: {end_epoch: 2, groups: [{layers: [a], structure: '2:4', final_sparsity: 0.6}]}": [
+        "final_sparsity is not that of 2:4"
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], structure: '2:4', scope: group}]}": ["scope"],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, start_epoch: 3}]}": [
+        "prune.end_epoch 2 is not after 3"
+    ],
+    "distill: {distill_weight: 0}": ["distill.distill_weight 0"],
+    "distill: {start_epoch: -1}": ["distill.start_epoch -1"],
+    "distill: {teacher_weights: x.pth}": ["distill.teacher_weights needs distill.teacher"],
+    "train: {seed: 2019-99-99}": ["not valid YAML"],
+    "? {a: 1}\n: 2": ["not valid YAML"],
+    "train: &a {epochs: 3, seed: *a}": ["train.seed"],
+    "[" * 3000: ["not valid YAML"],
     "distill: {temperature: 0}": ["distill.temperature 0"],
     "distill: {student_weight: 2}": ["distill.student_weight 2"],
 }

@@ -11,7 +11,7 @@ from PIL import Image
 
 from micronet import checkpoint, loop, models, prune, quantize, runs
 from micronet.config import TrainSection
-from micronet.optimise import learning_rate
+from micronet.optimise import Plateau, clip_gradients, learning_rate
 from micronet.train import main
 
 PRUNE = {
@@ -184,6 +184,79 @@ def test_learning_rates():
     exponential = TrainSection(lr=1.0, lr_schedule="exponential", gamma=0.5, lr_start_epoch=2)
     rates = [learning_rate(exponential, e) for e in (0, 2, 2.9, 3, 4.5)]
     assert rates == [1.0, 1.0, 1.0, 0.5, 0.25]
+
+
+def test_more_learning_rates():
+    step = TrainSection(lr=1.0, lr_schedule="step", gamma=0.1, milestones=(2, 4))
+    assert [learning_rate(step, e) for e in (0, 1.9, 2, 4)] == pytest.approx([1, 1, 0.1, 0.01])
+    poly = TrainSection(epochs=10, lr=1.0, lr_schedule="polynomial", power=2.0, lr_min=0.2)
+    assert [learning_rate(poly, e) for e in (0, 5, 10)] == pytest.approx([1.0, 0.4, 0.2])
+    cosine = TrainSection(epochs=10, lr=1.0, lr_min=0.5)
+    assert [learning_rate(cosine, e) for e in (0, 5, 10)] == pytest.approx([1.0, 0.75, 0.5])
+    constant = TrainSection(lr=0.3, lr_schedule="constant", warmup_epochs=1)
+    assert [learning_rate(constant, e) for e in (0, 1, 9)] == pytest.approx([0.03, 0.3, 0.3])
+
+
+def test_plateau_waits_and_reduces():
+    section = TrainSection(lr_schedule="plateau", patience=1, gamma=0.5)
+    plateau, scales = Plateau(), []
+    for top1 in (10, 20, 20, 15, 21, 20, 20, 20, 20):
+        plateau.saw(section, top1)
+        scales.append(plateau.scale)
+    assert scales == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
+    cosine = Plateau()
+    for _ in range(99):
+        cosine.saw(TrainSection(patience=0), 1.0)
+    assert cosine.scale == 1.0
+
+
+def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
+    """Without batch norm's batch statistics: a network in which the parts do not interact."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    images, labels = torch.randn(12, 3, 2, 2), torch.randint(5, (12,))
+    gradients = []
+    for parts in (1, 4):
+        recipe = loop.Recipe("fit", TrainSection(accumulate=parts))
+        state = loop.start(model, recipe, prune.Masks())
+        where = loop.Where("fit", 0, 0, "")
+        loss, correct = loop._backward(state, recipe, images, labels, None, where)
+        gradients.append(model[1].weight.grad.double().clone())
+        whole = torch.nn.functional.cross_entropy(model(images).detach(), labels)
+        assert loss == pytest.approx(float(whole))
+        assert correct == int((model(images).argmax(1) == labels).sum())
+    torch.testing.assert_close(*gradients)
+
+
+def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
+    out = tmp_path / "run"
+    train = {"epochs": 1, "lr": 0.01, "clip_grad_norm": 0.5, "loss_limit": 100.0, "momentum": 0.0}
+    schedule = recipe(tmp_path, train=train)
+    command = ["fit", "--from", str(fitted), "--schedule", schedule, "--amp", "bf16"]
+    assert main([*command, "--accumulate", "2", "--out", str(out), *SMALL]) == 0
+    config = runs.RunDirectory(out).config()["recipe"]["train"]
+    assert (config["amp"], config["accumulate"]) == ("bf16", 2)
+    model = torch.nn.Linear(3, 2)
+    model(torch.full((4, 3), 100.0)).sum().backward()
+    clip_gradients(model, TrainSection(clip_grad_norm=0.5))
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    assert float(norm) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, monkeypatch):
+    seen, real = [], loop._loss
+
+    def watched(recipe, logits, labels, taught):
+        seen.append(taught is not None)
+        return real(recipe, logits, labels, taught)
+
+    monkeypatch.setattr(loop, "_loss", watched)
+    distill = {"start_epoch": 1, "teacher": str(fitted), "distill_weight": 0.5}
+    schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
+    command = ["fit", "--from", str(fitted), "--schedule", schedule]
+    assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
+    half = len(seen) // 2
+    assert seen == [False] * half + [True] * half
 
 
 def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monkeypatch):
