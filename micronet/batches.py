@@ -41,10 +41,11 @@ class Images(Protocol):
 
 def generator(*key: int) -> torch.Generator:
     """Return a generator of its own stream for each ``key`` of non-negative numbers."""
-    return torch.Generator().manual_seed(_mix(*key))
+    return torch.Generator().manual_seed(mix(*key))
 
 
-def _mix(*key: int) -> int:
+def mix(*key: int) -> int:
+    """Return a seed that differs between keys of non-negative numbers."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
@@ -165,7 +166,7 @@ class _Files(Dataset[Tensor | _Broken]):
             return self.transform(image)
         # The transforms draw from the CPU's global generator; it is lent to them and put back.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_mix(*self.augment, 2, index))
+            torch.default_generator.manual_seed(mix(*self.augment, 2, index))
             return self.transform(image)
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file whose header carries the JSON, written beside and renamed.
 
-Tensor names: ``model/<state>``, ``mask/<layer>``, ``momentum/<parameter>``, ``rng/<device>``.
+Tensor names: ``model/<state>``, ``mask/<layer>``, ``momentum/<parameter>``.
 The header also carries the SHA-256 of all that: one changed bit is an error, not a network.
 A readable copy of the JSON lies beside the file; only the header is ever read back.
 """
@@ -139,18 +139,3 @@ def remove(path: Path) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {str(path)!r}: {error.strerror}") from None
-
-
-def rng_state() -> dict[str, Tensor]:
-    """Return the states of torch's random generators."""
-    states = {"rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["rng/cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_rng_state(states: Mapping[str, Tensor]) -> None:
-    """Restore what ``rng_state`` returned (keys without ``rng/``)."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ class Data:
     augment: bool
     parts: dict[str, tuple[Images, Tensor]]
     channels: int = 3
+    # Which of how many processes this is; each has its share of every batch.
+    rank: int = 0
+    processes: int = 1
 
     @property
     def num_classes(self) -> int:
@@ -79,7 +83,19 @@ class Data:
         random = generator(self.seed, epoch, 0)
         order = indices[torch.randperm(len(indices), generator=random)]
         batches = order.split(self.batch_size)[start_step : self.steps_per_epoch]
-        return images.batches(batches, (self.seed, epoch) if self.augment else None)
+        shares = [batch.tensor_split(self.processes)[self.rank] for batch in batches]
+        return images.batches(shares, (self.seed, epoch) if self.augment else None)
+
+    def shared(self, rank: int, processes: int) -> Data:
+        """Return the share of one process: an equal part of each batch, other images to evaluate.
+
+        Raises:
+            UserError: a batch cannot be shared equally, so that its mean would not be the means'.
+        """
+        size = min(self.batch_size, self.train_size)
+        if size % processes:
+            raise UserError(f"{processes} processes cannot share a batch of {size} images equally")
+        return dataclasses.replace(self, rank=rank, processes=processes)
 
     def validation(self) -> Iterator[Batch]:
         """Yield the validation images in order, the last batch short.
@@ -104,7 +120,8 @@ class Data:
         if part not in self.parts:
             return iter(())
         images, indices = self.parts[part]
-        return images.batches(indices.split(self.batch_size), None)
+        share = indices.tensor_split(self.processes)[self.rank]
+        return images.batches(share.split(self.batch_size) if len(share) else [], None)
 
 
 @dataclass(frozen=True)

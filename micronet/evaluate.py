@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from micronet import distributed
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -35,6 +37,8 @@ class Accuracy:
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
     """Classify every image once, in evaluation mode; the model's mode is restored.
 
+    Where several processes train, each brings its own images, and all get the sums.
+
     Logits that tie for the maximum count for the lowest class index, and are reported, because
     quantised networks do tie and another rule would move the top-1.
     """
@@ -54,7 +58,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         total += len(labels)
     model.train(was_training)
-    return Accuracy(correct, correct5, total, ties, loss / max(total, 1))
+    hits, hits5, images, tied, loss = distributed.sums(correct, correct5, total, ties, loss)
+    return Accuracy(int(hits), int(hits5), int(images), int(tied), loss / max(images, 1))
 
 
 def _rank(logits: Tensor, labels: Tensor) -> Tensor:

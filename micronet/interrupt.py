@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TypeVar
 
+from micronet import distributed
+
 T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -57,6 +59,7 @@ class StopRequest:
             Stopped: it was.
         """
         for item in items:
-            if self.signum is not None:
-                raise Stopped(self.signum)
+            # Every process hears of it, so that all stop after the same step.
+            if signum := distributed.highest(self.signum or 0):
+                raise Stopped(signum)
             yield item

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from micronet import prune, quantize
+from micronet import distributed, prune, quantize
+from micronet.batches import mix
 from micronet.config import DistillSection, PruneGroup, PruneSection, TrainSection
 from micronet.data import Data
 from micronet.distill import Teacher, distillation_loss
@@ -100,6 +101,7 @@ def train(
         for epoch in range(state.epoch, recipe.train.epochs):
             _train_and_validate(state, recipe, data, epoch, keeper, teacher, stop)
     except Stopped:
+        # All processes stop after the same step, so that the first one's state is everybody's.
         keeper.save_last(state)
         raise
     return state
@@ -119,7 +121,11 @@ def _train_and_validate(
     taught_by = teacher if recipe.distills(epoch) else None
     trained = train_epoch(state, recipe, data, epoch, taught_by, keeper, stop)
     began = time.monotonic()
-    validated = evaluate(state.model, stop.watch(data.validation()))
+    distributed.average_statistics(state.model)
+    # Processes have different numbers of validation batches, between which they cannot meet.
+    alone = not distributed.is_several()
+    validation = data.validation()
+    validated = evaluate(state.model, stop.watch(validation) if alone else validation)
     seconds = state.progress.seconds + time.monotonic() - began
     # Not what the optimiser holds: a run that goes on after an epoch's last step has not set it.
     rate = _rate(state, recipe, epoch + 1 - 1 / data.steps_per_epoch)
@@ -170,10 +176,12 @@ def train_epoch(
     label = f"{recipe.stage} epoch {epoch + 1}/{recipe.train.epochs}"
     began, before = time.monotonic(), done.seconds
     batches = data.train(epoch, done.step)
+    wrapped = distributed.wrap(state.model)
     for images, labels in stop.watch(track(batches, steps - done.step, label)):
+        torch.manual_seed(mix(recipe.train.seed, epoch, done.step, distributed.rank()))
         set_learning_rate(state.optimizer, _rate(state, recipe, epoch + done.step / steps))
         where = Where(recipe.stage, epoch, done.step, keeper.last_good())
-        loss, correct = _backward(state, recipe, images, labels, teacher, where)
+        loss, correct = _backward(state, wrapped, recipe, images, labels, teacher, where)
         clip_gradients(state.model, recipe.train)
         state.optimizer.step()
         _check_steps(learned, where)
@@ -185,8 +193,8 @@ def train_epoch(
         done.seconds = before + time.monotonic() - began
         if keeper.is_due(done.step):
             keeper.save_last(state)
-    loss = done.loss_sum / max(done.total, 1)
-    return Accuracy(done.correct, done.correct, done.total, 0, loss)
+    hits, images, loss_sum = distributed.sums(done.correct, done.total, done.loss_sum)
+    return Accuracy(int(hits), int(hits), int(images), 0, loss_sum / max(images, 1))
 
 
 def _rate(state: State, recipe: Recipe, progress: float) -> float:
@@ -196,28 +204,35 @@ def _rate(state: State, recipe: Recipe, progress: float) -> float:
 
 def _backward(
     state: State,
+    wrapped: nn.Module,
     recipe: Recipe,
     images: Tensor,
     labels: Tensor,
     teacher: Teacher | None,
     where: Where,
 ) -> tuple[float, int]:
-    """Leave a batch's mean gradient in the parameters; return its mean loss and hits."""
+    """Leave a batch's mean gradient in the parameters; return its mean loss and hits.
+
+    ``wrapped`` is the state's model, which with several processes meets them on the way back.
+    """
     device = next(state.model.parameters()).device
     state.optimizer.zero_grad(set_to_none=True)
     size = -(-len(labels) // recipe.train.accumulate)
     loss_sum, correct = 0.0, 0
-    for part, wanted in zip(images.split(size), labels.split(size), strict=True):
+    parts = list(zip(images.split(size), labels.split(size), strict=True))
+    for number, (part, wanted) in enumerate(parts, 1):
         part = part.to(device).contiguous(memory_format=torch.channels_last)
         wanted = wanted.to(device)
-        with autocast(device, recipe.train.amp):
-            logits = state.model(part)
+        meets = distributed.without_meeting(wrapped, last=number == len(parts))
+        with meets, autocast(device, recipe.train.amp):
+            logits = wrapped(part)
         loss = _loss(recipe, logits.float(), wanted, teacher(part) if teacher else None)
         value = float(loss.detach())
         if not value <= recipe.train.loss_limit:
             raise _broken_loss(value, state, part, where)
         share = len(wanted) / len(labels)
-        (loss * share if share < 1 else loss).backward()
+        with distributed.without_meeting(wrapped, last=number == len(parts)):
+            (loss * share if share < 1 else loss).backward()
         loss_sum += value * len(wanted)
         correct += int((logits.detach().argmax(dim=1) == wanted).sum())
     return loss_sum / len(labels), correct

@@ -13,8 +13,6 @@ import torch
 from efficientnet_pytorch.utils import (
     Conv2dDynamicSamePadding,
     Conv2dStaticSamePadding,
-    MemoryEfficientSwish,
-    Swish,
 )
 from torch import Tensor, nn
 
@@ -23,6 +21,7 @@ from micronet.config import ActivationPrecision, Inherit, QuantizeSection, Weigh
 from micronet.errors import UserError
 from micronet.exact_modules import FloatConv2d, FloatLinear
 from micronet.layers import match_layers
+from micronet.plain_swish import use_plain_swish_
 from micronet.quantized_modules import (
     LayerBits,
     QuantizedConv2d,
@@ -115,7 +114,7 @@ def convert_(
         if layer.bits.weight_bits is not None and not layer.has_weight_range:
             layer.start_weight_steps()
     if new:
-        _use_plain_swish(model)
+        use_plain_swish_(model)
         synchronise_in_integers_(model)
         _evaluate_floats_exactly(model)
         quantize_weights_together(model)
@@ -135,14 +134,6 @@ def _evaluate_floats_exactly(model: nn.Module) -> None:
             continue
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, exact.train(layer.training))
-
-
-def _use_plain_swish(model: nn.Module) -> None:
-    """Let swish be a function that torch knows, in place of one with a gradient of its own."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (MemoryEfficientSwish, Swish)):
-                setattr(parent, name, nn.SiLU())
 
 
 def _quantised(name: str, source: nn.Module, bits: LayerBits) -> QuantizedLayer:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet import distributed
 
 
 class InputQuantizer(nn.Module):
@@ -50,18 +51,28 @@ class ActivationQuantizer(InputQuantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantised values of ``x``, any shape."""
         if self.training:
-            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+            self._follow(x)
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
 
     def codes(self, x: Tensor) -> kernels.QuantisedInput:
         """Return the codes of images ``x`` (batch, channels, height, width), float32."""
-        if isinstance(x, kernels.Deferred):
-            if self.training:
-                kernels.move_range_(x.extremes(), self.ema, self.range, self.step, self.decay)
-            return x.quantise(self.range, self.levels)
         if self.training:
-            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+            self._follow(x)
+        if isinstance(x, kernels.Deferred):
+            return x.quantise(self.range, self.levels)
         return kernels.quantise_input(x, self.range, self.levels)
+
+    def _follow(self, x: Tensor) -> None:
+        """Move the range by the batch of all processes."""
+        if isinstance(x, kernels.Deferred):
+            extremes = x.extremes()
+        elif distributed.is_several():
+            extremes = torch.stack(torch.aminmax(x.detach())).float()
+        else:
+            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+            return
+        widest = distributed.widest(extremes)
+        kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
 
     def is_ready(self) -> bool:
         """Whether a training batch has set the range."""
@@ -100,13 +111,14 @@ class LearnedActivationQuantizer(InputQuantizer):
 
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
-        low, high = (extreme.float() for extreme in torch.aminmax(x))
+        low, high = distributed.widest(torch.stack(torch.aminmax(x)).float())
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         zero = torch.round((self.levels - 1) * low / (high - low))
         # Where the input is all zero, or not finite; the step tells these two apart.
         self.zero_point.copy_(zero.nan_to_num(nan=0.0))
         self._read_zero_point()
-        self.step_size.copy_(initial_step(x.float().abs().mean(), self._largest or 1))
+        magnitude = distributed.mean(x.float().abs().mean())
+        self.step_size.copy_(initial_step(magnitude, self._largest or 1))
 
     def _read_zero_point(self) -> None:
         ready = self.is_ready()

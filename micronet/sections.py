@@ -23,7 +23,8 @@ class TrainSection:
     ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
     ``patience`` plateau. A batch is trained in ``accumulate`` parts of equal size, one after the
     other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss above
-    ``loss_limit`` stops the run, as one that is not finite does.
+    ``loss_limit`` stops the run, as one that is not finite does. Several processes normalise
+    over the batch of all of them (``sync_batch_norm``), as one process would.
     """
 
     epochs: int = 10
@@ -45,6 +46,7 @@ class TrainSection:
     loss_limit: float = 1e4
     accumulate: int = 1
     amp: str = "none"
+    sync_batch_norm: bool = True
     seed: int = 0
 
 

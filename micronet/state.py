@@ -1,4 +1,7 @@
-"""What a training run is at one moment, and how it becomes tensors and JSON and back."""
+"""What a training run is at one moment, and how it becomes tensors and JSON and back.
+
+Random states are not part of it: every random choice is a function of the seed and the position.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micronet import checkpoint, prune, quantize
+from micronet import checkpoint, distributed, prune, quantize
 from micronet.errors import UserError
 from micronet.optimise import Plateau
 from micronet.quantize import LayerBits
@@ -51,7 +54,6 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
         momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum/{name}"] = momentum
-    tensors.update(checkpoint.rng_state())
     header = {
         **meta,
         "bits": quantize.bits_to_dict(state.bits),
@@ -75,16 +77,18 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
     try:
         state.epoch = meta["epoch"]
         state.progress = Progress(**meta["progress"])
+        if not distributed.is_first():
+            # What the batches gave so far is the first process's: the others add to it.
+            state.progress = Progress(step=state.progress.step)
         state.plateau = Plateau(**meta["plateau"])
         state.best_top1, state.best_epoch = meta["best_top1"], meta["best_epoch"]
         state.metrics = meta["metrics"]
-        momentum, random = found.group("momentum"), found.group("rng")
+        momentum = found.group("momentum")
         for name, parameter in state.model.named_parameters():
             if name in momentum:
                 # Same strides as the parameter, or the next step would round in another order.
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 state.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
-        checkpoint.set_rng_state(random)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

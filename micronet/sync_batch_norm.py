@@ -7,13 +7,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import micronet_kernels as kernels
+from micronet.plain_swish import use_plain_swish_
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """As ``torch.nn.SyncBatchNorm``, whose own forward pass would ask for the values at once.
 
-    It takes them only on a GPU, too; this one serves wherever its process group does.
+    That one takes them only on a GPU, too, and DistributedDataParallel refuses it elsewhere; this
+    one serves wherever its process group does.
     """
+
+    process_group: dist.ProcessGroup | None = None
 
     @classmethod
     def like(cls, source: nn.SyncBatchNorm) -> SyncBatchNorm:
@@ -24,11 +28,15 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             source.momentum,
             source.affine,
             source.track_running_stats,
-            source.process_group,
             device="meta",
         )
+        new.process_group = source.process_group
         new._parameters, new._buffers = source._parameters, source._buffers
         return new.train(source.training)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, not {x.dim()}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (batch, channels, height, width)."""
@@ -52,3 +60,12 @@ def synchronise_in_integers_(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.SyncBatchNorm:
                 setattr(parent, name, SyncBatchNorm.like(child))
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """Return a float model that normalises over the batch of all processes, on any device."""
+    new = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    synchronise_in_integers_(new)
+    # A swish with a gradient of its own would ask a deferred normalisation for its values.
+    use_plain_swish_(new)
+    return new

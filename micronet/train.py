@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import platform
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import nn
 
 from micronet import (
     conversion,
+    distributed,
     dry_run,
     keeping,
     loop,
@@ -37,6 +40,7 @@ from micronet.interrupt import Stopped, StopRequest
 from micronet.optimise import keep_freed_memory_mapped, place
 from micronet.runs import LoadedRun, RunDirectory
 from micronet.state import State, unpack
+from micronet.sync_batch_norm import synchronised
 
 
 @reports_user_errors
@@ -52,21 +56,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args["command"] == "eval":
         return run_eval(args)
     try:
-        return run_stage(args)
+        with distributed.processes(), _quiet_unless_first():
+            return run_stage(args)
+    except distributed.LostProcess as error:
+        last = RunDirectory(Path(args["out"])).last
+        go_on = f"; the last good checkpoint is {str(last)!r}" if last.exists() else ""
+        print(f"error: {error}{go_on}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"stopped; continue with --out {args['out']} --resume", file=sys.stderr)
         return 128 + (stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
 
 
+@contextlib.contextmanager
+def _quiet_unless_first() -> Iterator[None]:
+    """Let only the first of several processes print to standard output."""
+    if distributed.is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
 def run_stage(args: dict[str, Any]) -> int:
     """Fit, prune or quantise: build everything, then hand it to the loop."""
     run = RunDirectory(Path(args["out"]))
+    # torchrun repeats the command as it was when it starts a run's processes again.
+    args["resume"] = args["resume"] or (distributed.was_restarted() and run.config_file.exists())
     config = stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
     schedule = schedule_from_dict(config["recipe"], config["schedule"] or "command line")
     train = stage.require_train(schedule)
     torch.manual_seed(train.seed)
     found = keeping.to_continue_from(run) if args["resume"] else None
     data = _open_data(config, train, args["workers"])
+    data = data.shared(distributed.rank(), distributed.size())
     model, masks, origin = _starting_network(config, data, found)
     if origin is not None:
         _check_data(origin.meta, str(origin.path), data)
@@ -76,17 +99,19 @@ def run_stage(args: dict[str, Any]) -> int:
     teacher = _teacher(recipe, data)
     if not args["resume"]:
         recorded = {**config, **_facts(model, data)}
-        run.create(recorded, yaml.safe_dump(config["recipe"], sort_keys=False))
+        text = yaml.safe_dump(config["recipe"], sort_keys=False)
+        distributed.first_alone(lambda: run.create(recorded, text))
         _report_conversion(model, recipe, run)
     model = place(model)
-    # Seeded again, so that the loop's random stream does not hang on how the network was loaded.
-    torch.manual_seed(train.seed)
+    if distributed.is_several() and train.sync_batch_norm:
+        model = synchronised(model)
     state = loop.start(model, recipe, masks)
     if origin is not None:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
     if found is not None and origin is not None:
         unpack(state, origin.checkpoint)
-    keeper = keeping.Keeper(run, _meta(config, data), args["checkpoint_every"], args["keep"])
+    rules = args["checkpoint_every"], args["keep"], distributed.is_first()
+    keeper = keeping.Keeper(run, _meta(config, data), *rules)
     with StopRequest() as stop:
         state = loop.train(state, recipe, data, keeper, teacher, stop)
     return _report(state, run)
@@ -95,7 +120,8 @@ def run_stage(args: dict[str, Any]) -> int:
 def _report_conversion(model: nn.Module, recipe: loop.Recipe, run: RunDirectory) -> None:
     if recipe.bits:
         rows = conversion.report(model, recipe.bits)
-        run.describe_layers(conversion.as_csv(rows))
+        if distributed.is_first():
+            run.describe_layers(conversion.as_csv(rows))
         print(f"{conversion.as_text(rows)}\n  layer by layer: {run.layers_file}", flush=True)
 
 

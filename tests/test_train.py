@@ -220,7 +220,7 @@ def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
         recipe = loop.Recipe("fit", TrainSection(accumulate=parts))
         state = loop.start(model, recipe, prune.Masks())
         where = loop.Where("fit", 0, 0, "")
-        loss, correct = loop._backward(state, recipe, images, labels, None, where)
+        loss, correct = loop._backward(state, model, recipe, images, labels, None, where)
         gradients.append(model[1].weight.grad.double().clone())
         whole = torch.nn.functional.cross_entropy(model(images).detach(), labels)
         assert loss == pytest.approx(float(whole))

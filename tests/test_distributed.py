@@ -1,0 +1,165 @@
+"""Two processes that train one network, started by torchrun as a user would."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from torch import multiprocessing
+
+from micronet import checkpoint, loop, runs
+from micronet.data import Data
+from micronet.train import main
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+RECIPE = {
+    "train": {"epochs": 2, "lr": 0.001, "lr_schedule": "constant"},
+    "prune": {
+        "end_epoch": 1,
+        "groups": [{"layers": ["layer*"], "initial_sparsity": 0.3, "final_sparsity": 0.3}],
+    },
+    "quantize": {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4},
+        "overrides": [{"layers": ["conv1"], "weights": None, "activations": None}],
+    },
+}
+
+
+def torchrun(arguments, *options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    return [*command, "--standalone", *options, "-m", "micronet.train", *map(str, arguments)]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("start") / "fit"
+    fit = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", *SMALL]
+    assert main([*fit, "--out", str(out)]) == 0
+    return out
+
+
+def arguments_of(kind, fitted, tmp_path):
+    """A few steps, pruned and quantised or in float."""
+    common = ["--from", str(fitted), *SMALL, "--batch-size", "400", "--epochs", "1"]
+    if kind == "fit":
+        return ["fit", *common, "--lr", "0.01"]
+    schedule = tmp_path / "recipe.yaml"
+    schedule.write_text(yaml.safe_dump(RECIPE))
+    return ["qat", *common, "--schedule", str(schedule)]
+
+
+def process(rank, port, arguments, answers):
+    """One of two processes, as torchrun would start it; leaves its whole state."""
+    os.environ.update(environment())
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    real, found = loop.train, {}
+
+    def watched(*args):
+        state = real(*args)
+        found.update({f"model/{k}": v.clone() for k, v in state.model.state_dict().items()})
+        found.update({f"mask/{k}": v.clone() for k, v in state.masks.bits.items()})
+        return state
+
+    loop.train = watched
+    assert main(arguments) == 0
+    answers[rank] = found
+
+
+def distance(one, two):
+    """Root of the sum of squared differences of all weights."""
+    keys = [key for key in one if key.startswith("model/") and key.endswith("weight")]
+    return sum(float((one[k].double() - two[k].double()).pow(2).sum()) for k in keys) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["fit", "qat"])
+def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
+    """As far from one process as the same batches in another order within themselves are."""
+    start = arguments_of(kind, fitted, tmp_path)
+    one, two, turned = tmp_path / "one", tmp_path / "two", tmp_path / "turned"
+    assert main([*start, "--out", str(one)]) == 0
+    real = Data.train
+
+    def reversed_within(self, epoch, start_step=0):
+        for images, labels in real(self, epoch, start_step):
+            yield images.flip(0), labels.flip(0)
+
+    monkeypatch.setattr(Data, "train", reversed_within)
+    assert main([*start, "--out", str(turned)]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with multiprocessing.Manager() as manager:
+        answers = manager.dict()
+        multiprocessing.spawn(process, (port, [*start, "--out", str(two)], answers), nprocs=2)
+        first, second = answers[0], answers[1]
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    assert any(key.startswith("mask/") for key in first) == (kind == "qat")
+    written = {out: checkpoint.load(out / "last.safetensors").tensors for out in (one, two, turned)}
+    assert all(torch.equal(written[two][key], first[key]) for key in first)
+    rounding = distance(written[one], written[turned])
+    assert 0 < distance(written[one], written[two]) <= 4 * rounding
+    records = [runs.RunDirectory(out).metrics()[0] for out in (one, two)]
+    assert records[0]["train_loss"] == pytest.approx(records[1]["train_loss"], rel=1e-3)
+    total = runs.RunDirectory(two).config()["images"]["validation"]
+    hits = records[1]["validation_top1"] * total / 100
+    assert hits == pytest.approx(round(hits), abs=1e-6), "an image counted twice or not at all"
+
+
+def started(arguments, out, *options):
+    process = subprocess.Popen(
+        torchrun(arguments, *options),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "last.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def children(process):
+    listed = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def test_killed_rank_ends_the_other_with_a_sentence_and_restarts_resume(fitted, tmp_path):
+    out = tmp_path / "run"
+    fit = ["fit", "--from", fitted, *SMALL, "--epochs", "6", "--lr", "0.01", "--out", out]
+    process = started([*fit, "--checkpoint-every", "2"], out, "--max-restarts", "1")
+    os.kill(children(process)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    sentence = next(line for line in errors.splitlines() if line.startswith("error: process"))
+    assert "lost another one" in sentence and "last.safetensors" in sentence
+    assert "Traceback" not in errors
+    assert [r["epoch"] for r in runs.RunDirectory(out).metrics()] == list(range(6))
+
+
+def test_batch_that_two_cannot_share(fitted, tmp_path):
+    arguments = ["fit", "--from", fitted, "--batch-size", "127", "--out", tmp_path / "run"]
+    result = subprocess.run(
+        torchrun(arguments), capture_output=True, text=True, env=environment(), check=False
+    )
+    assert result.returncode != 0
+    assert "2 processes cannot share a batch of 127 images" in result.stderr
+    assert not (tmp_path / "run").exists()
