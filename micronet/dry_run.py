@@ -26,10 +26,10 @@ def describe(path: str, arch: str, num_classes: int) -> str:
     bits = quantize.plan(model, schedule.quantize, schedule.path) if schedule.quantize else {}
     parts = [
         f"{path} for {arch}: {', '.join(schedule_to_dict(schedule))}",
-        _table(_layer_rows(model, groups, bits)),
+        table(_layer_rows(model, groups, bits)),
     ]
     if rows := list(_epoch_rows(model, schedule, groups)):
-        parts.append(_table([_epoch_head(schedule), *rows]))
+        parts.append(table([_epoch_head(schedule), *rows]))
     if schedule.notes:
         parts.append("\n".join(["Differs from Distiller:", *(f"- {n}" for n in schedule.notes)]))
     return "\n\n".join(parts)
@@ -130,8 +130,8 @@ def _precision_and_loss(schedule: Schedule, epoch: int) -> tuple[str, str]:
     return "quantised" if quantised else "float", "distilled" if distils else "labels"
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    """Align columns: the first to the left, the others to the right."""
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of cells as text: the first column to the left, the others to the right."""
     cells = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

@@ -57,6 +57,14 @@ def parser() -> Parser:
     _schedule_options(
         commands.add_parser("schedule", help=dry_run, description=dry_run.capitalize() + ".")
     )
+    summary = "list a network's layers, their work, zeros and bits"
+    _network_options(
+        commands.add_parser("summary", help=summary, description=summary.capitalize() + ".")
+    )
+    scan = "measure what pruning each layer alone does to accuracy"
+    _sensitivity_options(
+        commands.add_parser("sensitivity", help=scan, description=scan.capitalize() + ".")
+    )
     evaluation = "report a network's top-1 in whole images"
     _eval_options(
         commands.add_parser("eval", help=evaluation, description=evaluation.capitalize() + ".")
@@ -99,6 +107,27 @@ def _schedule_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", help="the recipe, YAML, or a schedule of Distiller's")
     command.add_argument("--arch", required=True, help="the network that it is for")
     command.add_argument("--num-classes", type=positive, default=1000, help="default: 1000")
+
+
+def _network_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", nargs="?", help="run directory or checkpoint")
+    command.add_argument("--arch", help="an architecture, where there is no run")
+    command.add_argument("--image-size", type=positive, help="side of the input in pixels")
+    command.add_argument("--num-classes", type=positive, default=1000, help="default: 1000")
+
+
+def _sensitivity_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("run", help="run directory or checkpoint")
+    add("--kind", choices=("element", "filter", "channel"), default="element")
+    add("--levels", default="0.1:0.9:0.1", help="START:STOP:STEP or a list, default 0.1:0.9:0.1")
+    add("--layers", nargs="+", default=["*"], help="names or patterns, default all")
+    add("--data", help="default: the run's own")
+    add("--batch-size", type=positive, default=128)
+    add("--batches", type=positive, help="evaluate on the first so many batches only")
+    add("--workers", type=whole, default=0, help="processes that decode large images")
+    add("--threads", type=positive, help="CPU threads of torch")
+    add("--out", required=True, metavar="FOLDER", help="for sensitivity.csv, search.csv and .svg")
 
 
 def _eval_options(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from micronet.config import (
     load_schedule,
     schedule_to_dict,
 )
+from micronet.data import Data
 from micronet.errors import UserError
 from micronet.loop import Recipe
 from micronet.places import place
@@ -146,3 +148,14 @@ def _with_quantisation(
     if earlier and earlier != bits:
         raise UserError(f"{path}: the network is already quantised at other bits or steps")
     return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)
+
+
+def check_data(meta: Mapping[str, Any], name: str, data: Data) -> None:
+    """Hold the data to what a checkpoint's header says of its network.
+
+    Raises:
+        UserError: it has other classes or channels.
+    """
+    for key, have in (("num_classes", data.num_classes), ("channels", data.channels)):
+        if meta[key] != have:
+            raise UserError(f"data {data.name!r} has {key} {have}, {name!r} has {meta[key]}")

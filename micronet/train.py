@@ -1,15 +1,13 @@
-"""``python -m micronet.train fit|prune|qat|eval|schedule``: arguments in, one loop."""
+"""``python -m micronet.train fit|prune|qat|...``: arguments in, one loop; see ``commands``."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ import yaml
 from torch import nn
 
 from micronet import (
+    commands,
     conversion,
     distributed,
-    dry_run,
     keeping,
     loop,
     models,
@@ -35,7 +33,6 @@ from micronet.config import TrainSection, schedule_from_dict
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
-from micronet.evaluate import evaluate
 from micronet.interrupt import Stopped, StopRequest
 from micronet.optimise import keep_freed_memory_mapped, place
 from micronet.runs import LoadedRun, RunDirectory
@@ -47,14 +44,11 @@ from micronet.sync_batch_norm import synchronised
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
     args = options.parse(argv)
-    if args["command"] == "schedule":
-        print(dry_run.describe(args["file"], args["arch"], args["num_classes"]))
-        return 0
     keep_freed_memory_mapped()
-    if args["threads"]:
+    if args.get("threads"):
         torch.set_num_threads(args["threads"])
-    if args["command"] == "eval":
-        return run_eval(args)
+    if args["command"] in commands.COMMANDS:
+        return commands.COMMANDS[args["command"]](args)
     try:
         with distributed.processes(), _quiet_unless_first():
             return run_stage(args)
@@ -92,7 +86,7 @@ def run_stage(args: dict[str, Any]) -> int:
     data = data.shared(distributed.rank(), distributed.size())
     model, masks, origin = _starting_network(config, data, found)
     if origin is not None:
-        _check_data(origin.meta, str(origin.path), data)
+        stage.check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
     for note in schedule.notes:
         print(f"note: {note}")
@@ -177,20 +171,13 @@ def _starting_network(
     return model, prune.Masks(), None
 
 
-def _check_data(meta: Mapping[str, Any], name: str, data: Data) -> None:
-    """Hold the data to what a checkpoint's header says of its network."""
-    for key, have in (("num_classes", data.num_classes), ("channels", data.channels)):
-        if meta[key] != have:
-            raise UserError(f"data {data.name!r} has {key} {have}, {name!r} has {meta[key]}")
-
-
 def _teacher(recipe: loop.Recipe, data: Data) -> Teacher | None:
     if recipe.distill is None or recipe.distill.teacher is None:
         return None
     name, weights = recipe.distill.teacher, recipe.distill.teacher_weights
     if Path(name).exists():
         loaded = runs.load(name)
-        _check_data(loaded.meta, str(loaded.path), data)
+        stage.check_data(loaded.meta, str(loaded.path), data)
         model = loaded.model
     else:
         model = models.create_model(name, data.num_classes, channels=data.channels)
@@ -232,55 +219,6 @@ def _meta(config: dict[str, Any], data: Data) -> dict[str, Any]:
         "holdout": config["holdout"],
         "classes": list(data.classes),
     }
-
-
-def run_eval(args: dict[str, Any]) -> int:
-    """Print the accuracy of a run, a checkpoint, or an architecture with weights."""
-    model, meta, name = _network_to_evaluate(args)
-    data = open_data(
-        args["data"] or meta.get("data") or stage.DEFAULT_DATA,
-        image_size=args["image_size"] or meta.get("image_size"),
-        batch_size=args["batch_size"] or 128,
-        seed=0,
-        holdout=args["holdout"] or meta.get("holdout"),
-        workers=args["workers"],
-        augment=False,
-    )
-    if model is None:
-        model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
-        models.load_weights(model, args["weights"])
-    else:
-        _check_data(meta, name, data)
-    split = args["split"] or ("test" if data.test_size else "validation")
-    if split == "test" and not data.test_size:
-        raise UserError(f"data {data.name!r} has no test images")
-    batches = data.test() if split == "test" else data.validation()
-    model = place(model)
-    _print_accuracy(args, name, split, evaluate(model, batches))
-    return 0
-
-
-def _network_to_evaluate(args: dict[str, Any]) -> tuple[nn.Module | None, dict[str, Any], str]:
-    if args["run"]:
-        if args["weights"] or args["arch"]:
-            raise UserError("eval takes a run, or --arch with --weights, not both")
-        loaded = runs.load(args["run"])
-        return loaded.model, loaded.meta, str(loaded.path)
-    if not (args["arch"] and args["weights"]):
-        raise UserError("eval needs a run directory, a checkpoint, or --arch with --weights")
-    return None, {}, args["weights"]
-
-
-def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) -> None:
-    if args["json"]:
-        record = dataclasses.asdict(accuracy)
-        print(json.dumps({"network": name, "split": split, **record, "top1": accuracy.top1}))
-        return
-    print(f"{name}: {split} set, {accuracy.correct:,} of {accuracy.total:,} correct")
-    print(
-        f"top-1 {accuracy.top1:.3f} %, top-5 {accuracy.top5:.3f} %, loss {accuracy.loss:.4f}, "
-        f"{accuracy.ties} tied maxima (counted for the lowest class index)"
-    )
 
 
 if __name__ == "__main__":

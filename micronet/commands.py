@@ -1,0 +1,124 @@
+"""What ``python -m micronet.train`` does besides training: eval, schedule, summary, sensitivity."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from micronet import dry_run, models, runs, sensitivity_scan, stage, summary
+from micronet.data import open_data
+from micronet.errors import UserError
+from micronet.evaluate import evaluate
+from micronet.optimise import place
+from micronet.stage import check_data
+
+
+def run_eval(args: dict[str, Any]) -> int:
+    """Print the accuracy of a run, a checkpoint, or an architecture with weights."""
+    model, meta, name = _network_to_evaluate(args)
+    data = open_data(
+        args["data"] or meta.get("data") or stage.DEFAULT_DATA,
+        image_size=args["image_size"] or meta.get("image_size"),
+        batch_size=args["batch_size"] or 128,
+        seed=0,
+        holdout=args["holdout"] or meta.get("holdout"),
+        workers=args["workers"],
+        augment=False,
+    )
+    if model is None:
+        model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
+        models.load_weights(model, args["weights"])
+    else:
+        check_data(meta, name, data)
+    split = args["split"] or ("test" if data.test_size else "validation")
+    if split == "test" and not data.test_size:
+        raise UserError(f"data {data.name!r} has no test images")
+    batches = data.test() if split == "test" else data.validation()
+    model = place(model)
+    _print_accuracy(args, name, split, evaluate(model, batches))
+    return 0
+
+
+def _network_to_evaluate(args: dict[str, Any]) -> tuple[nn.Module | None, dict[str, Any], str]:
+    if args["run"]:
+        if args["weights"] or args["arch"]:
+            raise UserError("eval takes a run, or --arch with --weights, not both")
+        loaded = runs.load(args["run"])
+        return loaded.model, loaded.meta, str(loaded.path)
+    if not (args["arch"] and args["weights"]):
+        raise UserError("eval needs a run directory, a checkpoint, or --arch with --weights")
+    return None, {}, args["weights"]
+
+
+def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) -> None:
+    if args["json"]:
+        record = dataclasses.asdict(accuracy)
+        print(json.dumps({"network": name, "split": split, **record, "top1": accuracy.top1}))
+        return
+    print(f"{name}: {split} set, {accuracy.correct:,} of {accuracy.total:,} correct")
+    print(
+        f"top-1 {accuracy.top1:.3f} %, top-5 {accuracy.top5:.3f} %, loss {accuracy.loss:.4f}, "
+        f"{accuracy.ties} tied maxima (counted for the lowest class index)"
+    )
+
+
+def run_schedule(args: dict[str, Any]) -> int:
+    """Print what a schedule would do."""
+    print(dry_run.describe(args["file"], args["arch"], args["num_classes"]))
+    return 0
+
+
+def run_summary(args: dict[str, Any]) -> int:
+    """Print the layers of a run, a checkpoint or an architecture."""
+    if bool(args["run"]) == bool(args["arch"]):
+        raise UserError("summary takes a run or --arch, one of them")
+    if args["run"]:
+        loaded = runs.load(args["run"])
+        model, arch, classes = loaded.model, loaded.meta["arch"], loaded.meta["num_classes"]
+        size = args["image_size"] or loaded.meta["image_size"]
+    else:
+        arch, classes = args["arch"], args["num_classes"]
+        model = models.create_model(arch, classes)
+        size = args["image_size"] or models.default_image_size(arch)
+    with torch.device("meta"):
+        structure = models.create_model(arch, classes)
+    print(f"{args['run'] or arch} at {size}x{size}\n")
+    print(summary.describe(model, structure, size))
+    return 0
+
+
+def run_sensitivity(args: dict[str, Any]) -> int:
+    """Scan a run's layers and write what was found."""
+    levels = sensitivity_scan.levels_of(args["levels"])
+    loaded = runs.load(args["run"])
+    data = open_data(
+        args["data"] or loaded.meta["data"],
+        image_size=loaded.meta["image_size"],
+        batch_size=args["batch_size"],
+        seed=0,
+        holdout=loaded.meta["holdout"],
+        workers=args["workers"],
+        augment=False,
+    )
+    check_data(loaded.meta, str(loaded.path), data)
+    batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
+    model, out = place(loaded.model), Path(args["out"])
+    found = sensitivity_scan.scan(model, batches, args["layers"], args["kind"], levels)
+    sensitivity_scan.write(out, *found)
+    print(f"written: {out / 'sensitivity.csv'}, search.csv, sensitivity.svg")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "eval": run_eval,
+    "schedule": run_schedule,
+    "summary": run_summary,
+    "sensitivity": run_sensitivity,
+}

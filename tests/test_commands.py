@@ -1,0 +1,107 @@
+"""The commands that do not train: summary and sensitivity."""
+
+import csv
+
+import pytest
+import torch
+
+from micronet import models, runs, sensitivity_scan, summary
+from micronet.errors import UserError
+from micronet.plans import plan_of
+from micronet.rules import seed
+from micronet.sensitivity import load_sensitivity
+from micronet.subject import from_plan
+from micronet.train import main
+
+SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "fit"
+    fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--lr", "0.1", "--out", str(out)]
+    assert main([*fit, *SMALL]) == 0
+    return out
+
+
+def test_multiply_adds_of_a_hand_computed_network():
+    with torch.device("meta"):
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            torch.nn.Conv2d(8, 8, 5, padding=2, groups=8),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8, 5),
+        )
+    found = summary.multiply_adds(network, 10)
+    assert found == {"0": 25 * 3 * 8 * 9, "1": 25 * 8 * 25, "4": 40}
+
+
+def test_summary_prints_every_layer_once(fitted, capsys):
+    assert main(["summary", str(fitted)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines[3:-1]]
+    assert names == list(models.layers(runs.load(fitted).model))
+    weights = sum(m.weight.numel() for m in models.layers(runs.load(fitted).model).values())
+    assert lines[-1].split()[:2] == ["all", f"{weights:,}"]
+    assert main(["summary", "--arch", "efficientnet-b0", "--image-size", "224"]) == 0
+    # Tan & Le 2019, table 2, give 0.39 B.
+    assert "385,814,752" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_sensitivity_measures_each_layer_and_leaves_the_network(fitted, tmp_path, capsys):
+    out = tmp_path / "scan"
+    command = ["sensitivity", str(fitted), "--levels", "0.5,0.9", "--layers", "layer1.*", "fc"]
+    assert main([*command, "--kind", "filter", "--batches", "1", "--out", str(out)]) == 0
+    rows = list(csv.DictReader((out / "sensitivity.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 7 and rows[-1]["layer"] == "fc"
+    assert (out / "sensitivity.svg").read_text().count("<polyline") == 7
+    subject = from_plan(plan_of("resnet20", num_classes=10), seed)
+    options = load_sensitivity(str(out / "search.csv"), subject)
+    assert len(options) == 7 and all(len(alternatives) == 2 for alternatives in options.values())
+
+
+def test_scan_prunes_as_much_as_it_says_and_puts_it_back():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    before, seen = model[1].weight.detach().clone(), []
+
+    def batches():
+        seen.append(int((model[1].weight == 0).sum()))
+        yield torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])
+
+    base, points = sensitivity_scan.scan(model, batches, ["*"], "element", [0.25, 0.5])
+    assert seen == [0, 15, 30] and torch.equal(model[1].weight, before)
+    assert base.total == 4 and [p.sparsity for p in points] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text,levels",
+    [("0.1:0.3:0.1", [0.1, 0.2, 0.3]), ("0.5", [0.5]), ("0.2,0.9", [0.2, 0.9])],
+)
+def test_levels(text, levels):
+    assert sensitivity_scan.levels_of(text) == levels
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0:0.5:0.1", "0.5:0.4:0.1", "0.1:0.2:0", "1", "1:2", "nan"]
+)
+def test_levels_that_are_none(text):
+    with pytest.raises(UserError, match="--levels"):
+        sensitivity_scan.levels_of(text)
+
+
+@pytest.mark.parametrize(
+    "arguments,part",
+    [
+        (["summary"], "a run or --arch"),
+        (["summary", "x", "--arch", "resnet20"], "a run or --arch"),
+        (["summary", "--arch", "resnet21"], "resnet21"),
+        (["sensitivity", "nowhere", "--out", "x"], "nowhere"),
+        (["sensitivity", "nowhere"], "--out"),
+    ],
+)
+def test_mistakes(arguments, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert part in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
