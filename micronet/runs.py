@@ -17,6 +17,10 @@ from micronet.errors import UserError
 from micronet.weights import copy_state
 
 
+# What a run needs to know of itself to be continued.
+_CONFIG = {"stage", "recipe", "schedule", "arch", "data", "holdout", "image_size", "from"}
+
+
 @dataclass(frozen=True)
 class LoadedRun:
     """A network rebuilt from a checkpoint, in evaluation mode, with what was recorded of it."""
@@ -80,8 +84,9 @@ class RunDirectory:
             raise UserError(f"{str(self.path)!r} is no run directory: {error.strerror}") from None
         except ValueError:
             raise UserError(f"{str(self.config_file)!r} is damaged: it is not JSON") from None
-        if not isinstance(config, dict):
-            raise UserError(f"{str(self.config_file)!r} is damaged: it is not a mapping")
+        if not isinstance(config, dict) or not _CONFIG <= config.keys():
+            lacks = sorted(_CONFIG - set(config)) if isinstance(config, dict) else "a mapping"
+            raise UserError(f"{str(self.config_file)!r} is damaged: it lacks {lacks}")
         return config
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -140,6 +145,9 @@ def load(path: str | Path) -> LoadedRun:
         bits = quantize.bits_from_dict(meta["bits"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {str(found.path)!r} lacks {error} in its header") from None
+    for key, value in (("num_classes", classes), ("channels", channels)):
+        if type(value) is not int or value < 1:
+            raise UserError(f"checkpoint {str(found.path)!r} says its {key} are {value!r}")
     model = models.create_model(arch, classes, channels=channels)
     quantize.convert_(model, bits)
     copy_state(model, found.group("model"), found.path)

@@ -57,12 +57,12 @@ def changed_bytes(content, chance):
     """Flip bits, cut, or overwrite a few bytes, the header's length included."""
     content = bytearray(content)
     for _ in range(chance.randint(1, 4)):
+        content = content or bytearray(1)
         kind, at = chance.randrange(4), chance.randrange(len(content))
         if kind == 0:
             content[at] ^= 1 << chance.randrange(8)
         elif kind == 1:
             del content[at:]
-            content = content or bytearray(1)
         elif kind == 2:
             content[at : at + 8] = chance.randbytes(chance.randint(0, 12))
         else:
