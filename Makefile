@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-skipping bench-accuracy bench-blocks-accuracy clean
+.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
 
 setup: .venv/.built
 
@@ -54,6 +54,9 @@ bench-qatstep: setup
 
 bench-skipping: setup
 	$(BIN)/python benchmarks/skipping.py
+
+bench-input: setup
+	$(BIN)/python benchmarks/input.py
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py

@@ -6,6 +6,7 @@ batch size, nor on the number of workers, nor on torch's global generator, which
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,12 +14,13 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from micronet.errors import UserError
-from micronet.images import decode
+from micronet.images import decode_pixels
 
 # Means and standard deviations of the channels of pixels in [0, 1].
 CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -135,7 +137,7 @@ class FileImages:
         for index, batch in zip(order, loader, strict=True):
             if isinstance(batch, _Broken):
                 raise UserError(batch.message)
-            yield _normalise(batch, IMAGENET_STATISTICS), self.labels[index]
+            yield _normalise_files(batch), self.labels[index]
 
 
 @dataclass(frozen=True)
@@ -146,28 +148,65 @@ class _Broken:
 
 
 class _Files(Dataset[Tensor | _Broken]):
+    """Images as uint8 (size, size, 3): channels last is how files hold them, and what is fast."""
+
     def __init__(self, files: Sequence[str], size: int, augment: tuple[int, int] | None) -> None:
-        self.files, self.augment = files, augment
-        if augment:
-            steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-        else:
-            steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
-        self.transform = v2.Compose([*steps, v2.PILToTensor()])
+        self.files, self.size, self.augment = files, size, augment
+        steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
+        self.centre = v2.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor | _Broken:
         try:
-            image = decode(self.files[index])
+            pixels = decode_pixels(self.files[index])
         except UserError as error:
             return _Broken(str(error))
         if self.augment is None:
-            return self.transform(image)
-        # The transforms draw from the CPU's global generator; it is lent to them and put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix(*self.augment, 2, index))
-            return self.transform(image)
+            return self.centre(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
+        top, left, height, width, mirrored = _window(pixels, generator(*self.augment, 2, index))
+        part = pixels[top : top + height, left : left + width].permute(2, 0, 1)
+        size = (self.size, self.size)
+        # On bytes: four times as fast as Pillow's, and within one of its values.
+        resized = F.interpolate(part[None], size, mode="bilinear", antialias=True)
+        rows = resized[0].permute(1, 2, 0)
+        return rows.flip(1) if mirrored else rows
+
+
+def _window(pixels: Tensor, random: torch.Generator) -> tuple[int, int, int, int, bool]:
+    """Draw top, left, height and width of a part of ``pixels`` (H, W, 3), and whether to mirror.
+
+    Source: Szegedy et al. 2015, as torchvision's RandomResizedCrop draws it: 8 to 100 % of the
+    area, an aspect ratio of 3/4 to 4/3, and after ten misfits the largest part in the middle.
+    """
+    rows, columns = pixels.shape[:2]
+    draws = torch.rand(11, 2, generator=random, dtype=torch.float64).tolist()
+    (across, down), *attempts = draws
+    mirrored = bool(torch.randint(2, (), generator=random))
+    for area, ratio in attempts:
+        aspect = math.exp((2 * ratio - 1) * math.log(4 / 3))
+        target = (0.08 + 0.92 * area) * rows * columns
+        width, height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < width <= columns and 0 < height <= rows:
+            top, left = int(down * (rows - height + 1)), int(across * (columns - width + 1))
+            return top, left, height, width, mirrored
+    height = min(rows, max(1, round(columns * 4 / 3)))
+    width = min(columns, max(1, round(rows * 4 / 3)))
+    return (rows - height) // 2, (columns - width) // 2, height, width, mirrored
+
+
+def _normalise_files(pixels: Tensor) -> Tensor:
+    """Turn ``pixels`` uint8 (N, H, W, 3) to float32 (N, 3, H, W), as ``_normalise`` does.
+
+    Image by image, which stays in the cache, and row by row, whose three channels alternate.
+    """
+    count, height, width = pixels.shape[:3]
+    mean, deviation = (255.0 * torch.tensor(row).repeat(width) for row in IMAGENET_STATISTICS)
+    out = torch.empty(count, height, 3 * width)
+    for image, rows in zip(out, pixels.reshape(count, height, 3 * width), strict=True):
+        image.copy_(rows).sub_(mean).div_(deviation)
+    return out.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 def _collate(items: list[Tensor | _Broken]) -> Tensor | _Broken:

@@ -16,7 +16,6 @@ from micronet.checkpoint import Checkpoint, write_atomically
 from micronet.errors import UserError
 from micronet.weights import copy_state
 
-
 # What a run needs to know of itself to be continued.
 _CONFIG = {"stage", "recipe", "schedule", "arch", "data", "holdout", "image_size", "from"}
 

@@ -168,7 +168,9 @@ def headers():
     yield "bits that are a list", {"bits": [1]}, ["bad.safetensors"]
 
 
-@pytest.mark.parametrize("name,changes,parts", list(headers()), ids=lambda v: v if type(v) is str else "")
+@pytest.mark.parametrize(
+    "name,changes,parts", list(headers()), ids=lambda v: v if type(v) is str else ""
+)
 def test_header(name, changes, parts, fitted, tmp_path, refuses):
     good = checkpoint.load(fitted / "best.safetensors")
     meta = {k: v for k, v in {**good.meta, **changes}.items() if k != "format" and v is not None}
