@@ -54,3 +54,20 @@ def test_teacher_is_frozen_in_evaluation_mode():
     logits = teacher(images)
     assert not logits.requires_grad and torch.equal(logits, teacher(images))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_two_weights_are_independent():
+    student, teacher = torch.randn(6, 5), torch.randn(6, 5)
+    labels = torch.randint(5, (6,))
+    hard, soft, both, usual = (
+        distillation_loss(student, teacher, labels, temperature=3.0, **weights)
+        for weights in (
+            {"student_weight": 1.0, "distill_weight": 1e-30},
+            {"student_weight": 0.0, "distill_weight": 1.0},
+            {"student_weight": 0.25, "distill_weight": 4.0},
+            {"student_weight": 0.25},
+        )
+    )
+    torch.testing.assert_close(hard, torch.nn.functional.cross_entropy(student, labels))
+    torch.testing.assert_close(both, 0.25 * hard + 4.0 * soft)
+    torch.testing.assert_close(usual, 0.25 * hard + 0.75 * soft)
