@@ -1,0 +1,126 @@
+"""What a report says of a run, read from its directory; what is missing is named, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet import models, prune, runs, score
+from micronet.config import schedule_from_dict
+from micronet.errors import UserError
+from micronet.quantized_modules import QuantizedLayer
+from micronet.quantizers import ActivationQuantizer
+from micronet.rules import seed
+from micronet.runs import RunDirectory
+from micronet.score_count import Score
+
+BINS = 41
+
+
+@dataclass(frozen=True)
+class LayerPicture:
+    """What one layer's weights look like: counts over equal bins of [low, high]; codes by value."""
+
+    layer: str
+    low: float
+    high: float
+    counts: list[int]
+    codes: list[int] | None
+    input_range: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run."""
+
+    name: str
+    config: Mapping[str, Any]
+    records: list[dict[str, Any]]
+    targets: list[float | None]
+    score: Score | None = None
+    layers: list[LayerPicture] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def read(path: str) -> RunFacts:
+    """Read a run directory.
+
+    Raises:
+        UserError: it is none, or something in it is damaged.
+    """
+    run = RunDirectory(Path(path))
+    config, records = run.config(), run.metrics()
+    missing = [] if records else ["no epoch has been finished yet"]
+    try:
+        checkpoint = runs.find_checkpoint(path)
+    except UserError:
+        missing.append("there is no checkpoint, so nothing of its layers and its score")
+        return RunFacts(path, config, records, _targets(config, None), missing=missing)
+    loaded = runs.load(checkpoint)
+    counted = _score(path, missing)
+    pictures = [picture(name, layer) for name, layer in layers_of(loaded.model)]
+    targets = _targets(config, loaded.model)
+    return RunFacts(path, config, records, targets, counted, pictures, missing)
+
+
+def _score(path: str, missing: list[str]) -> Score | None:
+    try:
+        return score.score_subject(score.from_run(path, seed), seed)
+    except UserError as error:
+        missing.append(f"it has no score: {error}")
+        return None
+
+
+def layers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the convolutions and linear layers of a network, in module order."""
+    return list(models.layers(model).items())
+
+
+def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float | None]:
+    """Return, by epoch, the sparsity of all convolutions that the schedule aims at."""
+    schedule = schedule_from_dict(config["recipe"], str(config["schedule"]))
+    section, train = schedule.prune, schedule.train
+    if section is None or train is None or model is None:
+        return []
+    convolutions = {n: m for n, m in layers_of(model) if isinstance(m, nn.Conv2d)}
+    groups = prune.layer_groups(model, section)
+    numel = {name: layer.get_parameter("weight").numel() for name, layer in convolutions.items()}
+    now: dict[str, float] = {}
+    found: list[float | None] = []
+    for epoch in range(train.epochs):
+        for name in convolutions.keys() & groups.keys():
+            if epoch in prune.firing_epochs(section, groups[name]):
+                try:
+                    now[name] = prune.target_sparsity(section, groups[name], epoch)
+                except ValueError:
+                    return []
+        found.append(sum(now.get(n, 0.0) * numel[n] for n in numel) / sum(numel.values()))
+    return found
+
+
+@torch.no_grad()
+def picture(name: str, layer: nn.Module) -> LayerPicture:
+    """Count a layer's weights in bins, and its codes where it has them."""
+    weight = layer.get_parameter("weight").detach().float().flatten()
+    low, high = float(weight.min()), float(weight.max())
+    counts = torch.histc(weight, BINS, low, high if high > low else low + 1.0)
+    codes, span = None, None
+    if isinstance(layer, QuantizedLayer):
+        codes = _codes(layer) if layer.has_weight_range else None
+        if isinstance(layer.input_quantizer, ActivationQuantizer):
+            span = (float(layer.input_quantizer.range[0]), float(layer.input_quantizer.range[1]))
+    return LayerPicture(name, low, high, counts.long().tolist(), codes, span)
+
+
+def _codes(layer: QuantizedLayer) -> list[int]:
+    """Count the codes of the weights, by code."""
+    codes: Tensor = kernels.quantize_per_channel(
+        layer.weight, layer.weight_levels, layer.weight_mask
+    )[0]
+    return torch.bincount(codes.flatten().long(), minlength=layer.weight_levels).tolist()

@@ -1,0 +1,184 @@
+"""The page of a report: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from micronet import report_svg as svg
+from micronet.report_facts import RunFacts
+from micronet.score_count import Score, shares
+
+_STYLE = """
+:root { color-scheme: light dark; --fore: #1c2430; --back: #fff; --soft: #667; --rule: #ccd3dc; }
+@media (prefers-color-scheme: dark) {
+  :root { --fore: #dde3ea; --back: #14181d; --soft: #98a2ad; --rule: #333b45; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 1200px; background: var(--back);
+  color: var(--fore); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1, h2, h3 { line-height: 1.25; }
+.plots { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
+.small-plots { display: grid; gap: .5rem;
+  grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--rule); text-align: right;
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
+svg .title { fill: var(--fore); font-size: 13px; font-weight: 600; }
+svg .small { font-size: 9px; }
+.grid { stroke: var(--rule); fill: none; }
+.line { fill: none; stroke-width: 1.6; }
+.missing { border-left: 4px solid #d08a3c; padding-left: .7rem; color: var(--soft); }
+""" + "".join(
+    f".line.c{i} {{ stroke: {c}; }} .dot.c{i}, .bar.c{i} {{ fill: {c}; }}\n"
+    for i, c in enumerate(
+        ("#3b7dd8", "#d08a3c", "#3fa66b", "#c2506e", "#8265c9", "#4aa3b5", "#9a8f32", "#888")
+    )
+)
+
+
+def page(runs: Sequence[RunFacts]) -> str:
+    """Return the report of one or more runs, side by side and one by one."""
+    title = "micronet: " + ", ".join(run.name for run in runs)
+    parts = [f"<h1>{escape(title)}</h1>", _overview(runs), _curves(runs)]
+    for run in runs:
+        parts += [f"<h2>{escape(run.name)}</h2>", *_one(run)]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _overview(runs: Sequence[RunFacts]) -> str:
+    head = ["run", "stage", "network", "data", "epochs", "best top-1", "sparsity", "storage", "ops",
+            "score"]  # fmt: skip
+    return table([head, *(_overview_row(run) for run in runs)])
+
+
+def _overview_row(run: RunFacts) -> list[str]:
+    eligible = [r for r in run.records if r["at_target"]]
+    best = max((r["validation_top1"] for r in eligible), default=None)
+    sparsity = f"{100 * run.records[-1]['sparsity']:.1f} %" if run.records else "-"
+    counted = run.score
+    return [
+        run.name,
+        str(run.config["stage"]),
+        str(run.config["arch"]),
+        str(run.config["data"]),
+        str(len(run.records)),
+        "-" if best is None else f"{best:.2f} %",
+        sparsity,
+        f"{float(counted.storage):,.0f}" if counted else "-",
+        f"{float(counted.operations):,.0f}" if counted else "-",
+        f"{float(counted.score):.6f}" if counted else "-",
+    ]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text as a table in a box of its own; the first row is its head."""
+    head, *body = rows
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in body)
+    inner = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="scroll"><table><tr>{cells}</tr>{inner}</table></div>'
+
+
+def _curves(runs: Sequence[RunFacts]) -> str:
+    several = len(runs) > 1
+
+    def series(*keys: tuple[str, str]) -> list[svg.Line]:
+        found: list[svg.Line] = []
+        for run in runs:
+            for name, key in keys:
+                label = f"{run.name}: {name}" if several else name
+                line = [(r["epoch"] + 1, r[key]) for r in run.records]
+                found.append((label, line))
+        return found
+
+    plots = [
+        svg.lines("Loss", series(("training", "train_loss"), ("validation", "validation_loss"))),
+        svg.lines(
+            "Top-1", series(("training", "train_top1"), ("validation", "validation_top1")), " %"
+        ),
+        svg.lines("Learning rate", series(("rate", "lr"))),
+        svg.lines("Images a second", series(("rate", "images_per_second"))),
+        svg.lines("Sparsity of convolutions", _sparsity(runs), " %"),
+    ]
+    return f'<div class="plots">{"".join(plots)}</div>'
+
+
+def _sparsity(runs: Sequence[RunFacts]) -> list[svg.Line]:
+    found: list[svg.Line] = []
+    for run in runs:
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        found.append(
+            (f"{prefix}measured", [(r["epoch"] + 1, 100 * r["sparsity"]) for r in run.records])
+        )
+        aimed = [(e + 1, 100 * t) for e, t in enumerate(run.targets) if t is not None]
+        if aimed:
+            found.append((f"{prefix}schedule", aimed))
+    return found
+
+
+def _one(run: RunFacts) -> list[str]:
+    parts = [f'<p class="missing">{escape(sentence)}</p>' for sentence in run.missing]
+    versions = run.config.get("versions") or {}
+    about = ", ".join(f"{name} {version}" for name, version in versions.items())
+    parts.append(f"<p>{escape(about)}</p>")
+    if run.score:
+        parts += _score(run.score)
+    if run.layers:
+        parts += _pictures(run)
+    return parts
+
+
+def _score(counted: Score) -> list[str]:
+    kinds = [(name, float(part)) for name, part in shares(counted) if part]
+    whole = svg.bars("Where the score comes from", [(n, [v]) for n, v in kinds], ["share"])
+    rows = counted.rows()
+    total_stored, total_ops = float(counted.storage), float(counted.operations)
+    layers = [
+        (row.name or "between layers",
+         [float(counted.share_of(row.storage, row.operations * 0)),
+          float(counted.share_of(row.storage * 0, row.operations))])
+        for row in rows
+    ]  # fmt: skip
+    each = svg.bars("Share of the score by layer", layers, ["storage", "operations"])
+    head = ["layer", "weights", "zeros", "W bits", "A bits", "storage", "operations"]
+    cells = [head]
+    for row in rows:
+        facts = row.facts
+        zeros = f"{100 * (1 - facts.kept / facts.numel):.1f} %" if facts else ""
+        bits = (facts.bits.weight_bits, facts.bits.activation_bits) if facts else ("", "")
+        texts = ["float" if b is None else f"{b:g}" if b != "" else "" for b in bits]
+        count = f"{facts.numel:,}" if facts else ""
+        amounts = [f"{float(row.storage):,.1f}", f"{float(row.operations):,.1f}"]
+        cells.append([row.name or "between layers", count, zeros, *texts, *amounts])
+    cells.append(["all", "", "", "", "", f"{total_stored:,.1f}", f"{total_ops:,.1f}"])
+    plots = f'<div class="plots">{whole}{each}</div>'
+    return ["<h3>Score</h3>", plots, table(cells)]
+
+
+def _pictures(run: RunFacts) -> list[str]:
+    weights, codes = [], []
+    spans = [["layer", "input from", "to"]]
+    for layer in run.layers:
+        ends = f"{layer.low:.2g}", f"{layer.high:.2g}"
+        weights.append(svg.histogram(layer.layer, layer.counts, *ends))
+        if layer.codes is not None:
+            last = str(len(layer.codes) - 1)
+            codes.append(svg.histogram(layer.layer, layer.codes, "0", last))
+        if layer.input_range is not None:
+            spans.append([layer.layer, *(f"{end:.4g}" for end in layer.input_range)])
+    parts = ["<h3>Weights</h3>", f'<div class="small-plots">{"".join(weights)}</div>']
+    if codes:
+        parts += ["<h3>Codes of weights</h3>", f'<div class="small-plots">{"".join(codes)}</div>']
+    if len(spans) > 1:
+        parts += ["<h3>Ranges of inputs</h3>", table(spans)]
+    return parts

@@ -1,0 +1,159 @@
+"""The report: its numbers are the run's and the scorer's, and the page needs nothing but itself."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import torch
+import yaml
+
+from micronet import models, report, report_facts, report_svg, runs
+from micronet import score as scorer
+from micronet.report_page import page
+from micronet.rules import seed
+from micronet.train import main
+
+SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+RECIPE = {
+    "train": {"epochs": 3, "lr": 0.05},
+    "prune": {"end_epoch": 2, "groups": [{"layers": ["layer*"], "final_sparsity": 0.6}]},
+    "quantize": {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4},
+        "overrides": [{"layers": ["conv1"], "weights": None, "activations": None}],
+    },
+}
+# Tags that are never closed.
+VOID = {"meta", "path", "polyline", "circle", "br"}
+
+
+class Page(HTMLParser):
+    """What a page holds, and whether its tags are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.cells, self.svgs, self.attributes, self.words = [], [], 0, [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += [(tag, *pair) for pair in attributes]
+        self.svgs += tag == "svg"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.attributes += [(tag, *pair) for pair in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+        if self.open and self.open[-1] == "td":
+            self.cells.append(text)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    fit, qat = folder / "fit", folder / "qat"
+    start = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", "--out", str(fit)]
+    assert main([*start, *SMALL]) == 0
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    start = ["qat", "--from", str(fit), "--schedule", str(recipe), "--out", str(qat)]
+    assert main([*start, *SMALL]) == 0
+    return fit, qat
+
+
+def test_numbers_are_those_of_the_run_and_the_scorer(stages, tmp_path, capsys):
+    fit, qat = stages
+    out = tmp_path / "report.html"
+    assert report.main([str(fit), str(qat), "--out", str(out)]) == 0
+    found = Page(out.read_text())
+    for run in stages:
+        counted = scorer.score_subject(scorer.from_run(str(run), seed), seed)
+        assert f"{float(counted.score):.6f}" in found.cells
+        assert f"{float(counted.storage):,.0f}" in found.cells
+        records = [r for r in runs.RunDirectory(run).metrics() if r["at_target"]]
+        assert f"{max(r['validation_top1'] for r in records):.2f} %" in found.cells
+    layers = models.layers(runs.load(qat).model)
+    for name, layer in layers.items():
+        zeros = float((layer.weight == 0).double().mean())
+        at = len(found.cells) - found.cells[::-1].index(f"{layer.weight.numel():,}")
+        assert name in found.cells and found.cells[at].endswith("%")
+        assert any(abs(float(c[:-2]) - 100 * zeros) < 0.06 for c in found.cells if c.endswith(" %"))
+    # Five of curves, two of each score, weights of both runs, codes of one.
+    assert found.svgs == 5 + 2 * 2 + 2 * len(layers) + len(layers) - 1
+
+
+def test_nothing_is_fetched_or_executed(stages, tmp_path):
+    fit, _ = stages
+    assert report.main([str(fit)]) == 0
+    text = (fit / "report.html").read_text()
+    found = Page(text)
+    assert not re.search(r"https?:|url\(|@import|<script|<link|<img", text)
+    assert {name for _, name, _ in found.attributes}.isdisjoint(
+        {"src", "href", "onload", "onclick"}
+    )
+
+
+def test_what_files_say_is_text(stages, tmp_path):
+    run = tmp_path / "<script>alert(1)</script>"
+    shutil.copytree(stages[0], run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"] = '"><img src=x>'
+    (run / "config.json").write_text(json.dumps(config))
+    text = page([report_facts.read(str(run))])
+    assert "<script" not in text and "<img" not in text
+    assert '"><img src=x>' in Page(text).cells
+
+
+def test_what_is_missing_is_said(stages, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stages[0], run)
+    for name in ("best.safetensors", "last.safetensors", "metrics.jsonl"):
+        (run / name).unlink()
+    words = " ".join(Page(page([report_facts.read(str(run))])).words)
+    assert "no epoch has been finished yet" in words and "there is no checkpoint" in words
+
+
+def test_sparsity_of_the_schedule_is_that_of_the_run(stages):
+    facts = report_facts.read(str(stages[1]))
+    measured = [record["sparsity"] for record in facts.records]
+    assert len(facts.targets) == 3
+    assert measured == pytest.approx(facts.targets, abs=2e-3)
+
+
+def test_pictures_count_every_weight_and_code(stages):
+    model = runs.load(stages[1]).model
+    for picture in report_facts.read(str(stages[1])).layers:
+        layer = models.layers(model)[picture.layer]
+        assert sum(picture.counts) == layer.weight.numel()
+        assert (picture.codes is None) == (picture.layer == "conv1")
+        if picture.codes is not None:
+            assert len(picture.codes) == 16 and sum(picture.codes) == layer.weight.numel()
+
+
+def test_constant_weights_and_numbers_that_are_none():
+    layer = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(layer.weight, 0.5)
+    assert sum(report_facts.picture("x", layer).counts) == 4
+    assert report_svg.lines("x", [("a", [])]) == ""
+    text = report_svg.lines("x", [("a", [(0, 1), (1, float("nan")), (2, 1)])])
+    assert text.count("<circle") == 2 and "nan" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments,part",
+    [([], "RUN"), (["nowhere"], "nowhere"), (["a", "a"], "twice"), (["a", "--frob"], "frob")],
+)
+def test_mistakes(arguments, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert report.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert part in message and message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
