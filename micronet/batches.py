@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from micronet.augment import Policy, drawing_from
 from micronet.errors import UserError
 from micronet.images import decode_pixels
 
@@ -33,6 +34,7 @@ class Images(Protocol):
     """Labelled images, served in any order."""
 
     labels: Tensor
+    policy: Policy | None
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield (images float32 (N, 3, H, W) normalised, labels int64 (N,)) per index tensor.
@@ -67,6 +69,7 @@ class MemoryImages:
     def __init__(self, pixels: Tensor, labels: Tensor, image_size: int, *, flip: bool) -> None:
         self.pixels, self.labels = pixels, labels
         self.image_size, self.flip = image_size, flip
+        self.policy: Policy | None = None
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield a batch per index tensor; see ``Images.batches``."""
@@ -75,12 +78,21 @@ class MemoryImages:
             pixels = self.pixels.index_select(0, index)
             if windows is not None:
                 pixels = self._crop(pixels, *(choice[index] for choice in windows))
+                pixels = self._changed(pixels, index, augment)
             # Channels stay last in memory: the layout in which convolutions run fastest.
             planes = pixels.permute(0, 3, 1, 2)
             if self.image_size != pixels.shape[1]:
                 size = (self.image_size, self.image_size)
                 planes = F.interpolate(planes.float(), size, mode="bilinear", antialias=True)
             yield _normalise(planes, CIFAR_STATISTICS), self.labels[index]
+
+    def _changed(self, pixels: Tensor, index: Tensor, augment: tuple[int, int] | None) -> Tensor:
+        if self.policy is None or augment is None:
+            return pixels
+        numbers = index.tolist()
+        return torch.stack(
+            [changed(self.policy, p, *augment, n) for p, n in zip(pixels, numbers, strict=True)]
+        )
 
     def _windows(self, seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw top, left and mirrored for every sample, each (N,)."""
@@ -119,6 +131,7 @@ class FileImages:
     ) -> None:
         self.files, self.labels = files, labels
         self.image_size, self.workers = image_size, workers
+        self.policy: Policy | None = None
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield a batch per index tensor; see ``Images.batches``.
@@ -127,7 +140,7 @@ class FileImages:
             UserError: an image cannot be decoded.
         """
         loader = DataLoader(
-            _Files(self.files, self.image_size, augment),
+            _Files(self.files, self.image_size, augment, self.policy),
             batch_sampler=[index.tolist() for index in order],
             num_workers=self.workers,
             collate_fn=_collate,
@@ -150,8 +163,14 @@ class _Broken:
 class _Files(Dataset[Tensor | _Broken]):
     """Images as uint8 (size, size, 3): channels last is how files hold them, and what is fast."""
 
-    def __init__(self, files: Sequence[str], size: int, augment: tuple[int, int] | None) -> None:
-        self.files, self.size, self.augment = files, size, augment
+    def __init__(
+        self,
+        files: Sequence[str],
+        size: int,
+        augment: tuple[int, int] | None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.files, self.size, self.augment, self.policy = files, size, augment, policy
         steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
         self.centre = v2.Compose(steps)
 
@@ -171,7 +190,14 @@ class _Files(Dataset[Tensor | _Broken]):
         # On bytes: four times as fast as Pillow's, and within one of its values.
         resized = F.interpolate(part[None], size, mode="bilinear", antialias=True)
         rows = resized[0].permute(1, 2, 0)
-        return rows.flip(1) if mirrored else rows
+        rows = rows.flip(1) if mirrored else rows
+        return rows if self.policy is None else changed(self.policy, rows, *self.augment, index)
+
+
+def changed(policy: Policy, pixels: Tensor, seed: int, epoch: int, sample: int) -> Tensor:
+    """Return ``pixels`` uint8 (height, width, 3) as a policy changes a sample in an epoch."""
+    with drawing_from(mix(seed, epoch, 3, sample)):
+        return policy(pixels.permute(2, 0, 1)).permute(1, 2, 0)
 
 
 def _window(pixels: Tensor, random: torch.Generator) -> tuple[int, int, int, int, bool]:

@@ -12,6 +12,7 @@ from micronet.errors import UserError
 from micronet.places import place, read_yaml
 from micronet.sections import (
     ActivationPrecision,
+    AugmentSection,
     DistillSection,
     PruneGroup,
     PruneSection,
@@ -25,6 +26,7 @@ from micronet.strict import Inherit, build, to_plain
 
 __all__ = [
     "ActivationPrecision",
+    "AugmentSection",
     "DistillSection",
     "Inherit",
     "PruneGroup",

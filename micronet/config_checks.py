@@ -9,8 +9,10 @@ from micronet.places import place
 from micronet.sections import (
     LR_SCHEDULES,
     METHODS,
+    POLICIES,
     STEPS,
     ActivationPrecision,
+    AugmentSection,
     DistillSection,
     PruneGroup,
     PruneSection,
@@ -51,6 +53,8 @@ def check(schedule: Schedule) -> None:
         _check_quantize(schedule.quantize, schedule.path)
     if schedule.distill is not None:
         _check_distill(schedule.distill, schedule.path)
+    if schedule.augment is not None:
+        _check_augment(schedule.augment, schedule.path)
 
 
 def check_train(t: TrainSection, path: str) -> None:
@@ -213,3 +217,16 @@ def _check_distill(d: DistillSection, path: str) -> None:
     _require(start >= 0, path, "distill.start_epoch", f"{start} is negative")
     alone = d.teacher is not None or d.teacher_weights is None
     _require(alone, path, "distill.teacher_weights", "needs distill.teacher")
+
+
+def _check_augment(a: AugmentSection, path: str) -> None:
+    _one_of(a.policy, POLICIES, path, "augment.policy")
+    for key in ("operations", "magnitude"):
+        value = getattr(a, key)
+        # torchvision's RandAugment has 31 magnitudes, from 0.
+        _require(1 <= value <= 30, path, f"augment.{key}", f"{value} is not between 1 and 30")
+    for key in ("mixup", "cutmix"):
+        value = getattr(a, key)
+        _require(
+            0 <= value < float("inf"), path, f"augment.{key}", f"{value} is negative or no number"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet import distributed, prune, quantize
+from micronet.augment import mixed
 from micronet.batches import mix
-from micronet.config import DistillSection, PruneGroup, PruneSection, TrainSection
 from micronet.data import Data
 from micronet.distill import Teacher, distillation_loss
 from micronet.errors import UserError
@@ -29,44 +28,8 @@ from micronet.optimise import (
     set_learning_rate,
 )
 from micronet.progress import track
-from micronet.quantize import LayerBits
+from micronet.recipe import Recipe, Where
 from micronet.state import Progress, State
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a stage does, with every name already held to the network."""
-
-    stage: str
-    train: TrainSection
-    prune: PruneSection | None = None
-    prune_groups: Mapping[str, PruneGroup] = field(default_factory=dict)
-    quantize_from: int = 0
-    bits: Mapping[str, LayerBits] = field(default_factory=dict)
-    distill: DistillSection | None = None
-
-    def at_target(self, epoch: int) -> bool:
-        """Whether an epoch trains the network at its final sparsity and precision."""
-        pruned = self.prune is None or epoch >= prune.last_firing_epoch(self.prune)
-        return pruned and (not self.bits or epoch >= self.quantize_from)
-
-    def distills(self, epoch: int) -> bool:
-        """Whether an epoch learns from the teacher."""
-        return self.distill is not None and epoch >= self.distill.start_epoch
-
-
-@dataclass(frozen=True)
-class Where:
-    """A step of a run, as messages name it, and what they say of the last good checkpoint."""
-
-    stage: str
-    epoch: int
-    step: int
-    last_good: str
-
-    def __str__(self) -> str:
-        """Return for example ``qat epoch 3, step 17``, both counted from 1."""
-        return f"{self.stage} epoch {self.epoch + 1}, step {self.step + 1}"
 
 
 def start(model: nn.Module, recipe: Recipe, masks: prune.Masks) -> State:
@@ -178,10 +141,15 @@ def train_epoch(
     batches = data.train(epoch, done.step)
     wrapped = distributed.wrap(state.model)
     for images, labels in stop.watch(track(batches, steps - done.step, label)):
-        torch.manual_seed(mix(recipe.train.seed, epoch, done.step, distributed.rank()))
+        seed = mix(recipe.train.seed, epoch, done.step, distributed.rank())
+        torch.manual_seed(seed)
+        shares = None
+        if recipe.augment is not None:
+            images, shares = mixed(images, labels, data.num_classes, recipe.augment, seed)
         set_learning_rate(state.optimizer, _rate(state, recipe, epoch + done.step / steps))
         where = Where(recipe.stage, epoch, done.step, keeper.last_good())
-        loss, correct = _backward(state, wrapped, recipe, images, labels, teacher, where)
+        batch = images, labels, labels if shares is None else shares
+        loss, correct = _backward(state, wrapped, recipe, batch, teacher, where)
         clip_gradients(state.model, recipe.train)
         state.optimizer.step()
         _check_steps(learned, where)
@@ -206,35 +174,41 @@ def _backward(
     state: State,
     wrapped: nn.Module,
     recipe: Recipe,
-    images: Tensor,
-    labels: Tensor,
+    batch: tuple[Tensor, Tensor, Tensor],
     teacher: Teacher | None,
     where: Where,
 ) -> tuple[float, int]:
     """Leave a batch's mean gradient in the parameters; return its mean loss and hits.
 
-    ``wrapped`` is the state's model, which with several processes meets them on the way back.
+    Args:
+        state: of the run.
+        wrapped: the state's model, which with several processes meets them on the way back.
+        recipe: of the stage.
+        batch: images, their labels, and what is learned: these, or shares of mixed classes.
+        teacher: distils where given.
+        where: for messages.
     """
     device = next(state.model.parameters()).device
     state.optimizer.zero_grad(set_to_none=True)
+    labels = batch[1]
     size = -(-len(labels) // recipe.train.accumulate)
     loss_sum, correct = 0.0, 0
-    parts = list(zip(images.split(size), labels.split(size), strict=True))
-    for number, (part, wanted) in enumerate(parts, 1):
+    parts = list(zip(*(tensor.split(size) for tensor in batch), strict=True))
+    for number, (part, *wanted) in enumerate(parts, 1):
         part = part.to(device).contiguous(memory_format=torch.channels_last)
-        wanted = wanted.to(device)
+        hard, learned = (labels_of.to(device) for labels_of in wanted)
         meets = distributed.without_meeting(wrapped, last=number == len(parts))
         with meets, autocast(device, recipe.train.amp):
             logits = wrapped(part)
-        loss = _loss(recipe, logits.float(), wanted, teacher(part) if teacher else None)
+        loss = _loss(recipe, logits.float(), learned, teacher(part) if teacher else None)
         value = float(loss.detach())
         if not value <= recipe.train.loss_limit:
             raise _broken_loss(value, state, part, where)
-        share = len(wanted) / len(labels)
+        share = len(hard) / len(labels)
         with distributed.without_meeting(wrapped, last=number == len(parts)):
             (loss * share if share < 1 else loss).backward()
-        loss_sum += value * len(wanted)
-        correct += int((logits.detach().argmax(dim=1) == wanted).sum())
+        loss_sum += value * len(hard)
+        correct += int((logits.detach().argmax(dim=1) == hard).sum())
     return loss_sum / len(labels), correct
 
 

@@ -12,6 +12,8 @@ STEPS = ("range", "learned")
 
 # How the learning rate moves; see ``optimise.learning_rate``.
 LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
+# Augmentation of one image.
+POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
 # When a pruning group's masks are chosen.
 METHODS = ("gradual", "one-shot")
 
@@ -147,6 +149,21 @@ class DistillSection:
 
 
 @dataclass(frozen=True)
+class AugmentSection:
+    """What is done to training images besides cropping and mirroring; see ``augment``.
+
+    ``operations`` and ``magnitude`` are RandAugment's; ``mixup`` and ``cutmix`` the parameters of
+    their Beta distributions, 0 for none.
+    """
+
+    policy: str = "none"
+    operations: int = 2
+    magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
 class Schedule:
     """A whole recipe; a section that the file leaves out is None.
 
@@ -157,5 +174,6 @@ class Schedule:
     prune: PruneSection | None = None
     quantize: QuantizeSection | None = None
     distill: DistillSection | None = None
+    augment: AugmentSection | None = None
     path: str = "<none>"
     notes: tuple[str, ...] = ()

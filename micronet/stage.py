@@ -19,8 +19,8 @@ from micronet.config import (
 )
 from micronet.data import Data
 from micronet.errors import UserError
-from micronet.loop import Recipe
 from micronet.places import place
+from micronet.recipe import Recipe
 from micronet.runs import LoadedRun, RunDirectory
 
 DEFAULT_DATA = "digits"
@@ -111,7 +111,9 @@ def recipe(stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun |
     Raises:
         UserError: a name is no layer, or training ends before the schedule reaches its target.
     """
-    result = Recipe(stage, require_train(schedule), distill=schedule.distill)
+    result = Recipe(
+        stage, require_train(schedule), distill=schedule.distill, augment=schedule.augment
+    )
     if schedule.prune is not None:
         result = _with_pruning(result, schedule, model)
     if schedule.quantize is not None:

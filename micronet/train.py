@@ -29,12 +29,14 @@ from micronet import (
     runs,
     stage,
 )
+from micronet.augment import policy
 from micronet.config import TrainSection, schedule_from_dict
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
 from micronet.interrupt import Stopped, StopRequest
 from micronet.optimise import keep_freed_memory_mapped, place
+from micronet.recipe import Recipe
 from micronet.runs import LoadedRun, RunDirectory
 from micronet.state import State, unpack
 from micronet.sync_batch_norm import synchronised
@@ -84,6 +86,8 @@ def run_stage(args: dict[str, Any]) -> int:
     found = keeping.to_continue_from(run) if args["resume"] else None
     data = _open_data(config, train, args["workers"])
     data = data.shared(distributed.rank(), distributed.size())
+    if schedule.augment is not None:
+        data.parts["train"][0].policy = policy(schedule.augment, data.name)
     model, masks, origin = _starting_network(config, data, found)
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
@@ -111,7 +115,7 @@ def run_stage(args: dict[str, Any]) -> int:
     return _report(state, run)
 
 
-def _report_conversion(model: nn.Module, recipe: loop.Recipe, run: RunDirectory) -> None:
+def _report_conversion(model: nn.Module, recipe: Recipe, run: RunDirectory) -> None:
     if recipe.bits:
         rows = conversion.report(model, recipe.bits)
         if distributed.is_first():
@@ -171,7 +175,7 @@ def _starting_network(
     return model, prune.Masks(), None
 
 
-def _teacher(recipe: loop.Recipe, data: Data) -> Teacher | None:
+def _teacher(recipe: Recipe, data: Data) -> Teacher | None:
     if recipe.distill is None or recipe.distill.teacher is None:
         return None
     name, weights = recipe.distill.teacher, recipe.distill.teacher_weights

@@ -12,6 +12,7 @@ from PIL import Image
 from micronet import checkpoint, loop, models, prune, quantize, runs
 from micronet.config import TrainSection
 from micronet.optimise import Plateau, clip_gradients, learning_rate
+from micronet.recipe import Recipe, Where
 from micronet.train import main
 
 PRUNE = {
@@ -217,10 +218,10 @@ def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
     images, labels = torch.randn(12, 3, 2, 2), torch.randint(5, (12,))
     gradients = []
     for parts in (1, 4):
-        recipe = loop.Recipe("fit", TrainSection(accumulate=parts))
+        recipe = Recipe("fit", TrainSection(accumulate=parts))
         state = loop.start(model, recipe, prune.Masks())
-        where = loop.Where("fit", 0, 0, "")
-        loss, correct = loop._backward(state, model, recipe, images, labels, None, where)
+        where = Where("fit", 0, 0, "")
+        loss, correct = loop._backward(state, model, recipe, (images, labels, labels), None, where)
         gradients.append(model[1].weight.grad.double().clone())
         whole = torch.nn.functional.cross_entropy(model(images).detach(), labels)
         assert loss == pytest.approx(float(whole))
