@@ -124,20 +124,30 @@ class FileImages:
     Training takes a random part of 8 to 100 % of the area, resized, and mirrors every second one
     (Szegedy et al. 2015); otherwise the centre, after resizing the short side to 256 / 224 of
     ``image_size``.
+
+    A damaged image stops everything, or with ``skip_bad`` is left out of its batch; ``skipped``
+    says of each why.
     """
 
     def __init__(
-        self, files: Sequence[str], labels: Tensor, image_size: int, *, workers: int
+        self,
+        files: Sequence[str],
+        labels: Tensor,
+        image_size: int,
+        *,
+        workers: int,
+        skip_bad: bool = False,
     ) -> None:
         self.files, self.labels = files, labels
-        self.image_size, self.workers = image_size, workers
+        self.image_size, self.workers, self.skip_bad = image_size, workers, skip_bad
+        self.skipped: dict[int, str] = {}
         self.policy: Policy | None = None
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield a batch per index tensor; see ``Images.batches``.
 
         Raises:
-            UserError: an image cannot be decoded.
+            UserError: an image cannot be decoded, or with ``skip_bad`` none of a batch can.
         """
         loader = DataLoader(
             _Files(self.files, self.image_size, augment, self.policy),
@@ -148,9 +158,11 @@ class FileImages:
             generator=generator(0),
         )
         for index, batch in zip(order, loader, strict=True):
-            if isinstance(batch, _Broken):
-                raise UserError(batch.message)
-            yield _normalise_files(batch), self.labels[index]
+            for place, message in batch.broken.items():
+                self.skipped[int(index[place])] = message
+            if batch.broken and not (self.skip_bad and batch.kept):
+                raise UserError(next(iter(batch.broken.values())))
+            yield _normalise_files(batch.pixels), self.labels[index[batch.kept]]
 
 
 @dataclass(frozen=True)
@@ -235,7 +247,17 @@ def _normalise_files(pixels: Tensor) -> Tensor:
     return out.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
-def _collate(items: list[Tensor | _Broken]) -> Tensor | _Broken:
+@dataclass(frozen=True)
+class _Read:
+    """What of a batch could be read: pixels of the places ``kept``, and why the others not."""
+
+    pixels: Tensor
+    kept: list[int]
+    broken: dict[int, str]
+
+
+def _collate(items: list[Tensor | _Broken]) -> _Read:
+    kept = [place for place, item in enumerate(items) if isinstance(item, Tensor)]
+    broken = {p: item.message for p, item in enumerate(items) if isinstance(item, _Broken)}
     images = [item for item in items if isinstance(item, Tensor)]
-    broken = [item for item in items if isinstance(item, _Broken)]
-    return broken[0] if broken else torch.stack(images)
+    return _Read(torch.stack(images) if images else torch.empty(0), kept, broken)

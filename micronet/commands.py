@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from micronet import dry_run, models, runs, sensitivity_scan, stage, summary
-from micronet.data import open_data
+from micronet.data import Data, open_data
 from micronet.errors import UserError
 from micronet.evaluate import evaluate
 from micronet.optimise import place
@@ -31,6 +32,7 @@ def run_eval(args: dict[str, Any]) -> int:
         holdout=args["holdout"] or meta.get("holdout"),
         workers=args["workers"],
         augment=False,
+        skip_bad_images=args["skip_bad_images"],
     )
     if model is None:
         model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
@@ -43,7 +45,15 @@ def run_eval(args: dict[str, Any]) -> int:
     batches = data.test() if split == "test" else data.validation()
     model = place(model)
     _print_accuracy(args, name, split, evaluate(model, batches))
+    report_skipped(data)
     return 0
+
+
+def report_skipped(data: Data) -> None:
+    """Say how many damaged images were left out, on standard error: JSON stays JSON."""
+    if skipped := data.skipped():
+        count = f"{len(skipped)} damaged image{'s' if len(skipped) > 1 else ''}"
+        print(f"{count} left out, the first: {skipped[0]}", file=sys.stderr)
 
 
 def _network_to_evaluate(args: dict[str, Any]) -> tuple[nn.Module | None, dict[str, Any], str]:

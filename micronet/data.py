@@ -15,13 +15,12 @@ from torch import Tensor
 from micronet.batches import Batch, FileImages, Images, MemoryImages, generator
 from micronet.errors import UserError, nearest
 from micronet.images import Listing, decode, decode_square, list_images
+from micronet.splits import stratified_split
 
 DEFAULT_HOLDOUT = 0.1
 # Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
 DOWNLOADS = Path(".data")
 
-# The split is the data's, not the run's: a network and its teacher, or two seeds, share it.
-_SPLIT_SEED = 2019
 _SMALL_SIDE = 64
 # Decoded images above this number of bytes are read from their files instead.
 _MEMORY_LIMIT = 4 << 30
@@ -113,6 +112,12 @@ class Data:
         """
         return self._in_order("test")
 
+    def skipped(self) -> list[str]:
+        """Return, of each damaged image that was left out, why."""
+        sets = {id(images): images for images, _ in self.parts.values()}.values()
+        found = (images.skipped for images in sets if isinstance(images, FileImages))
+        return [message for each in found for message in each.values()]
+
     def _size(self, part: str) -> int:
         return len(self.parts[part][1]) if part in self.parts else 0
 
@@ -145,6 +150,7 @@ def open_data(
     holdout: float | None = None,
     workers: int = 0,
     augment: bool = True,
+    skip_bad_images: bool = False,
 ) -> Data:
     """Open ``digits``, ``cifar10``, ``cifar100``, or a folder with train/, val/ and test/.
 
@@ -160,6 +166,7 @@ def open_data(
         holdout: share of the training images to validate on, above 0 and below 1.
         workers: processes that decode large images.
         augment: whether training images are cropped and mirrored at random.
+        skip_bad_images: leave damaged images of a folder out, instead of stopping; see ``skipped``.
 
     Raises:
         UserError: a value is out of range, there is no such source, it cannot be fetched, a class
@@ -173,7 +180,11 @@ def open_data(
     if holdout is not None and not 0 < holdout < 1:
         raise UserError(f"holdout is {holdout}, it must be above 0 and below 1")
     builtin = _BUILTINS.get(source)
-    found = builtin(image_size) if builtin else _open_folder(source, image_size, workers)
+    found = (
+        builtin(image_size)
+        if builtin
+        else _open_folder(source, image_size, workers, skip_bad_images)
+    )
     parts = _split(found, holdout)
     return Data(found.name, found.classes, found.image_size, batch_size, seed, augment, parts)
 
@@ -198,20 +209,6 @@ def _split(source: _Source, holdout: float | None) -> dict[str, tuple[Images, Te
 
 def _all(images: Images) -> tuple[Images, Tensor]:
     return images, torch.arange(len(images.labels))
-
-
-def stratified_split(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Split the indices of ``labels`` (N,) into kept and held-out ones, each in order.
-
-    Every class gives ``share`` of its images, rounded, but at least one and never its last.
-    """
-    random = generator(_SPLIT_SEED)
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        count = min(max(round(share * len(members)), 1), len(members) - 1)
-        held[members[torch.randperm(len(members), generator=random)[:count]]] = True
-    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 
 def _open_digits(image_size: int | None) -> _Source:
@@ -252,7 +249,7 @@ _BUILTINS: dict[str, Callable[[int | None], _Source]] = {
 }
 
 
-def _open_folder(source: str, image_size: int | None, workers: int) -> _Source:
+def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bool) -> _Source:
     root = Path(source)
     if not root.is_dir():
         known = ", ".join(_BUILTINS)
@@ -271,9 +268,13 @@ def _open_folder(source: str, image_size: int | None, workers: int) -> _Source:
                 f"the classes of {str(root / name)!r} are not those of train/: "
                 f"only {holder}/ has {odd[0]!r}"
             )
-    images: Sequence[MemoryImages | FileImages] = _in_memory(listings, image_size) or [
-        FileImages(listing.files, listing.labels, image_size or 224, workers=workers)
-        for listing in listings
+    images: Sequence[MemoryImages | FileImages] | None = None
+    # Images in memory are all read at once: where one may be damaged they stay in their files.
+    if not skip_bad:
+        images = _in_memory(listings, image_size)
+    images = images or [
+        FileImages(each.files, each.labels, image_size or 224, workers=workers, skip_bad=skip_bad)
+        for each in listings
     ]
     parts = dict(zip(present, images, strict=True))
     name, size = root.resolve().name, images[0].image_size

@@ -82,6 +82,7 @@ def _source_options(command: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, help="images per step")
     add("--workers", type=whole, default=0, help="processes that decode large images")
     add("--threads", type=positive, help="CPU threads of torch")
+    add("--skip-bad-images", action="store_true", help="leave damaged images out, and count them")
 
 
 def _stage_options(command: argparse.ArgumentParser) -> None:

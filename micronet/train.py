@@ -84,7 +84,7 @@ def run_stage(args: dict[str, Any]) -> int:
     train = stage.require_train(schedule)
     torch.manual_seed(train.seed)
     found = keeping.to_continue_from(run) if args["resume"] else None
-    data = _open_data(config, train, args["workers"])
+    data = _open_data(config, train, args)
     data = data.shared(distributed.rank(), distributed.size())
     if schedule.augment is not None:
         data.parts["train"][0].policy = policy(schedule.augment, data.name)
@@ -112,6 +112,7 @@ def run_stage(args: dict[str, Any]) -> int:
     keeper = keeping.Keeper(run, _meta(config, data), *rules)
     with StopRequest() as stop:
         state = loop.train(state, recipe, data, keeper, teacher, stop)
+    commands.report_skipped(data)
     return _report(state, run)
 
 
@@ -133,14 +134,15 @@ def _report(state: State, run: RunDirectory) -> int:
     return 0
 
 
-def _open_data(config: dict[str, Any], train: TrainSection, workers: int) -> Data:
+def _open_data(config: dict[str, Any], train: TrainSection, args: dict[str, Any]) -> Data:
     return open_data(
         config["data"],
         image_size=config["image_size"],
         batch_size=train.batch_size,
         seed=train.seed,
         holdout=config["holdout"],
-        workers=workers,
+        workers=args["workers"],
+        skip_bad_images=args["skip_bad_images"],
     )
 
 

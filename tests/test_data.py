@@ -11,6 +11,7 @@ import torch
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
 from micronet import data
 from micronet.errors import UserError
+from micronet.train import main
 
 
 @pytest.fixture
@@ -178,3 +179,39 @@ def test_nothing_to_hold_out(tmp_path):
 def test_values_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
         open_folder("digits", **options)
+
+
+@pytest.mark.parametrize("side", [32, 96])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(side, workers, tmp_path):
+    root = make_folder(tmp_path / "data", side)
+    bad = sorted((root / "train" / "ant").iterdir())[3]
+    content = bad.read_bytes()
+    bad.write_bytes(content[: len(content) // 2])
+    found = open_folder(root, skip_bad_images=True, workers=workers)
+    for _ in range(2):
+        labels = torch.cat([labels for _, labels in found.train(0)])
+        assert len(labels) == found.steps_per_epoch * 8 - 1 and int((labels == 0).sum()) == 19
+    assert len(found.skipped()) == 1 and str(bad) in found.skipped()[0]
+    with pytest.raises(UserError, match=bad.name):
+        list(open_folder(root, workers=workers).train(0))
+
+
+def test_a_batch_of_damaged_images_alone_stops(tmp_path):
+    root = make_folder(tmp_path / "data", 96)
+    for path in (root / "train" / "ant").iterdir():
+        path.write_bytes(b"")
+    for path in (root / "train" / "badger").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        list(open_folder(root, skip_bad_images=True, image_size=8).train(0))
+
+
+def test_the_command_says_how_many_were_left_out(tmp_path, capsys):
+    root = make_folder(tmp_path / "data", 96)
+    (root / "train" / "ant" / "000.jpg").write_bytes(b"no image")
+    fit = ["fit", "--arch", "resnet20", "--data", str(root), "--image-size", "16", "--epochs", "1"]
+    fit += ["--batch-size", "8", "--threads", "1", "--out", str(tmp_path / "run")]
+    assert main([*fit, "--skip-bad-images"]) == 0
+    message = capsys.readouterr().err
+    assert message.startswith("1 damaged image left out, the first: ") and "000.jpg" in message
