@@ -74,7 +74,7 @@ def check_train(t: TrainSection, path: str) -> None:
     for key in ("lr", "power", "loss_limit"):
         value = getattr(t, key)
         _require(0 < value < float("inf"), path, f"train.{key}", f"{value} is no positive number")
-    for key in ("momentum", "label_smoothing"):
+    for key in ("momentum", "label_smoothing", "model_ema"):
         value = getattr(t, key)
         _require(0 <= value < 1, path, f"train.{key}", f"{value} is not in [0, 1)")
     _require(0 < t.gamma <= 1, path, "train.gamma", f"{t.gamma} is not in (0, 1]")

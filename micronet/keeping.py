@@ -11,6 +11,7 @@ from typing import Any
 
 from micronet import checkpoint
 from micronet.errors import UserError
+from micronet.events import Events
 from micronet.runs import RunDirectory
 from micronet.state import State, pack
 
@@ -47,6 +48,7 @@ class Keeper:
         every: how often within an epoch; None writes at the end of epochs only.
         keep: how many epochs' checkpoints stay beside ``last`` and ``best``.
         writes: whether this process is the one that writes.
+        events: for TensorBoard, where that is asked for.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Keeper:
         every: Every | None = None,
         keep: int = 0,
         writes: bool = True,
+        events: Events | None = None,
     ) -> None:
         self.run, self.meta, self.keep, self.writes = run, meta, keep, writes
-        self._every = every or Every()
+        self._every, self._events = every or Every(), events
         self._written = time.monotonic()
 
     def is_due(self, step: int) -> bool:
@@ -68,14 +71,21 @@ class Keeper:
         seconds = self._every.seconds
         return seconds is not None and time.monotonic() - self._written >= seconds
 
-    def record(self, metrics: dict[str, Any]) -> None:
-        """Add an epoch's record to the log.
+    def step(self, step: int, loss: float, rate: float) -> None:
+        """Note an optimiser step, counted from 1 over the whole run."""
+        if self._events is not None:
+            self._events.step(step, loss, rate)
+
+    def record(self, now: State, step: int) -> None:
+        """Add the record of the epoch that ended with ``step`` to the log.
 
         Raises:
             UserError: it cannot be written; the log is as it was.
         """
         if self.writes:
-            self.run.record(metrics)
+            self.run.record(now.metrics)
+        if self._events is not None:
+            self._events.epoch(step, now.metrics, now.model)
 
     def last_good(self) -> str:
         """Return the end of a message that says where to go on from, or nothing."""

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from micronet import distributed, prune, quantize
 from micronet.augment import mixed
 from micronet.batches import mix
 from micronet.data import Data
-from micronet.distill import Teacher, distillation_loss
-from micronet.errors import UserError
+from micronet.distill import Teacher
 from micronet.evaluate import Accuracy, evaluate
 from micronet.interrupt import Stopped, StopRequest
 from micronet.keeping import Keeper
+from micronet.model_ema import ModelEma
 from micronet.optimise import (
     add_steps,
-    autocast,
     clip_gradients,
     learning_rate,
     make_optimizer,
     set_learning_rate,
 )
-from micronet.progress import track
+from micronet.progress import Running, track
 from micronet.recipe import Recipe, Where
 from micronet.state import Progress, State
+from micronet.step import backward, check_steps
 
 
 def start(model: nn.Module, recipe: Recipe, masks: prune.Masks) -> State:
     """Return the state before the first epoch."""
-    return State(model, make_optimizer(model, recipe.train), masks)
+    average = ModelEma(recipe.train.model_ema)
+    optimizer = make_optimizer(model, recipe.train)
+    compiled = cast(nn.Module, torch.compile(model)) if recipe.train.compile else None
+    return State(model, optimizer, masks, average=average, compiled=compiled)
 
 
 def train(
@@ -84,11 +87,7 @@ def _train_and_validate(
     taught_by = teacher if recipe.distills(epoch) else None
     trained = train_epoch(state, recipe, data, epoch, taught_by, keeper, stop)
     began = time.monotonic()
-    distributed.average_statistics(state.model)
-    # Processes have different numbers of validation batches, between which they cannot meet.
-    alone = not distributed.is_several()
-    validation = data.validation()
-    validated = evaluate(state.model, stop.watch(validation) if alone else validation)
+    validated = validate(state, data, stop)
     seconds = state.progress.seconds + time.monotonic() - began
     # Not what the optimiser holds: a run that goes on after an epoch's last step has not set it.
     rate = _rate(state, recipe, epoch + 1 - 1 / data.steps_per_epoch)
@@ -100,15 +99,27 @@ def _train_and_validate(
         state.best_top1, state.best_epoch = validated.top1, epoch
     # Recorded first: a stop before the checkpoint repeats the epoch and its record, whereas a
     # checkpoint without a record would leave a hole in the log.
-    keeper.record(state.metrics)
+    keeper.record(state, (epoch + 1) * data.steps_per_epoch)
     keeper.save_epoch(state, improved)
     print(_line(recipe, state.metrics), flush=True)
+
+
+def validate(state: State, data: Data, stop: StopRequest) -> Accuracy:
+    """Evaluate the network that a user of the checkpoint gets: the average, where there is one."""
+    distributed.average_statistics(state.model)
+    state.average.agree()
+    # Processes have different numbers of validation batches, between which they cannot meet.
+    alone = not distributed.is_several()
+    validation = data.validation()
+    with state.average.in_place(state.model):
+        return evaluate(state.model, stop.watch(validation) if alone else validation)
 
 
 def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:
     """Choose masks and put quantised layers in place where the recipe says so."""
     if recipe.prune is not None:
         state.masks.update(state.model, recipe.prune, recipe.prune_groups, epoch)
+        state.average.prune(state.masks)
     if recipe.bits and not state.bits and epoch >= recipe.quantize_from:
         quantize.convert_(state.model, recipe.bits, state.masks.bits)
         add_steps(state.optimizer, state.model)
@@ -139,22 +150,28 @@ def train_epoch(
     label = f"{recipe.stage} epoch {epoch + 1}/{recipe.train.epochs}"
     began, before = time.monotonic(), done.seconds
     batches = data.train(epoch, done.step)
-    wrapped = distributed.wrap(state.model)
-    for images, labels in stop.watch(track(batches, steps - done.step, label)):
+    wrapped = distributed.wrap(state.model if state.compiled is None else state.compiled)
+    sparsity = prune.convolution_sparsity(state.model)
+    now = functools.partial(_running, state, recipe, data, sparsity)
+    shown = track(batches, steps - done.step, label, now) if distributed.is_first() else batches
+    for images, labels in stop.watch(shown):
         seed = mix(recipe.train.seed, epoch, done.step, distributed.rank())
         torch.manual_seed(seed)
         shares = None
         if recipe.augment is not None:
             images, shares = mixed(images, labels, data.num_classes, recipe.augment, seed)
-        set_learning_rate(state.optimizer, _rate(state, recipe, epoch + done.step / steps))
+        rate = _rate(state, recipe, epoch + done.step / steps)
+        set_learning_rate(state.optimizer, rate)
         where = Where(recipe.stage, epoch, done.step, keeper.last_good())
         batch = images, labels, labels if shares is None else shares
-        loss, correct = _backward(state, wrapped, recipe, batch, teacher, where)
+        loss, correct = backward(state, wrapped, recipe, batch, teacher, where)
         clip_gradients(state.model, recipe.train)
         state.optimizer.step()
-        _check_steps(learned, where)
+        check_steps(learned, where)
         state.masks.apply_(state.model)
         done.step += 1
+        state.average.update(state.model, epoch * steps + done.step)
+        keeper.step(epoch * steps + done.step, loss, rate)
         done.loss_sum += loss * len(labels)
         done.correct += correct
         done.total += len(labels)
@@ -165,82 +182,24 @@ def train_epoch(
     return Accuracy(int(hits), int(hits), int(images), 0, loss_sum / max(images, 1))
 
 
-def _rate(state: State, recipe: Recipe, progress: float) -> float:
-    scaled = state.plateau.scale * learning_rate(recipe.train, progress)
-    return max(scaled, recipe.train.lr_min)
-
-
-def _backward(
-    state: State,
-    wrapped: nn.Module,
-    recipe: Recipe,
-    batch: tuple[Tensor, Tensor, Tensor],
-    teacher: Teacher | None,
-    where: Where,
-) -> tuple[float, int]:
-    """Leave a batch's mean gradient in the parameters; return its mean loss and hits.
-
-    Args:
-        state: of the run.
-        wrapped: the state's model, which with several processes meets them on the way back.
-        recipe: of the stage.
-        batch: images, their labels, and what is learned: these, or shares of mixed classes.
-        teacher: distils where given.
-        where: for messages.
-    """
-    device = next(state.model.parameters()).device
-    state.optimizer.zero_grad(set_to_none=True)
-    labels = batch[1]
-    size = -(-len(labels) // recipe.train.accumulate)
-    loss_sum, correct = 0.0, 0
-    parts = list(zip(*(tensor.split(size) for tensor in batch), strict=True))
-    for number, (part, *wanted) in enumerate(parts, 1):
-        part = part.to(device).contiguous(memory_format=torch.channels_last)
-        hard, learned = (labels_of.to(device) for labels_of in wanted)
-        meets = distributed.without_meeting(wrapped, last=number == len(parts))
-        with meets, autocast(device, recipe.train.amp):
-            logits = wrapped(part)
-        loss = _loss(recipe, logits.float(), learned, teacher(part) if teacher else None)
-        value = float(loss.detach())
-        if not value <= recipe.train.loss_limit:
-            raise _broken_loss(value, state, part, where)
-        share = len(hard) / len(labels)
-        with distributed.without_meeting(wrapped, last=number == len(parts)):
-            (loss * share if share < 1 else loss).backward()
-        loss_sum += value * len(hard)
-        correct += int((logits.detach().argmax(dim=1) == hard).sum())
-    return loss_sum / len(labels), correct
-
-
-def _loss(recipe: Recipe, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-    smoothing = recipe.train.label_smoothing
-    if taught is None or recipe.distill is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return distillation_loss(
-        logits,
-        taught.float(),
-        labels,
-        temperature=recipe.distill.temperature,
-        student_weight=recipe.distill.student_weight,
-        distill_weight=recipe.distill.distill_weight,
-        label_smoothing=smoothing,
+def _running(state: State, recipe: Recipe, data: Data, sparsity: float) -> Running | None:
+    """Return what the epoch so far looks like, or None before its first step."""
+    done = state.progress
+    if not done.step:
+        return None
+    left = data.steps_per_epoch * (recipe.train.epochs - state.epoch) - done.step
+    return Running(
+        loss=done.loss_sum / done.total,
+        top1=100.0 * done.correct / done.total,
+        sparsity=sparsity,
+        images_per_second=distributed.size() * done.total / done.seconds,
+        seconds_left=left * done.seconds / done.step,
     )
 
 
-def _broken_loss(value: float, state: State, images: Tensor, where: Where) -> UserError:
-    """Return the error that stops a NaN, an infinity or an explosion before the weights see it."""
-    layers = quantize.broken_inputs(state.model, images) or quantize.broken_ranges(state.model)
-    first = f"; the input of layer {layers[0]!r} is the first that is not finite" if layers else ""
-    return UserError(f"the loss is {value} in {where}{first}{where.last_good}")
-
-
-def _check_steps(steps: Mapping[str, nn.Parameter], where: Where) -> None:
-    """Stop before a step that rounds nothing is used or saved."""
-    for owner, value in quantize.broken_steps(steps).items():
-        raise UserError(
-            f"the learned step of {owner} is {value} after {where}, but must stay positive and "
-            f"finite: a lower train.lr may help{where.last_good}"
-        )
+def _rate(state: State, recipe: Recipe, progress: float) -> float:
+    scaled = state.plateau.scale * learning_rate(recipe.train, progress)
+    return max(scaled, recipe.train.lr_min)
 
 
 def _metrics(

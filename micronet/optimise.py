@@ -11,6 +11,7 @@ from torch import nn
 
 from micronet import quantize
 from micronet.config import TrainSection
+from micronet.errors import UserError
 
 
 def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
@@ -135,11 +136,34 @@ def keep_freed_memory_mapped() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def require_compiler() -> None:
+    """Hold this machine to what torch.compile needs.
+
+    Raises:
+        UserError: there is no C++ compiler, in which it writes its kernels for the CPU.
+    """
+    if device().type != "cpu":
+        return
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, RuntimeError):
+        raise UserError(
+            "--compile needs a C++ compiler: put g++ on PATH, or name one in CXX"
+        ) from None
+
+
 def device() -> torch.device:
     """Return the first CUDA device where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def place(model: nn.Module) -> nn.Module:
-    """Move a network to ``device()``, its convolutions in channels_last order, and return it."""
-    return model.to(device=device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
+    """Move a network to ``device()``, its convolutions in the order asked for, and return it."""
+    return model.to(device=device(), memory_format=memory_order(channels_last))  # type: ignore[call-overload]
+
+
+def memory_order(channels_last: bool) -> torch.memory_format:
+    """Return the order in which images and weights of convolutions lie in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format

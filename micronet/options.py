@@ -26,10 +26,13 @@ RECORDED = (
     "lr",
     "accumulate",
     "amp",
+    "model_ema",
+    "compile",
+    "channels_last",
     "seed",
 )
 # Those of them that override a key of the recipe's train section.
-OF_TRAIN = ("epochs", "batch_size", "lr", "accumulate", "amp", "seed")
+OF_TRAIN = RECORDED[RECORDED.index("epochs") :]
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,7 +101,12 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=whole, help="overrides the recipe")
     add("--accumulate", type=positive, help="train each batch in so many parts, one by one")
     add("--amp", choices=("none", "bf16"), help="the type that float layers compute in")
+    add("--model-ema", type=fraction, metavar="DECAY", help="validate and keep averaged weights")
+    add("--compile", action="store_true", default=None, help="train through torch.compile")
+    order = argparse.BooleanOptionalAction
+    add("--channels-last", action=order, default=None, help="order of images in memory, default on")
     add("--checkpoint-every", type=every, metavar="STEPS|TIME", help="such as 500, 90s or 10m")
+    add("--tensorboard", action="store_true", help="write events for TensorBoard into the run")
     add("--keep", type=whole, default=0, metavar="N", help="keep the last N epochs' checkpoints")
     add("--out", metavar="RUN", required=True, help="run directory to write")
     add("--resume", action="store_true", help="continue the run in --out where it stopped")

@@ -215,11 +215,14 @@ class Masks:
         """Set every pruned weight to zero, in place."""
         layers = models.layers(model)
         for name in self.bits:
-            weight = layers[name].weight
-            if name not in self._pruned:
-                keep = kernels.unpack_bits(self.bits[name], weight.numel())
-                self._pruned[name] = ~keep.view(weight.shape)
-            weight.masked_fill_(self._pruned[name], 0.0)
+            self.fill_(name, layers[name].weight)
+
+    def fill_(self, name: str, weight: Tensor) -> None:
+        """Set what layer ``name`` prunes of a tensor shaped as its weight to zero, in place."""
+        if name not in self._pruned:
+            keep = kernels.unpack_bits(self.bits[name], weight.numel())
+            self._pruned[name] = ~keep.view(weight.shape)
+        weight.masked_fill_(self._pruned[name], 0.0)
 
     def check(self, model: nn.Module) -> None:
         """Hold the masks to the model: every name a layer, every mask of its weight's size.

@@ -131,8 +131,13 @@ def find_checkpoint(path: str | Path) -> Path:
     raise UserError(f"{str(path)!r} holds no checkpoint (best.safetensors or last.safetensors)")
 
 
-def load(path: str | Path) -> LoadedRun:
+def load(path: str | Path, *, averaged: bool = True) -> LoadedRun:
     """Rebuild the network of a run directory or checkpoint, quantised layers in place.
+
+    Args:
+        path: what ``find_checkpoint`` takes.
+        averaged: take the average of the weights, which was validated, where the run kept one;
+            else the weights that training goes on with.
 
     Raises:
         UserError: there is no checkpoint, it is damaged, or its tensors do not fit its network.
@@ -149,7 +154,8 @@ def load(path: str | Path) -> LoadedRun:
             raise UserError(f"checkpoint {str(found.path)!r} says its {key} are {value!r}")
     model = models.create_model(arch, classes, channels=channels)
     quantize.convert_(model, bits)
-    copy_state(model, found.group("model"), found.path)
+    average = found.group("average") if averaged else {}
+    copy_state(model, {**found.group("model"), **average}, found.path)
     masks = found.group("mask")
     quantize.share_masks(model, masks)
     return LoadedRun(model.eval(), masks, meta, found.path, found)

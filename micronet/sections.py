@@ -26,7 +26,10 @@ class TrainSection:
     ``patience`` plateau. A batch is trained in ``accumulate`` parts of equal size, one after the
     other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss above
     ``loss_limit`` stops the run, as one that is not finite does. Several processes normalise
-    over the batch of all of them (``sync_batch_norm``), as one process would.
+    over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
+    decay of a moving average of the weights, which is what is validated and kept; 0 averages
+    nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
+    memory.
     """
 
     epochs: int = 10
@@ -49,6 +52,9 @@ class TrainSection:
     accumulate: int = 1
     amp: str = "none"
     sync_batch_norm: bool = True
+    model_ema: float = 0.0
+    compile: bool = False
+    channels_last: bool = True
     seed: int = 0
 
 

@@ -19,6 +19,7 @@ from micronet.config import (
 )
 from micronet.data import Data
 from micronet.errors import UserError
+from micronet.optimise import require_compiler
 from micronet.places import place
 from micronet.recipe import Recipe
 from micronet.runs import LoadedRun, RunDirectory
@@ -53,6 +54,22 @@ def new_config(args: dict[str, Any]) -> dict[str, Any]:
     )
     config["recipe"] = schedule_to_dict(schedule)
     return config
+
+
+def check_compile(stage: str, schedule: Schedule) -> None:
+    """Hold a stage that is to be compiled to what torch.compile can do, here.
+
+    Raises:
+        UserError: the stage trains quantised, or this machine has no compiler.
+    """
+    if not require_train(schedule).compile:
+        return
+    if stage == "qat":
+        raise UserError(
+            f"{place(schedule.path, 'train.compile')}: qat cannot be compiled: its layers compute "
+            "in kernels of their own, which torch.compile does not see into"
+        )
+    require_compiler()
 
 
 def _data_options(args: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from micronet import checkpoint, distributed, prune, quantize
 from micronet.errors import UserError
+from micronet.model_ema import ModelEma
 from micronet.optimise import Plateau
 from micronet.quantize import LayerBits
 
@@ -32,7 +33,10 @@ class Progress:
 
 @dataclass
 class State:
-    """Everything that a checkpoint keeps."""
+    """Everything that a checkpoint keeps; and ``compiled``, the network as training steps call it.
+
+    Evaluation calls ``model`` itself, whose arithmetic is that of every later evaluation.
+    """
 
     model: nn.Module
     optimizer: torch.optim.SGD
@@ -41,9 +45,11 @@ class State:
     epoch: int = 0
     progress: Progress = field(default_factory=Progress)
     plateau: Plateau = field(default_factory=Plateau)
+    average: ModelEma = field(default_factory=ModelEma)
     best_top1: float = -1.0
     best_epoch: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
+    compiled: nn.Module | None = None
 
 
 def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -54,6 +60,7 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
         momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum/{name}"] = momentum
+    tensors.update({f"average/{key}": value for key, value in state.average.tensors.items()})
     header = {
         **meta,
         "bits": quantize.bits_to_dict(state.bits),
@@ -89,6 +96,7 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
                 # Same strides as the parameter, or the next step would round in another order.
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 state.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        state.average.load(state.model, found.group("average"))
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

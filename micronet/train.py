@@ -34,6 +34,7 @@ from micronet.config import TrainSection, schedule_from_dict
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
+from micronet.events import Events, require_package
 from micronet.interrupt import Stopped, StopRequest
 from micronet.optimise import keep_freed_memory_mapped, place
 from micronet.recipe import Recipe
@@ -77,11 +78,10 @@ def _quiet_unless_first() -> Iterator[None]:
 def run_stage(args: dict[str, Any]) -> int:
     """Fit, prune or quantise: build everything, then hand it to the loop."""
     run = RunDirectory(Path(args["out"]))
-    # torchrun repeats the command as it was when it starts a run's processes again.
-    args["resume"] = args["resume"] or (distributed.was_restarted() and run.config_file.exists())
-    config = stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
+    config = _configured(args, run)
     schedule = schedule_from_dict(config["recipe"], config["schedule"] or "command line")
     train = stage.require_train(schedule)
+    stage.check_compile(config["stage"], schedule)
     torch.manual_seed(train.seed)
     found = keeping.to_continue_from(run) if args["resume"] else None
     data = _open_data(config, train, args)
@@ -100,7 +100,7 @@ def run_stage(args: dict[str, Any]) -> int:
         text = yaml.safe_dump(config["recipe"], sort_keys=False)
         distributed.first_alone(lambda: run.create(recorded, text))
         _report_conversion(model, recipe, run)
-    model = place(model)
+    model = place(model, channels_last=train.channels_last)
     if distributed.is_several() and train.sync_batch_norm:
         model = synchronised(model)
     state = loop.start(model, recipe, masks)
@@ -108,12 +108,34 @@ def run_stage(args: dict[str, Any]) -> int:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
     if found is not None and origin is not None:
         unpack(state, origin.checkpoint)
+    done = state.epoch * data.steps_per_epoch + state.progress.step
     rules = args["checkpoint_every"], args["keep"], distributed.is_first()
-    keeper = keeping.Keeper(run, _meta(config, data), *rules)
-    with StopRequest() as stop:
+    with StopRequest() as stop, _events(args, run, done) as events:
+        keeper = keeping.Keeper(run, _meta(config, data), *rules, events)
         state = loop.train(state, recipe, data, keeper, teacher, stop)
     commands.report_skipped(data)
     return _report(state, run)
+
+
+def _configured(args: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
+    """Return what the run is to do, by its command line or by its own record."""
+    if args["tensorboard"]:
+        require_package()
+    # torchrun repeats the command as it was when it starts a run's processes again.
+    args["resume"] = args["resume"] or (distributed.was_restarted() and run.config_file.exists())
+    return stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
+
+
+@contextlib.contextmanager
+def _events(args: dict[str, Any], run: RunDirectory, done: int) -> Iterator[Events | None]:
+    if not (args["tensorboard"] and distributed.is_first()):
+        yield None
+        return
+    events = Events(run.path, done)
+    try:
+        yield events
+    finally:
+        events.close()
 
 
 def _report_conversion(model: nn.Module, recipe: Recipe, run: RunDirectory) -> None:
@@ -152,7 +174,7 @@ def _starting_network(
     """Return the network, its masks, and the checkpoint that both came from, if any."""
     source = last or config["from"]
     if source:
-        loaded = runs.load(source)
+        loaded = runs.load(source, averaged=source is not last)
         arch = loaded.meta["arch"]
         if config["arch"] not in (None, arch):
             raise UserError(

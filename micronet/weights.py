@@ -168,7 +168,10 @@ def _state_dict(found: object, path: str | Path) -> Mapping[str, Tensor]:
     """Return the mapping of names to tensors inside what a file holds."""
     while isinstance(found, Mapping):
         tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        ours = {key[6:]: value for key, value in tensors.items() if str(key).startswith("model/")}
+        # Of our own checkpoints the network that was validated: the average where there is one.
+        named = {str(key).partition("/"): value for key, value in tensors.items()}
+        ours = {key[2]: value for key, value in named.items() if key[0] == "model"}
+        ours |= {key[2]: value for key, value in named.items() if key[0] == "average"}
         inner = [found[key] for key in ("state_dict", "model") if key in found]
         if ours or (tensors and not inner):
             return ours or tensors

@@ -21,7 +21,14 @@ from micronet import checkpoint
 
 # Prunes, quantises and distils on the way, so that every part of the state is in the checkpoint.
 RECIPE = {
-    "train": {"epochs": 3, "batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "nesterov": True},
+    "train": {
+        "epochs": 3,
+        "batch_size": 128,
+        "lr": 0.05,
+        "weight_decay": 1e-4,
+        "nesterov": True,
+        "model_ema": 0.9,
+    },
     "prune": {
         "end_epoch": 2,
         "groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}],

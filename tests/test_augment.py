@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from image_folders import assert_same, make_folder, open_folder
-from micronet import batches, loop
+from micronet import batches, step
 from micronet.augment import mixed, policy
 from micronet.errors import UserError
 from micronet.sections import AugmentSection
@@ -92,13 +92,13 @@ def test_mixes_follow_their_seed_and_leave_torchs_stream():
 
 
 def test_trains_on_what_was_mixed(tmp_path, monkeypatch):
-    seen, real = [], loop._loss
+    seen, real = [], step._loss
 
     def watched(recipe, logits, labels, taught):
         seen.append(labels)
         return real(recipe, logits, labels, taught)
 
-    monkeypatch.setattr(loop, "_loss", watched)
+    monkeypatch.setattr(step, "_loss", watched)
     path = tmp_path / "recipe.yaml"
     augment = {"policy": "randaugment", "mixup": 0.2, "cutmix": 1.0}
     path.write_text(yaml.safe_dump({"train": {"epochs": 1}, "augment": augment}))

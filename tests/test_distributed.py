@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
 RECIPE = {
-    "train": {"epochs": 2, "lr": 0.001, "lr_schedule": "constant"},
+    "train": {"epochs": 2, "lr": 0.001, "lr_schedule": "constant", "model_ema": 0.9},
     "prune": {
         "end_epoch": 1,
         "groups": [{"layers": ["layer*"], "initial_sparsity": 0.3, "final_sparsity": 0.3}],
@@ -71,6 +71,7 @@ def process(rank, port, arguments, answers):
         state = real(*args)
         found.update({f"model/{k}": v.clone() for k, v in state.model.state_dict().items()})
         found.update({f"mask/{k}": v.clone() for k, v in state.masks.bits.items()})
+        found.update({f"average/{k}": v.clone() for k, v in state.average.tensors.items()})
         return state
 
     loop.train = watched

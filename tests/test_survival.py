@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import killed_runs
-from micronet import checkpoint, keeping, loop, runs
+from micronet import checkpoint, keeping, runs, step
 from micronet.errors import UserError
 from micronet.interrupt import Stopped, StopRequest
 from micronet.train import main
@@ -213,8 +213,8 @@ def test_signals_are_left_alone_outside_the_main_thread():
 
 
 def test_exploding_loss_is_stopped_as_nan_is(whole, tmp_path, capsys, monkeypatch):
-    real, calls = loop._loss, iter(range(100))
-    monkeypatch.setattr(loop, "_loss", lambda *a: real(*a) * (1e6 if next(calls) == 15 else 1))
+    real, calls = step._loss, iter(range(100))
+    monkeypatch.setattr(step, "_loss", lambda *a: real(*a) * (1e6 if next(calls) == 15 else 1))
     out = tmp_path / "run"
     assert main([*FIT, "--out", str(out)]) == 2
     message = capsys.readouterr().err

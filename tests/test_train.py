@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from micronet import checkpoint, loop, models, prune, quantize, runs
+from micronet import checkpoint, loop, models, prune, quantize, runs, step
 from micronet.config import TrainSection
 from micronet.optimise import Plateau, clip_gradients, learning_rate
 from micronet.recipe import Recipe, Where
@@ -221,7 +221,7 @@ def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
         recipe = Recipe("fit", TrainSection(accumulate=parts))
         state = loop.start(model, recipe, prune.Masks())
         where = Where("fit", 0, 0, "")
-        loss, correct = loop._backward(state, model, recipe, (images, labels, labels), None, where)
+        loss, correct = step.backward(state, model, recipe, (images, labels, labels), None, where)
         gradients.append(model[1].weight.grad.double().clone())
         whole = torch.nn.functional.cross_entropy(model(images).detach(), labels)
         assert loss == pytest.approx(float(whole))
@@ -245,13 +245,13 @@ def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
 
 
 def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, monkeypatch):
-    seen, real = [], loop._loss
+    seen, real = [], step._loss
 
     def watched(recipe, logits, labels, taught):
         seen.append(taught is not None)
         return real(recipe, logits, labels, taught)
 
-    monkeypatch.setattr(loop, "_loss", watched)
+    monkeypatch.setattr(step, "_loss", watched)
     distill = {"start_epoch": 1, "teacher": str(fitted), "distill_weight": 0.5}
     schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
     command = ["fit", "--from", str(fitted), "--schedule", schedule]
@@ -261,13 +261,13 @@ def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, mo
 
 
 def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monkeypatch):
-    real = loop._loss
+    real = step._loss
     calls = iter(range(100))
 
     def broken(*args):
         return real(*args) * (float("nan") if next(calls) == 7 else 1)
 
-    monkeypatch.setattr(loop, "_loss", broken)
+    monkeypatch.setattr(step, "_loss", broken)
     out = tmp_path / "run"
     command = ["fit", "--from", str(fitted), "--epochs", "3", "--lr", "0.01", "--out", str(out)]
     assert main([*command, *SMALL]) == 2
