@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 T = TypeVar("T")
 LINE_EVERY_SECONDS = 60.0
@@ -64,18 +66,15 @@ def _bar(
     now: Callable[[], Running | None],
     console: Console,
 ) -> Iterator[T]:
-    columns = (
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, transient=True, console=console) as bar:
-        task = bar.add_task("", total=total)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar, said = Progress(*columns), Text()
+    task = bar.add_task(label, total=total)
+    # A line of its own, which a narrow terminal wraps instead of squeezing the bar.
+    with Live(Group(bar, said), transient=True, console=console):
         for item in items:
             yield item
-            bar.update(task, advance=1, description=str(now() or ""))
+            bar.advance(task)
+            said.plain = str(now() or "")
 
 
 def _lines(

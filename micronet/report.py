@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from micronet import report_facts
+from micronet import report_facts, report_png
 from micronet.checkpoint import write_atomically
 from micronet.errors import UserError, reports_user_errors
 from micronet.options import Parser
@@ -20,12 +20,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser: argparse.ArgumentParser = Parser(prog="python -m micronet.report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--out", type=Path, help="default: report.html in the first run")
+    parser.add_argument("--png", type=Path, metavar="FOLDER", help="its pictures as files too")
     args = parser.parse_args(argv)
+    if args.png:
+        report_png.require_package()
     out = args.out or Path(args.runs[0]) / "report.html"
     if len(set(args.runs)) < len(args.runs):
         raise UserError("a run is named twice")
-    write_atomically(out, page([report_facts.read(run) for run in args.runs]).encode())
+    text = page([report_facts.read(run) for run in args.runs])
+    write_atomically(out, text.encode())
     print(f"written: {out}")
+    if args.png:
+        print(f"written: {report_png.write(text, args.png)} pictures in {args.png}")
     return 0
 
 

@@ -25,12 +25,16 @@ BINS = 41
 
 @dataclass(frozen=True)
 class LayerPicture:
-    """What one layer's weights look like: counts over equal bins of [low, high]; codes by value."""
+    """What one layer's weights look like: counts over equal bins of [low, high]; codes by value.
+
+    The counts are of weights that are not zero: beside the zeros of a pruned layer none would show.
+    """
 
     layer: str
     low: float
     high: float
     counts: list[int]
+    zeros: int
     codes: list[int] | None
     input_range: tuple[float, float] | None
 
@@ -46,6 +50,11 @@ class RunFacts:
     score: Score | None = None
     layers: list[LayerPicture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def short(self) -> str:
+        """The run's folder, without those that it lies in."""
+        return Path(self.name).resolve().name
 
 
 def read(path: str) -> RunFacts:
@@ -106,16 +115,18 @@ def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float |
 
 @torch.no_grad()
 def picture(name: str, layer: nn.Module) -> LayerPicture:
-    """Count a layer's weights in bins, and its codes where it has them."""
+    """Count a layer's weights in bins, and the codes of all of them where it has codes."""
     weight = layer.get_parameter("weight").detach().float().flatten()
     low, high = float(weight.min()), float(weight.max())
-    counts = torch.histc(weight, BINS, low, high if high > low else low + 1.0)
+    kept = weight[weight != 0]
+    counts = torch.histc(kept, BINS, low, high if high > low else low + 1.0)
     codes, span = None, None
     if isinstance(layer, QuantizedLayer):
         codes = _codes(layer) if layer.has_weight_range else None
         if isinstance(layer.input_quantizer, ActivationQuantizer):
             span = (float(layer.input_quantizer.range[0]), float(layer.input_quantizer.range[1]))
-    return LayerPicture(name, low, high, counts.long().tolist(), codes, span)
+    zeros = weight.numel() - kept.numel()
+    return LayerPicture(name, low, high, counts.long().tolist(), zeros, codes, span)
 
 
 def _codes(layer: QuantizedLayer) -> list[int]:

@@ -7,38 +7,8 @@ from html import escape
 
 from micronet import report_svg as svg
 from micronet.report_facts import RunFacts
+from micronet.report_style import of_page
 from micronet.score_count import Score, shares
-
-_STYLE = """
-:root { color-scheme: light dark; --fore: #1c2430; --back: #fff; --soft: #667; --rule: #ccd3dc; }
-@media (prefers-color-scheme: dark) {
-  :root { --fore: #dde3ea; --back: #14181d; --soft: #98a2ad; --rule: #333b45; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 1200px; background: var(--back);
-  color: var(--fore); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1, h2, h3 { line-height: 1.25; }
-.plots { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
-.small-plots { display: grid; gap: .5rem;
-  grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--rule); text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
-svg .title { fill: var(--fore); font-size: 13px; font-weight: 600; }
-svg .small { font-size: 9px; }
-.grid { stroke: var(--rule); fill: none; }
-.line { fill: none; stroke-width: 1.6; }
-.missing { border-left: 4px solid #d08a3c; padding-left: .7rem; color: var(--soft); }
-""" + "".join(
-    f".line.c{i} {{ stroke: {c}; }} .dot.c{i}, .bar.c{i} {{ fill: {c}; }}\n"
-    for i, c in enumerate(
-        ("#3b7dd8", "#d08a3c", "#3fa66b", "#c2506e", "#8265c9", "#4aa3b5", "#9a8f32", "#888")
-    )
-)
 
 
 def page(runs: Sequence[RunFacts]) -> str:
@@ -51,7 +21,7 @@ def page(runs: Sequence[RunFacts]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{of_page()}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
@@ -90,24 +60,26 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _curves(runs: Sequence[RunFacts]) -> str:
-    several = len(runs) > 1
-
     def series(*keys: tuple[str, str]) -> list[svg.Line]:
-        found: list[svg.Line] = []
-        for run in runs:
-            for name, key in keys:
-                label = f"{run.name}: {name}" if several else name
-                line = [(r["epoch"] + 1, r[key]) for r in run.records]
-                found.append((label, line))
-        return found
+        """One colour a run; the second of two keys is dashed."""
+        return [
+            svg.Line(
+                _named(runs, run, name),
+                [(r["epoch"] + 1, r[key]) for r in run.records],
+                colour,
+                "dashed" if second else "plain",
+            )
+            for colour, run in enumerate(runs)
+            for second, (name, key) in enumerate(keys)
+        ]
 
+    loss = series(("training", "train_loss"), ("validation", "validation_loss"))
+    top1 = series(("training", "train_top1"), ("validation", "validation_top1"))
     plots = [
-        svg.lines("Loss", series(("training", "train_loss"), ("validation", "validation_loss"))),
-        svg.lines(
-            "Top-1", series(("training", "train_top1"), ("validation", "validation_top1")), " %"
-        ),
-        svg.lines("Learning rate", series(("rate", "lr"))),
-        svg.lines("Images a second", series(("rate", "images_per_second"))),
+        svg.lines("Loss", loss, logarithmic=True),
+        svg.lines("Top-1", top1, " %"),
+        svg.lines("Learning rate", series(("", "lr"))),
+        svg.lines("Images a second", series(("", "images_per_second"))),
         svg.lines("Sparsity of convolutions", _sparsity(runs), " %"),
     ]
     return f'<div class="plots">{"".join(plots)}</div>'
@@ -115,15 +87,18 @@ def _curves(runs: Sequence[RunFacts]) -> str:
 
 def _sparsity(runs: Sequence[RunFacts]) -> list[svg.Line]:
     found: list[svg.Line] = []
-    for run in runs:
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        found.append(
-            (f"{prefix}measured", [(r["epoch"] + 1, 100 * r["sparsity"]) for r in run.records])
-        )
+    for colour, run in enumerate(runs):
+        measured = [(r["epoch"] + 1, 100 * r["sparsity"]) for r in run.records]
+        found.append(svg.Line(_named(runs, run, "measured"), measured, colour))
         aimed = [(e + 1, 100 * t) for e, t in enumerate(run.targets) if t is not None]
         if aimed:
-            found.append((f"{prefix}schedule", aimed))
+            found.append(svg.Line(_named(runs, run, "schedule"), aimed, colour, "wide"))
     return found
+
+
+def _named(runs: Sequence[RunFacts], run: RunFacts, name: str) -> str:
+    """Return what a legend says: of one run the curve's name, of several the run's too."""
+    return " ".join(part for part in (run.short if len(runs) > 1 else "", name) if part)
 
 
 def _one(run: RunFacts) -> list[str]:
@@ -170,7 +145,9 @@ def _pictures(run: RunFacts) -> list[str]:
     spans = [["layer", "input from", "to"]]
     for layer in run.layers:
         ends = f"{layer.low:.2g}", f"{layer.high:.2g}"
-        weights.append(svg.histogram(layer.layer, layer.counts, *ends))
+        share = layer.zeros / (layer.zeros + sum(layer.counts))
+        zero = f"{100 * share:.1f} % zero" if share else ""
+        weights.append(svg.histogram(layer.layer, layer.counts, *ends, zero))
         if layer.codes is not None:
             last = str(len(layer.codes) - 1)
             codes.append(svg.histogram(layer.layer, layer.codes, "0", last))

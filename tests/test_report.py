@@ -1,16 +1,21 @@
 """The report: its numbers are the run's and the scorer's, and the page needs nothing but itself."""
 
+import importlib.util
 import json
+import random
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from micronet import models, report, report_facts, report_svg, runs
+from micronet import models, report, report_facts, report_png, report_svg, runs
 from micronet import score as scorer
+from micronet.report_axis import label, ticks
 from micronet.report_page import page
 from micronet.rules import seed
 from micronet.train import main
@@ -132,7 +137,8 @@ def test_pictures_count_every_weight_and_code(stages):
     model = runs.load(stages[1]).model
     for picture in report_facts.read(str(stages[1])).layers:
         layer = models.layers(model)[picture.layer]
-        assert sum(picture.counts) == layer.weight.numel()
+        assert picture.zeros == int((layer.weight == 0).sum())
+        assert sum(picture.counts) + picture.zeros == layer.weight.numel()
         assert (picture.codes is None) == (picture.layer == "conv1")
         if picture.codes is not None:
             assert len(picture.codes) == 16 and sum(picture.codes) == layer.weight.numel()
@@ -142,8 +148,9 @@ def test_constant_weights_and_numbers_that_are_none():
     layer = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(layer.weight, 0.5)
     assert sum(report_facts.picture("x", layer).counts) == 4
-    assert report_svg.lines("x", [("a", [])]) == ""
-    text = report_svg.lines("x", [("a", [(0, 1), (1, float("nan")), (2, 1)])])
+    assert report_svg.lines("x", [report_svg.Line("a", [])]) == ""
+    points = [(0, 1), (1, float("nan")), (2, 1)]
+    text = report_svg.lines("x", [report_svg.Line("a", points)])
     assert text.count("<circle") == 2 and "nan" not in text
 
 
@@ -157,3 +164,58 @@ def test_mistakes(arguments, part, tmp_path, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert part in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_ticks_are_round_and_hold_every_number(logarithmic):
+    generator = random.Random(time.time_ns())
+    for _ in range(500):
+        low, high = sorted(10.0 ** generator.uniform(-9, 9) for _ in range(2))
+        marks = ticks(low, high, logarithmic)
+        assert marks[0] <= low * (1 + 1e-9) and marks[-1] >= high * (1 - 1e-9)
+        assert 2 <= len(marks) <= 10 and marks == sorted(set(marks))
+        texts = [label(mark, marks) for mark in marks]
+        assert len(set(texts)) == len(texts) and max(map(len, texts)) <= 9
+    assert ticks(0.0, 0.0)[0] < 0 < ticks(0.0, 0.0)[-1]
+
+
+def test_loss_is_logarithmic_where_it_can_be_and_the_schedule_lies_below():
+    line = report_svg.Line("loss", [(1, 0.01), (2, 10.0)])
+    drawn = [report_svg.lines("Loss", [line], logarithmic=flag) for flag in (True, False)]
+    assert ">0.1<" in drawn[0] and ">0.1<" not in drawn[1]
+    zero = report_svg.Line("loss", [(1, 0.0), (2, 10.0)])
+    assert report_svg.lines("Loss", [zero], logarithmic=True) == report_svg.lines("Loss", [zero])
+
+
+def test_bars_say_their_shares_of_all():
+    text = report_svg.bars("x", [("a", [0.3, 0.1]), ("b" * 40, [0.6, 0.0])], ["s", "o"])
+    assert ">40.0 %<" in text and ">60.0 %<" in text and "…" + "b" * 26 in text
+
+
+def test_pictures_of_the_page_become_png(stages, tmp_path, capsys):
+    pytest.importorskip("resvg_py")
+    folder = tmp_path / "png"
+    out = tmp_path / "report.html"
+    assert report.main([str(stages[1]), "--out", str(out), "--png", str(folder)]) == 0
+    files = sorted(folder.iterdir())
+    assert len(files) == Page(out.read_text()).svgs
+    assert f"{len(files)} pictures" in capsys.readouterr().out
+    assert files[0].name == "001-loss.png" and any("-weights-conv1" in f.name for f in files)
+    loss = Image.open(files[0]).convert("RGB")
+    assert loss.width == 3 * report_svg.WIDTH
+    colours = {colour for _, colour in loss.getcolors(2**20)}
+    line, title = (tuple(bytes.fromhex(text)) for text in ("3b7dd8", "1c2430"))
+    assert {(255, 255, 255), line, title} <= colours
+
+
+def test_png_needs_its_package_and_a_font(stages, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("resvg_py")
+    command = [str(stages[0]), "--out", str(tmp_path / "r.html"), "--png", str(tmp_path / "png")]
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert report.main(command) == 2
+    assert not (tmp_path / "r.html").exists()
+    monkeypatch.setattr(report_png, "of_pictures", lambda: "svg text { font-family: none-such }")
+    assert report.main(command) == 2
+    assert "finds no font" in capsys.readouterr().err
+    assert not (tmp_path / "png").exists()
