@@ -81,7 +81,7 @@ def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) 
 
 def run_schedule(args: dict[str, Any]) -> int:
     """Print what a schedule would do."""
-    print(dry_run.describe(args["file"], args["arch"], args["num_classes"]))
+    print(dry_run.describe(args["file"], args["arch"], args["num_classes"], args["plan"]))
     return 0
 
 

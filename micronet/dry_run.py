@@ -7,19 +7,23 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from micronet import models, prune, quantize
+from micronet import models, plans, prune, quantize
 from micronet.config import PruneGroup, PruneSection, Schedule, load_schedule, schedule_to_dict
 from micronet.optimise import learning_rate
 from micronet.quantize import LayerBits
 
 
-def describe(path: str, arch: str, num_classes: int) -> str:
+def describe(path: str, arch: str, num_classes: int, plan: str | None = None) -> str:
     """Return what a schedule does to an architecture: by layer, then by epoch, then its notes.
+
+    A plan file's sparsities and bits stand in for the schedule's, where one is given.
 
     Raises:
         UserError: the file, the architecture, or a name in the file is wrong.
     """
     schedule = load_schedule(path)
+    if plan:
+        schedule = plans.applied(plan, schedule)
     with torch.device("meta"):
         model = models.create_model(arch, num_classes)
     groups = prune.layer_groups(model, schedule.prune, schedule.path) if schedule.prune else {}

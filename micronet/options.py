@@ -16,6 +16,7 @@ RECORDED = (
     "image_size",
     "holdout",
     "schedule",
+    "plan",
     "from",
     "weights",
     "pretrained",
@@ -92,6 +93,7 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
     _source_options(command)
     add = command.add_argument
     add("--schedule", metavar="FILE", help="the recipe, YAML")
+    add("--plan", metavar="FILE", help="take sparsities and bits from this plan of micronet.score")
     add("--from", metavar="RUN", help="start from the best checkpoint of an earlier run")
     add("--pretrained", action="store_true", default=None, help="download pretrained weights")
     add("--teacher", metavar="ARCH|RUN", help="distil from this network or run")
@@ -115,6 +117,7 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
 def _schedule_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", help="the recipe, YAML, or a schedule of Distiller's")
     command.add_argument("--arch", required=True, help="the network that it is for")
+    command.add_argument("--plan", metavar="FILE", help="a plan whose sparsities and bits it takes")
     command.add_argument("--num-classes", type=positive, default=1000, help="default: 1000")
 
 

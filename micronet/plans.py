@@ -7,6 +7,7 @@ sections themselves.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,23 @@ def load_plan(path: str) -> Plan:
     if sections:
         schedules.append(schedule_from_dict(sections, place))
     return _plan(f"plan {path}", head, schedules)
+
+
+def applied(path: str, schedule: Schedule) -> Schedule:
+    """Return a schedule with the pruning and precision of a plan file in place of its own.
+
+    A schedule that only prunes, or only quantises, takes only that; one without either takes both.
+
+    Raises:
+        UserError: the plan cannot be read, or has nothing that the schedule takes.
+    """
+    plan, names = load_plan(path), ("prune", "quantize")
+    taken = [name for name in names if getattr(schedule, name) is not None] or names
+    found = {name: getattr(plan, name) for name in taken}
+    sections = {name: section[0] for name, section in found.items() if section is not None}
+    if not sections:
+        raise UserError(f"plan {path!r} has no section {' or '.join(map(repr, taken))}")
+    return dataclasses.replace(schedule, path=f"{schedule.path} with plan {path}", **sections)
 
 
 def _read(path: str) -> tuple[dict[str, Any], str]:

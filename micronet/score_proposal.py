@@ -16,6 +16,7 @@ from micronet.errors import UserError
 from micronet.layer_facts import LayerFacts
 from micronet.numbers_text import decimal, exact, fixed, grid, markdown_grid
 from micronet.plans import Plan
+from micronet.quantize import LayerBits
 from micronet.score_changes import check_is_plan
 from micronet.score_compare import signed
 from micronet.score_count import Score
@@ -142,15 +143,24 @@ def _prune(groups: dict[float, list[str]], plan: Plan) -> dict[str, Any]:
 
 
 def _quantize(layers: Any) -> dict[str, Any]:
-    alike: dict[tuple[float | None, float | None], list[str]] = defaultdict(list)
+    alike: dict[LayerBits, list[str]] = defaultdict(list)
     for name, facts in layers.items():
-        alike[facts.bits.weight_bits, facts.bits.activation_bits].append(name)
+        alike[facts.bits].append(name)
     overrides = [
-        {"layers": names, "weights": _precision(weights), "activations": _precision(inputs)}
-        for (weights, inputs), names in alike.items()
+        {
+            "layers": names,
+            "weights": _precision(bits.weight_bits, bits.weight_step),
+            "activations": _precision(bits.activation_bits, bits.activation_step, bits.decay),
+        }
+        for bits, names in alike.items()
     ]
     return {"weights": None, "activations": None, "overrides": overrides}
 
 
-def _precision(bits: float | None) -> dict[str, float] | None:
-    return None if bits is None else {"bits": bits}
+def _precision(bits: float | None, step: str, decay: float | None = None) -> dict[str, Any] | None:
+    """Return a precision as a schedule has it; a decay belongs to a range that is followed."""
+    if bits is None:
+        return None
+    if step == "learned":
+        return {"bits": bits, "step": step}
+    return {"bits": bits} if decay is None else {"bits": bits, "decay": decay}

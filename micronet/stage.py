@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from micronet import checkpoint, options, prune, quantize, runs
+from micronet import checkpoint, options, plans, prune, quantize, runs
 from micronet.config import (
     DistillSection,
     Schedule,
@@ -34,6 +34,8 @@ def new_config(args: dict[str, Any]) -> dict[str, Any]:
     config["stage"] = stage
     config.update(_data_options(args))
     schedule = load_schedule(args["schedule"]) if args["schedule"] else Schedule()
+    if args["plan"]:
+        schedule = plans.applied(args["plan"], schedule)
     path = args["schedule"]
     needed = {"prune": schedule.prune, "qat": schedule.quantize}
     if stage in needed and needed[stage] is None:
