@@ -31,7 +31,7 @@ def run_eval(args: dict[str, Any]) -> int:
         seed=0,
         holdout=args["holdout"] or meta.get("holdout"),
         workers=args["workers"],
-        augment=False,
+        trained=False,
         skip_bad_images=args["skip_bad_images"],
     )
     if model is None:
@@ -40,8 +40,8 @@ def run_eval(args: dict[str, Any]) -> int:
     else:
         check_data(meta, name, data)
     split = args["split"] or ("test" if data.test_size else "validation")
-    if split == "test" and not data.test_size:
-        raise UserError(f"data {data.name!r} has no test images")
+    if not {"test": data.test_size, "validation": data.validation_size}[split]:
+        raise UserError(f"data {data.name!r} has no {split} images")
     batches = data.test() if split == "test" else data.validation()
     model = place(model)
     _print_accuracy(args, name, split, evaluate(model, batches))
@@ -115,7 +115,7 @@ def run_sensitivity(args: dict[str, Any]) -> int:
         seed=0,
         holdout=loaded.meta["holdout"],
         workers=args["workers"],
-        augment=False,
+        trained=False,
     )
     check_data(loaded.meta, str(loaded.path), data)
     batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731

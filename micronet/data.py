@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
-from micronet.batches import Batch, FileImages, Images, MemoryImages, generator
-from micronet.errors import UserError, nearest
-from micronet.images import Listing, decode, decode_square, list_images
+from micronet.batches import Batch, FileImages, Images, generator
+from micronet.errors import UserError
+from micronet.sources import Source, find
 from micronet.splits import stratified_split
 
 DEFAULT_HOLDOUT = 0.1
-# Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
-DOWNLOADS = Path(".data")
-
-_SMALL_SIDE = 64
-# Decoded images above this number of bytes are read from their files instead.
-_MEMORY_LIMIT = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -129,18 +120,6 @@ class Data:
         return images.batches(share.split(self.batch_size) if len(share) else [], None)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A data set as it comes, before anything is held out."""
-
-    name: str
-    classes: tuple[str, ...]
-    image_size: int
-    train: Images
-    validation: Images | None
-    test: Images | None
-
-
 def open_data(
     source: str,
     *,
@@ -149,7 +128,7 @@ def open_data(
     seed: int,
     holdout: float | None = None,
     workers: int = 0,
-    augment: bool = True,
+    trained: bool = True,
     skip_bad_images: bool = False,
 ) -> Data:
     """Open ``digits``, ``cifar10``, ``cifar100``, or a folder with train/, val/ and test/.
@@ -165,7 +144,8 @@ def open_data(
         seed: of order and augmentation.
         holdout: share of the training images to validate on, above 0 and below 1.
         workers: processes that decode large images.
-        augment: whether training images are cropped and mirrored at random.
+        trained: whether there must be training images, and they are cropped and mirrored at random;
+            to evaluate alone, val/ or test/ is enough.
         skip_bad_images: leave damaged images of a folder out, instead of stopping; see ``skipped``.
 
     Raises:
@@ -179,20 +159,22 @@ def open_data(
             raise UserError(f"{name} is {value}, it must be at least {least[name]}")
     if holdout is not None and not 0 < holdout < 1:
         raise UserError(f"holdout is {holdout}, it must be above 0 and below 1")
-    builtin = _BUILTINS.get(source)
-    found = (
-        builtin(image_size)
-        if builtin
-        else _open_folder(source, image_size, workers, skip_bad_images)
-    )
+    found = find(source, image_size, workers, skip_bad_images)
+    if found.train is None and trained:
+        raise UserError(f"data folder {source!r} holds no folder train/")
     parts = _split(found, holdout)
-    return Data(found.name, found.classes, found.image_size, batch_size, seed, augment, parts)
+    return Data(found.name, found.classes, found.image_size, batch_size, seed, trained, parts)
 
 
-def _split(source: _Source, holdout: float | None) -> dict[str, tuple[Images, Tensor]]:
+def _split(source: Source, holdout: float | None) -> dict[str, tuple[Images, Tensor]]:
     parts: dict[str, tuple[Images, Tensor]] = {}
     test = source.test
-    if source.validation is not None and holdout is None:
+    if source.train is None:
+        if holdout is not None:
+            raise UserError(f"{source.name!r} has no training images to hold some out of")
+        if source.validation is not None:
+            parts["validation"] = _all(source.validation)
+    elif source.validation is not None and holdout is None:
         parts["train"] = _all(source.train)
         parts["validation"] = _all(source.validation)
     else:
@@ -209,88 +191,3 @@ def _split(source: _Source, holdout: float | None) -> dict[str, tuple[Images, Te
 
 def _all(images: Images) -> tuple[Images, Tensor]:
     return images, torch.arange(len(images.labels))
-
-
-def _open_digits(image_size: int | None) -> _Source:
-    """Scikit-learn's 1,797 scanned digits of 8x8 pixels, a fifth of them for test."""
-    from sklearn.datasets import load_digits  # slow to import, and only this set needs it
-
-    digits = load_digits()
-    size = image_size or 32
-    planes = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    planes = F.interpolate(planes, (size, size), mode="bilinear").round().to(torch.uint8)
-    pixels = planes.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    labels = torch.from_numpy(digits.target)
-    train, test = (
-        MemoryImages(pixels[part], labels[part], size, flip=False)
-        for part in stratified_split(labels, 0.2)
-    )
-    classes = tuple(str(name) for name in digits.target_names)
-    return _Source("digits", classes, size, train, None, test)
-
-
-def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], size: int | None) -> _Source:
-    try:
-        sets = [kind(str(DOWNLOADS), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot fetch {name} into {str(DOWNLOADS)!r}: {error}") from None
-    size = size or 32
-    train, test = (
-        MemoryImages(torch.from_numpy(s.data), torch.tensor(s.targets), size, flip=True)
-        for s in sets
-    )
-    return _Source(name, tuple(sets[0].classes), size, train, None, test)
-
-
-_BUILTINS: dict[str, Callable[[int | None], _Source]] = {
-    "digits": _open_digits,
-    "cifar10": lambda size: _open_cifar("cifar10", torchvision.datasets.CIFAR10, size),
-    "cifar100": lambda size: _open_cifar("cifar100", torchvision.datasets.CIFAR100, size),
-}
-
-
-def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bool) -> _Source:
-    root = Path(source)
-    if not root.is_dir():
-        known = ", ".join(_BUILTINS)
-        hint = nearest(source, _BUILTINS)
-        raise UserError(f"{source!r} is neither a folder nor a known data set ({known}){hint}")
-    if not (root / "train").is_dir():
-        raise UserError(f"data folder {source!r} holds no folder train/")
-    present = [name for name in ("train", "val", "test") if (root / name).is_dir()]
-    listings = [list_images(root / name) for name in present]
-    train = listings[0]
-    for name, listing in zip(present, listings, strict=True):
-        odd = sorted(set(listing.classes) ^ set(train.classes))
-        if odd:
-            holder = name if odd[0] in listing.classes else "train"
-            raise UserError(
-                f"the classes of {str(root / name)!r} are not those of train/: "
-                f"only {holder}/ has {odd[0]!r}"
-            )
-    images: Sequence[MemoryImages | FileImages] | None = None
-    # Images in memory are all read at once: where one may be damaged they stay in their files.
-    if not skip_bad:
-        images = _in_memory(listings, image_size)
-    images = images or [
-        FileImages(each.files, each.labels, image_size or 224, workers=workers, skip_bad=skip_bad)
-        for each in listings
-    ]
-    parts = dict(zip(present, images, strict=True))
-    name, size = root.resolve().name, images[0].image_size
-    return _Source(name, train.classes, size, parts["train"], parts.get("val"), parts.get("test"))
-
-
-def _in_memory(listings: list[Listing], image_size: int | None) -> list[MemoryImages] | None:
-    """Decode all images if they are square, small and of one size; return None if they are not."""
-    width, height = decode(listings[0].files[0]).size
-    total = sum(len(listing.files) for listing in listings)
-    if width != height or width > _SMALL_SIDE or total * 3 * width * height > _MEMORY_LIMIT:
-        return None
-    images: list[MemoryImages] = []
-    for listing in listings:
-        pixels = decode_square(listing.files, width)
-        if pixels is None:
-            return None
-        images.append(MemoryImages(pixels, listing.labels, image_size or width, flip=True))
-    return images

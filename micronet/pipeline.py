@@ -54,7 +54,7 @@ def describe(path: Path) -> StageResult:
         batch_size=250,
         seed=0,
         holdout=meta["holdout"],
-        augment=False,
+        trained=False,
     )
     if not data.test_size:
         raise UserError(f"data {data.name!r} has no test images")

@@ -119,7 +119,7 @@ def test_small_augmentation_is_a_shifted_and_mirrored_window():
 
 
 def test_without_augmentation_training_images_are_the_images(small):
-    opened = open_folder(small, augment=False, batch_size=40)
+    opened = open_folder(small, trained=False, batch_size=40)
     images, labels = collect(opened.train(0))
     again, relabelled = collect(opened.train(1))
     assert not torch.equal(images, again)

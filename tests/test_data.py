@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
-from micronet import data
+from micronet import data, models
 from micronet.errors import UserError
 from micronet.train import main
 
@@ -58,7 +58,7 @@ def test_without_val_a_tenth_of_each_class_is_held_out(tmp_path):
 
 def test_held_out_images_are_never_trained_on_and_never_augmented(tmp_path):
     root = make_folder(tmp_path / "d", 16, parts=("train",))
-    opened = open_folder(root, augment=False, holdout=0.25, batch_size=30)
+    opened = open_folder(root, trained=False, holdout=0.25, batch_size=30)
     trained = {image.numpy().tobytes() for image in collect(opened.train(0))[0]}
     held = {image.numpy().tobytes() for image in collect(opened.validation())[0]}
     assert (len(trained), len(held)) == (30, 10)
@@ -139,6 +139,22 @@ def test_a_failed_download_is_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"cannot fetch cifar10 into '.data'.*no route") as caught:
         data.open_data("cifar10", image_size=None, batch_size=8, seed=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_evaluation_needs_no_training_images(part, tmp_path, capsys):
+    root = make_folder(tmp_path / "images", 32, parts=(part,), count=6)
+    weights = tmp_path / "weights.pth"
+    torch.save(models.create_model("resnet20", 2).state_dict(), weights)
+    command = ["eval", "--arch", "resnet20", "--weights", str(weights), "--data", str(root)]
+    assert main(command) == 0
+    assert "of 12 correct" in capsys.readouterr().out
+    other = {"val": "test", "test": "validation"}[part]
+    for more in (["--split", other], ["--holdout", "0.5"]):
+        assert main([*command, *more]) == 2
+        assert "has no" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"holds no folder train/\Z"):
+        open_folder(root)
 
 
 def test_folders_that_are_none(tmp_path, small):

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -231,6 +232,7 @@ def test_image(name, tmp_path, refuses):
 
 
 FIT = ["fit", "--arch", "resnet20", "--out", "{out}"]
+DEMO = str(Path(__file__).parents[1] / "schedules" / "demo_fit.yaml")
 ARGUMENTS = {
     "no command": ([], ["command"]),
     "unknown command": (["train"], ["train"]),
@@ -242,6 +244,9 @@ ARGUMENTS = {
     "no threads": ([*FIT, "--threads", "0"], ["0"]),
     "rate of text": ([*FIT, "--lr", "fast"], ["fast"]),
     "infinite rate": ([*FIT, "--lr", "inf"], ["train.lr", "inf"]),
+    "an average of nothing": ([*FIT, "--model-ema", "1"], ["--model-ema", "1 is not between"]),
+    "an unknown plan": ([*FIT, "--plan", "no.yaml"], ["no.yaml"]),
+    "a plan that is a schedule": ([*FIT, "--plan", DEMO], ["has no key 'arch'"]),
     "unknown amp": ([*FIT, "--amp", "fp8"], ["fp8"]),
     "accumulate that does not divide": ([*FIT, "--accumulate", "3"], ["train.accumulate 3"]),
     "checkpoint every day": ([*FIT, "--checkpoint-every", "1d"], ["1d"]),
