@@ -39,7 +39,7 @@ from .ops.fake_quant_weight import (
 )
 from .ops.learned_step import fake_quant_learned_step
 from .ops.mask_selection import smallest_magnitude_mask
-from .scheme import Scheme, levels_of_bits
+from .scheme import Scheme, bits_of_levels, levels_of_bits
 
 __all__ = [
     "MOST_CODE_LEVELS",
@@ -49,6 +49,7 @@ __all__ = [
     "QuantisedInput",
     "Scheme",
     "available_backends",
+    "bits_of_levels",
     "compact_by_bits",
     "count_bits",
     "count_nonzero",

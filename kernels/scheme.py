@@ -42,6 +42,19 @@ def levels_of_bits(bits: float) -> int:
     return math.floor(2.0**bits)
 
 
+def bits_of_levels(levels: int) -> float:
+    """Bits of a quantiser of `levels` levels, log2(levels); ValueError outside 2 to 256.
+
+    Rounded up where it must be, so that `levels_of_bits` gives the levels back.
+    """
+    if not 2 <= levels <= MAX_LEVELS:
+        raise ValueError(f"levels is {levels}, but a quantiser has 2 to {MAX_LEVELS}")
+    bits = math.log2(levels)
+    while levels_of_bits(bits) < levels:
+        bits = math.nextafter(bits, math.inf)
+    return bits
+
+
 @cache
 def code_group(levels: int) -> tuple[int, int]:
     """How codes of `levels` levels are packed: (codes in a group, bits of a group).

@@ -62,8 +62,7 @@ def schedule_from_dict(document: object, path: str) -> Schedule:
         raise UserError(f"schedule {str(path)!r} holds no sections")
     if distiller_schedule.is_distiller(document):
         converted = distiller_schedule.convert(document, path)
-        # Lines of the file's own keys would name the wrong place of the recipe's.
-        recipe = schedule_from_dict(converted.recipe, str(path))
+        recipe = schedule_from_dict(converted.recipe, converted.path(path))
         return dataclasses.replace(recipe, notes=tuple(converted.notes))
     for key in ("path", "notes"):
         if key in document:

@@ -190,7 +190,7 @@ def _check_quantize(q: QuantizeSection, path: str) -> None:
 
 
 def _check_precision(p: WeightPrecision | ActivationPrecision, where: str, path: str) -> None:
-    _require(1 <= p.bits <= 8, path, f"{where}.bits", f"{p.bits} is not between 1 and 8")
+    _check_levels(p, where, path)
     _one_of(p.step, STEPS, path, f"{where}.step")
     learned = p.step == "learned"
     if isinstance(p, ActivationPrecision):
@@ -200,8 +200,19 @@ def _check_precision(p: WeightPrecision | ActivationPrecision, where: str, path:
         _require(default or not learned, path, f"{where}.decay", unused)
     elif learned:
         # Two levels would be -step and 0: no positive level, which the initial step divides by.
-        few = f"{p.bits} is 2 levels, but a learned step of weights needs 3 or more"
-        _require(2.0**p.bits >= 3, path, f"{where}.bits", few)
+        key, value = ("bits", p.bits) if p.levels is None else ("levels", p.levels)
+        few = f"{value} is 2 levels, but a learned step of weights needs 3 or more"
+        _require((p.levels or 2.0 ** (p.bits or 0)) >= 3, path, f"{where}.{key}", few)
+
+
+def _check_levels(p: WeightPrecision | ActivationPrecision, where: str, path: str) -> None:
+    one = (p.bits is None) != (p.levels is None)
+    _require(one, path, where, "needs one of bits and levels")
+    if p.bits is not None:
+        _require(1 <= p.bits <= 8, path, f"{where}.bits", f"{p.bits} is not between 1 and 8")
+    if p.levels is not None:
+        inside = 2 <= p.levels <= 256
+        _require(inside, path, f"{where}.levels", f"{p.levels} is not between 2 and 256")
 
 
 def _check_distill(d: DistillSection, path: str) -> None:

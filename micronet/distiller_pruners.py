@@ -19,17 +19,21 @@ _CLASSES = {
     "SensitivityPruner": ("sensitivities",),
     "L1RankedStructureParameterPruner": ("desired_sparsity", "weights", "group_type"),
 }
+# Of the classes that give each weight a number: what the number is here.
+_NUMBERS = {"levels": "final_sparsity", "thresholds": "threshold", "sensitivities": "sensitivity"}
 _STRUCTURES = {"3D": "filter", "Filters": "filter", "Channels": "channel"}
+_TIES = "masks prune exactly the target, where Distiller also pruned all ties with the last"
+_LEADER = "each layer chooses its own pieces; with group_dependency Distiller's followed a leader"
 
 
-def prune_group(
+def prune_groups(
     settings: Mapping[str, Any],
     when: tuple[int, int, int],
     where: str,
     path: str,
     notes: list[str],
-) -> dict[str, Any]:
-    """Return one pruner as a group, with its epochs and whether it fires ``once``.
+) -> list[dict[str, Any]]:
+    """Return one pruner as groups, each with its epochs and whether it fires ``once``.
 
     Args:
         settings: the pruner's keys.
@@ -49,24 +53,39 @@ def prune_group(
         if key not in ("class", *_CLASSES[kind]):
             hint = nearest(str(key), _CLASSES[kind])
             raise UserError(f"{place(path, f'{where}.{key}')}: {where}.{key} is unknown{hint}")
-    group = _by_class(kind, settings, where, path)
+    number = _CLASSES[kind][0]
+    if number in _NUMBERS:
+        groups = _by_number(number, settings.get(number), f"{where}.{number}", path)
+    else:
+        groups = [_by_target(settings, where, path)]
     start, end, frequency = when
     gradual = kind.endswith("AGP") or kind == "AutomatedGradualPruner"
-    group |= {"start_epoch": start, "end_epoch": end, "frequency": frequency, "once": not gradual}
-    if gradual and len(range(start, end, frequency)) == 1:
+    _note(settings, groups, len(range(start, end, frequency)), gradual, where, notes)
+    epochs = {"start_epoch": start, "end_epoch": end, "frequency": frequency, "once": not gradual}
+    return [group | epochs for group in groups]
+
+
+def _note(
+    settings: Mapping[str, Any],
+    groups: list[dict[str, Any]],
+    firings: int,
+    gradual: bool,
+    where: str,
+    notes: list[str],
+) -> None:
+    if gradual and firings == 1:
         notes.append(f"{where}: it fires once, straight at its final sparsity; Distiller failed")
-    if not gradual and len(range(start, end, frequency)) > 1:
-        notes.append(f"{where}: its masks are chosen once, in epoch {start}, and kept from then on")
-    if "final_sparsity" in group:
-        note = "masks prune exactly the target, where Distiller also pruned all ties with the last"
-        if note not in notes:
-            notes.append(note)
-    return group
+    if not gradual and firings > 1:
+        notes.append(f"{where}: its masks are chosen once, at its first epoch, and kept")
+    for key, note in (("group_dependency", _LEADER), ("kwargs", "its kwargs have no counterpart")):
+        if settings.get(key):
+            notes.append(f"{where}: {note}")
+    if _TIES not in notes and any("final_sparsity" in group for group in groups):
+        notes.append(_TIES)
 
 
-def _by_class(kind: str, settings: Mapping[str, Any], where: str, path: str) -> dict[str, Any]:
-    if kind in ("SparsityLevelParameterPruner", "MagnitudeParameterPruner", "SensitivityPruner"):
-        return _by_level(kind, settings, where, path)
+def _by_target(settings: Mapping[str, Any], where: str, path: str) -> dict[str, Any]:
+    """Return a pruner that aims at one sparsity."""
     layers = _names(settings.get("weights"), f"{where}.weights", path)
     final = settings.get("final_sparsity", settings.get("desired_sparsity"))
     group: dict[str, Any] = {"layers": layers, "final_sparsity": final}
@@ -81,22 +100,21 @@ def _by_class(kind: str, settings: Mapping[str, Any], where: str, path: str) -> 
     return group
 
 
-def _by_level(kind: str, settings: Mapping[str, Any], where: str, path: str) -> dict[str, Any]:
-    """Return a one-shot pruner whose layers all have the same number."""
-    (key,) = _CLASSES[kind]
-    ours = {"levels": "final_sparsity", "thresholds": "threshold", "sensitivities": "sensitivity"}
-    numbers = settings.get(key)
+def _by_number(key: str, numbers: object, where: str, path: str) -> list[dict[str, Any]]:
+    """Return a pruner that gives each weight, or all others by ``*``, a number: a group of each."""
     if not isinstance(numbers, dict) or not numbers:
-        place_ = place(path, f"{where}.{key}")
-        raise UserError(f"{place_}: {where}.{key} is not a mapping of weights to numbers")
-    values = set(map(str, numbers.values()))
-    if len(values) > 1:
-        place_ = place(path, f"{where}.{key}")
-        raise UserError(
-            f"{place_}: {where}.{key} has several numbers: make one pruner and policy of each"
-        )
-    layers = ["*"] if "*" in numbers else _names(list(numbers), f"{where}.{key}", path)
-    return {"layers": layers, ours[key]: next(iter(numbers.values()))}
+        raise UserError(f"{place(path, where)}: {where} is not a mapping of weights to numbers")
+    alike: dict[str, list[str]] = {}
+    for weight, number in numbers.items():
+        layers = ["*"] if weight == "*" else _names([weight], where, path)
+        alike.setdefault(str(number), []).extend(layers)
+    values = {str(number): number for number in numbers.values()}
+    return [{"layers": layers, **_target(key, values[text])} for text, layers in alike.items()]
+
+
+def _target(key: str, number: object) -> dict[str, Any]:
+    """Return a number as a group's target; 0 of any kind keeps layers out of the others' ``*``."""
+    return {"final_sparsity": 0.0} if number == 0 else {_NUMBERS[key]: number}
 
 
 def _names(weights: object, where: str, path: str) -> list[str]:

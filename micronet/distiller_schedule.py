@@ -8,18 +8,26 @@ the file is executed: class names are only compared.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from micronet.distiller_pruners import prune_group
+from micronet.distiller_pruners import prune_groups
 from micronet.distiller_rates import learning_rate_keys
 from micronet.errors import UserError, nearest
-from micronet.places import place
+from micronet.layers import REGEX
+from micronet.places import YamlPath, place
 
-_SECTIONS = ("version", "pruners", "quantizers", "lr_schedulers", "policies")
-_KINDS = {"pruner": "pruners", "quantizer": "quantizers", "lr_scheduler": "lr_schedulers"}
+_KINDS = {
+    "pruner": "pruners",
+    "quantizer": "quantizers",
+    "lr_scheduler": "lr_schedulers",
+    "extension": "extensions",
+}
+_SECTIONS = ("version", *_KINDS.values(), "policies")
+_EPOCHS = ("starting_epoch", "ending_epoch", "frequency", "epochs")
+# Extensions that take pruned filters or channels out of the network.
+_THINNING = ("FilterRemover", "ChannelRemover", "StructureRemover")
 _QUANTISER = "QuantAwareTrainRangeLinearQuantizer"
 _QUANTISER_KEYS = (
     "class",
@@ -37,10 +45,20 @@ _QUANTISER_KEYS = (
 
 @dataclass
 class Converted:
-    """A recipe as plain data, and what of it means something else than it did in Distiller."""
+    """A recipe as plain data, and what of it means something else than it did in Distiller.
+
+    ``made_of`` says which of the file's keys became each of the recipe's.
+    """
 
     recipe: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    made_of: dict[str, str] = field(default_factory=dict)
+
+    def path(self, path: str) -> YamlPath:
+        """Return the file's path with the lines that the recipe's keys come from."""
+        lines = path.lines if isinstance(path, YamlPath) else {}
+        found = {ours: lines[theirs] for ours, theirs in self.made_of.items() if theirs in lines}
+        return YamlPath(path, found)
 
 
 def is_distiller(document: object) -> bool:
@@ -61,26 +79,70 @@ def convert(document: Mapping[str, Any], path: str) -> Converted:
     for key in document:
         if key not in _SECTIONS:
             raise _error(path, str(key), f"has no counterpart{nearest(str(key), _SECTIONS)}")
-    found = Converted()
     policies = document["policies"]
     if not isinstance(policies, list) or not policies:
         raise _error(path, "policies", "is not a list of policies")
-    groups = []
+    found, groups = Converted(), []
     for index, policy in enumerate(policies):
-        where = f"policies[{index}]"
-        kind, name, settings = _instance(document, policy, where, path)
-        component = f"{_KINDS[kind]}.{name}"
-        if kind == "pruner":
-            when = _when(policy, where, path)
-            groups.append(prune_group(settings, when, component, path, found.notes))
-        elif kind == "quantizer":
-            _quantise(found, settings, _start(policy), component, path)
-        else:
-            rates = learning_rate_keys(settings, _start(policy), component, path, found.notes)
-            found.recipe["train"] = rates
+        groups += _read_policy(found, document, policy, f"policies[{index}]", path)
     if groups:
-        found.recipe["prune"] = _prune_section(groups, path)
+        _check_apart(groups, path)
+        for index, group in enumerate(groups):
+            found.made_of[f"prune.groups[{index}]"] = group.pop("pruner")
+        found.recipe["prune"], found.made_of["prune"] = _prune_section(groups, path), "policies"
     return found
+
+
+def _read_policy(
+    found: Converted, document: Mapping[str, Any], policy: object, where: str, path: str
+) -> list[dict[str, Any]]:
+    """Take one policy into the recipe, but for what it prunes: that is returned as groups."""
+    kind, name, settings, policy = _instance(document, policy, where, path)
+    component = f"{_KINDS[kind]}.{name}"
+    if kind == "pruner":
+        when = _when(policy, where, path)
+        groups = prune_groups(settings, when, component, path, found.notes)
+        return [{**group, "pruner": component} for group in groups]
+    if kind == "extension":
+        _thin(found, settings, component, path)
+        return []
+    _last(found, kind, policy, where, path)
+    if kind == "quantizer":
+        _quantise(found, settings, _start(policy), component, path)
+    else:
+        rates = learning_rate_keys(settings, _start(policy), component, path, found.notes)
+        found.recipe["train"], found.made_of["train"] = rates, component
+    return []
+
+
+def _check_apart(groups: list[dict[str, Any]], path: str) -> None:
+    """Hold pruners to different weights: a layer has one target here, from one group."""
+    seen: set[str] = set()
+    for group in groups:
+        if again := sorted(seen & set(group["layers"])):
+            problem = f"prune {again[0] + '.weight'!r} twice, which has no counterpart"
+            raise _error(path, "policies", problem)
+        seen |= set(group["layers"])
+
+
+def _thin(found: Converted, settings: Mapping[str, Any], where: str, path: str) -> None:
+    """Note that thinning takes place in the score and the stored file, not in the network."""
+    if settings["class"] not in _THINNING:
+        raise _error(path, f"{where}.class", f"{settings['class']!r} has no counterpart")
+    found.notes.append(f"{where}: pruned pieces keep their place, as zeros that are not stored")
+
+
+def _last(found: Converted, kind: str, policy: Mapping[str, Any], where: str, path: str) -> None:
+    """Hold policies that last, rates and precision, to one of a kind, and note how long."""
+    if {"quantizer": "quantize", "lr_scheduler": "train"}[kind] in found.recipe:
+        raise _error(path, where, f"is the second policy of a {kind}, which has no counterpart")
+    ends, every = policy.get("ending_epoch"), policy.get("frequency", 1)
+    if type(ends) is int:
+        found.notes.append(
+            f"{where}: it lasts as long as training; Distiller's stood still from epoch {ends} on"
+        )
+    if every != 1:
+        found.notes.append(f"{where}: it acts in every epoch, whatever its frequency says")
 
 
 def _error(path: str, where: str, problem: str) -> UserError:
@@ -89,20 +151,11 @@ def _error(path: str, where: str, problem: str) -> UserError:
 
 def _instance(
     document: Mapping[str, Any], policy: object, where: str, path: str
-) -> tuple[str, str, dict[str, Any]]:
-    """Return what kind of policy it is, its instance's name, and the instance's settings."""
+) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+    """Return a policy's kind, its instance's name and settings, and the policy itself."""
     if not isinstance(policy, dict):
         raise _error(path, where, "is not a mapping")
-    kinds = [kind for kind in _KINDS if kind in policy]
-    if len(kinds) != 1:
-        others = sorted(set(policy) & {"regularizer", "extension"})
-        problem = (
-            f"is a policy of a {others[0]}, which has no counterpart"
-            if others
-            else (f"needs one of {', '.join(_KINDS)}")
-        )
-        raise _error(path, where, problem)
-    kind = kinds[0]
+    kind = _kind(policy, where, path)
     reference = policy[kind]
     name = str(reference.get("instance_name")) if isinstance(reference, dict) else "nothing"
     instances = document.get(_KINDS[kind])
@@ -114,7 +167,20 @@ def _instance(
         raise _error(path, f"{_KINDS[kind]}.{name}", "has no class")
     if isinstance(reference, dict) and reference.get("args"):
         raise _error(path, f"{where}.{kind}.args", "has no counterpart")
-    return kind, name, settings
+    return kind, name, settings, policy
+
+
+def _kind(policy: Mapping[str, Any], where: str, path: str) -> str:
+    """Return what a policy is of, its keys being known."""
+    if "regularizer" in policy:
+        raise _error(path, where, "is a policy of a regularizer, which has no counterpart")
+    kinds = [kind for kind in _KINDS if kind in policy]
+    if len(kinds) != 1:
+        raise _error(path, where, f"needs one of {', '.join(_KINDS)}")
+    for key in policy:
+        if key not in (*kinds, *_EPOCHS):
+            raise _error(path, f"{where}.{key}", f"is unknown{nearest(str(key), _EPOCHS)}")
+    return kinds[0]
 
 
 def _start(policy: Mapping[str, Any]) -> int:
@@ -181,9 +247,12 @@ def _quantise(
         "activations": _bits(activations, decay),
         "start_epoch": start,
     }
-    if rows := _overrides(settings.get("overrides") or {}, decay, f"{where}.overrides", path):
+    overrides = settings.get("overrides") or {}
+    if rows := _overrides(overrides, decay, f"{where}.overrides", path):
         section["overrides"] = rows
-    found.recipe["quantize"] = section
+    found.recipe["quantize"], found.made_of["quantize"] = section, where
+    for index, pattern in enumerate(overrides):
+        found.made_of[f"quantize.overrides[{index}]"] = f"{where}.overrides.{pattern}"
     found.notes += _quantiser_notes(settings)
 
 
@@ -194,7 +263,7 @@ def _overrides(overrides: object, decay: Any, where: str, path: str) -> list[dic
     for pattern, override in overrides.items():
         if not isinstance(override, dict):
             raise _error(path, f"{where}.{pattern}", "is not a mapping")
-        row: dict[str, Any] = {"layers": [_pattern(str(pattern), where, path)]}
+        row: dict[str, Any] = {"layers": [_pattern(str(pattern))]}
         if "bits_weights" in override:
             row["weights"] = _bits(override["bits_weights"])
         if "bits_activations" in override:
@@ -222,10 +291,7 @@ def _bits(bits: object, decay: float | None = None) -> dict[str, Any] | None:
     return {"bits": bits} | ({} if decay is None else {"decay": decay})
 
 
-def _pattern(regex: str, where: str, path: str) -> str:
-    """Turn one of Distiller's regular expressions into a glob, if it is as simple as one."""
-    name = regex.replace("module.", "", 1)
-    simple = re.fullmatch(r"(?:[\w.]|\\\.|\.\*|\[[\w-]+\])+", name)
-    if simple is None:
-        raise _error(path, where, f"pattern {regex!r} is more than names, dots, .* and [..]")
-    return name.replace(".*", "*").replace("\\.", ".")
+def _pattern(expression: str) -> str:
+    """Return the pattern of one of Distiller's overrides: a name, or a regular expression."""
+    name = expression.replace("module.", "", 1)
+    return name if name.replace("_", "").replace(".", "").isalnum() else REGEX + name

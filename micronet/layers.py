@@ -1,48 +1,84 @@
-"""Which layers a schedule's patterns mean."""
+"""Which layers a user's names and patterns mean."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from micronet.errors import UserError, nearest
+from micronet.places import place
+
+# Marks a pattern as a regular expression.
+REGEX = "re:"
 
 
 def match_layers(
-    names: Iterable[str], patterns: Sequence[Sequence[str]], where: str, path: str
-) -> dict[str, int]:
+    names: Iterable[str], patterns: Mapping[str, Sequence[str]], path: str
+) -> dict[str, str]:
     """Assign each layer name to the first list of patterns that means it.
 
-    A pattern is an exact module name or a shell glob; an exact name beats any glob, wherever it
-    stands (as in Distiller's overrides, whose users expect it).
+    A pattern is an exact module name, a shell glob, or ``re:`` and a regular expression of the
+    whole name; an exact name beats any other, wherever it stands (as in Distiller's overrides,
+    whose users expect it).
 
     Args:
         names: the model's layers.
-        patterns: one list of patterns per group.
-        where: the YAML key of the groups, for messages.
-        path: the schedule's file, for messages.
+        patterns: lists of patterns by the key that they stand under, such as
+            ``prune.groups[0].layers``.
+        path: the file that the keys stand in, for messages.
 
     Returns:
-        The index of the group for every layer that is in one.
+        The key of the list for every layer that is in one.
 
     Raises:
-        UserError: a pattern means no layer at all.
+        UserError: a pattern means no layer at all, or is no regular expression.
     """
     names = list(names)
-    assigned: dict[str, int] = {}
-    globs: list[tuple[int, str]] = []
-    for index, group in enumerate(patterns):
-        for pattern in group:
-            if pattern in names:
-                assigned.setdefault(pattern, index)
-            else:
-                globs.append((index, pattern))
-    for index, pattern in globs:
-        found = fnmatch.filter(names, pattern)
-        if not found:
-            hint = nearest(pattern, names)
-            key = f"{where}[{index}].layers"
-            raise UserError(f"{path}: {key} names {pattern!r}, which is no layer{hint}")
-        for name in found:
-            assigned.setdefault(name, index)
+    assigned: dict[str, str] = {}
+    every = [(key, pattern) for key, group in patterns.items() for pattern in group]
+    for key, pattern in every:
+        if pattern in names:
+            assigned.setdefault(pattern, key)
+    for key, pattern in every:
+        for name in layers_meant(names, pattern, f"{place(path, key)}: {key}"):
+            assigned.setdefault(name, key)
     return assigned
+
+
+def layers_meant(names: Collection[str], pattern: str, where: str) -> list[str]:
+    """Return the layers that a name or pattern means, in the order of ``names``.
+
+    Args:
+        names: the model's layers.
+        pattern: as in ``match_layers``.
+        where: how a message begins.
+
+    Raises:
+        UserError: there is none, or it is no regular expression.
+    """
+    if pattern in names:
+        return [pattern]
+    if pattern.startswith(REGEX):
+        found = _matching(names, pattern.removeprefix(REGEX), where)
+    else:
+        found = fnmatch.filter(names, pattern)
+    if not found:
+        raise UserError(f"{where}: {pattern!r} is no layer{_nearest(pattern, names)}")
+    return found
+
+
+def _matching(names: Iterable[str], expression: str, where: str) -> list[str]:
+    try:
+        whole = re.compile(expression)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UserError(f"{where}: {expression!r} is no regular expression: {error}") from None
+    return [name for name in names if whole.fullmatch(name)]
+
+
+def _nearest(pattern: str, names: Iterable[str]) -> str:
+    """Return what was most likely meant: a layer, or all the layers of a part of the network."""
+    if pattern.startswith(REGEX):
+        return ""
+    parts = {name[:end] for name in names for end, sign in enumerate(name) if sign == "."}
+    return nearest(pattern, [*names, *(f"{part}.*" for part in sorted(parts))])

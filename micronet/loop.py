@@ -171,15 +171,12 @@ def train_epoch(
         state.masks.apply_(state.model)
         done.step += 1
         state.average.update(state.model, epoch * steps + done.step)
-        keeper.step(epoch * steps + done.step, loss, rate)
-        done.loss_sum += loss * len(labels)
-        done.correct += correct
-        done.total += len(labels)
-        done.seconds = before + time.monotonic() - began
+        seen = distributed.sums(correct, len(labels), loss * len(labels))
+        done.add(*seen, before + time.monotonic() - began)
+        keeper.step(epoch * steps + done.step, seen[2] / seen[1], rate)
         if keeper.is_due(done.step):
             keeper.save_last(state)
-    hits, images, loss_sum = distributed.sums(done.correct, done.total, done.loss_sum)
-    return Accuracy(int(hits), int(hits), int(images), 0, loss_sum / max(images, 1))
+    return Accuracy(done.correct, done.correct, done.total, 0, done.loss_sum / max(done.total, 1))
 
 
 def _running(state: State, recipe: Recipe, data: Data, sparsity: float) -> Running | None:
@@ -192,7 +189,7 @@ def _running(state: State, recipe: Recipe, data: Data, sparsity: float) -> Runni
         loss=done.loss_sum / done.total,
         top1=100.0 * done.correct / done.total,
         sparsity=sparsity,
-        images_per_second=distributed.size() * done.total / done.seconds,
+        images_per_second=done.total / done.seconds,
         seconds_left=left * done.seconds / done.step,
     )
 

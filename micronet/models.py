@@ -13,6 +13,7 @@ from efficientnet_pytorch.utils import BlockDecoder, GlobalParams, url_map
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from micronet import own_networks
 from micronet.errors import UserError, nearest
 from micronet.resnet_cifar import CifarResNet
 from micronet.weights import load_weights
@@ -62,12 +63,15 @@ def create_model(
 ) -> nn.Module:
     """Build a network that maps images (N, channels, H, W) to logits (N, num_classes).
 
-    EfficientNet's convolutions pad "SAME" for the image at hand, as its paper does, and not for
-    a size fixed in advance. The auxiliary heads of GoogLeNet and Inception are left out.
+    ``arch`` may be a user's own, see ``own_networks``. EfficientNet's convolutions pad "SAME" for
+    the image at hand, as its paper does, and not for a size fixed in advance. The auxiliary heads
+    of GoogLeNet and Inception are left out.
 
     Raises:
         UserError: no such architecture, it has no published weights, or they cannot be fetched.
     """
+    if own_networks.is_own(arch):
+        return _own(arch, num_classes, channels, pretrained)
     if arch not in architectures():
         raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")
     if num_classes < 1 or channels < 1:
@@ -88,8 +92,10 @@ def default_image_size(arch: str) -> int:
     """Return the side in pixels of the images that ``arch`` was designed for.
 
     Raises:
-        UserError: no such architecture.
+        UserError: no such architecture, or it is a user's own.
     """
+    if own_networks.is_own(arch):
+        raise UserError(f"{arch} has no image size of its own: give --image-size")
     if arch not in architectures():
         raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")
     if arch in _EFFICIENTNETS:
@@ -130,6 +136,14 @@ def classifier_name(model: nn.Module) -> str:
     if not names:
         raise UserError(f"{type(model).__name__} has no convolution and no linear layer")
     return names[-1]
+
+
+def _own(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.Module:
+    if pretrained:
+        raise UserError(f"there are no published weights for {arch}: give --weights")
+    if channels != 3:
+        raise UserError(f"{arch} is called without a number of channels, but needs {channels}")
+    return own_networks.build(arch, num_classes)
 
 
 def _untrained(arch: str, num_classes: int, channels: int) -> nn.Module:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from micronet import own_networks
 from micronet.errors import UserError
 from micronet.keeping import Every, parse_every
 
@@ -76,9 +77,28 @@ def parser() -> Parser:
     return top
 
 
+_ARCH = (
+    "efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, torchvision's, or module:function of "
+    "your own"
+)
+
+
+def add_own(command: argparse.ArgumentParser) -> None:
+    """Let a command take runs and plans of networks that are a user's own."""
+    text = "let files name this network of your own, whose code is run; may be repeated"
+    command.add_argument("--own", action="append", metavar="MODULE:FUNCTION", help=text)
+
+
+def allow_own(args: Mapping[str, Any]) -> None:
+    """Allow the networks of a user's own that a command line names."""
+    teacher = args.get("teacher")
+    own_networks.allow(args.get("arch"), teacher, *(args.get("own") or ()))
+
+
 def _source_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--arch", help="efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, or torchvision's")
+    add("--arch", help=_ARCH)
+    add_own(command)
     add("--data", help="digits (default), cifar10, cifar100, or a folder with train/ and val/")
     add("--image-size", type=positive, help="side of the input in pixels")
     add("--holdout", type=fraction, help="share of train/ held out to choose checkpoints by")
@@ -124,6 +144,7 @@ def _schedule_options(command: argparse.ArgumentParser) -> None:
 def _network_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", nargs="?", help="run directory or checkpoint")
     command.add_argument("--arch", help="an architecture, where there is no run")
+    add_own(command)
     command.add_argument("--image-size", type=positive, help="side of the input in pixels")
     command.add_argument("--num-classes", type=positive, default=1000, help="default: 1000")
 
@@ -131,6 +152,7 @@ def _network_options(command: argparse.ArgumentParser) -> None:
 def _sensitivity_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("run", help="run directory or checkpoint")
+    add_own(command)
     add("--kind", choices=("element", "filter", "channel"), default="element")
     add("--levels", default="0.1:0.9:0.1", help="START:STOP:STEP or a list, default 0.1:0.9:0.1")
     add("--layers", nargs="+", default=["*"], help="names or patterns, default all")
@@ -157,7 +179,9 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         UserError: an option is unknown or its value is wrong.
     """
-    return vars(parser().parse_args(argv))
+    args = vars(parser().parse_args(argv))
+    allow_own(args)
+    return args
 
 
 def positive(text: str) -> int:

@@ -8,8 +8,7 @@ sections themselves.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from micronet import models, prune, quantize
+from micronet import models, own_networks, prune, quantize
 from micronet.config import (
     PruneSection,
     QuantizeSection,
@@ -70,8 +69,8 @@ class Plan:
         Raises:
             UserError: there is no such architecture.
         """
-        if ":" in self.arch:
-            return user_network(self.arch, self.num_classes)
+        if own_networks.is_own(self.arch):
+            return own_networks.build(self.arch, self.num_classes)
         return models.create_model(self.arch, self.num_classes or CLASSES)
 
     def size_for(self, rules: ModuleType) -> int:
@@ -82,8 +81,6 @@ class Plan:
         """
         if self.image_size is not None:
             return self.image_size
-        if ":" in self.arch:
-            raise UserError(f"{self.arch} has no image size of its own: give --image-size")
         own = models.default_image_size(self.arch)
         is_efficientnet = self.arch.startswith("efficientnet-b")
         return getattr(rules, "IMAGE_SIZE", own) if is_efficientnet else own
@@ -96,35 +93,6 @@ class Plan:
         """
         sparsities = prune.final_sparsities(model, *self.prune) if self.prune else {}
         return sparsities, quantize.plan(model, *self.quantize) if self.quantize else None
-
-
-def user_network(spec: str, num_classes: int | None) -> nn.Module:
-    """Call the function of a user that builds a network, given as ``module:function``.
-
-    Args:
-        spec: names an importable module and a function in it.
-        num_classes: passed on by that name, unless it is None.
-
-    Raises:
-        UserError: there is no such module or function, it fails, or returns no network.
-    """
-    module_name, _, function_name = spec.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{spec!r}: cannot import {module_name!r}: {error}") from None
-    function: Callable[..., Any] | None = getattr(module, function_name, None)
-    if not callable(function):
-        raise UserError(f"{spec!r}: module {module_name!r} has no function {function_name!r}")
-    options = {} if num_classes is None else {"num_classes": num_classes}
-    try:
-        model = function(**options)
-    except Exception as error:
-        # Whatever a user's function raises is news about that function.
-        raise UserError(f"{spec!r} failed: {type(error).__name__}: {error}") from None
-    if not isinstance(model, nn.Module):
-        raise UserError(f"{spec!r} returned {type(model).__name__}, which is no torch network")
-    return model
 
 
 def plan_of(

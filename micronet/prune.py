@@ -79,12 +79,12 @@ def layer_groups(
             schedule prunes no weight.
     """
     layers = models.layers(model)
-    patterns = [group.layers for group in section.groups]
-    assigned = match_layers(layers, patterns, "prune.groups", path)
-    groups = {name: section.groups[assigned[name]] for name in layers if name in assigned}
+    by_key = {f"prune.groups[{i}].layers": group for i, group in enumerate(section.groups)}
+    assigned = match_layers(layers, {key: group.layers for key, group in by_key.items()}, path)
+    groups = {name: by_key[assigned[name]] for name in layers if name in assigned}
     for name, group in groups.items():
         if reason := structures.problem(tuple(layers[name].weight.shape), group.structure):
-            key = f"prune.groups[{assigned[name]}].structure"
+            key = assigned[name].replace(".layers", ".structure")
             raise UserError(
                 f"{place(path, key)}: {key} {group.structure!r}: layer {name!r} {reason}"
             )

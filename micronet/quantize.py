@@ -16,11 +16,13 @@ from efficientnet_pytorch.utils import (
 )
 from torch import Tensor, nn
 
+import micronet_kernels as kernels
 from micronet import models
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError
 from micronet.exact_modules import FloatConv2d, FloatLinear
 from micronet.layers import match_layers
+from micronet.places import place
 from micronet.plain_swish import use_plain_swish_
 from micronet.quantized_modules import (
     LayerBits,
@@ -44,13 +46,13 @@ def plan(
             quantised activations and no layer gets any.
     """
     layers = models.layers(model)
-    patterns = [override.layers for override in section.overrides]
-    assigned = match_layers(layers, patterns, "quantize.overrides", path)
+    by_key = {f"quantize.overrides[{i}].layers": o for i, o in enumerate(section.overrides)}
+    assigned = match_layers(layers, {key: o.layers for key, o in by_key.items()}, path)
     bits = {}
     for name in layers:
         weights, activations = section.weights, section.activations
         if name in assigned:
-            override = section.overrides[assigned[name]]
+            override = by_key[assigned[name]]
             weights = _inherit(override.weights, weights)
             activations = _inherit(override.activations, activations)
         bits[name] = _layer_bits(weights, activations)
@@ -67,23 +69,33 @@ def _layer_bits(
 ) -> LayerBits:
     bits = LayerBits(None, None)
     if weights is not None:
-        bits = dataclasses.replace(bits, weight_bits=weights.bits, weight_step=weights.step)
+        own = _bits_of(weights)
+        bits = dataclasses.replace(bits, weight_bits=own, weight_step=weights.step)
     if activations is not None:
         bits = dataclasses.replace(
             bits,
-            activation_bits=activations.bits,
+            activation_bits=_bits_of(activations),
             decay=activations.decay,
             activation_step=activations.step,
         )
     return bits
 
 
+def _bits_of(precision: WeightPrecision | ActivationPrecision) -> float:
+    """Return the bits of a precision that a recipe gives in bits or in levels."""
+    if precision.levels is not None:
+        return kernels.bits_of_levels(precision.levels)
+    assert precision.bits is not None
+    return precision.bits
+
+
 def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: str) -> None:
     if all(layer.is_float for layer in bits.values()):
-        raise UserError(f"{path}: the quantize section quantises no layer of this network")
+        raise UserError(f"{place(path, 'quantize')}: quantize quantises no layer of this network")
     activations = any(layer.activation_bits is not None for layer in bits.values())
     if section.activations is not None and not activations:
-        raise UserError(f"{path}: quantize.activations is set, but no layer's input is quantised")
+        key = "quantize.activations"
+        raise UserError(f"{place(path, key)}: {key} is set, but no layer's input is quantised")
 
 
 def convert_(

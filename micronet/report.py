@@ -10,7 +10,7 @@ from pathlib import Path
 from micronet import report_facts, report_png
 from micronet.checkpoint import write_atomically
 from micronet.errors import UserError, reports_user_errors
-from micronet.options import Parser
+from micronet.options import Parser, add_own, allow_own
 from micronet.report_page import page
 
 
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--out", type=Path, help="default: report.html in the first run")
     parser.add_argument("--png", type=Path, metavar="FOLDER", help="its pictures as files too")
+    add_own(parser)
     args = parser.parse_args(argv)
+    allow_own(vars(args))
     if args.png:
         report_png.require_package()
     out = args.out or Path(args.runs[0]) / "report.html"

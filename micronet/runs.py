@@ -59,7 +59,9 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.path.iterdir())
+            # A run that was killed before it had a configuration left this, and nothing to lose.
+            begun = self.config_file.with_name(self.config_file.name + ".tmp")
+            occupied = any(path != begun for path in self.path.iterdir())
         except OSError as error:
             raise UserError(
                 f"cannot make run directory {str(self.path)!r}: {error.strerror}"
@@ -67,9 +69,10 @@ class RunDirectory:
         if occupied:
             hint = "give --resume to continue it, or another --out"
             raise UserError(f"{str(self.path)!r} is not empty; {hint}")
-        write_atomically(self.path / "schedule.yaml", schedule_yaml.encode())
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        # First, because --resume needs it, and nothing else.
         write_atomically(self.config_file, text.encode())
+        write_atomically(self.path / "schedule.yaml", schedule_yaml.encode())
 
     def describe_layers(self, text: str) -> None:
         """Write how each layer computes, as CSV."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from micronet import score_options, score_text
 from micronet.errors import reports_user_errors
+from micronet.options import allow_own
 from micronet.score_compare import comparison
 from micronet.score_count import RULES, Score, by_kind, score_model, score_subject
 from micronet.score_proposal import propose
@@ -39,6 +40,7 @@ __all__ = [
 def main(argv: Sequence[str] | None = None) -> int:
     """Score what the command line names; return the process's exit code."""
     args = score_options.parser().parse_args(argv)
+    allow_own(vars(args))
     rules, track = score_options.rules_named(args.rules), find(args.track)
     score_options.check(args, rules)
     verdict = score_options.verdict(args.result, track) if args.result else None

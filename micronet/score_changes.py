@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from micronet.errors import UserError, nearest
+from micronet.errors import UserError
 from micronet.layer_facts import LayerFacts, spread
 from micronet.subject import Subject
 
@@ -70,17 +69,3 @@ def check_is_plan(subject: Subject, option: str) -> None:
     if subject.zeros_source == "as they are":
         reason = "which of a network's weights would be zero at other bits is not known"
         raise UserError(f"{option} needs a plan, not {subject.name!r}: {reason}")
-
-
-def layers_meant(subject: Subject, pattern: str, where: str) -> list[str]:
-    """Return the layers that a name or shell pattern means, in module order.
-
-    Raises:
-        UserError: there is none.
-    """
-    if pattern in subject.layers:
-        return [pattern]
-    found = fnmatch.filter(subject.layers, pattern)
-    if not found:
-        raise UserError(f"{where}: {pattern!r} is no layer{nearest(pattern, subject.layers)}")
-    return found

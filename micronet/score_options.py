@@ -10,7 +10,7 @@ from types import ModuleType
 
 from micronet.accumulators import KINDS
 from micronet.errors import UserError, nearest
-from micronet.options import Parser, positive
+from micronet.options import Parser, add_own, positive
 from micronet.plans import Plan, load_plan, plan_of
 from micronet.score_count import DEFAULT_RULES, RULES
 from micronet.subject import Subject, from_plan, from_run, from_weights
@@ -30,6 +30,7 @@ def _source_options(top: Parser) -> None:
     add = top.add_argument
     add("networks", nargs="*", help="plan (.yaml), run directory or checkpoint")
     add("--arch", help="architecture of a plan, or module:function of your own")
+    add_own(top)
     add("--schedule", metavar="FILE", action="append", help="the plan's recipe; may be repeated")
     add("--weights", metavar="FILE", help="count these weights: zeros and values as they are")
     add("--image-size", type=positive, help="side of a plan's input in pixels")

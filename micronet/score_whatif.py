@@ -9,8 +9,9 @@ import re
 from fractions import Fraction
 
 from micronet.errors import UserError, nearest
+from micronet.layers import layers_meant
 from micronet.numbers_text import decimal, exact, fixed, grid, markdown_grid
-from micronet.score_changes import Change, changed, check_is_plan, layers_meant
+from micronet.score_changes import Change, changed, check_is_plan
 from micronet.score_compare import signed
 from micronet.score_count import Score, score_subject
 
@@ -33,7 +34,7 @@ def sweep(spec: str, base: Score, form: str) -> str:
     """
     check_is_plan(base.subject, "--sweep")
     pattern, what, values = _parse(spec)
-    layers = layers_meant(base.subject, pattern, f"--sweep {spec!r}")
+    layers = layers_meant(base.subject.layers, pattern, f"--sweep {spec!r}")
     results = []
     for value in values:
         change = Change(**{what: value})

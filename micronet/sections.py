@@ -98,25 +98,28 @@ class PruneSection:
 
 @dataclass(frozen=True)
 class WeightPrecision:
-    """Bits of a weight code; 2.4 stands for ``floor(2**2.4) = 5`` levels.
+    """How many values a weight has: ``levels``, or ``floor(2**bits)``, 5 for 2.4 bits.
 
     The step between two values follows the range of the weights, or is itself learned.
     """
 
-    bits: float
+    bits: float | None = None
     step: str = "range"
+    levels: int | None = None
 
 
 @dataclass(frozen=True)
 class ActivationPrecision:
-    """Bits of an activation code; its step follows a moving average of the range, or is learned.
+    """How many values an activation has, as of a weight.
 
-    The decay is that of the average, and has no meaning for a learned step.
+    Its step follows a moving average of the range, or is learned; the decay is that of the
+    average, and has no meaning for a learned step.
     """
 
-    bits: float
+    bits: float | None = None
     decay: float = 0.99
     step: str = "range"
+    levels: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A CSV file with a header, or a JSON list of objects, with these columns:
 
-    layer     name, or shell pattern, of the layers; all the layers of a pattern have the row
+    layer     name, or pattern as in a recipe, of the layers; all that it means have the row
     bits      bits of the weights, 1 to 8; empty leaves them as planned
     inputs    bits of the input, 1 to 8; empty leaves them as planned
     sparsity  share of zeros, from 0 and below 1; empty leaves it as planned
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from micronet.errors import UserError, nearest
-from micronet.score_changes import Change, layers_meant
+from micronet.layers import layers_meant
+from micronet.score_changes import Change
 from micronet.subject import Subject
 
 _COLUMNS = ("layer", "bits", "inputs", "sparsity", "loss")
@@ -47,7 +48,7 @@ def load_sensitivity(path: str, subject: Subject) -> dict[str, list[Option]]:
     for number, row in enumerate(_rows(path), 1):
         where = f"{path}: row {number}"
         option = _option(row, where)
-        for layer in layers_meant(subject, str(row.get("layer", "")), where):
+        for layer in layers_meant(subject.layers, str(row.get("layer", "")), where):
             options.setdefault(layer, []).append(option)
     if not options:
         raise UserError(f"{path} has no rows")

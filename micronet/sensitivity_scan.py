@@ -60,7 +60,7 @@ def scan(
         UserError: a pattern means no layer.
     """
     layers = models.layers(model)
-    chosen = match_layers(layers, [patterns], "--layers", "command line")
+    chosen = match_layers(layers, {"--layers": patterns}, "command line")
     before = evaluate(model, batches())
     points = []
     for name in (n for n in layers if n in chosen):

@@ -15,6 +15,7 @@ from micronet.config import (
     TrainSection,
     check_train,
     load_schedule,
+    schedule_from_dict,
     schedule_to_dict,
 )
 from micronet.data import Data
@@ -25,27 +26,37 @@ from micronet.recipe import Recipe
 from micronet.runs import LoadedRun, RunDirectory
 
 DEFAULT_DATA = "digits"
+# What messages name where no file says what is wrong.
+COMMAND_LINE = "command line"
 
 
-def new_config(args: dict[str, Any]) -> dict[str, Any]:
-    """Resolve the command line and the schedule's file into what the run records."""
+def new_config(args: dict[str, Any]) -> tuple[dict[str, Any], Schedule]:
+    """Resolve the command line and the schedule's file into what the run records.
+
+    Returns:
+        The record, and its recipe as a schedule that still knows the lines of its file.
+
+    Raises:
+        UserError: the schedule is wrong, or what is given does not go together.
+    """
     stage = args["command"]
     config = {key: args[key] for key in options.RECORDED}
     config["stage"] = stage
     config.update(_data_options(args))
-    schedule = load_schedule(args["schedule"]) if args["schedule"] else Schedule()
+    path = args["schedule"]
+    schedule = load_schedule(path) if path else Schedule(path=COMMAND_LINE)
     if args["plan"]:
         schedule = plans.applied(args["plan"], schedule)
-    path = args["schedule"]
     needed = {"prune": schedule.prune, "qat": schedule.quantize}
     if stage in needed and needed[stage] is None:
         section = {"prune": "prune", "qat": "quantize"}[stage]
-        place = f"schedule {path!r}" if path else "without --schedule there"
-        raise UserError(f"{stage} needs a {section!r} section: {place} is none")
+        lacking = f"schedule {path!r} has" if path else "without --schedule there is"
+        raise UserError(f"{stage} needs a {section!r} section: {lacking} none")
     given = {key: args[key] for key in options.OF_TRAIN}
     given = {key: value for key, value in given.items() if value is not None}
     train = dataclasses.replace(schedule.train or TrainSection(), **given)
-    check_train(train, path or "command line")
+    # The file's own numbers have been checked: what is wrong now, an option made wrong.
+    check_train(train, COMMAND_LINE)
     # A stage takes its own sections, so that one file can hold the recipe of all three.
     schedule = dataclasses.replace(
         schedule,
@@ -55,7 +66,7 @@ def new_config(args: dict[str, Any]) -> dict[str, Any]:
         distill=_distill_section(schedule, args),
     )
     config["recipe"] = schedule_to_dict(schedule)
-    return config
+    return config, schedule
 
 
 def check_compile(stage: str, schedule: Schedule) -> None:
@@ -105,8 +116,12 @@ def _distill_section(schedule: Schedule, args: dict[str, Any]) -> DistillSection
     )
 
 
-def resumed_config(args: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
-    """Return what the run recorded; options given again must agree with it."""
+def resumed_config(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, Any], Schedule]:
+    """Return what the run recorded, and its recipe; options given again must agree with it.
+
+    Raises:
+        UserError: they do not, or the record is damaged.
+    """
     config = run.config()
     if config.get("stage") != args["command"]:
         raise UserError(f"{str(run.path)!r} is a {config.get('stage')} run, not {args['command']}")
@@ -114,7 +129,7 @@ def resumed_config(args: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
         if args[key] is not None and args[key] != config.get(key):
             flag = "--" + key.replace("_", "-")
             raise UserError(f"{flag} {args[key]} differs from the run's own, {config.get(key)}")
-    return config
+    return config, schedule_from_dict(config["recipe"], str(run.config_file))
 
 
 def require_train(schedule: Schedule) -> TrainSection:
@@ -162,12 +177,14 @@ def _with_quantisation(
     bits = quantize.plan(model, section, path)
     if section.start_epoch >= result.train.epochs:
         raise UserError(
-            f"{path}: quantize.start_epoch {section.start_epoch} is not before the end of "
-            f"training, {result.train.epochs} epochs"
+            f"{place(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} is "
+            f"not before the end of training, {result.train.epochs} epochs"
         )
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
     if earlier and earlier != bits:
-        raise UserError(f"{path}: the network is already quantised at other bits or steps")
+        raise UserError(
+            f"{place(path, 'quantize')}: the network is already quantised at other bits or steps"
+        )
     return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)
 
 

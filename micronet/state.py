@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micronet import checkpoint, distributed, prune, quantize
+from micronet import checkpoint, prune, quantize
 from micronet.errors import UserError
 from micronet.model_ema import ModelEma
 from micronet.optimise import Plateau
@@ -22,13 +22,20 @@ from micronet.quantize import LayerBits
 
 @dataclass
 class Progress:
-    """How far the epoch that is being trained is, and what its batches gave so far."""
+    """How far the epoch that is being trained is, and what all processes' batches gave so far."""
 
     step: int = 0
     correct: int = 0
     total: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
+
+    def add(self, correct: float, total: float, loss_sum: float, seconds: float) -> None:
+        """Take in a step's batch; ``seconds`` are those of the epoch until now."""
+        self.correct += int(correct)
+        self.total += int(total)
+        self.loss_sum += loss_sum
+        self.seconds = seconds
 
 
 @dataclass
@@ -84,9 +91,6 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
     try:
         state.epoch = meta["epoch"]
         state.progress = Progress(**meta["progress"])
-        if not distributed.is_first():
-            # What the batches gave so far is the first process's: the others add to it.
-            state.progress = Progress(step=state.progress.step)
         state.plateau = Plateau(**meta["plateau"])
         state.best_top1, state.best_epoch = meta["best_top1"], meta["best_epoch"]
         state.metrics = meta["metrics"]

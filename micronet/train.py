@@ -30,7 +30,7 @@ from micronet import (
     stage,
 )
 from micronet.augment import policy
-from micronet.config import TrainSection, schedule_from_dict
+from micronet.config import Schedule, TrainSection
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
@@ -78,8 +78,7 @@ def _quiet_unless_first() -> Iterator[None]:
 def run_stage(args: dict[str, Any]) -> int:
     """Fit, prune or quantise: build everything, then hand it to the loop."""
     run = RunDirectory(Path(args["out"]))
-    config = _configured(args, run)
-    schedule = schedule_from_dict(config["recipe"], config["schedule"] or "command line")
+    config, schedule = _configured(args, run)
     train = stage.require_train(schedule)
     stage.check_compile(config["stage"], schedule)
     torch.manual_seed(train.seed)
@@ -99,6 +98,7 @@ def run_stage(args: dict[str, Any]) -> int:
         recorded = {**config, **_facts(model, data)}
         text = yaml.safe_dump(config["recipe"], sort_keys=False)
         distributed.first_alone(lambda: run.create(recorded, text))
+    if found is None:
         _report_conversion(model, recipe, run)
     model = place(model, channels_last=train.channels_last)
     if distributed.is_several() and train.sync_batch_norm:
@@ -117,7 +117,7 @@ def run_stage(args: dict[str, Any]) -> int:
     return _report(state, run)
 
 
-def _configured(args: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
+def _configured(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, Any], Schedule]:
     """Return what the run is to do, by its command line or by its own record."""
     if args["tensorboard"]:
         require_package()

@@ -65,10 +65,6 @@ def run_killed(shared, out, random_moment):
     kills = 0
     while True:
         resume = ["--resume"] if (out / "config.json").exists() else []
-        if out.exists() and not resume:
-            # Killed before its configuration was written: nothing is there to continue.
-            for left in out.iterdir():
-                left.unlink()
         options = ["--out", out, "--checkpoint-every", "1", "--keep", "2", *resume]
         process = subprocess.Popen(
             command([*shared, *options]), env=environment(), stdout=subprocess.DEVNULL

@@ -24,6 +24,7 @@ NOT_COMPILED = {
     "float_conv2d",
     "linear_by_lanes",
     "available_backends",
+    "bits_of_levels",
     "levels_of_bits",
     "use_backend",
     "kept_output_bytes",

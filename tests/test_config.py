@@ -111,6 +111,19 @@ MISTAKES = {
     " overrides: [{layers: [a], weights: {bits: 4, step: x}}]}": [
         "quantize.overrides[0].weights.step 'x'"
     ],
+    "quantize: {weights: {step: learned}, activations: null}": [
+        "quantize.weights needs one of bits and levels",
+    ],
+    "quantize: {weights: null, activations: {bits: 4, levels: 16}}": [
+        "quantize.activations needs one of bits and levels",
+    ],
+    "quantize: {weights: {levels: 1}, activations: null}": ["quantize.weights.levels 1"],
+    "quantize: {weights: {levels: 257}, activations: null}": ["levels 257", "between 2 and 256"],
+    "quantize: {weights: {levels: 2, step: learned}, activations: null}": [
+        "quantize.weights.levels 2",
+        "3 or more",
+    ],
+    "train: {lr: 1, lr: 2}": ["recipe.yaml:1: train.lr is given twice"],
     "train: {lr_schedule: step}": ["train.milestones", "step needs milestones"],
     "train: {milestones: [3]}": ["train.milestones", "nothing else uses them"],
     "train: {lr_schedule: step, milestones: [4, 2]}": ["[4, 2]", "rising"],
@@ -153,7 +166,7 @@ MISTAKES = {
     "distill: {distill_weight: 0}": ["distill.distill_weight 0"],
     "distill: {start_epoch: -1}": ["distill.start_epoch -1"],
     "distill: {teacher_weights: x.pth}": ["distill.teacher_weights needs distill.teacher"],
-    "train: {seed: 2019-99-99}": ["not valid YAML"],
+    "train: {seed: 2019-99-99}": ["train.seed must be a whole number", "2019-99-99"],
     "? {a: 1}\n: 2": ["not valid YAML"],
     "train: &a {epochs: 3, seed: *a}": ["train.seed"],
     "[" * 3000: ["not valid YAML"],

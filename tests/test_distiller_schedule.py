@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from micronet import prune
+from micronet import prune, quantize
 from micronet.config import load_schedule, schedule_to_dict
 from micronet.errors import UserError
 from micronet.models import create_model
@@ -105,7 +105,7 @@ def test_quantisation(tmp_path):
     assert (section.weights.bits, section.activations.bits) == (4, 4)
     assert (section.activations.decay, section.start_epoch) == (0.99, 3)
     every, classifier, stem = section.overrides
-    assert every.layers == ("*",) and classifier.layers == ("fc",)
+    assert every.layers == ("re:.*",) and classifier.layers == ("fc",)
     assert classifier.weights.bits == 2.4 and classifier.activations is None
     assert stem.weights is None and stem.activations is None
 
@@ -132,6 +132,79 @@ def test_pruners_of_one_shot(tmp_path):
     assert b.threshold == 0.1 and b.layers == ("*",)
     assert c.sensitivity == 0.6
     assert d.structure == "filter" and d.final_sparsity == 0.5
+
+
+def test_numbers_of_each_weight_become_groups(tmp_path):
+    document = {
+        "pruners": {
+            "a": {
+                "class": "SensitivityPruner",
+                "sensitivities": {
+                    "conv1.weight": 0.25,
+                    "module.layer1.0.conv1.weight": 0.5,
+                    "layer1.0.conv2.weight": 0.25,
+                    "fc.weight": 0,
+                    "*": 0.75,
+                },
+            }
+        },
+        "policies": [{"pruner": {"instance_name": "a"}, "epochs": [0]}],
+    }
+    schedule = load_schedule(write(tmp_path, document))
+    groups = prune.layer_groups(create_model("resnet20", 10), schedule.prune, schedule.path)
+    found = {name: (group.sensitivity, group.final_sparsity) for name, group in groups.items()}
+    assert found.pop("conv1") == found.pop("layer1.0.conv2") == (0.25, None)
+    assert found.pop("layer1.0.conv1") == (0.5, None)
+    assert found.pop("fc") == (None, 0.0)
+    assert set(found.values()) == {(0.75, None)} and len(found) == 16
+
+
+def test_expressions_are_held_to_whole_names_and_the_first_wins(tmp_path):
+    text = changed(QAT, ".*: {bits_bias: null}", "'layer(1|2).*conv[12]': {bits_weights: 3}")
+    text = changed(text, "conv1: {bits", "'module.(conv1|layer1.*)': {bits")
+    schedule = load_schedule(write(tmp_path, text))
+    bits = quantize.plan(create_model("resnet20", 10), schedule.quantize, schedule.path)
+    assert bits["layer1.0.conv2"].weight_bits == bits["layer2.2.conv1"].weight_bits == 3
+    assert bits["layer3.0.conv1"].weight_bits == 4
+    assert bits["conv1"].is_float and bits["fc"].weight_bits == 2.4
+    other = create_model("mobilenet_v2", 10)
+    with pytest.raises(UserError, match=r"distiller.yaml:12: quantize.overrides\[0\].layers: 're:"):
+        quantize.plan(other, schedule.quantize, schedule.path)
+
+
+def test_what_lasts_and_what_is_thinned_is_noted(tmp_path):
+    text = changed(AGP, "policies:", "extensions: {thin: {class: FilterRemover}}\npolicies:")
+    text += "  - extension: {instance_name: thin}\n    epochs: [20]\n"
+    text = changed(
+        text, "ending_epoch: 200\n    frequency: 1", "ending_epoch: 200\n    frequency: 3"
+    )
+    notes = load_schedule(write(tmp_path, text)).notes
+    for part in ("extensions.thin: pruned pieces keep", "from epoch 200 on", "in every epoch"):
+        assert any(part in note for note in notes), part
+    ranked = changed(AGP, "AutomatedGradualPruner", "L1RankedStructureParameterPruner_AGP")
+    ranked = ranked.replace(
+        "    weights", "    group_type: 3D\n    group_dependency: Leader\n    weights"
+    )
+    notes = load_schedule(write(tmp_path, ranked)).notes
+    assert sum("followed a leader" in note for note in notes) == 2
+
+
+def test_a_run_says_what_differs(tmp_path, capsys):
+    """And what is wrong with its names, by the line that they stand in."""
+    small = ["--image-size", "16", "--batch-size", "250", "--threads", "1", "--epochs", "1"]
+    fit = ["fit", "--arch", "resnet20", *small, "--out", str(tmp_path / "fit")]
+    assert main(fit) == 0
+    text = changed(AGP, "starting_epoch: 20\n", "starting_epoch: 0\n")
+    path = write(tmp_path, text.replace("ending_epoch: 20\n", "ending_epoch: 1\n"))
+    start = ["prune", "--from", str(tmp_path / "fit"), "--schedule", path, *small]
+    assert main([*start, "--out", str(tmp_path / "prune")]) == 0
+    printed = capsys.readouterr().out
+    assert "note: masks prune exactly the target" in printed
+    write(tmp_path, changed(text, "layer3.0.conv1", "layer3.0.conv9"))
+    assert main([*start, "--out", str(tmp_path / "again")]) == 2
+    error = capsys.readouterr().err
+    assert "distiller.yaml:9: prune.groups[1].layers: 'layer3.0.conv9' is no layer" in error
+    assert "did you mean 'layer3.0.conv" in error
 
 
 RATES = {
@@ -182,12 +255,34 @@ MISTAKES = {
         changed(AGP, "- pruner: {instance_name: early}", "- regularizer: {instance_name: early}"),
         ["regularizer, which has no counterpart"],
     ),
-    "extension section": (AGP + "extensions: {}\n", ["extensions has no counterpart"]),
+    "another extension": (
+        changed(
+            changed(AGP, "policies:", "extensions: {x: {class: Foo}}\npolicies:"),
+            "- pruner: {instance_name: early}",
+            "- extension: {instance_name: x}",
+        ),
+        [":18: extensions.x.class 'Foo' has no counterpart"],
+    ),
+    "an extension that is not there": (
+        changed(AGP, "- pruner: {instance_name: early}", "- extension: {instance_name: early}"),
+        ["'early', which extensions lacks"],
+    ),
+    "an unknown key of a policy": (
+        changed(AGP, "starting_epoch: 20", "start_epoch: 20"),
+        ["policies[2].start_epoch is unknown", "'starting_epoch'"],
+    ),
+    "two rates": (
+        AGP + "  - lr_scheduler: {instance_name: lr}\n    epochs: [1]\n",
+        ["policies[3] is the second policy of a lr_scheduler"],
+    ),
+    "a weight of two pruners": (
+        changed(AGP, "layer3.0.conv1.weight", "layer1.0.conv1.weight"),
+        ["prune 'layer1.0.conv1.weight' twice"],
+    ),
     "no policies": ("policies: []", ["policies is not a list"]),
     "policy is text": ("policies: [a]", ["policies[0] is not a mapping"]),
     "no weights": (changed(AGP, "weights: [module.layer3.0.conv1.weight]", "weights: x"), ["late"]),
     "a bias": (changed(AGP, "layer3.0.conv1.weight", "layer3.0.conv1.bias"), ["no layer's weight"]),
-    "regex": (changed(QAT, "fc: {", "(fc|conv): {"), ["(fc|conv)"]),
     "other quantiser": (
         changed(QAT, "QuantAwareTrainRangeLinearQuantizer", "DorefaQuantizer"),
         ["DorefaQuantizer"],

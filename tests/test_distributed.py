@@ -153,7 +153,13 @@ def test_killed_rank_ends_the_other_with_a_sentence_and_restarts_resume(fitted, 
     sentence = next(line for line in errors.splitlines() if line.startswith("error: process"))
     assert "lost another one" in sentence and "last.safetensors" in sentence
     assert "Traceback" not in errors
-    assert [r["epoch"] for r in runs.RunDirectory(out).metrics()] == list(range(6))
+    records = runs.RunDirectory(out).metrics()
+    assert [r["epoch"] for r in records] == list(range(6))
+    # The batches of both processes, those before the stop too, count in each epoch.
+    images = runs.RunDirectory(out).config()["images"]["train"] // 128 * 128
+    for record in records:
+        hits = record["train_top1"] * images / 100
+        assert hits == pytest.approx(round(hits), abs=1e-6), record
 
 
 def test_batch_that_two_cannot_share(fitted, tmp_path):

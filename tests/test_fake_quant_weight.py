@@ -1,5 +1,7 @@
 """Weights: masked, rounded to each channel's own range, and the masked gradient."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,16 @@ def test_misaligned_slices(on_all, rng, dtype):
     on_all(lambda: OP.fake_quant_per_channel(w, mask, 16, 0))
     on_all(lambda: OP.quantize_per_channel(w, mask, 16, 0))
     on_all(lambda: OP.mask_gradient(w, mask))
+
+
+def test_bits_of_levels_give_the_levels_back():
+    for levels in range(2, 257):
+        bits = kernels.bits_of_levels(levels)
+        assert kernels.levels_of_bits(bits) == levels
+        assert 0 <= bits - math.log2(levels) < 1e-14
+    for wrong in (-1, 0, 1, 257):
+        with pytest.raises(ValueError, match=f"levels is {wrong}"):
+            kernels.bits_of_levels(wrong)
 
 
 def test_levels_of_bits_never_drift():

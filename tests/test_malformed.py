@@ -112,6 +112,38 @@ def test_recipe(name, fitted, tmp_path, refuses):
     refuses(start, ["recipe.yaml", *parts])
 
 
+def test_a_running_stage_names_the_line_too(fitted, tmp_path, refuses):
+    """Names are held to the network after the recipe was read, and recorded."""
+    lines = [
+        "prune:",
+        "  end_epoch: 1",
+        "  groups:",
+        "    - final_sparsity: 0.5",
+        "      layers: []",
+    ]
+    start = ["--from", fitted, "--out", tmp_path / "out", *SMALL]
+    for layers, part in (("[layr1*]", "'layer1.*'"), ('["re:conv"]', "'re:conv' is no layer")):
+        path = written(tmp_path, "\n".join(lines).replace("[]", layers))
+        command = ["prune", *start, "--schedule", path]
+        refuses(command, ["recipe.yaml:5: prune.groups[0].layers", part])
+    text = "quantize:\n  weights: {bits: 4}\n  activations: null\n  start_epoch: 9\n"
+    command = ["qat", *start, "--schedule", written(tmp_path, text)]
+    refuses(command, ["recipe.yaml:4: quantize.start_epoch 99"])
+    text = "train: {accumulate: 2}\n" + text.replace("99", "0")
+    command = ["qat", *start, "--schedule", written(tmp_path, text), "--batch-size", "5"]
+    refuses(command, ["command line: train.accumulate 2 does not divide train.batch_size 5"])
+
+
+def test_colons_and_exponents_mean_what_they_say(fitted, tmp_path):
+    """YAML 1.1 reads 2:4 as 124, and 1e-2 as text."""
+    text = "prune:\n  end_epoch: 1\n  groups:\n    - {layers: ['layer1*'], structure: 2:4}\n"
+    path, out = written(tmp_path, f"train: {{epochs: 1, lr: 1e-2}}\n{text}"), tmp_path / "run"
+    command = ["prune", "--from", fitted, "--schedule", path, "--out", out, *SMALL]
+    assert main([str(a) for a in command]) == 0
+    recipe = json.loads((out / "config.json").read_text())["recipe"]
+    assert recipe["train"]["lr"] == 0.01 and recipe["prune"]["groups"][0]["structure"] == "2:4"
+
+
 def cut(share):
     return lambda content: content[: int(share * len(content))]
 

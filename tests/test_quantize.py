@@ -1,5 +1,7 @@
 """Quantised layers: their plan, their arithmetic, their gradients, and SAME padding."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,8 +51,19 @@ def test_plan_follows_overrides():
     assert (plan["4"].weight_levels, plan["4"].activation_levels) == (5, None)
 
 
+def test_levels_and_bits_say_the_same():
+    in_levels = QuantizeSection(WeightPrecision(levels=5), ActivationPrecision(levels=16))
+    in_bits = QuantizeSection(WeightPrecision(2.4), ActivationPrecision(4))
+    model = net()
+    one, other = quantize.plan(model, in_levels), quantize.plan(model, in_bits)
+    for name, layer in one.items():
+        assert layer.weight_levels == other[name].weight_levels == 5
+        assert layer.activation_bits == 4.0 and layer.activation_levels == 16
+        assert layer.weight_bits == pytest.approx(math.log2(5))
+
+
 def test_override_without_a_layer_is_an_error():
-    with pytest.raises(UserError, match=r"quantize.overrides\[0\].layers names 'fc'"):
+    with pytest.raises(UserError, match=r"quantize.overrides\[0\].layers: 'fc' is no layer"):
         quantize.plan(net(), section(QuantizeOverride(("fc",), weights=None)))
 
 
