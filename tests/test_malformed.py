@@ -126,7 +126,7 @@ def test_a_running_stage_names_the_line_too(fitted, tmp_path, refuses):
         path = written(tmp_path, "\n".join(lines).replace("[]", layers))
         command = ["prune", *start, "--schedule", path]
         refuses(command, ["recipe.yaml:5: prune.groups[0].layers", part])
-    text = "quantize:\n  weights: {bits: 4}\n  activations: null\n  start_epoch: 9\n"
+    text = "quantize:\n  weights: {bits: 4}\n  activations: null\n  start_epoch: 99\n"
     command = ["qat", *start, "--schedule", written(tmp_path, text)]
     refuses(command, ["recipe.yaml:4: quantize.start_epoch 99"])
     text = "train: {accumulate: 2}\n" + text.replace("99", "0")
