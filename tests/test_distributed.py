@@ -50,9 +50,15 @@ def fitted(tmp_path_factory):
     return out
 
 
+# Images of a batch. Of quantised training one step alone is compared with another order of sums:
+# after it weights differ by rounding, and one that lies between two codes may take either.
+BATCH = {"fit": 400, "qat": 1200, "qat of three steps": 400}
+
+
 def arguments_of(kind, fitted, tmp_path):
     """A few steps, pruned and quantised or in float."""
-    common = ["--from", str(fitted), *SMALL, "--batch-size", "400", "--epochs", "1"]
+    batch = str(BATCH[kind])
+    common = ["--from", str(fitted), *SMALL, "--batch-size", batch, "--epochs", "1"]
     if kind == "fit":
         return ["fit", *common, "--lr", "0.01"]
     schedule = tmp_path / "recipe.yaml"
@@ -85,6 +91,44 @@ def distance(one, two):
     return sum(float((one[k].double() - two[k].double()).pow(2).sum()) for k in keys) ** 0.5
 
 
+def two_processes(arguments):
+    """Train; return the state that each process ends with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with multiprocessing.Manager() as manager:
+        answers = manager.dict()
+        multiprocessing.spawn(process, (port, arguments, answers), nprocs=2)
+        return answers[0], answers[1]
+
+
+def whole_images(share, total):
+    """The images that a percentage of ``total`` is; fails where they are no whole number."""
+    hits = share * total / 100
+    assert hits == pytest.approx(round(hits), abs=1e-6), "an image counted twice or not at all"
+    return round(hits)
+
+
+def check_agreement(kind, out, first, second):
+    """Hold two processes' weights, masks, ranges and averages to each other, to the last bit."""
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    assert any(key.startswith("mask/") for key in first) == kind.startswith("qat")
+    assert any(key.endswith(".range") for key in first) == kind.startswith("qat")
+    written = checkpoint.load(out / "last.safetensors").tensors
+    assert all(torch.equal(written[key], first[key]) for key in first)
+    (record,), images = runs.RunDirectory(out).metrics(), runs.RunDirectory(out).config()["images"]
+    assert whole_images(record["validation_top1"], images["validation"]) > 0
+    whole = images["train"] // BATCH[kind] * BATCH[kind]
+    assert whole_images(record["train_top1"], whole) > 0
+
+
+def test_two_processes_agree_after_three_quantised_steps(fitted, tmp_path):
+    kind, out = "qat of three steps", tmp_path / "two"
+    start = arguments_of(kind, fitted, tmp_path)
+    check_agreement(kind, out, *two_processes([*start, "--out", str(out)]))
+
+
 @pytest.mark.parametrize("kind", ["fit", "qat"])
 def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
     """As far from one process as the same batches in another order within themselves are."""
@@ -99,25 +143,13 @@ def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Data, "train", reversed_within)
     assert main([*start, "--out", str(turned)]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with multiprocessing.Manager() as manager:
-        answers = manager.dict()
-        multiprocessing.spawn(process, (port, [*start, "--out", str(two)], answers), nprocs=2)
-        first, second = answers[0], answers[1]
-    assert first.keys() == second.keys()
-    assert [key for key in first if not torch.equal(first[key], second[key])] == []
-    assert any(key.startswith("mask/") for key in first) == (kind == "qat")
+    check_agreement(kind, two, *two_processes([*start, "--out", str(two)]))
     written = {out: checkpoint.load(out / "last.safetensors").tensors for out in (one, two, turned)}
-    assert all(torch.equal(written[two][key], first[key]) for key in first)
     rounding = distance(written[one], written[turned])
     assert 0 < distance(written[one], written[two]) <= 4 * rounding
-    records = [runs.RunDirectory(out).metrics()[0] for out in (one, two)]
-    assert records[0]["train_loss"] == pytest.approx(records[1]["train_loss"], rel=1e-3)
-    total = runs.RunDirectory(two).config()["images"]["validation"]
-    hits = records[1]["validation_top1"] * total / 100
-    assert hits == pytest.approx(round(hits), abs=1e-6), "an image counted twice or not at all"
+    losses = [runs.RunDirectory(out).metrics()[0]["train_loss"] for out in (one, two)]
+    # The most that the order of a sum of so many losses can change.
+    assert losses[0] == pytest.approx(losses[1], rel=BATCH[kind] * 2.0**-24)
 
 
 def started(arguments, out, *options):
@@ -157,9 +189,7 @@ def test_killed_rank_ends_the_other_with_a_sentence_and_restarts_resume(fitted, 
     assert [r["epoch"] for r in records] == list(range(6))
     # The batches of both processes, those before the stop too, count in each epoch.
     images = runs.RunDirectory(out).config()["images"]["train"] // 128 * 128
-    for record in records:
-        hits = record["train_top1"] * images / 100
-        assert hits == pytest.approx(round(hits), abs=1e-6), record
+    assert all(whole_images(record["train_top1"], images) > 0 for record in records)
 
 
 def test_batch_that_two_cannot_share(fitted, tmp_path):
