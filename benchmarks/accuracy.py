@@ -82,7 +82,7 @@ def write(seeds: dict[int, list[pipeline.StageResult]], summary: dict[str, float
     text += [
         "Made by `make bench-accuracy`. Top-1 on the 10,000 test images, which chose nothing: "
         "checkpoints were chosen on a tenth of the training images. `qat` is distilled from `fit`. "
-        "Storage and ops in the units of rule set `seed`.",
+        "Storage, ops and score as the challenge counts them.",
         "",
     ]
     for seed, stages in seeds.items():

@@ -171,9 +171,9 @@ def train_epoch(
         state.masks.apply_(state.model)
         done.step += 1
         state.average.update(state.model, epoch * steps + done.step)
-        seen = distributed.sums(correct, len(labels), loss * len(labels))
-        done.add(*seen, before + time.monotonic() - began)
-        keeper.step(epoch * steps + done.step, seen[2] / seen[1], rate)
+        hits, count, loss_sum = distributed.sums(correct, len(labels), loss * len(labels))
+        done.add(hits, count, loss_sum, before + time.monotonic() - began)
+        keeper.step(epoch * steps + done.step, loss_sum / count, rate)
         if keeper.is_due(done.step):
             keeper.save_last(state)
     return Accuracy(done.correct, done.correct, done.total, 0, done.loss_sum / max(done.total, 1))

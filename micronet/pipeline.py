@@ -12,7 +12,7 @@ from micronet.data import open_data
 from micronet.errors import UserError
 from micronet.evaluate import Accuracy, evaluate
 from micronet.quantize import LayerBits
-from micronet.rules import seed
+from micronet.score_count import DEFAULT_RULES
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def run_stage(arguments: Sequence[str | Path]) -> None:
 
 
 def describe(path: Path) -> StageResult:
-    """Evaluate a run's best checkpoint on its data's test set, and score it.
+    """Evaluate a run's best checkpoint on its data's test set, and score it by the default rules.
 
     Raises:
         UserError: the run has no checkpoint, or its data has no test set.
@@ -64,7 +64,7 @@ def describe(path: Path) -> StageResult:
         accuracy=evaluate(loaded.model, data.test()),
         sparsity=prune.convolution_sparsity(loaded.model),
         bits=bits_text(quantize.bits_from_dict(meta["bits"]).values()),
-        score=scorer.score_subject(scorer.from_run(str(path), seed), seed),
+        score=scorer.score_subject(scorer.from_run(str(path), DEFAULT_RULES)),
         epochs=len(records),
         minutes=sum(record["seconds"] for record in records) / 60,
     )

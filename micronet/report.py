@@ -12,6 +12,9 @@ from micronet.checkpoint import write_atomically
 from micronet.errors import UserError, reports_user_errors
 from micronet.options import Parser, add_own, allow_own
 from micronet.report_page import page
+from micronet.score_count import DEFAULT_RULES
+from micronet.score_options import rules_named
+from micronet.tracks import DEFAULT, find
 
 
 @reports_user_errors
@@ -21,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--out", type=Path, help="default: report.html in the first run")
     parser.add_argument("--png", type=Path, metavar="FOLDER", help="its pictures as files too")
+    parser.add_argument("--rules", default=DEFAULT_RULES.NAME, help="rule set of the score")
+    parser.add_argument("--track", default=DEFAULT.name, help="whose baselines divide it")
     add_own(parser)
     args = parser.parse_args(argv)
     allow_own(vars(args))
@@ -29,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or Path(args.runs[0]) / "report.html"
     if len(set(args.runs)) < len(args.runs):
         raise UserError("a run is named twice")
-    text = page([report_facts.read(run) for run in args.runs])
+    rules, track = rules_named(args.rules), find(args.track)
+    text = page([report_facts.read(run, rules, track) for run in args.runs])
     write_atomically(out, text.encode())
     print(f"written: {out}")
     if args.png:

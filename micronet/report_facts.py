@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from micronet import models, prune, runs, score
 from micronet.config import schedule_from_dict
 from micronet.errors import UserError
 from micronet.quantized_modules import QuantizedLayer
-from micronet.quantizers import ActivationQuantizer
-from micronet.rules import seed
+from micronet.quantizers import ActivationQuantizer, InputQuantizer, LearnedActivationQuantizer
 from micronet.runs import RunDirectory
-from micronet.score_count import Score
+from micronet.score_count import DEFAULT_RULES, Score
+from micronet.tracks import DEFAULT, Track
 
 BINS = 41
 
@@ -57,8 +58,13 @@ class RunFacts:
         return Path(self.name).resolve().name
 
 
-def read(path: str) -> RunFacts:
+def read(path: str, rules: ModuleType = DEFAULT_RULES, track: Track = DEFAULT) -> RunFacts:
     """Read a run directory.
+
+    Args:
+        path: of the run.
+        rules: the rule set that its score is counted by.
+        track: whose baselines divide the score.
 
     Raises:
         UserError: it is none, or something in it is damaged.
@@ -72,15 +78,15 @@ def read(path: str) -> RunFacts:
         missing.append("there is no checkpoint, so nothing of its layers and its score")
         return RunFacts(path, config, records, _targets(config, None), missing=missing)
     loaded = runs.load(checkpoint)
-    counted = _score(path, missing)
+    counted = _score(path, rules, track, missing)
     pictures = [picture(name, layer) for name, layer in layers_of(loaded.model)]
     targets = _targets(config, loaded.model)
     return RunFacts(path, config, records, targets, counted, pictures, missing)
 
 
-def _score(path: str, missing: list[str]) -> Score | None:
+def _score(path: str, rules: ModuleType, track: Track, missing: list[str]) -> Score | None:
     try:
-        return score.score_subject(score.from_run(path, seed), seed)
+        return score.score_subject(score.from_run(path, rules), rules, track)
     except UserError as error:
         missing.append(f"it has no score: {error}")
         return None
@@ -122,16 +128,29 @@ def picture(name: str, layer: nn.Module) -> LayerPicture:
     counts = torch.histc(kept, BINS, low, high if high > low else low + 1.0)
     codes, span = None, None
     if isinstance(layer, QuantizedLayer):
-        codes = _codes(layer) if layer.has_weight_range else None
-        if isinstance(layer.input_quantizer, ActivationQuantizer):
-            span = (float(layer.input_quantizer.range[0]), float(layer.input_quantizer.range[1]))
+        codes = _codes(layer) if layer.bits.weight_bits is not None else None
+        span = _span(layer.input_quantizer)
     zeros = weight.numel() - kept.numel()
     return LayerPicture(name, low, high, counts.long().tolist(), zeros, codes, span)
 
 
 def _codes(layer: QuantizedLayer) -> list[int]:
     """Count the codes of the weights, by code."""
-    codes: Tensor = kernels.quantize_per_channel(
-        layer.weight, layer.weight_levels, layer.weight_mask
-    )[0]
-    return torch.bincount(codes.flatten().long(), minlength=layer.weight_levels).tolist()
+    levels, step = layer.weight_levels, layer.weight_step
+    if step is None:
+        codes: Tensor = kernels.quantize_per_channel(layer.weight, levels, layer.weight_mask)[0]
+    else:
+        # A value is a whole multiple of its step but for the rounding of the product.
+        multiples = layer.quantized_weight().flatten(1) / step[:, None]
+        codes = torch.round(multiples) - layer.weight_zero_point[:, None]
+    return torch.bincount(codes.flatten().long(), minlength=levels).tolist()
+
+
+def _span(quantiser: InputQuantizer | None) -> tuple[float, float] | None:
+    """Return the lowest and the highest value that an input is rounded to, None if to none."""
+    if isinstance(quantiser, ActivationQuantizer):
+        return float(quantiser.range[0]), float(quantiser.range[1])
+    if isinstance(quantiser, LearnedActivationQuantizer):
+        step, lowest = float(quantiser.step_size), float(quantiser.zero_point)
+        return step * lowest, step * (lowest + quantiser.levels - 1)
+    return None

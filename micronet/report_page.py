@@ -137,12 +137,13 @@ def _score(counted: Score) -> list[str]:
         cells.append([row.name or "between layers", count, zeros, *texts, *amounts])
     cells.append(["all", "", "", "", "", f"{total_stored:,.1f}", f"{total_ops:,.1f}"])
     plots = f'<div class="plots">{whole}{each}</div>'
-    return ["<h3>Score</h3>", plots, table(cells)]
+    by = f"rule set {counted.rules.NAME}, track {counted.track.name}"
+    return [f"<h3>Score</h3><p>Counted by {escape(by)}.</p>", plots, table(cells)]
 
 
 def _pictures(run: RunFacts) -> list[str]:
     weights, codes = [], []
-    spans = [["layer", "input from", "to"]]
+    spans: list[tuple[str, float, float]] = []
     for layer in run.layers:
         ends = f"{layer.low:.2g}", f"{layer.high:.2g}"
         share = layer.zeros / (layer.zeros + sum(layer.counts))
@@ -152,10 +153,13 @@ def _pictures(run: RunFacts) -> list[str]:
             last = str(len(layer.codes) - 1)
             codes.append(svg.histogram(layer.layer, layer.codes, "0", last))
         if layer.input_range is not None:
-            spans.append([layer.layer, *(f"{end:.4g}" for end in layer.input_range)])
+            spans.append((layer.layer, *layer.input_range))
     parts = ["<h3>Weights</h3>", f'<div class="small-plots">{"".join(weights)}</div>']
     if codes:
         parts += ["<h3>Codes of weights</h3>", f'<div class="small-plots">{"".join(codes)}</div>']
-    if len(spans) > 1:
-        parts += ["<h3>Ranges of inputs</h3>", table(spans)]
+    if spans:
+        drawn = svg.spans("What inputs are rounded to", spans)
+        cells = [[name, f"{low:.4g}", f"{high:.4g}"] for name, low, high in spans]
+        both = f'<div class="plots">{drawn}{table([["layer", "from", "to"], *cells])}</div>'
+        parts += ["<h3>Ranges of inputs</h3>", both]
     return parts

@@ -105,13 +105,31 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[float]]], names: Sequenc
     return "\n".join([*parts, "</svg>"])
 
 
+def spans(title: str, rows: Sequence[tuple[str, float, float]]) -> str:
+    """Return a bar from a low to a high number for each row, all on one scale with zero marked."""
+    low = min([0.0, *(row[1] for row in rows)])
+    width = max([0.0, *(row[2] for row in rows)]) - low or 1.0
+    parts = [_head(title, WIDTH, 34 + ROW * len(rows))]
+
+    def at(value: float) -> float:
+        return LABELS + (value - low) / width * (WIDTH - LABELS - 12)
+
+    for number, (name, start, end) in enumerate(rows):
+        y = 30 + ROW * number
+        parts.append(_text(LABELS - 6, y + 11, _short(name, 27), "end"))
+        wide = at(end) - at(start)
+        parts.append(f'<path class="bar c0" d="M{at(start):.1f} {y}h{wide:.2f}v13h-{wide:.2f}z"/>')
+    parts.append(f'<path class="grid" d="M{at(0):.1f} 26V{32 + ROW * len(rows)}"/>')
+    return "\n".join([*parts, "</svg>"])
+
+
 def histogram(title: str, counts: Sequence[int], low: str, high: str, note: str = "") -> str:
     """Return a small histogram; its tallest bar fills the height, empty ones are not drawn.
 
-    The note stands below it, between the ends ``low`` and ``high``.
+    The note stands below the ends ``low`` and ``high``.
     """
     tallest, width = max(counts, default=0) or 1, 150 / max(len(counts), 1)
-    parts = [_head(title, 160, 100, small=True)]
+    parts = [_head(title, 160, 114 if note else 100, small=True)]
     for index, count in enumerate(counts):
         if count:
             tall = max(count / tallest * 58, 0.7)
@@ -122,7 +140,7 @@ def histogram(title: str, counts: Sequence[int], low: str, high: str, note: str 
             )
     parts += [_text(5, 95, low, "start"), _text(155, 95, high, "end")]
     if note:
-        parts.append(_text(80, 95, note, "middle"))
+        parts.append(_text(80, 109, note, "middle"))
     return "\n".join([*parts, "</svg>"])
 
 

@@ -30,7 +30,7 @@ from micronet import (
     stage,
 )
 from micronet.augment import policy
-from micronet.config import Schedule, TrainSection
+from micronet.config import Schedule
 from micronet.data import Data, open_data
 from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
@@ -83,10 +83,7 @@ def run_stage(args: dict[str, Any]) -> int:
     stage.check_compile(config["stage"], schedule)
     torch.manual_seed(train.seed)
     found = keeping.to_continue_from(run) if args["resume"] else None
-    data = _open_data(config, train, args)
-    data = data.shared(distributed.rank(), distributed.size())
-    if schedule.augment is not None:
-        data.parts["train"][0].policy = policy(schedule.augment, data.name)
+    data = _open_data(config, schedule, args)
     model, masks, origin = _starting_network(config, data, found)
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
@@ -95,9 +92,7 @@ def run_stage(args: dict[str, Any]) -> int:
         print(f"note: {note}")
     teacher = _teacher(recipe, data)
     if not args["resume"]:
-        recorded = {**config, **_facts(model, data)}
-        text = yaml.safe_dump(config["recipe"], sort_keys=False)
-        distributed.first_alone(lambda: run.create(recorded, text))
+        _create(run, config, model, data)
     if found is None:
         _report_conversion(model, recipe, run)
     model = place(model, channels_last=train.channels_last)
@@ -124,6 +119,12 @@ def _configured(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, Any]
     # torchrun repeats the command as it was when it starts a run's processes again.
     args["resume"] = args["resume"] or (distributed.was_restarted() and run.config_file.exists())
     return stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
+
+
+def _create(run: RunDirectory, config: dict[str, Any], model: nn.Module, data: Data) -> None:
+    recorded = {**config, **_facts(model, data)}
+    text = yaml.safe_dump(config["recipe"], sort_keys=False)
+    distributed.first_alone(lambda: run.create(recorded, text))
 
 
 @contextlib.contextmanager
@@ -156,8 +157,10 @@ def _report(state: State, run: RunDirectory) -> int:
     return 0
 
 
-def _open_data(config: dict[str, Any], train: TrainSection, args: dict[str, Any]) -> Data:
-    return open_data(
+def _open_data(config: dict[str, Any], schedule: Schedule, args: dict[str, Any]) -> Data:
+    """Return this process's share of the images, augmented as the schedule says."""
+    train = stage.require_train(schedule)
+    data = open_data(
         config["data"],
         image_size=config["image_size"],
         batch_size=train.batch_size,
@@ -166,6 +169,9 @@ def _open_data(config: dict[str, Any], train: TrainSection, args: dict[str, Any]
         workers=args["workers"],
         skip_bad_images=args["skip_bad_images"],
     )
+    if schedule.augment is not None:
+        data.parts["train"][0].policy = policy(schedule.augment, data.name)
+    return data.shared(distributed.rank(), distributed.size())
 
 
 def _starting_network(

@@ -17,7 +17,8 @@ from micronet import models, report, report_facts, report_png, report_svg, runs
 from micronet import score as scorer
 from micronet.report_axis import label, ticks
 from micronet.report_page import page
-from micronet.rules import seed
+from micronet.score_count import DEFAULT_RULES
+from micronet.tracks import TRACKS
 from micronet.train import main
 
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
@@ -80,7 +81,7 @@ def test_numbers_are_those_of_the_run_and_the_scorer(stages, tmp_path, capsys):
     assert report.main([str(fit), str(qat), "--out", str(out)]) == 0
     found = Page(out.read_text())
     for run in stages:
-        counted = scorer.score_subject(scorer.from_run(str(run), seed), seed)
+        counted = scorer.score_subject(scorer.from_run(str(run), DEFAULT_RULES))
         assert f"{float(counted.score):.6f}" in found.cells
         assert f"{float(counted.storage):,.0f}" in found.cells
         records = [r for r in runs.RunDirectory(run).metrics() if r["at_target"]]
@@ -91,8 +92,8 @@ def test_numbers_are_those_of_the_run_and_the_scorer(stages, tmp_path, capsys):
         at = len(found.cells) - found.cells[::-1].index(f"{layer.weight.numel():,}")
         assert name in found.cells and found.cells[at].endswith("%")
         assert any(abs(float(c[:-2]) - 100 * zeros) < 0.06 for c in found.cells if c.endswith(" %"))
-    # Five of curves, two of each score, weights of both runs, codes of one.
-    assert found.svgs == 5 + 2 * 2 + 2 * len(layers) + len(layers) - 1
+    # Five of curves, two of each score, weights of both runs, codes and ranges of one.
+    assert found.svgs == 5 + 2 * 2 + 2 * len(layers) + len(layers) - 1 + 1
 
 
 def test_nothing_is_fetched_or_executed(stages, tmp_path):
@@ -144,6 +145,40 @@ def test_pictures_count_every_weight_and_code(stages):
             assert len(picture.codes) == 16 and sum(picture.codes) == layer.weight.numel()
 
 
+def test_learned_steps_have_codes_and_ranges(tmp_path):
+    learned = {"bits": 4, "step": "learned"}
+    recipe = {"train": {"epochs": 1, "lr": 0.01}, "quantize": {"weights": learned}}
+    recipe["quantize"]["activations"] = learned
+    path, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(recipe))
+    assert (
+        main(["fit", "--arch", "resnet20", "--epochs", "1", *SMALL, "--out", str(tmp_path / "fit")])
+        == 0
+    )
+    start = ["qat", "--from", str(tmp_path / "fit"), "--schedule", str(path), "--out", str(out)]
+    assert main([*start, *SMALL]) == 0
+    model = runs.load(out).model
+    for picture in report_facts.read(str(out)).layers:
+        layer = models.layers(model)[picture.layer]
+        values = layer.quantized_weight().flatten(1) / layer.weight_step[:, None]
+        multiples = values.round().long().flatten() + 8
+        assert picture.codes == multiples.bincount(minlength=16).tolist()
+        step = float(layer.input_quantizer.step_size.detach())
+        low, high = picture.input_range
+        assert high - low == pytest.approx(15 * step) and low <= 0 <= high
+    words = Page(page([report_facts.read(str(out))])).words
+    assert "What inputs are rounded to" in words
+
+
+def test_ranges_are_drawn_on_one_scale():
+    text = report_svg.spans("x", [("a", -1.0, 3.0), ("b", 0.0, 1.0)])
+    drawn = [float(width) for width in re.findall(r"M[\d.]+ \d+h([\d.]+)v13", text)]
+    starts = [float(start) for start in re.findall(r"M([\d.]+) \d+h", text)]
+    assert drawn[0] == pytest.approx(4 * drawn[1], abs=0.02)
+    assert starts[1] - starts[0] == pytest.approx(drawn[0] / 4, abs=0.1)
+    assert report_svg.spans("x", [("a", 0.0, 0.0)]).count("<path") == 2
+
+
 def test_constant_weights_and_numbers_that_are_none():
     layer = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(layer.weight, 0.5)
@@ -156,7 +191,14 @@ def test_constant_weights_and_numbers_that_are_none():
 
 @pytest.mark.parametrize(
     "arguments,part",
-    [([], "RUN"), (["nowhere"], "nowhere"), (["a", "a"], "twice"), (["a", "--frob"], "frob")],
+    [
+        (["a", "--rules", "sead"], "did you mean 'seed'"),
+        (["a", "--track", "imagnet"], "did you mean 'imagenet'"),
+        ([], "RUN"),
+        (["nowhere"], "nowhere"),
+        (["a", "a"], "twice"),
+        (["a", "--frob"], "frob"),
+    ],
 )
 def test_mistakes(arguments, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -164,6 +206,16 @@ def test_mistakes(arguments, part, tmp_path, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert part in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rules_and_track_are_the_ones_asked_for(stages, tmp_path):
+    out, rules, track = tmp_path / "r.html", scorer.RULES["seed"], TRACKS["cifar100"]
+    command = [str(stages[1]), "--rules", "seed", "--track", "cifar100", "--out", str(out)]
+    assert report.main(command) == 0
+    counted = scorer.score_subject(scorer.from_run(str(stages[1]), rules), rules, track)
+    found = Page(out.read_text())
+    assert f"{float(counted.score):.6f}" in found.cells
+    assert "Counted by rule set seed, track cifar100." in " ".join(found.words)
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
