@@ -22,13 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PIECES = [
     *("null", "true", "-1", "0", "1e999", ".nan", "[]", "{}", "[a, [b]]", "{a: 1}", "''", "~"),
     *("&a", "*a", "!!int x", "!!python/name:os.system", "2019-99-99", "0x", ": ", "- ", "\n", "  "),
+    *("1e-4", "0o9", "2:4", "12_3", "re:(", "levels: 5", "extension:", "ending_epoch: x", "'*': 0"),
     *("policies:", "prune:", "groups:", "layers:", "class:", "? ", "| ", "<<: *a", "%", "\t"),
 ]
 DISTILLER = """
 pruners:
   a:
     {class: AutomatedGradualPruner, initial_sparsity: 0, final_sparsity: 0.5, weights: [b.weight]}
-  c: {class: SparsityLevelParameterPruner, levels: {d.weight: 0.5}}
+  c: {class: SparsityLevelParameterPruner, levels: {d.weight: 0.5, e.weight: 0, '*': 0.2}}
+extensions:
+  x: {class: FilterRemover}
 quantizers:
   q:
     class: QuantAwareTrainRangeLinearQuantizer
@@ -38,6 +41,7 @@ lr_schedulers:
   l: {class: MultiStepMultiGammaLR, milestones: [2, 3], gammas: [0.1, 0.1]}
 policies:
   - {pruner: {instance_name: a}, starting_epoch: 0, ending_epoch: 9, frequency: 2}
+  - {extension: {instance_name: x}, epochs: [3]}
   - {quantizer: {instance_name: q}, epochs: [1, 2]}
   - {lr_scheduler: {instance_name: l}, starting_epoch: 0, ending_epoch: 9, frequency: 1}
 """
