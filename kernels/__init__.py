@@ -7,10 +7,13 @@ from .fused import (
     ConvCall,
     Deferred,
     QuantisedInput,
+    conv2d_of_integers,
     normalise_across,
     quant_conv2d,
     quantise_input,
     recompute_in_backward,
+    scale_of_range,
+    with_gradient_of,
 )
 from .memory import kept_output_bytes, limit_kept_outputs
 from .ops.bits_and_counts import (
@@ -51,6 +54,7 @@ __all__ = [
     "available_backends",
     "bits_of_levels",
     "compact_by_bits",
+    "conv2d_of_integers",
     "count_bits",
     "count_nonzero",
     "count_nonzero_per_channel",
@@ -75,9 +79,11 @@ __all__ = [
     "quantize_per_channel",
     "quantize_per_tensor",
     "recompute_in_backward",
+    "scale_of_range",
     "smallest_magnitude_mask",
     "unpack_bits",
     "unpack_codes",
     "update_range_",
     "use_backend",
+    "with_gradient_of",
 ]

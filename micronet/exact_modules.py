@@ -6,6 +6,9 @@ nor on the threads nor on the machine. In training they are PyTorch's own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
@@ -18,6 +21,11 @@ def can_evaluate(x: Tensor, weight: Tensor, dims: int) -> bool:
     """Whether ``x`` and ``weight`` are what the operators of evaluation take, gradients aside."""
     is_float = x.dtype == weight.dtype == torch.float32
     return is_float and x.dim() == dims and x.numel() > 0 and not x.is_meta
+
+
+def summed(exact: Tensor, ordinary: Callable[[], Tensor]) -> Tensor:
+    """Return ``exact``, with the gradient of what torch's own operator gives, if one is wanted."""
+    return kernels.with_gradient_of(exact, ordinary()) if torch.is_grad_enabled() else exact
 
 
 class ExactConv2d(nn.Conv2d):
@@ -60,6 +68,15 @@ class ExactConv2d(nn.Conv2d):
             x = F.pad(x, self._same_padding(x.shape[-2:]))
         return self._conv_forward(x, weight, self.bias)
 
+    def geometry(self, size: torch.Size) -> tuple[Any, ...]:
+        """Return stride, padding, dilation and groups for an image of ``size``, as kernels do."""
+        return self.stride, self.sides(size), self.dilation, self.groups
+
+    def evaluate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return ``convolve`` in the stated order; what follows it waits for its reader."""
+        exact = kernels.float_conv2d(x, weight, self.bias, *self.geometry(x.shape[-2:]))
+        return kernels.Deferred.of_values(summed(exact, lambda: self.convolve(x, weight)))
+
     def _same_padding(self, size: torch.Size) -> list[int]:
         """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""
         padding: list[int] = []
@@ -78,11 +95,7 @@ class FloatConv2d(ExactConv2d):
             return self.convolve(x, self.weight)
         if self.training or not self.pads_zeros:
             return kernels.Deferred.of_values(self.convolve(x, self.weight))
-        sides = self.sides(x.shape[-2:])
-        stride, dilation = self.stride, self.dilation
-        return kernels.Deferred.of_values(
-            kernels.float_conv2d(x, self.weight, self.bias, stride, sides, dilation, self.groups)  # type: ignore[arg-type]
-        )
+        return self.evaluate(x, self.weight)
 
 
 class FloatLinear(nn.Linear):
@@ -97,4 +110,5 @@ class FloatLinear(nn.Linear):
         """Map ``x`` (..., in_features) to (..., out_features)."""
         if self.training or not can_evaluate(x, self.weight, 2):
             return F.linear(x, self.weight, self.bias)
-        return kernels.linear_by_lanes(x, self.weight, self.bias)
+        exact = kernels.linear_by_lanes(x, self.weight, self.bias)
+        return summed(exact, lambda: F.linear(x, self.weight, self.bias))

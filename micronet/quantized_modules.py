@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.exact_modules import ExactConv2d, can_evaluate
+from micronet.exact_modules import ExactConv2d, can_evaluate, summed
 from micronet.quantizers import (
     ActivationQuantizer,
     InputQuantizer,
@@ -26,6 +26,12 @@ from micronet.quantizers import (
     gradient_scale,
     initial_step,
 )
+
+# Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
+_OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1
+
+
+_EVALUATED = "; evaluated in integers"
 
 
 @dataclass(frozen=True)
@@ -59,18 +65,19 @@ class LayerBits:
 
     @property
     def float_because(self) -> str | None:
-        """Why products of these operands are computed in float; None where they are integers."""
+        """Why training computes products of these operands in float; None where in integers."""
         weights, inputs = self.weight_levels, self.activation_levels
         if weights is None or inputs is None:
             operands = {"weights": weights, "input": inputs}
             kept = " and ".join(name for name, levels in operands.items() if levels is None)
             return f"its {kept} stay in float" if weights is None else f"its {kept} stays in float"
         if "learned" in (self.weight_step, self.activation_step):
-            return "a learned step"
+            return f"a learned step{_EVALUATED}"
         limits = (inputs, kernels.MOST_CODE_LEVELS), (weights, kernels.MOST_WEIGHT_LEVELS)
         for (levels, most), operand in zip(limits, ("inputs", "weights"), strict=True):
             if levels > most:
-                return f"{operand} of {levels} levels; integer convolutions take up to {most}"
+                limit = f"integer convolutions take up to {most}"
+                return f"{operand} of {levels} levels, {limit}{_EVALUATED}"
         return None
 
 
@@ -164,7 +171,33 @@ class QuantizedLayer(nn.Module):
             gradient_scale(self.weight[:1].numel(), self._largest_weight()),
         )
 
+    def weight_scale(self) -> Tensor:
+        """Return the scales S of the weights' values ``i / S``, one for each output channel."""
+        if self.weight_step is not None:
+            step = self.weight_step.detach()
+            return torch.ones_like(step) / step
+        return kernels.quantize_per_channel(self.weight, self.weight_levels, self.weight_mask)[1]
+
+    def _evaluates(self, x: Tensor, dims: int) -> bool:
+        """Whether sums are to be those of every backend, whatever the batch and the threads."""
+        return not self.training and can_evaluate(x, self.weight, dims)
+
+    def _sums_integers(self) -> bool:
+        """Whether both operands are whole numbers over a scale."""
+        return self.input_quantizer is not None and self.bits.weight_bits is not None
+
+    def _integer_sums(self, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+        """Convolve values in evaluation; ``geometry`` is stride, padding, dilation and groups."""
+        assert self.input_quantizer is not None
+        call = kernels.ConvCall(self.activation_levels, self.weight_levels, *geometry)
+        scales = self.input_quantizer.scale, self.weight_scale()
+        bias: Any = self.bias
+        return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], bias, call)
+
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(x, kernels.Deferred):
+            # Once: every use of a tensor that waits computes it anew.
+            x = x.values()
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         ready = self.ready_weight
@@ -190,18 +223,16 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
         if self._takes(x, 4) and self.pads_zeros:
-            call = kernels.ConvCall(
-                self.activation_levels,
-                self.weight_levels,
-                self.stride,  # type: ignore[arg-type]
-                self.sides(x.shape[-2:]),
-                self.dilation,  # type: ignore[arg-type]
-                self.groups,
-            )
+            geometry = self.geometry(x.shape[-2:])
+            call = kernels.ConvCall(self.activation_levels, self.weight_levels, *geometry)
             codes = self._codes(x)
             return kernels.Deferred.convolve(codes, self.weight, self.mask, self.bias, call)
         x, weight = self._operands(x)
-        return self.convolve(x, weight)
+        if not (self._evaluates(x, 4) and self.pads_zeros):
+            return self.convolve(x, weight)
+        if self._sums_integers():
+            return self._integer_sums(x, weight, *self.geometry(x.shape[-2:]))
+        return self.evaluate(x, weight)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
@@ -219,24 +250,26 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         """Map ``x`` (..., in_features) to (..., out_features)."""
         if self._takes(x, 2):
             return self._multiply_codes(x)
-        if self._is_evaluated(x):
-            levels, mask = self.weight_levels, self.weight_mask
-            return kernels.linear_by_lanes(x, self.weight, self.bias, levels, mask)
-        x, weight = self._operands(x)
-        return F.linear(x, weight, self.bias)
+        levels, mask = 0, None
+        if self.input_quantizer is None and self.has_weight_range and self._evaluates(x, 2):
+            # Integers of the weights are summed, and scaled afterwards.
+            weight, levels, mask = self.weight, self.weight_levels, self.weight_mask
+        else:
+            x, weight = self._operands(x)
+        if not self._evaluates(x, 2):
+            return F.linear(x, weight, self.bias)
+        if self._sums_integers():
+            images, kernel = x[:, :, None, None], weight[:, :, None, None]
+            return self._integer_sums(images, kernel, *_OF_ONE_PIXEL).flatten(1)
+        exact = kernels.linear_by_lanes(x, weight, self.bias, levels, mask)
+        return summed(exact, lambda: F.linear(x, self.quantized_weight(), self.bias))
 
     def _multiply_codes(self, x: Tensor) -> Tensor:
         """A linear layer is a convolution of images of one pixel."""
-        call = kernels.ConvCall(
-            self.activation_levels, self.weight_levels, (1, 1), (0, 0, 0, 0), (1, 1), 1
-        )
+        call = kernels.ConvCall(self.activation_levels, self.weight_levels, *_OF_ONE_PIXEL)
         weight = self.weight[:, :, None, None]
         codes = self._codes(x[:, :, None, None])
         return kernels.Deferred.convolve(codes, weight, self.mask, self.bias, call).flatten(1)
-
-    def _is_evaluated(self, x: Tensor) -> bool:
-        is_weights_only = self.input_quantizer is None and self.has_weight_range
-        return is_weights_only and not self.training and can_evaluate(x, self.weight, 2)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:

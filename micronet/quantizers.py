@@ -25,6 +25,11 @@ class InputQuantizer(nn.Module):
         super().__init__()
         self.levels = levels
 
+    @property
+    def scale(self) -> Tensor:
+        """The scale S of frozen values ``i / S``, a scalar."""
+        raise NotImplementedError
+
     def is_ready(self) -> bool:
         """Whether a training batch has set its state; waits for the device."""
         raise NotImplementedError
@@ -73,6 +78,11 @@ class ActivationQuantizer(InputQuantizer):
             return
         widest = distributed.widest(extremes)
         kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale S of values ``i / S`` under the range."""
+        return kernels.scale_of_range(self.range, self.levels)
 
     def is_ready(self) -> bool:
         """Whether a training batch has set the range."""
@@ -129,6 +139,11 @@ class LearnedActivationQuantizer(InputQuantizer):
         super()._load_from_state_dict(state_dict, *args)
         if not self.zero_point.is_meta:
             self._read_zero_point()
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale S of values ``i / S``: one over the step."""
+        return torch.ones_like(self.step_size[0]) / self.step_size.detach()[0]
 
     def is_ready(self) -> bool:
         """Whether a training batch has set the zero point and the initial step."""

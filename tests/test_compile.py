@@ -18,6 +18,9 @@ NOT_COMPILED = {
     "QuantisedInput",
     "quant_conv2d",
     "quantise_input",
+    "conv2d_of_integers",
+    "scale_of_range",
+    "with_gradient_of",
     "normalise_across",
     "recompute_in_backward",
     # Of evaluation, in float32 only; tests/test_exact_evaluation.py.

@@ -10,6 +10,7 @@ from micronet import conversion, models, quantize
 from micronet.quantize import LayerBits
 from micronet.quantized_modules import QuantizedLayer
 
+LIMIT = "integer convolutions take up to"
 PRECISIONS = [
     LayerBits(weights, inputs, 0.99, weight_step, input_step)
     for weights, inputs in product((None, 2.4, 4, 7, 8), (None, 4, 5))
@@ -39,10 +40,10 @@ def test_the_arithmetic_is_the_layers_own(bits):
         (LayerBits(None, None), "the schedule leaves it in float"),
         (LayerBits(4, None), "its input stays in float"),
         (LayerBits(None, 4), "its weights stay in float"),
-        (LayerBits(4, 4, 0.99, "learned"), "a learned step"),
-        (LayerBits(4, 4, 0.99, "range", "learned"), "a learned step"),
-        (LayerBits(4, 5), "inputs of 32 levels; integer convolutions take up to 16"),
-        (LayerBits(8, 4), "weights of 256 levels; integer convolutions take up to 128"),
+        (LayerBits(4, 4, 0.99, "learned"), "a learned step; evaluated in integers"),
+        (LayerBits(4, 4, 0.99, "range", "learned"), "a learned step; evaluated in integers"),
+        (LayerBits(4, 5), f"inputs of 32 levels, {LIMIT} 16; evaluated in integers"),
+        (LayerBits(8, 4), f"weights of 256 levels, {LIMIT} 128; evaluated in integers"),
         (LayerBits(4, 4), ""),
     ],
 )

@@ -53,7 +53,7 @@ def float_conv2d(
     (top, left, bottom, right). No gradient. Raises ValueError for sizes, TypeError for a dtype.
     """
     return _OP.float_conv2d.default(
-        x.contiguous(memory_format=torch.channels_last),
+        x.detach().contiguous(memory_format=torch.channels_last),
         w.detach().contiguous(),
         x.new_empty(0) if bias is None else bias.detach(),
         list(stride),
