@@ -103,9 +103,11 @@ def run_stage(args: dict[str, Any]) -> int:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
     if found is not None and origin is not None:
         unpack(state, origin.checkpoint)
-    done = state.epoch * data.steps_per_epoch + state.progress.step
+        done = f"{state.progress.step} steps of epoch {state.epoch + 1}"
+        print(f"continuing {str(found)!r} after {done}", flush=True)
+    steps = state.epoch * data.steps_per_epoch + state.progress.step
     rules = args["checkpoint_every"], args["keep"], distributed.is_first()
-    with StopRequest() as stop, _events(args, run, done) as events:
+    with StopRequest() as stop, _events(args, run, steps) as events:
         keeper = keeping.Keeper(run, _meta(config, data), *rules, events)
         state = loop.train(state, recipe, data, keeper, teacher, stop)
     commands.report_skipped(data)

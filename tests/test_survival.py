@@ -42,7 +42,7 @@ def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(tmp_path):
     assert killed_runs.differences(whole, tmp_path / "killed") == []
 
 
-def test_stopping_after_any_step_loses_no_step(whole, tmp_path, monkeypatch):
+def test_stopping_after_any_step_loses_no_step(whole, tmp_path, monkeypatch, capsys):
     """Ctrl-C and SIGTERM leave a checkpoint of the step in hand, which is continued exactly."""
     real, taken = torch.optim.SGD.step, []
 
@@ -58,6 +58,9 @@ def test_stopping_after_any_step_loses_no_step(whole, tmp_path, monkeypatch):
         resume = ["--resume"] if codes else []
         codes.append(main([*FIT, "--out", str(out), *resume]))
     assert codes == [143, 143, 130, 143, 130, 130, 0]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("continuing")]
+    assert len(said) == 6 and said[0].endswith("last.safetensors' after 1 steps of epoch 1")
+    assert said[-1].endswith("after 10 steps of epoch 2"), "its validation is left"
     records = runs.RunDirectory(whole).metrics()
     per_epoch = len(taken) // 2
     assert len(taken) == 2 * per_epoch, "a step was taken twice, or not at all"
