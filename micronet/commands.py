@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from micronet import dry_run, models, runs, sensitivity_scan, stage, summary
+from micronet import distributed, dry_run, models, runs, sensitivity_scan, stage, summary
 from micronet.data import Data, open_data
 from micronet.errors import UserError
 from micronet.evaluate import evaluate
@@ -33,7 +33,7 @@ def run_eval(args: dict[str, Any]) -> int:
         workers=args["workers"],
         trained=False,
         skip_bad_images=args["skip_bad_images"],
-    )
+    ).to_evaluate(distributed.rank(), distributed.size())
     if model is None:
         model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
         models.load_weights(model, args["weights"])
@@ -116,12 +116,14 @@ def run_sensitivity(args: dict[str, Any]) -> int:
         holdout=loaded.meta["holdout"],
         workers=args["workers"],
         trained=False,
-    )
+    ).to_evaluate(distributed.rank(), distributed.size())
+    if args["batches"] and distributed.is_several():
+        raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)
     batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
     model, out = place(loaded.model), Path(args["out"])
     found = sensitivity_scan.scan(model, batches, args["layers"], args["kind"], levels)
-    sensitivity_scan.write(out, *found)
+    distributed.first_alone(lambda: sensitivity_scan.write(out, *found))
     print(f"written: {out / 'sensitivity.csv'}, search.csv, sensitivity.svg")
     return 0
 

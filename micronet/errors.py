@@ -21,7 +21,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def reports_user_errors(main: Callable[..., int]) -> Callable[..., int]:
-    """Wrap a command's ``main`` so that a ``UserError`` prints one line and returns exit code 2."""
+    """Wrap a command's ``main``: a ``UserError`` is one line and exit code 2, Ctrl-C one word."""
 
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> int:
@@ -30,6 +30,9 @@ def reports_user_errors(main: Callable[..., int]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 128 + signal.SIGINT
         except BrokenPipeError:
             # The reader of a pipe, such as head, has seen enough; so has what is still buffered.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -50,18 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory_mapped()
     if args.get("threads"):
         torch.set_num_threads(args["threads"])
-    if args["command"] in commands.COMMANDS:
-        return commands.COMMANDS[args["command"]](args)
+    trains = args["command"] not in commands.COMMANDS
+    act = run_stage if trains else commands.COMMANDS[args["command"]]
     try:
         with distributed.processes(), _quiet_unless_first():
-            return run_stage(args)
+            return act(args)
     except distributed.LostProcess as error:
-        last = RunDirectory(Path(args["out"])).last
-        go_on = f"; the last good checkpoint is {str(last)!r}" if last.exists() else ""
+        last = RunDirectory(Path(args["out"])).last if trains else Path()
+        go_on = f"; the last good checkpoint is {str(last)!r}" if last.is_file() else ""
         print(f"error: {error}{go_on}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Stopped) as stop:
-        print(f"stopped; continue with --out {args['out']} --resume", file=sys.stderr)
+        go_on = f"; continue with --out {args['out']} --resume" if trains else ""
+        print(f"stopped{go_on}", file=sys.stderr)
         return 128 + (stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
 
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from micronet import models, runs, sensitivity_scan, summary
+from micronet import commands, models, runs, score, sensitivity_scan, summary
 from micronet.errors import UserError
 from micronet.plans import plan_of
 from micronet.rules import seed
@@ -105,3 +105,14 @@ def test_mistakes(arguments, part, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 2
     assert part in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("program,command", [(main, ["eval", "x"]), (score.main, ["x"])])
+def test_an_interrupt_is_one_word(program, command, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "eval", interrupted)
+    monkeypatch.setattr(score.score_options, "subjects", interrupted)
+    assert program(command) == 130
+    assert capsys.readouterr().err == "stopped\n"

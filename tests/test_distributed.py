@@ -1,5 +1,6 @@
 """Two processes that train one network, started by torchrun as a user would."""
 
+import json
 import os
 import signal
 import socket
@@ -150,6 +151,28 @@ def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
     losses = [runs.RunDirectory(out).metrics()[0]["train_loss"] for out in (one, two)]
     # The most that the order of a sum of so many losses can change.
     assert losses[0] == pytest.approx(losses[1], rel=BATCH[kind] * 2.0**-24)
+
+
+def test_two_processes_evaluate_each_image_once(fitted, tmp_path, capsys):
+    """And scan layers, with the numbers of one process."""
+    capsys.readouterr()
+    scan = ["sensitivity", fitted, "--layers", "conv1", "fc", "--levels", "0.5", "--threads", "1"]
+    commands = [["eval", fitted, "--json", "--threads", "1"], [*scan, "--out", tmp_path / "two"]]
+    alone = [["eval", str(fitted), "--json"], [*map(str, scan), "--out", str(tmp_path / "one")]]
+    printed = []
+    for command, arguments in zip(commands, alone, strict=True):
+        assert main(arguments) == 0
+        one = capsys.readouterr().out
+        done = subprocess.run(
+            torchrun(command), capture_output=True, text=True, env=environment(), check=True
+        )
+        printed.append((one, done.stdout))
+    records = [json.loads(text) for text in printed[0]]
+    losses = [record.pop("loss") for record in records]
+    assert records[0] == records[1] and records[0]["total"] == 359
+    assert losses[0] == pytest.approx(losses[1], rel=359 * 2.0**-24)
+    tables = [(tmp_path / name / "search.csv").read_text() for name in ("one", "two")]
+    assert tables[0] == tables[1] and len(tables[0].splitlines()) == 3
 
 
 def started(arguments, out, *options):
