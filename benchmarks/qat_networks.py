@@ -19,7 +19,7 @@ import qat_peers
 from machine import ROOT
 from methods import Unavailable
 from micronet import config, models, quantize
-from micronet.quantized_modules import LayerBits
+from micronet.layer_bits import LayerBits
 
 CLASSES = 1000
 RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"

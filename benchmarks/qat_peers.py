@@ -15,7 +15,7 @@ import peers
 import qat_sites
 from methods import Unavailable
 from micronet import models
-from micronet.quantized_modules import LayerBits
+from micronet.layer_bits import LayerBits
 from ours import DECAY, Function
 
 

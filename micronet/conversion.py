@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from torch import nn
 
 from micronet import models
-from micronet.quantized_modules import LayerBits
+from micronet.layer_bits import LayerBits
 
 INTEGER, ROUNDED, FLOAT = "integer", "rounded float", "float"
 BETWEEN = (

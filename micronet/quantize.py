@@ -21,11 +21,11 @@ from micronet import models
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError
 from micronet.exact_modules import FloatConv2d, FloatLinear
+from micronet.layer_bits import LayerBits
 from micronet.layers import match_layers
 from micronet.places import place
 from micronet.plain_swish import use_plain_swish_
 from micronet.quantized_modules import (
-    LayerBits,
     QuantizedConv2d,
     QuantizedLayer,
     QuantizedLinear,
