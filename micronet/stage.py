@@ -188,6 +188,27 @@ def _with_quantisation(
     return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)
 
 
+def image_counts(data: Data) -> dict[str, int]:
+    """Return the number of images of each part, as a run records it."""
+    sizes = data.train_size, data.validation_size, data.test_size
+    return dict(zip(("train", "validation", "test"), sizes, strict=True))
+
+
+def check_images(config: Mapping[str, Any], data: Data) -> None:
+    """Hold the data to the images that a run began with, whose order would be another now.
+
+    Raises:
+        UserError: there are more or fewer of them.
+    """
+    recorded = config.get("images")
+    for part, count in image_counts(data).items():
+        began = recorded.get(part, count) if isinstance(recorded, dict) else count
+        if count != began:
+            raise UserError(
+                f"data {data.name!r} has {count} {part} images now, but the run began with {began}"
+            )
+
+
 def check_data(meta: Mapping[str, Any], name: str, data: Data) -> None:
     """Hold the data to what a checkpoint's header says of its network.
 

@@ -92,7 +92,9 @@ def run_stage(args: dict[str, Any]) -> int:
     for note in schedule.notes:
         print(f"note: {note}")
     teacher = _teacher(recipe, data)
-    if not args["resume"]:
+    if args["resume"]:
+        stage.check_images(config, data)
+    else:
         _create(run, config, model, data)
     if found is None:
         _report_conversion(model, recipe, run)
@@ -230,11 +232,7 @@ def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
         "num_classes": data.num_classes,
         "channels": data.channels,
         "resolved_image_size": data.image_size,
-        "images": {
-            "train": data.train_size,
-            "validation": data.validation_size,
-            "test": data.test_size,
-        },
+        "images": stage.image_counts(data),
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": {
             "python": platform.python_version(),

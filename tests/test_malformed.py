@@ -221,6 +221,15 @@ def test_resume_from_a_network_without_a_position(fitted, tmp_path, refuses):
         refuses(["fit", "--out", out, "--resume"], ["last.safetensors", key])
 
 
+def test_resume_with_other_images(fitted, tmp_path, refuses):
+    out = tmp_path / "run"
+    assert main(["fit", "--from", str(fitted), "--epochs", "1", "--out", str(out), *SMALL]) == 0
+    config = json.loads((out / "config.json").read_text())
+    config["images"]["train"] += 1
+    (out / "config.json").write_text(json.dumps(config))
+    refuses(["fit", "--out", out, "--resume"], ["1295 train images now", "began with 1296"])
+
+
 def test_weights_that_execute_code(tmp_path, refuses):
     class Evil:
         def __reduce__(self):
