@@ -116,6 +116,22 @@ def test_convolutions_of_codes_and_their_blocks(device_backend, same, rng, op, d
                 same(ours.cpu(), right)
 
 
+@pytest.mark.parametrize("levels,weight_levels", [(16, 16), (256, 16), (256, 256)])
+def test_sums_of_whole_numbers(device_backend, rng, levels, weight_levels):
+    """The same integers from whatever algorithm the device's library takes."""
+    x = torch.randint(0, levels, (4, 64, 14, 14), generator=rng).float()
+    w = torch.randint(
+        -weight_levels // 2, weight_levels // 2, (32, 64, 3, 3), generator=rng
+    ).float()
+    scales = torch.rand((), generator=rng) + 0.5, torch.rand(32, generator=rng) + 0.5
+    call = kernels.ConvCall(levels, weight_levels, (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    operands = x / scales[0], scales[0], w / scales[1][:, None, None, None], scales[1]
+    expected = kernels.conv2d_of_integers(*operands, None, call).values()
+    with kernels.use_backend(device_backend):
+        found = kernels.conv2d_of_integers(*(t.cuda() for t in operands), None, call).values()
+    assert torch.equal(found.cpu(), expected)
+
+
 @pytest.mark.parametrize("op", conv_samples.SAMPLES)
 def test_convolutions_and_blocks_do_not_wait(device_backend, rng, op):
     arguments = on_the_device(next(iter(CASES[op](rng, torch.float32, None))))
