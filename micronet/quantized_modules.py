@@ -133,8 +133,11 @@ class QuantizedLayer(nn.Module):
         return not self.training and can_evaluate(x, self.weight, dims)
 
     def _sums_integers(self) -> bool:
-        """Whether both operands are whole numbers over a scale."""
-        return self.input_quantizer is not None and self.bits.weight_bits is not None
+        """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
+        if self.input_quantizer is None or self.bits.weight_bits is None:
+            return False
+        largest = (self.activation_levels - 1) * (self.weight_levels - 1)
+        return largest * self.weight[0].numel() < 2**31
 
     def _integer_sums(self, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
         """Convolve values in evaluation; ``geometry`` is stride, padding, dilation and groups."""

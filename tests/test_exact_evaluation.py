@@ -140,6 +140,18 @@ def test_sums_beyond_32_bits_are_refused(rng):
         kernels.conv2d_of_integers(x, torch.ones(()), w, torch.ones(1), None, call)
 
 
+def test_a_layer_of_wider_sums_is_evaluated_in_order(on_all, rng):
+    layer = quantize.QuantizedLinear(nn.Linear(40_000, 3), LayerBits(8, 8))
+    x = torch.randn(2, 40_000, generator=rng)
+    layer.train()(x)
+    y = on_all(lambda: layer.eval()(x).detach())
+    expected = nn.functional.linear(
+        layer.input_quantizer(x).double(), layer.quantized_weight().double(), layer.bias.double()
+    )
+    # Each of 2,500 roundings of a lane, and of its value, is half a unit of a sum below 2^6.
+    assert (y - expected).abs().max() < 2600 * 2.0**-19
+
+
 @pytest.mark.parametrize("planned", [of_codes, of_learned_steps])
 def test_evaluated_networks_have_gradients(rng, planned):
     """Those of the same values in torch's own order, in every layer, the stem's too."""
