@@ -212,6 +212,7 @@ def test_two_rounds_at_least(capsys):
 @pytest.mark.slow
 def test_the_command_measures_all_parts_and_ends_with_one_line(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "qat_step.py", "--quick", "--out", tmp_path]
+    command += ["--arch", "efficientnet-micro"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()

@@ -229,7 +229,7 @@ def test_a_run_can_be_billed_as_the_2019_script_would(capsys, tmp_path):
         ([*PLAN, "--rules", "sead"], "there is no rule set 'sead'; did you mean 'seed'?"),
         (["--arch", "resnet-20"], "there is no architecture 'resnet-20'; did you mean 'resnet20'?"),
         (["--arch", "resnet20", "--schedule", "x.yaml"], "cannot read schedule 'x.yaml'"),
-        (["--arch", "resnet20", "--schedule", str(PRUNE)], "prune.groups[0].layers names"),
+        (["--arch", "resnet20", "--schedule", str(PRUNE)], "prune.groups[0].layers: "),
         (["--arch", "resnet20", "--image-size", "0"], "0 is not at least 1"),
         (["--arch", "resnet20", "--assume-bits"], "--assume-bits belongs to a run"),
         (["--arch", "vit_b_16"], "vit_b_16 cannot be counted: module"),
