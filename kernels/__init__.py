@@ -43,6 +43,7 @@ from .ops.fake_quant_weight import (
 from .ops.learned_step import fake_quant_learned_step
 from .ops.mask_selection import smallest_magnitude_mask
 from .scheme import Scheme, bits_of_levels, levels_of_bits
+from .shapes import fits_32_bits
 
 __all__ = [
     "MOST_CODE_LEVELS",
@@ -65,6 +66,7 @@ __all__ = [
     "fake_quant_per_tensor",
     "fake_quant_per_tensor_observed",
     "fake_quant_weights",
+    "fits_32_bits",
     "float_conv2d",
     "kept_output_bytes",
     "levels_of_bits",

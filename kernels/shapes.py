@@ -46,14 +46,19 @@ class ConvShape(NamedTuple):
         return cls((n, c, height, width), (n, out, y, x), group_channels * kernel[0] * kernel[1])
 
 
-def accumulator_bound(shape: ConvShape, levels: int, weight_levels: int) -> int:
-    """The largest magnitude of a sum, whatever the input and the weights."""
-    return (levels - 1) * (weight_levels - 1) * shape.depth
+def accumulator_bound(depth: int, levels: int, weight_levels: int) -> int:
+    """The largest magnitude of a sum of `depth` products, whatever the input and the weights."""
+    return (levels - 1) * (weight_levels - 1) * depth
+
+
+def fits_32_bits(depth: int, levels: int, weight_levels: int) -> bool:
+    """Whether 32 bits hold every sum of `depth` products of integers of so many levels."""
+    return accumulator_bound(depth, levels, weight_levels) <= MOST_INT32
 
 
 def accumulator_dtype(shape: ConvShape, levels: int, weight_levels: int) -> torch.dtype:
     """The narrower of int16 and int32 that holds every sum; ValueError where neither does."""
-    bound = accumulator_bound(shape, levels, weight_levels)
-    if bound > MOST_INT32:
+    bound = accumulator_bound(shape.depth, levels, weight_levels)
+    if not fits_32_bits(shape.depth, levels, weight_levels):
         raise ValueError(f"sums of {shape.depth} products may reach {bound}, beyond 32 bits")
     return torch.int16 if bound <= MOST_INT16 else torch.int32

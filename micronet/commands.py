@@ -33,7 +33,7 @@ def run_eval(args: dict[str, Any]) -> int:
         workers=args["workers"],
         trained=False,
         skip_bad_images=args["skip_bad_images"],
-    ).to_evaluate(distributed.rank(), distributed.size())
+    ).as_seen_by(distributed.rank(), distributed.size())
     if model is None:
         model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
         models.load_weights(model, args["weights"])
@@ -116,7 +116,7 @@ def run_sensitivity(args: dict[str, Any]) -> int:
         holdout=loaded.meta["holdout"],
         workers=args["workers"],
         trained=False,
-    ).to_evaluate(distributed.rank(), distributed.size())
+    ).as_seen_by(distributed.rank(), distributed.size())
     if args["batches"] and distributed.is_several():
         raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)

@@ -25,6 +25,8 @@ from micronet.strict import Inherit
 
 STRUCTURES = ("element", "filter", "channel")
 AMP = ("none", "bf16")
+# Of a weight or an input, in a recipe or a search.
+MOST_BITS = 8
 _BLOCK = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}|[0-9]{1,2}:[1-9][0-9]?")
 
 
@@ -209,10 +211,11 @@ def _check_levels(p: WeightPrecision | ActivationPrecision, where: str, path: st
     one = (p.bits is None) != (p.levels is None)
     _require(one, path, where, "needs one of bits and levels")
     if p.bits is not None:
-        _require(1 <= p.bits <= 8, path, f"{where}.bits", f"{p.bits} is not between 1 and 8")
+        problem = f"{p.bits} is not between 1 and {MOST_BITS}"
+        _require(1 <= p.bits <= MOST_BITS, path, f"{where}.bits", problem)
     if p.levels is not None:
-        inside = 2 <= p.levels <= 256
-        _require(inside, path, f"{where}.levels", f"{p.levels} is not between 2 and 256")
+        problem = f"{p.levels} is not between 2 and {2**MOST_BITS}"
+        _require(2 <= p.levels <= 2**MOST_BITS, path, f"{where}.levels", problem)
 
 
 def _check_distill(d: DistillSection, path: str) -> None:

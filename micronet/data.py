@@ -85,10 +85,10 @@ class Data:
         size = min(self.batch_size, self.train_size)
         if size % processes:
             raise UserError(f"{processes} processes cannot share a batch of {size} images equally")
-        return self.to_evaluate(rank, processes)
+        return self.as_seen_by(rank, processes)
 
-    def to_evaluate(self, rank: int, processes: int) -> Data:
-        """Return the share of one process where nothing is trained: images of its own."""
+    def as_seen_by(self, rank: int, processes: int) -> Data:
+        """Return the images of one process, of each batch and of those to evaluate its own."""
         return dataclasses.replace(self, rank=rank, processes=processes)
 
     def validation(self) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from torch import nn
 from micronet import models
 from micronet.errors import UserError
 from micronet.quantized_modules import quantized_layers
-from micronet.quantizers import ActivationQuantizer, LearnedActivationQuantizer
+from micronet.quantizers import LearnedActivationQuantizer
 
 Scalars: TypeAlias = dict[str, float]
 
@@ -92,15 +92,14 @@ class Events:
 
 @torch.no_grad()
 def layer_scalars(model: nn.Module) -> Scalars:
-    """Return each layer's share of zeros, and the range or step of each quantised input."""
+    """Return each layer's share of zeros, and the ends, and the step if learned, of each input."""
     found = {}
     for name, layer in models.layers(model).items():
         found[f"sparsity/{name}"] = float((layer.weight == 0).float().mean())
     for name, quantised in quantized_layers(model):
         quantiser = quantised.input_quantizer
-        if isinstance(quantiser, ActivationQuantizer):
-            found[f"input low/{name}"] = float(quantiser.range[0])
-            found[f"input high/{name}"] = float(quantiser.range[1])
-        elif isinstance(quantiser, LearnedActivationQuantizer):
+        if quantiser is not None:
+            found[f"input low/{name}"], found[f"input high/{name}"] = quantiser.ends()
+        if isinstance(quantiser, LearnedActivationQuantizer):
             found[f"input step/{name}"] = float(quantiser.step_size.detach())
     return found

@@ -25,6 +25,7 @@ from micronet.quantizers import (
     LearnedActivationQuantizer,
     gradient_scale,
     initial_step,
+    scale_of_steps,
 )
 
 # Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
@@ -124,8 +125,7 @@ class QuantizedLayer(nn.Module):
     def weight_scale(self) -> Tensor:
         """Return the scales S of the weights' values ``i / S``, one for each output channel."""
         if self.weight_step is not None:
-            step = self.weight_step.detach()
-            return torch.ones_like(step) / step
+            return scale_of_steps(self.weight_step)
         return kernels.quantize_per_channel(self.weight, self.weight_levels, self.weight_mask)[1]
 
     def _evaluates(self, x: Tensor, dims: int) -> bool:
@@ -136,8 +136,8 @@ class QuantizedLayer(nn.Module):
         """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
         if self.input_quantizer is None or self.bits.weight_bits is None:
             return False
-        largest = (self.activation_levels - 1) * (self.weight_levels - 1)
-        return largest * self.weight[0].numel() < 2**31
+        depth = self.weight[0].numel()
+        return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
 
     def _integer_sums(self, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
         """Convolve values in evaluation; ``geometry`` is stride, padding, dilation and groups."""

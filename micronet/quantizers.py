@@ -8,6 +8,7 @@ Quantization", whose section 2.1 gives the initial step and section 2.2 the grad
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import micronet_kernels as kernels
 from micronet import distributed
 
 
-class InputQuantizer(nn.Module):
+class InputQuantizer(nn.Module, ABC):
     """Fake-quantises the input of a layer to ``levels`` levels."""
 
     def __init__(self, levels: int) -> None:
@@ -26,13 +27,17 @@ class InputQuantizer(nn.Module):
         self.levels = levels
 
     @property
+    @abstractmethod
     def scale(self) -> Tensor:
         """The scale S of frozen values ``i / S``, a scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest value of a frozen input; waits for the device."""
+
+    @abstractmethod
     def is_ready(self) -> bool:
         """Whether a training batch has set its state; waits for the device."""
-        raise NotImplementedError
 
 
 class ActivationQuantizer(InputQuantizer):
@@ -83,6 +88,10 @@ class ActivationQuantizer(InputQuantizer):
     def scale(self) -> Tensor:
         """The scale S of values ``i / S`` under the range."""
         return kernels.scale_of_range(self.range, self.levels)
+
+    def ends(self) -> tuple[float, float]:
+        """Return the range."""
+        return float(self.range[0]), float(self.range[1])
 
     def is_ready(self) -> bool:
         """Whether a training batch has set the range."""
@@ -143,7 +152,12 @@ class LearnedActivationQuantizer(InputQuantizer):
     @property
     def scale(self) -> Tensor:
         """The scale S of values ``i / S``: one over the step."""
-        return torch.ones_like(self.step_size[0]) / self.step_size.detach()[0]
+        return scale_of_steps(self.step_size)[0]
+
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest multiple of the step."""
+        step, lowest = float(self.step_size.detach()), float(self.zero_point)
+        return step * lowest, step * (lowest + self.levels - 1)
 
     def is_ready(self) -> bool:
         """Whether a training batch has set the zero point and the initial step."""
@@ -151,6 +165,11 @@ class LearnedActivationQuantizer(InputQuantizer):
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, step=learned"
+
+
+def scale_of_steps(steps: Tensor) -> Tensor:
+    """Return the scales S of values ``i / S``, one over each learned step, without a gradient."""
+    return torch.ones_like(steps) / steps.detach()
 
 
 def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:

@@ -16,7 +16,6 @@ from micronet import models, prune, runs, score
 from micronet.config import schedule_from_dict
 from micronet.errors import UserError
 from micronet.quantized_modules import QuantizedLayer
-from micronet.quantizers import ActivationQuantizer, InputQuantizer, LearnedActivationQuantizer
 from micronet.runs import RunDirectory
 from micronet.score_count import DEFAULT_RULES, Score
 from micronet.tracks import DEFAULT, Track
@@ -129,28 +128,19 @@ def picture(name: str, layer: nn.Module) -> LayerPicture:
     codes, span = None, None
     if isinstance(layer, QuantizedLayer):
         codes = _codes(layer) if layer.bits.weight_bits is not None else None
-        span = _span(layer.input_quantizer)
+        quantiser = layer.input_quantizer
+        span = None if quantiser is None else quantiser.ends()
     zeros = weight.numel() - kept.numel()
     return LayerPicture(name, low, high, counts.long().tolist(), zeros, codes, span)
 
 
 def _codes(layer: QuantizedLayer) -> list[int]:
     """Count the codes of the weights, by code."""
-    levels, step = layer.weight_levels, layer.weight_step
-    if step is None:
+    levels = layer.weight_levels
+    if layer.weight_step is None:
         codes: Tensor = kernels.quantize_per_channel(layer.weight, levels, layer.weight_mask)[0]
     else:
-        # A value is a whole multiple of its step but for the rounding of the product.
-        multiples = layer.quantized_weight().flatten(1) / step[:, None]
-        codes = torch.round(multiples) - layer.weight_zero_point[:, None]
+        # Values are whole numbers over a scale, but for the rounding of the quotient.
+        whole = torch.round(layer.quantized_weight().flatten(1) * layer.weight_scale()[:, None])
+        codes = whole - layer.weight_zero_point[:, None]
     return torch.bincount(codes.flatten().long(), minlength=levels).tolist()
-
-
-def _span(quantiser: InputQuantizer | None) -> tuple[float, float] | None:
-    """Return the lowest and the highest value that an input is rounded to, None if to none."""
-    if isinstance(quantiser, ActivationQuantizer):
-        return float(quantiser.range[0]), float(quantiser.range[1])
-    if isinstance(quantiser, LearnedActivationQuantizer):
-        step, lowest = float(quantiser.step_size), float(quantiser.zero_point)
-        return step * lowest, step * (lowest + quantiser.levels - 1)
-    return None

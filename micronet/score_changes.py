@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from micronet.config_checks import MOST_BITS
 from micronet.errors import UserError
 from micronet.layer_facts import LayerFacts, spread
 from micronet.subject import Subject
-
-# What a schedule allows too.
-MOST_BITS = 8
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ NOT_COMPILED = {
     "linear_by_lanes",
     "available_backends",
     "bits_of_levels",
+    "fits_32_bits",
     "levels_of_bits",
     "use_backend",
     "kept_output_bytes",

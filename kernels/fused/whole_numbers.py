@@ -65,7 +65,7 @@ def _sums(x: Tensor, w: Tensor, call: ConvCall, shape: ConvShape) -> Tensor:
     """The integers [N, O, H', W'], channels last, as float32 or int32."""
     # Refuses what no 32 bits hold.
     accumulator_dtype(shape, call.levels, call.weight_levels)
-    fits = accumulator_bound(shape, call.levels, call.weight_levels) < _MOST_FLOAT32
+    fits = accumulator_bound(shape.depth, call.levels, call.weight_levels) < _MOST_FLOAT32
     kind = torch.float32 if fits else torch.float64
     with torch.autocast(x.device.type, enabled=False):
         acc = _convolve(x.to(kind), w.to(kind), call)
