@@ -36,6 +36,11 @@ RECORDED = (
 # Those of them that override a key of the recipe's train section.
 OF_TRAIN = RECORDED[RECORDED.index("epochs") :]
 
+_ARCH = (
+    "efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, torchvision's, or module:function of "
+    "your own"
+)
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a wrong option in one line, without the usage text."""
@@ -75,12 +80,6 @@ def parser() -> Parser:
         commands.add_parser("eval", help=evaluation, description=evaluation.capitalize() + ".")
     )
     return top
-
-
-_ARCH = (
-    "efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, torchvision's, or module:function of "
-    "your own"
-)
 
 
 def add_own(command: argparse.ArgumentParser) -> None:

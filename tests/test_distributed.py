@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,11 +10,11 @@ import time
 import pytest
 import torch
 import yaml
-from torch import multiprocessing
 
 from micronet import checkpoint, loop, runs
 from micronet.data import Data
 from micronet.train import main
+from two_processes import spawn_two
 
 pytestmark = pytest.mark.slow
 
@@ -92,17 +91,6 @@ def distance(one, two):
     return sum(float((one[k].double() - two[k].double()).pow(2).sum()) for k in keys) ** 0.5
 
 
-def two_processes(arguments):
-    """Train; return the state that each process ends with."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with multiprocessing.Manager() as manager:
-        answers = manager.dict()
-        multiprocessing.spawn(process, (port, arguments, answers), nprocs=2)
-        return answers[0], answers[1]
-
-
 def whole_images(share, total):
     """The images that a percentage of ``total`` is; fails where they are no whole number."""
     hits = share * total / 100
@@ -127,7 +115,7 @@ def check_agreement(kind, out, first, second):
 def test_two_processes_agree_after_three_quantised_steps(fitted, tmp_path):
     kind, out = "qat of three steps", tmp_path / "two"
     start = arguments_of(kind, fitted, tmp_path)
-    check_agreement(kind, out, *two_processes([*start, "--out", str(out)]))
+    check_agreement(kind, out, *spawn_two(process, [*start, "--out", str(out)]))
 
 
 @pytest.mark.parametrize("kind", ["fit", "qat"])
@@ -144,7 +132,7 @@ def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Data, "train", reversed_within)
     assert main([*start, "--out", str(turned)]) == 0
-    check_agreement(kind, two, *two_processes([*start, "--out", str(two)]))
+    check_agreement(kind, two, *spawn_two(process, [*start, "--out", str(two)]))
     written = {out: checkpoint.load(out / "last.safetensors").tensors for out in (one, two, turned)}
     rounding = distance(written[one], written[turned])
     assert 0 < distance(written[one], written[two]) <= 4 * rounding

@@ -1,14 +1,13 @@
 """Normalisation over the batch of two processes, against one process with the whole batch."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
 from block_networks import Gated, chain, converted
 from micronet.sync_batch_norm import SyncBatchNorm, synchronise_in_integers_
+from two_processes import spawn_two
 
 SIZE = (4, 16, 9, 8)
 
@@ -57,13 +56,7 @@ def process(rank, port, make, answers):
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [chain, Gated], ids=["chain", "gated"])
 def test_two_processes_normalise_as_one(make):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with multiprocessing.Manager() as manager:
-        answers = manager.dict()
-        multiprocessing.spawn(process, (port, make, answers), nprocs=2)
-        first, second = answers[0], answers[1]
+    first, second = spawn_two(process, make)
     parts, own, running = passes(network(make), *images())
     for name, whole in parts.items():
         torch.testing.assert_close(torch.cat([first[0][name], second[0][name]]), whole)

@@ -1,0 +1,41 @@
+"""Learning rates over the epochs, and the one that waits for a plateau."""
+
+import pytest
+
+from micronet.config import TrainSection
+from micronet.optimise import Plateau, learning_rate
+
+
+def test_learning_rates():
+    cosine = TrainSection(epochs=10, lr=1.0, warmup_epochs=2)
+    assert learning_rate(cosine, 0) == pytest.approx(0.1)
+    assert learning_rate(cosine, 2) == 1.0
+    assert learning_rate(cosine, 6) == pytest.approx(0.5)
+    assert learning_rate(cosine, 10) == pytest.approx(0.0, abs=1e-15)
+    exponential = TrainSection(lr=1.0, lr_schedule="exponential", gamma=0.5, lr_start_epoch=2)
+    rates = [learning_rate(exponential, e) for e in (0, 2, 2.9, 3, 4.5)]
+    assert rates == [1.0, 1.0, 1.0, 0.5, 0.25]
+
+
+def test_more_learning_rates():
+    step = TrainSection(lr=1.0, lr_schedule="step", gamma=0.1, milestones=(2, 4))
+    assert [learning_rate(step, e) for e in (0, 1.9, 2, 4)] == pytest.approx([1, 1, 0.1, 0.01])
+    poly = TrainSection(epochs=10, lr=1.0, lr_schedule="polynomial", power=2.0, lr_min=0.2)
+    assert [learning_rate(poly, e) for e in (0, 5, 10)] == pytest.approx([1.0, 0.4, 0.2])
+    cosine = TrainSection(epochs=10, lr=1.0, lr_min=0.5)
+    assert [learning_rate(cosine, e) for e in (0, 5, 10)] == pytest.approx([1.0, 0.75, 0.5])
+    constant = TrainSection(lr=0.3, lr_schedule="constant", warmup_epochs=1)
+    assert [learning_rate(constant, e) for e in (0, 1, 9)] == pytest.approx([0.03, 0.3, 0.3])
+
+
+def test_plateau_waits_and_reduces():
+    section = TrainSection(lr_schedule="plateau", patience=1, gamma=0.5)
+    plateau, scales = Plateau(), []
+    for top1 in (10, 20, 20, 15, 21, 20, 20, 20, 20):
+        plateau.saw(section, top1)
+        scales.append(plateau.scale)
+    assert scales == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
+    cosine = Plateau()
+    for _ in range(99):
+        cosine.saw(TrainSection(patience=0), 1.0)
+    assert cosine.scale == 1.0
