@@ -106,7 +106,7 @@ setup(
         "micronet_kernels",
         "micronet_kernels.ops",
         "micronet_kernels.backends",
-        "micronet_kernels.fused",
+        "micronet_kernels.lazy",
         "micronet_kernels.backends.reference",
         "micronet_kernels.backends.triton",
     ],

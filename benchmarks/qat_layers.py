@@ -110,7 +110,7 @@ def ours(site: Site) -> Callable[[], object]:
     """Return the operator on codes, the rounding of its weights included."""
     x, w = _tensors(site)
     call = kernels.ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
-    codes = kernels.quantise_input(x, torch.tensor([LO, HI]), LEVELS)
+    codes = kernels.quantize_input(x, torch.tensor([LO, HI]), LEVELS)
     arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8))
     return lambda: torch.ops.micronet.quant_conv2d.default(*arguments)
 

@@ -72,7 +72,7 @@ def measure(site: Site, block: int, sparsity: float, rounds: int = ROUNDS) -> Ro
     x = x.contiguous(memory_format=torch.channels_last)
     w = pruned(site, block, sparsity)
     call = kernels.ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
-    codes = kernels.quantise_input(x, torch.tensor([LO, HI]), LEVELS)
+    codes = kernels.quantize_input(x, torch.tensor([LO, HI]), LEVELS)
     arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8))
 
     def ours(skipping: bool | None) -> Callable[[], object]:

@@ -3,19 +3,24 @@
 from .checks import MOST_CODE_LEVELS
 from .checks_conv import MOST_WEIGHT_LEVELS
 from .dispatch import available_backends, use_backend
-from .fused import (
+from .flops import register as _register_flops
+from .lazy import (
     ConvCall,
-    Deferred,
-    QuantisedInput,
+    LazyTensor,
+    PendingTensor,
+    QuantizedInput,
+    batch_norm,
     conv2d_of_integers,
-    normalise_across,
-    quant_conv2d,
-    quantise_input,
+    extremes,
+    is_eager,
+    is_finite,
+    quantize_input,
     recompute_in_backward,
     scale_of_range,
     with_gradient_of,
 )
 from .memory import kept_output_bytes, limit_kept_outputs
+from .onnx_symbolics import register as _register_onnx_symbolics
 from .ops.bits_and_counts import (
     compact_by_bits,
     count_bits,
@@ -43,16 +48,21 @@ from .ops.fake_quant_weight import (
 from .ops.learned_step import fake_quant_learned_step
 from .ops.mask_selection import smallest_magnitude_mask
 from .scheme import Scheme, bits_of_levels, levels_of_bits
-from .shapes import fits_32_bits
+from .shapes import fits_32_bits, is_channels_last
+
+_register_flops()
+_register_onnx_symbolics()
 
 __all__ = [
     "MOST_CODE_LEVELS",
     "MOST_WEIGHT_LEVELS",
     "ConvCall",
-    "Deferred",
-    "QuantisedInput",
+    "LazyTensor",
+    "PendingTensor",
+    "QuantizedInput",
     "Scheme",
     "available_backends",
+    "batch_norm",
     "bits_of_levels",
     "compact_by_bits",
     "conv2d_of_integers",
@@ -61,6 +71,7 @@ __all__ = [
     "count_nonzero_per_channel",
     "dequantize_per_tensor",
     "expand_by_bits",
+    "extremes",
     "fake_quant_learned_step",
     "fake_quant_per_channel",
     "fake_quant_per_tensor",
@@ -68,16 +79,17 @@ __all__ = [
     "fake_quant_weights",
     "fits_32_bits",
     "float_conv2d",
+    "is_channels_last",
+    "is_eager",
+    "is_finite",
     "kept_output_bytes",
     "levels_of_bits",
     "limit_kept_outputs",
     "linear_by_lanes",
     "move_range_",
-    "normalise_across",
     "pack_bits",
     "pack_codes",
-    "quant_conv2d",
-    "quantise_input",
+    "quantize_input",
     "quantize_per_channel",
     "quantize_per_tensor",
     "recompute_in_backward",

@@ -62,3 +62,37 @@ def accumulator_dtype(shape: ConvShape, levels: int, weight_levels: int) -> torc
     if not fits_32_bits(shape.depth, levels, weight_levels):
         raise ValueError(f"sums of {shape.depth} products may reach {bound}, beyond 32 bits")
     return torch.int16 if bound <= MOST_INT16 else torch.int32
+
+
+def strides_of(size: Sequence[int], channels_last: bool) -> tuple[int, ...]:
+    """The strides of dense images [N, C, H, W] in one of torch's two orders of memory."""
+    _, c, h, w = size
+    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+
+
+def in_order(t: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Images in one of torch's two orders of memory, with the very strides of `strides_of`."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    t = t.contiguous(memory_format=order)
+    strides = strides_of(t.shape, channels_last)
+    # Where a size is 1 torch takes any stride for either order.
+    return t if t.stride() == strides else t.as_strided(t.shape, strides)
+
+
+def is_channels_last(t: torch.Tensor) -> bool:
+    """Whether torch takes a tensor's order of memory for channels last, also where sizes are 1.
+
+    Source: c10::is_channels_last_strides_2d, which decides the order of a convolution's output.
+    """
+    if t.dim() != 4:
+        return False
+    size, strides = t.shape, t.stride()
+    smallest = 0
+    for axis in (1, 3, 2, 0):
+        if size[axis] == 0 or strides[axis] < smallest:
+            return False
+        # Where all sizes but the first are 1, either order fits; torch says the other one.
+        if axis == 0 and smallest == strides[1]:
+            return False
+        smallest = strides[axis] * max(size[axis], 1)
+    return strides[1] != 0

@@ -13,14 +13,30 @@ import torch
 import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 import micronet_kernels as kernels
 
 
-def can_evaluate(x: Tensor, weight: Tensor, dims: int) -> bool:
-    """Whether ``x`` and ``weight`` are what the operators of evaluation take, gradients aside."""
-    is_float = x.dtype == weight.dtype == torch.float32
-    return is_float and x.dim() == dims and x.numel() > 0 and not x.is_meta
+def is_computed_here(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels take ``x`` and ``weight``.
+
+    Else ordinary operators do: something traces the network, or there is nothing to compute.
+    """
+    return kernels.is_eager(x, weight) and weight.dtype == torch.float32 and x.numel() > 0
+
+
+def flat_batch(x: Tensor, dims: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply ``forward``, which wants a single batch axis before ``dims`` more, to other shapes.
+
+    Raises:
+        ValueError: ``x`` has fewer axes.
+    """
+    if x.dim() < dims:
+        raise ValueError(f"a layer of {dims} axes and a batch does not take {list(x.shape)}")
+    batch = x.shape[: x.dim() - dims]
+    y = forward(x.reshape(-1, *x.shape[x.dim() - dims :]))
+    return y.reshape(*batch, *y.shape[1:])
 
 
 def summed(exact: Tensor, ordinary: Callable[[], Tensor]) -> Tensor:
@@ -48,34 +64,45 @@ class ExactConv2d(nn.Conv2d):
         is_dynamic = isinstance(source, Conv2dDynamicSamePadding)
         self.same_padding = is_dynamic or getattr(source, "same_padding", False)
 
-    @property
-    def pads_zeros(self) -> bool:
-        """Whether the padding is zeros, of a number of pixels that is known."""
-        return self.padding_mode == "zeros" and not isinstance(self.padding, str)
-
     def sides(self, size: torch.Size) -> tuple[int, int, int, int]:
-        """Return the padding (top, left, bottom, right) of an image of ``size``."""
+        """Return the zero padding (top, left, bottom, right) of an image of ``size``."""
         if self.same_padding:
             left, right, top, bottom = self._same_padding(size)
             return top, left, bottom, right
-        y, x = (int(side) for side in self.padding)
+        if self.padding_mode != "zeros" or self.padding == "valid":
+            return 0, 0, 0, 0
+        if self.padding == "same":
+            kernel, dilation = _pair(self.kernel_size), _pair(self.dilation)
+            y, x = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+            return y // 2, x // 2, y - y // 2, x - x // 2
+        y, x = _pair(self.padding)
         return y, x, y, x
+
+    def bordered(self, x: Tensor) -> Tensor:
+        """Return ``x`` with the border that is no zeros, which is made of its own values."""
+        if self.padding_mode == "zeros":
+            return x
+        return F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolve ``x`` with ``weight``, which has the shape of the layer's own."""
         if self.same_padding:
-            # The code of a padded zero is the code of zero, so padding after quantising is exact.
+            # The code of a padded zero is the code of zero, so padding after quantizing is exact.
             x = F.pad(x, self._same_padding(x.shape[-2:]))
         return self._conv_forward(x, weight, self.bias)
 
     def geometry(self, size: torch.Size) -> tuple[Any, ...]:
         """Return stride, padding, dilation and groups for an image of ``size``, as kernels do."""
-        return self.stride, self.sides(size), self.dilation, self.groups
+        return _pair(self.stride), self.sides(size), _pair(self.dilation), self.groups
 
     def evaluate(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return ``convolve`` in the stated order; what follows it waits for its reader."""
-        exact = kernels.float_conv2d(x, weight, self.bias, *self.geometry(x.shape[-2:]))
-        return kernels.Deferred.of_values(summed(exact, lambda: self.convolve(x, weight)))
+        images = self.bordered(x)
+        exact = kernels.float_conv2d(images, weight, self.bias, *self.geometry(images.shape[-2:]))
+        # The kernel's output is channels last; torch's lies as one of its operands does.
+        channels_last = kernels.is_channels_last(x) or kernels.is_channels_last(weight)
+        y = summed(exact, lambda: self.convolve(x, weight))
+        return kernels.LazyTensor.wait(y, channels_last)
 
     def _same_padding(self, size: torch.Size) -> list[int]:
         """Return (left, right, top, bottom) that make the output ``ceil(size / stride)``."""
@@ -87,15 +114,17 @@ class ExactConv2d(nn.Conv2d):
 
 
 class FloatConv2d(ExactConv2d):
-    """A convolution in float; what follows it waits for its reader, as after quantised ones."""
+    """A convolution in float; what follows it waits for its reader, as after quantized ones."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
-        if not can_evaluate(x, self.weight, 4):
+        if not is_computed_here(x, self.weight):
             return self.convolve(x, self.weight)
-        if self.training or not self.pads_zeros:
-            return kernels.Deferred.of_values(self.convolve(x, self.weight))
-        return self.evaluate(x, self.weight)
+        if x.dim() != 4:
+            return flat_batch(x, 3, self.forward)
+        if self.training:
+            return kernels.LazyTensor.wait(self.convolve(x, self.weight))
+        return self.evaluate(x.float(), self.weight)
 
 
 class FloatLinear(nn.Linear):
@@ -108,7 +137,10 @@ class FloatLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (..., in_features) to (..., out_features)."""
-        if self.training or not can_evaluate(x, self.weight, 2):
+        if self.training or not is_computed_here(x, self.weight):
             return F.linear(x, self.weight, self.bias)
+        return flat_batch(x.float(), 1, self._evaluate)
+
+    def _evaluate(self, x: Tensor) -> Tensor:
         exact = kernels.linear_by_lanes(x, self.weight, self.bias)
         return summed(exact, lambda: F.linear(x, self.weight, self.bias))

@@ -29,7 +29,6 @@ from micronet.quantized_modules import (
     QuantizedConv2d,
     QuantizedLayer,
     QuantizedLinear,
-    quantize_weights_together,
     quantized_layers,
 )
 from micronet.quantizers import ActivationQuantizer, LearnedActivationQuantizer
@@ -104,7 +103,7 @@ def convert_(
     """Replace every layer that ``bits`` quantises, in place; parameters stay the same objects.
 
     Args:
-        model: from then on it quantises its weights together, at the start of a forward pass.
+        model: its modules keep their names.
         bits: precision by layer, layers without an entry being left as they are.
         masks: pruning masks by layer, shared with the new layers; learned steps start from the
             weights that they keep.
@@ -129,7 +128,6 @@ def convert_(
         use_plain_swish_(model)
         synchronise_in_integers_(model)
         _evaluate_floats_exactly(model)
-        quantize_weights_together(model)
 
 
 def _evaluate_floats_exactly(model: nn.Module) -> None:

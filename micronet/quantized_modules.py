@@ -8,7 +8,6 @@ training and evaluation.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.exact_modules import ExactConv2d, can_evaluate, summed
+from micronet.exact_modules import ExactConv2d, flat_batch, is_computed_here, summed
 from micronet.layer_bits import LayerBits
 from micronet.quantizers import (
     ActivationQuantizer,
@@ -50,8 +49,6 @@ class QuantizedLayer(nn.Module):
         # once, under their own keys, so this one is not part of the state.
         self.register_buffer("mask", torch.empty(0, dtype=torch.uint8), persistent=False)
         self.register_parameter("weight_step", None)
-        # The values of `weight` while a forward pass of the whole network has them ready.
-        self.ready_weight: Tensor | None = None
 
     @property
     def has_weight_range(self) -> bool:
@@ -82,12 +79,15 @@ class QuantizedLayer(nn.Module):
         """Whether both operands are codes that the integer convolution takes."""
         return self.bits.float_because is None
 
-    def _takes(self, x: Tensor, dims: int) -> bool:
-        # On the meta device only shapes count, which the ordinary operators have too.
-        fits = x.is_floating_point() and self.weight.dtype == torch.float32
-        return self.is_exact and fits and x.dim() == dims and x.numel() > 0 and not x.is_meta
+    def _is_computed_here(self, x: Tensor) -> bool:
+        """Whether the kernels compute the layer; raises where no arithmetic of ours could."""
+        if kernels.is_eager(x, self.weight) and self.weight.dtype != torch.float32:
+            raise TypeError(
+                f"a quantized layer computes in float32, but its weights are {self.weight.dtype}"
+            )
+        return is_computed_here(x, self.weight)
 
-    def _codes(self, x: Tensor) -> kernels.QuantisedInput:
+    def _codes(self, x: Tensor) -> kernels.QuantizedInput | None:
         assert isinstance(self.input_quantizer, ActivationQuantizer)
         return self.input_quantizer.codes(x)
 
@@ -128,10 +128,6 @@ class QuantizedLayer(nn.Module):
             return scale_of_steps(self.weight_step)
         return kernels.quantize_per_channel(self.weight, self.weight_levels, self.weight_mask)[1]
 
-    def _evaluates(self, x: Tensor, dims: int) -> bool:
-        """Whether sums are to be those of every backend, whatever the batch and the threads."""
-        return not self.training and can_evaluate(x, self.weight, dims)
-
     def _sums_integers(self) -> bool:
         """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
         if self.input_quantizer is None or self.bits.weight_bits is None:
@@ -139,22 +135,17 @@ class QuantizedLayer(nn.Module):
         depth = self.weight[0].numel()
         return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
 
-    def _integer_sums(self, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
-        """Convolve values in evaluation; ``geometry`` is stride, padding, dilation and groups."""
+    def _integer_sums(self, x: Tensor, weight: Tensor, call: kernels.ConvCall) -> Tensor:
+        """Convolve values in evaluation."""
         assert self.input_quantizer is not None
-        call = kernels.ConvCall(self.activation_levels, self.weight_levels, *geometry)
         scales = self.input_quantizer.scale, self.weight_scale()
         bias: Any = self.bias
         return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], bias, call)
 
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if isinstance(x, kernels.Deferred):
-            # Once: every use of a tensor that waits computes it anew.
-            x = x.values()
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        ready = self.ready_weight
-        return x, self.quantized_weight() if ready is None else ready
+        return x, self.quantized_weight()
 
 
 def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
@@ -175,17 +166,26 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
-        if self._takes(x, 4) and self.pads_zeros:
-            geometry = self.geometry(x.shape[-2:])
-            call = kernels.ConvCall(self.activation_levels, self.weight_levels, *geometry)
-            codes = self._codes(x)
-            return kernels.Deferred.convolve(codes, self.weight, self.mask, self.bias, call)
-        x, weight = self._operands(x)
-        if not (self._evaluates(x, 4) and self.pads_zeros):
-            return self.convolve(x, weight)
-        if self._sums_integers():
-            return self._integer_sums(x, weight, *self.geometry(x.shape[-2:]))
-        return self.evaluate(x, weight)
+        if not self._is_computed_here(x):
+            return self.convolve(*self._operands(x))
+        if x.dim() != 4:
+            return flat_batch(x, 3, self.forward)
+        if self.is_exact:
+            images = self.bordered(x)
+            codes = self._codes(images)
+            if codes is not None:
+                call = self._call(images.shape[-2:])
+                return kernels.LazyTensor.convolve(codes, self.weight, self.mask, self.bias, call)
+        if self.training:
+            return self.convolve(*self._operands(x))
+        x, weight = self._operands(x.float())
+        if not self._sums_integers():
+            return self.evaluate(x, weight)
+        images = self.bordered(x)
+        return self._integer_sums(images, weight, self._call(images.shape[-2:]))
+
+    def _call(self, size: torch.Size) -> kernels.ConvCall:
+        return kernels.ConvCall(self.activation_levels, self.weight_levels, *self.geometry(size))
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
@@ -201,28 +201,42 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (..., in_features) to (..., out_features)."""
-        if self._takes(x, 2):
-            return self._multiply_codes(x)
+        if not self._is_computed_here(x):
+            x, weight = self._operands(x)
+            return F.linear(x, weight, self.bias)
+        return self._multiply(x) if x.dim() == 2 else flat_batch(x, 1, self._multiply)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        if self.is_exact:
+            codes = self._codes(x[:, :, None, None])
+            if codes is not None:
+                return self._multiply_codes(codes)
+        if self.training:
+            x, weight = self._operands(x)
+            return F.linear(x, weight, self.bias)
+        return self._evaluate(x.float())
+
+    def _evaluate(self, x: Tensor) -> Tensor:
         levels, mask = 0, None
-        if self.input_quantizer is None and self.has_weight_range and self._evaluates(x, 2):
+        if self.input_quantizer is None and self.has_weight_range:
             # Integers of the weights are summed, and scaled afterwards.
             weight, levels, mask = self.weight, self.weight_levels, self.weight_mask
         else:
             x, weight = self._operands(x)
-        if not self._evaluates(x, 2):
-            return F.linear(x, weight, self.bias)
         if self._sums_integers():
             images, kernel = x[:, :, None, None], weight[:, :, None, None]
-            return self._integer_sums(images, kernel, *_OF_ONE_PIXEL).flatten(1)
+            return self._integer_sums(images, kernel, self._call()).flatten(1)
         exact = kernels.linear_by_lanes(x, weight, self.bias, levels, mask)
         return summed(exact, lambda: F.linear(x, self.quantized_weight(), self.bias))
 
-    def _multiply_codes(self, x: Tensor) -> Tensor:
-        """A linear layer is a convolution of images of one pixel."""
-        call = kernels.ConvCall(self.activation_levels, self.weight_levels, *_OF_ONE_PIXEL)
+    def _multiply_codes(self, codes: kernels.QuantizedInput) -> Tensor:
         weight = self.weight[:, :, None, None]
-        codes = self._codes(x[:, :, None, None])
-        return kernels.Deferred.convolve(codes, weight, self.mask, self.bias, call).flatten(1)
+        y = kernels.LazyTensor.convolve(codes, weight, self.mask, self.bias, self._call())
+        return y.flatten(1)
+
+    def _call(self) -> kernels.ConvCall:
+        """A linear layer is a convolution of images of one pixel."""
+        return kernels.ConvCall(self.activation_levels, self.weight_levels, *_OF_ONE_PIXEL)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
@@ -230,35 +244,3 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
             yield name, module
-
-
-def quantize_weights_together(model: nn.Module) -> None:
-    """Make each forward pass of ``model`` quantise all its weights that have a range in one call.
-
-    The values are those of each layer's own call, which still serves a layer that is called
-    outside such a pass. They are gone when the pass ends, also where it ends in an error.
-    """
-    if _quantize_weights not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_quantize_weights)
-        model.register_forward_hook(_drop_weights, always_call=True)
-
-
-# The hooks find the layers anew each time: a copy of the model must not find the original's.
-def _quantize_weights(model: nn.Module, inputs: Any) -> None:
-    alike: dict[tuple[torch.device, torch.dtype], list[QuantizedLayer]] = defaultdict(list)
-    for _, layer in quantized_layers(model):
-        if layer.has_weight_range and not layer.is_exact:
-            alike[layer.weight.device, layer.weight.dtype].append(layer)
-    for layers in alike.values():
-        weights = kernels.fake_quant_weights(
-            [layer.weight for layer in layers],
-            [layer.weight_levels for layer in layers],
-            [layer.weight_mask for layer in layers],
-        )
-        for layer, weight in zip(layers, weights, strict=True):
-            layer.ready_weight = weight
-
-
-def _drop_weights(model: nn.Module, inputs: Any, output: Any) -> None:
-    for _, layer in quantized_layers(model):
-        layer.ready_weight = None

@@ -64,25 +64,25 @@ class ActivationQuantizer(InputQuantizer):
             self._follow(x)
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
 
-    def codes(self, x: Tensor) -> kernels.QuantisedInput:
-        """Return the codes of images ``x`` (batch, channels, height, width), float32."""
+    def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+        """Return the codes of images ``x`` (batch, channels, height, width).
+
+        None where the range is frozen and a value is not finite, for which there is no code; in
+        training such a value makes the range NaN, and with it everything that follows.
+        """
         if self.training:
             self._follow(x)
-        if isinstance(x, kernels.Deferred):
-            return x.quantise(self.range, self.levels)
-        return kernels.quantise_input(x, self.range, self.levels)
+        elif not kernels.is_finite(x):
+            return None
+        return kernels.quantize_input(x, self.range, self.levels)
 
     def _follow(self, x: Tensor) -> None:
         """Move the range by the batch of all processes."""
-        if isinstance(x, kernels.Deferred):
-            extremes = x.extremes()
-        elif distributed.is_several():
-            extremes = torch.stack(torch.aminmax(x.detach())).float()
+        if isinstance(x, kernels.LazyTensor) or distributed.is_several():
+            widest = distributed.widest(kernels.extremes(x))
+            kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
         else:
             kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
-            return
-        widest = distributed.widest(extremes)
-        kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
 
     @property
     def scale(self) -> Tensor:

@@ -43,8 +43,29 @@ class SyncBatchNorm(_BatchNorm):
         group = self._group()
         if group is None:
             return super().forward(x)
-        with kernels.normalise_across(group):
-            return _BatchNorm.forward(self, kernels.Deferred.fresh(x))
+        self._check_input_dim(x)
+        momentum = self._momentum_of_this_batch()
+        # Of what has no two axes of positions, as after a linear layer, one is made.
+        images = x if x.dim() == 4 else x.reshape(*x.shape[:2], -1, 1)
+        y = kernels.batch_norm(
+            images,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            momentum,
+            self.eps,
+            group,
+        )
+        return y if x.dim() == 4 else y.reshape(x.shape)
+
+    def _momentum_of_this_batch(self) -> float:
+        """Count the batch; return its weight in the running statistics, as ``_BatchNorm`` does."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                return 1.0 / float(self.num_batches_tracked)
+        return self.momentum or 0.0
 
     def _group(self) -> dist.ProcessGroup | None:
         """The processes to meet; None where this one is alone, or uses frozen statistics."""

@@ -109,7 +109,7 @@ def test_integers_are_summed_exactly(rng, levels, weight_levels, channels, biase
     bias = torch.randn(6, generator=rng) if biased else None
     call = kernels.ConvCall(levels, weight_levels, (2, 1), (0, 1, 2, 1), (1, 1), 2)
     x, w = i / x_scale, j / w_scale[:, None, None, None]
-    y = kernels.conv2d_of_integers(x, x_scale, w, w_scale, bias, call).values()
+    y = kernels.conv2d_of_integers(x, x_scale, w, w_scale, bias, call).plain()
     padded = nn.functional.pad(i.double(), [1, 1, 0, 2])
     sums = nn.functional.conv2d(padded, j.double(), None, (2, 1), groups=2)
     assert sums.abs().max() > 0
@@ -126,7 +126,7 @@ def test_gradient_of_integers_is_that_of_the_values(rng):
     x, w = (i / x_scale).requires_grad_(), (j / w_scale[:, None, None, None]).requires_grad_()
     bias = torch.randn(3, generator=rng).requires_grad_()
     grad = torch.randn(2, 3, 5, 5, generator=rng)
-    found = kernels.conv2d_of_integers(x, x_scale, w, w_scale, bias, call).values()
+    found = kernels.conv2d_of_integers(x, x_scale, w, w_scale, bias, call).plain()
     ours = torch.autograd.grad(found, (x, w, bias), grad)
     theirs = torch.autograd.grad(nn.functional.conv2d(x, w, bias, 1, 1), (x, w, bias), grad)
     for one, other in zip(ours, theirs, strict=True):

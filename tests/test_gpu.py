@@ -126,9 +126,9 @@ def test_sums_of_whole_numbers(device_backend, rng, levels, weight_levels):
     scales = torch.rand((), generator=rng) + 0.5, torch.rand(32, generator=rng) + 0.5
     call = kernels.ConvCall(levels, weight_levels, (1, 1), (1, 1, 1, 1), (1, 1), 1)
     operands = x / scales[0], scales[0], w / scales[1][:, None, None, None], scales[1]
-    expected = kernels.conv2d_of_integers(*operands, None, call).values()
+    expected = kernels.conv2d_of_integers(*operands, None, call).plain()
     with kernels.use_backend(device_backend):
-        found = kernels.conv2d_of_integers(*(t.cuda() for t in operands), None, call).values()
+        found = kernels.conv2d_of_integers(*(t.cuda() for t in operands), None, call).plain()
     assert torch.equal(found.cpu(), expected)
 
 

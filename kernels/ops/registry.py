@@ -57,7 +57,8 @@ def empty_bits(x: Tensor) -> Tensor:
 
 def dense(x: Tensor) -> Tensor:
     """x itself where it has no gaps, else a contiguous copy."""
-    return x if checks.is_dense(x) else x.contiguous()
+    # A proxy of torch.fx has no memory yet that could have gaps.
+    return x if not isinstance(x, Tensor) or checks.is_dense(x) else x.contiguous()
 
 
 def laid_out(grad: Tensor, shape: torch.Size, strides: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,39 @@
+"""What torch's FlopCounterMode counts for the operators that convolve and multiply.
+
+Two operations a product, as it counts its own. Tensors come as their shapes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+_OP = torch.ops.micronet
+
+
+def _of_sums(output: Any, weight: Any) -> int:
+    return 2 * prod(output) * prod(weight[1:])
+
+
+def _quant_conv2d(codes: Any, range: Any, levels: int, w: Any, *rest: Any, out_shape: Any) -> int:
+    return _of_sums(out_shape[0], w)
+
+
+def _quant_conv2d_values(
+    codes: Any, range: Any, levels: int, w: Any, *rest: Any, out_shape: Any
+) -> int:
+    return _of_sums(out_shape, w)
+
+
+def _of_weights(x: Any, w: Any, *rest: Any, out_shape: Any) -> int:
+    return _of_sums(out_shape, w)
+
+
+def register() -> None:
+    """Tell torch's counter what the operators cost."""
+    register_flop_formula(_OP.quant_conv2d)(_quant_conv2d)
+    register_flop_formula(_OP.quant_conv2d_values)(_quant_conv2d_values)
+    register_flop_formula([_OP.float_conv2d, _OP.linear_by_lanes])(_of_weights)

@@ -1,0 +1,34 @@
+"""Blocks of a network on codes: convolution, normalization, activation, codes, without a float.
+
+What lies between two convolutions is not computed when it is called but when it is known what
+becomes of it; `LazyTensor` is the tensor that waits. Backward passes compute it once more.
+"""
+
+from .convolution import ConvCall, QuantizedInput
+from .integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
+from .pending import PendingTensor
+from .tensor import (
+    LazyTensor,
+    batch_norm,
+    extremes,
+    is_finite,
+    quantize_input,
+    recompute_in_backward,
+)
+from .tracing import is_eager
+
+__all__ = [
+    "ConvCall",
+    "LazyTensor",
+    "PendingTensor",
+    "QuantizedInput",
+    "batch_norm",
+    "conv2d_of_integers",
+    "extremes",
+    "is_eager",
+    "is_finite",
+    "quantize_input",
+    "recompute_in_backward",
+    "scale_of_range",
+    "with_gradient_of",
+]

@@ -1,0 +1,156 @@
+"""What a tensor of a block stands for: function(fma(sums, scale, shift)), times a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..scheme import Function
+from ..shapes import in_order
+
+_OP = torch.ops.micronet
+
+
+class Remade:
+    """Sums that are not kept for the backward pass: made again there once, for all its nodes."""
+
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self._make, self._made = make, None  # type: tuple[Callable[[], Tensor], Tensor | None]
+
+    def get(self) -> Tensor:
+        """Return the sums."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def drop(self) -> None:
+        """Forget the sums, which the backward pass has read."""
+        self._made = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images [N, C, H, W] as the sums of a convolution and what was called on them.
+
+    Attributes:
+        sums: int16, int32 or float32, channels last in memory.
+        scale: [C]; of a convolution of codes the step between two sums' values.
+        shift: [C], None for none.
+        gate: [N, C], None for none.
+        channels_last: the order of the values in memory.
+        remade: makes the sums anew in the backward pass, None where they are kept.
+        is_normalized: whether scale and shift are those of a normalization.
+        key: tells this block from every other, wherever its tensors travel.
+        affine_key: the same for all that share sums, scale and shift.
+    """
+
+    sums: Tensor = field(repr=False)
+    scale: Tensor = field(repr=False)
+    shift: Tensor | None = field(repr=False)
+    channels_last: bool
+    remade: Remade | None = field(default=None, repr=False)
+    function: Function = Function.IDENTITY
+    gate: Tensor | None = field(default=None, repr=False)
+    is_normalized: bool = False
+    key: object = field(default_factory=object, repr=False)
+    affine_key: object = field(default_factory=object, repr=False)
+
+    @property
+    def size(self) -> torch.Size:
+        """[N, C, H, W]."""
+        return self.sums.shape
+
+    def none(self) -> Tensor:
+        """An empty tensor, which stands for no gate, no range and no gradient of the means."""
+        return self.scale.new_empty(0)
+
+    def affine(self) -> tuple[Tensor, Tensor, Tensor, int]:
+        """The first arguments of every operator on blocks."""
+        shift = torch.zeros_like(self.scale) if self.shift is None else self.shift
+        return self.sums, self.scale, shift, int(self.function)
+
+    def gated(self) -> tuple[Any, ...]:
+        """The first arguments of the operators that read the values."""
+        return *self.affine(), self.none() if self.gate is None else self.gate
+
+    def values(self) -> Tensor:
+        """The values, float32, in their order in memory."""
+        return in_order(_OP.block_values.default(*self.gated()), self.channels_last)
+
+    def extremes(self) -> Tensor:
+        """The least and the largest value [2], both NaN where one is."""
+        return _OP.block_extremes.default(*self.gated())
+
+    def codes(self, range: Tensor, levels: int) -> Tensor:
+        """The codes of the values under a range [2], two a byte."""
+        return _OP.block_codes.default(*self.gated(), range, levels)
+
+    def is_finite(self) -> bool:
+        """Whether every value is finite; waits for the device.
+
+        Integers stay finite if the largest does under the largest factors; else values are read.
+        """
+        if not self.sums.is_floating_point():
+            largest = self.scale.abs().amax() * 2.0**31
+            if self.shift is not None:
+                largest = largest + self.shift.abs().amax()
+            if self.gate is not None:
+                largest = largest * (1.0 + self.gate.abs().amax())
+            if bool(torch.isfinite(largest)):
+                return True
+        return bool(torch.isfinite(self.extremes()).all())
+
+    # What may be called on it next --------------------------------------------------------------
+
+    @property
+    def takes_norm(self) -> bool:
+        """Whether a normalization can be folded into scale and shift."""
+        return not self.is_normalized and self.shift is None and self.takes_function
+
+    @property
+    def takes_function(self) -> bool:
+        """Whether an activation function can follow."""
+        return self.function == Function.IDENTITY and self.gate is None
+
+    def with_affine(self, scale: Tensor, shift: Tensor) -> Block:
+        """The same sums under a normalization's scale and shift [C]."""
+        return replace(
+            self, scale=scale, shift=shift, is_normalized=True, key=object(), affine_key=object()
+        )
+
+    def with_function(self, function: Function) -> Block:
+        """The activation function of the values."""
+        return replace(self, function=function, key=object())
+
+    def with_gate(self, gate: Tensor) -> Block:
+        """The values times a gate [N, C]."""
+        return replace(self, gate=gate, key=object())
+
+    # What a node of autograd keeps --------------------------------------------------------------
+
+    def to_save(self) -> tuple[Tensor | None, ...]:
+        """The tensors to keep for the backward pass; `restored` takes them back."""
+        return None if self.remade else self.sums, self.scale, self.shift, self.gate
+
+    def outline(self) -> Block:
+        """The block without its tensors, for a node to keep beside what it saved."""
+        nothing: Any = None
+        return replace(self, sums=nothing, scale=nothing, shift=nothing, gate=nothing)
+
+    def restored(
+        self, sums: Tensor | None, scale: Tensor, shift: Tensor | None, gate: Tensor | None
+    ) -> Block:
+        """The block of an outline and what was saved of it."""
+        if sums is None:
+            assert self.remade is not None
+            sums = self.remade.get()
+        return replace(self, sums=sums, scale=scale, shift=shift, gate=gate)
+
+    def drop_remade(self) -> None:
+        """Forget sums that were made again: the backward pass has left this block."""
+        if self.remade is not None:
+            self.remade.drop()

@@ -1,0 +1,197 @@
+"""The gradient to a block's values, as what a kernel is to do rather than as numbers.
+
+Each node of a block hands the next one a `LazyGradient`: the gradient from outside and what it has
+to go through. The last node does all of it in one pass over memory. Whoever else looks at it, a
+hook, a retained gradient, a second reader's sum, finds the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..scheme import Function, Scheme
+from ..shapes import in_order, strides_of
+from .block import Block
+from .pending import Cell, PendingTensor
+
+_OP = torch.ops.micronet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A gradient to the values of a block, or to what its function was called on.
+
+    The gradient to the values is `grad` where they lie inside `range`, else 0, plus `mean_grad` at
+    every position; the one to the function's input is that times the function's slope.
+
+    Attributes:
+        grad: [N, C, H, W], None for zeros.
+        range: [2], None where everything passes.
+        mean_grad: [N, C], None for zeros.
+        through_function: whether this is the gradient to the function's input.
+    """
+
+    block: Block
+    grad: Tensor | None = field(default=None, repr=False)
+    range: Tensor | None = None
+    mean_grad: Tensor | None = field(default=None, repr=False)
+    through_function: bool = False
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the operators that take the gradient through the function."""
+        none, like = self.block.none(), self.block.sums
+        grad = torch.zeros(like.shape, device=like.device) if self.grad is None else self.grad
+        return (
+            grad.contiguous(memory_format=torch.channels_last),
+            *self.block.affine(),
+            none if self.range is None else self.range,
+            none if self.mean_grad is None else self.mean_grad.contiguous(),
+        )
+
+    def before_function(self) -> Plan:
+        """The gradient to what the block's function was called on."""
+        return replace(self, through_function=True)
+
+    def values(self) -> Tensor:
+        """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""
+        values = self._through_function() if self.through_function else self._to_values()
+        return in_order(values, self.block.channels_last)
+
+    def _through_function(self) -> Tensor:
+        return _OP.block_gradient.default(*self.arguments(), unchanged(self.block.scale))
+
+    def _to_values(self) -> Tensor:
+        passed = self.grad if self.range is None else self._inside()
+        if self.mean_grad is None:
+            assert passed is not None
+            return passed
+        means = self.mean_grad[:, :, None, None]
+        return means.expand(self.block.size) if passed is None else passed + means
+
+    def _inside(self) -> Tensor | None:
+        if self.grad is None:
+            return None
+        grad = self.grad.contiguous(memory_format=torch.channels_last)
+        if self.block.gate is None:
+            ones = torch.ones(grad.shape[:2], device=grad.device)
+            return _OP.block_gate_gradient.default(grad, *self.block.affine(), ones, self.range)[0]
+        values = _OP.block_values.default(*self.block.gated())
+        _, passes, _ = _OP.quantize_per_tensor.default(values, self.range, 2, int(Scheme.AFFINE))
+        return _OP.fake_quant_per_tensor_backward.default(grad, passes)
+
+
+def unchanged(scale: Tensor) -> Tensor:
+    """The map [3, C] of `block_gradient` that leaves a gradient as it is."""
+    k = torch.zeros(3, len(scale), device=scale.device)
+    k[0] = 1.0
+    return k
+
+
+class LazyGradient(PendingTensor):
+    """The gradient of a `Plan`."""
+
+    # A plan without a range gives the very gradient that it was given.
+    _MAY_BORROW = True
+
+    @staticmethod
+    def of(plan: Plan) -> LazyGradient:
+        """A gradient that waits."""
+        block = plan.block
+        return LazyGradient._make(
+            block.size, strides_of(block.size, block.channels_last), block.scale.device, Cell(plan)
+        )
+
+    def plan(self) -> Plan | None:
+        """What is to be done, None where the numbers have been changed since."""
+        source = self._cell.source
+        return source if isinstance(source, Plan) else None
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.add.Tensor and not kwargs:
+            total = _sum(*args)
+            if total is not None:
+                return LazyGradient.of(total)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _sum(first: Any, second: Any) -> Plan | None:
+    """The plan of what two readers of one block's values send back; None where it has none."""
+    plans = [g.plan() if isinstance(g, LazyGradient) else None for g in (first, second)]
+    known = [plan for plan in plans if plan is not None and not plan.through_function]
+    if not known or any(plan.block.key is not known[0].block.key for plan in known):
+        return None
+    if len(known) == 1:
+        # The other is numbers, which no range has cut yet.
+        other = second if plans[0] is known[0] else first
+        if isinstance(other, LazyGradient) or known[0].grad is not None:
+            return None
+        if not isinstance(other, Tensor) or other.shape != known[0].block.size:
+            return None
+        return replace(known[0], grad=other)
+    one, two = known
+    if one.grad is not None and two.grad is not None:
+        return None
+    has_grad = one if one.grad is not None else two
+    return replace(has_grad, mean_grad=_added(one.mean_grad, two.mean_grad))
+
+
+def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def plan_to_values(grad: Tensor, block: Block) -> Plan:
+    """The plan of a gradient to a block's values, whatever form it comes in."""
+    plan = grad.plan() if isinstance(grad, LazyGradient) else None
+    if plan is not None and plan.block.key is block.key and not plan.through_function:
+        return plan
+    return Plan(block, numbers(grad))
+
+
+def plan_to_affine(grad: Tensor, block: Block) -> Plan:
+    """The plan of a gradient to fma(sums, scale, shift) of a block, whatever form it comes in."""
+    plan = grad.plan() if isinstance(grad, LazyGradient) else None
+    if plan is not None and plan.block.affine_key is block.affine_key:
+        is_identity = plan.block.function == Function.IDENTITY and plan.block.gate is None
+        if plan.through_function or is_identity:
+            return plan
+    return Plan(block.with_function(Function.IDENTITY), numbers(grad))
+
+
+def numbers(grad: Tensor) -> Tensor:
+    """A gradient as an ordinary tensor."""
+    return grad.memory() if isinstance(grad, PendingTensor) else grad
+
+
+_REFUSED = (
+    "a convolution of integers has a first derivative only: what create_graph=True was asked for "
+    "needs a second one"
+)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a node's backward pass refuse a second derivative in one sentence, where it is taken."""
+
+    def run(ctx: Any, *grads: Tensor | None) -> Any:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+            several = found if isinstance(found, tuple) else (found,)
+            ordinary = [None if g is None else numbers(g).detach() for g in several]
+        for g in ordinary:
+            if g is not None:
+                g.requires_grad_()
+        refuse = torch._C._functions.DelayedError(_REFUSED, len(ordinary))
+        return refuse(*ordinary)  # type: ignore[arg-type]
+
+    return run

@@ -1,0 +1,259 @@
+"""The nodes of autograd that make up a block, one for each thing that is called on it.
+
+Each node is the edge of the tensor that it returns, so that whatever autograd offers, a hook, a
+retained gradient, `autograd.grad` to it, a cut, is about that tensor and nothing else. What nodes
+send each other is a `LazyGradient`; docs/integer_training.md has a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..scheme import Scheme
+from ..shapes import in_order, is_channels_last
+from .block import Block, Remade
+from .convolution import (
+    ConvCall,
+    QuantizedInput,
+    backward_precision,
+    convolution_backward,
+    sums_of,
+    unpacked,
+)
+from .gradient import (
+    LazyGradient,
+    Plan,
+    first_order,
+    numbers,
+    plan_to_affine,
+    plan_to_values,
+    unchanged,
+)
+from .norm import Statistics, backward_map
+
+_OP = torch.ops.micronet
+
+# Makes the tensor of a block.
+Wrap = Callable[[Block], Tensor]
+
+
+class ConvolutionNode(torch.autograd.Function):
+    """From the tensor that was rounded to the values of a convolution of its codes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        source: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        x: QuantizedInput,
+        mask: Tensor,
+        call: ConvCall,
+        remakes: bool,
+        wrap: Wrap,
+    ) -> Tensor:
+        sums, scale = sums_of(x, w, mask, call)
+        shift = None if bias is None else bias.detach().float().clone()
+        remade = Remade(_remaking(x, w, mask, call)) if remakes else None
+        channels_last = is_channels_last(source) or is_channels_last(w)
+        block = Block(sums, scale, shift, channels_last, remade)
+        is_block = isinstance(x.passes, Block)
+        passes = x.passes.to_save() if isinstance(x.passes, Block) else (x.passes,)
+        # Not the sums: the backward pass of a convolution has no use for its own output.
+        ctx.save_for_backward(w, x.codes, x.range, mask, *passes)
+        ctx.passes = x.passes.outline() if isinstance(x.passes, Block) else None
+        ctx.size, ctx.channels_last = x.size, not is_block and is_channels_last(source)
+        ctx.call, ctx.precision = call, backward_precision(sums.device.type)
+        ctx.block, ctx.has_bias = block.outline(), bias is not None
+        ctx.set_materialize_grads(False)
+        return wrap(block)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        grad, grad_bias = _through_sums(ctx.block, grad, ctx.has_bias and ctx.needs_input_grad[2])
+        w, codes, range, mask, *passes = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        x_hat = unpacked(codes, range, ctx.call.levels, ctx.size)
+        w_hat, _, _ = _OP.fake_quant_per_channel.default(
+            w.contiguous(), mask, ctx.call.weight_levels, int(Scheme.AFFINE)
+        )
+        grad, x_hat, w_hat = (t.to(ctx.precision) for t in (grad, x_hat, w_hat))
+        grad_x, grad_w = convolution_backward(grad, x_hat, w_hat, ctx.call, wanted)
+        if grad_w is not None:
+            grad_w = grad_w.float().contiguous()
+            grad_w = _OP.mask_gradient.default(grad_w, mask) if mask.numel() else grad_w
+        if grad_x is not None:
+            grad_x = _through_rounding(ctx, grad_x.float(), range, passes)
+        return grad_x, grad_w, grad_bias, *(None,) * 5
+
+
+def _remaking(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> Callable[[], Tensor]:
+    """What makes the sums again, from the weights that there were."""
+    weight, version = w.detach(), w._version
+
+    def remake() -> Tensor:
+        if weight._version != version:
+            raise RuntimeError(
+                "the weights of a convolution whose integers are made again were modified in place "
+                "between its forward and its backward pass"
+            )
+        return sums_of(x, weight, mask, call)[0]
+
+    return remake
+
+
+def _through_sums(outline: Block, grad: Tensor, has_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradient to the values of sums, as numbers, and its sum over a channel where wanted."""
+    plan = grad.plan() if isinstance(grad, LazyGradient) else None
+    if plan is None or plan.block.affine_key is not outline.affine_key:
+        values = numbers(grad)
+        total = torch.sum(values, (0, 2, 3), dtype=torch.float64).float() if has_bias else None
+        return values, total
+    plan = plan_to_affine(grad, plan.block)
+    arguments = plan.arguments()
+    total = _OP.block_gradient_sums.default(*arguments)[0].float() if has_bias else None
+    values = _OP.block_gradient.default(*arguments, unchanged(plan.block.scale))
+    outline.drop_remade()
+    return values, total
+
+
+def _through_rounding(ctx: Any, grad: Tensor, range: Tensor, passes: list[Tensor]) -> Tensor:
+    """The gradient to the tensor that was rounded: what lies outside the range stops."""
+    if ctx.passes is not None:
+        return LazyGradient.of(Plan(ctx.passes.restored(*passes), grad, range))
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    grad = _OP.fake_quant_per_tensor_backward.default(grad, *passes)
+    return grad if ctx.channels_last else grad.contiguous()
+
+
+class WaitNode(torch.autograd.Function):
+    """From images to themselves as a block."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, block: Block, wrap: Wrap) -> Tensor:
+        ctx.block = block.outline()
+        ctx.set_materialize_grads(False)
+        return wrap(block)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None
+        grad, _ = _through_sums(ctx.block, grad, False)
+        return in_order(grad, ctx.block.channels_last), None, None
+
+
+class NormNode(torch.autograd.Function):
+    """From the values of sums to the normalized ones."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        block: Block,
+        dequant_scale: Tensor,
+        statistics: Statistics,
+        eps: float,
+        wrap: Wrap,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, dequant_scale, *statistics.to_save(), *block.to_save())
+        ctx.block, ctx.statistics, ctx.eps = block.outline(), statistics, eps
+        ctx.has_bias = bias is not None
+        ctx.set_materialize_grads(False)
+        return wrap(block)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        weight, dequant_scale, mean, variance, count, *saved = ctx.saved_tensors
+        statistics = ctx.statistics.restored(mean, variance, count)
+        block = ctx.block.restored(*saved)
+        arguments = plan_to_affine(grad, block).arguments()
+        first, second = _OP.block_gradient_sums.default(*arguments)
+        k, grad_weight = backward_map(statistics, ctx.eps, weight, dequant_scale, first, second)
+        out = _OP.block_gradient.default(*arguments, k)
+        block.drop_remade()
+        out = in_order(out, block.channels_last)
+        return out, grad_weight, first.float() if ctx.has_bias else None, *(None,) * 5
+
+
+class ActivationNode(torch.autograd.Function):
+    """From normalized values to those of an activation function, in place or not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: Block, wrap: Wrap, in_place: bool) -> Tensor:
+        ctx.save_for_backward(*block.to_save())
+        ctx.block = block.outline()
+        ctx.set_materialize_grads(False)
+        if in_place:
+            ctx.mark_dirty(x)
+        return wrap(block)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 4
+        plan = plan_to_values(grad, ctx.block.restored(*ctx.saved_tensors))
+        return LazyGradient.of(plan.before_function()), None, None, None
+
+
+class GateNode(torch.autograd.Function):
+    """From values and one factor for each image and channel to their product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, block: Block, wrap: Wrap) -> Tensor:
+        ctx.save_for_backward(*block.to_save())
+        ctx.block, ctx.gate_size = block.outline(), gate.shape
+        ctx.set_materialize_grads(False)
+        return wrap(block)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 4
+        block = ctx.block.restored(*ctx.saved_tensors)
+        plan = plan_to_values(grad, block)
+        if plan.grad is None or plan.mean_grad is not None:
+            plan = Plan(block, plan.values())
+        assert plan.grad is not None and block.gate is not None
+        to_values, to_gate = _OP.block_gate_gradient.default(
+            plan.grad.contiguous(memory_format=torch.channels_last),
+            *block.affine(),
+            block.gate,
+            block.none() if plan.range is None else plan.range,
+        )
+        return to_values, to_gate.view(ctx.gate_size), None, None
+
+
+class MeansNode(torch.autograd.Function):
+    """From values to their means over the positions, [N, C]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: Block) -> Tensor:
+        ctx.save_for_backward(*block.to_save())
+        ctx.block = block.outline()
+        ctx.positions = block.size[2] * block.size[3]
+        ctx.set_materialize_grads(False)
+        return _OP.block_means.default(*block.affine())
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
+        if grad is None:
+            return None, None
+        block = ctx.block.restored(*ctx.saved_tensors)
+        return LazyGradient.of(Plan(block, mean_grad=grad / ctx.positions)), None

@@ -1,0 +1,243 @@
+"""A tensor whose memory is filled when it is first needed, and which nobody can tell from others.
+
+It has a shape, strides, an edge in the graph of autograd and a version, as any tensor, but no
+memory. Every operation that reaches the dispatcher, from Python or from C++, reads, writes or
+shares one piece of memory, which is computed at the first of them. What goes around the dispatcher
+finds a data pointer that raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+
+class Source(Protocol):
+    """What the values of a tensor are computed from."""
+
+    def values(self) -> Tensor:
+        """The values, float32, in the strides of the tensor."""
+
+
+class Cell:
+    """The one memory of a tensor and of all that are detached from it.
+
+    Attributes:
+        source: what the values come from; None once they were written, or somebody may write them.
+        is_owner: whether the memory is known to be nobody else's.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source: Source | None = source
+        self.is_owner = False
+        self._memory: Tensor | None = None
+        self._lock = threading.Lock()
+
+    def read(self) -> Tensor:
+        """Return the memory, computed at the first call."""
+        with self._lock:
+            if self._memory is None:
+                assert self.source is not None
+                with torch.no_grad():
+                    self._memory = self.source.values()
+            return self._memory
+
+    def open(self, may_be_borrowed: bool) -> Tensor:
+        """Return the memory for a write, or for an alias through which others may write."""
+        memory = self.read()
+        if may_be_borrowed and not self.is_owner:
+            memory = memory.clone()
+        self._memory, self.source, self.is_owner = memory, None, True
+        return memory
+
+    def replace(self, source: Source) -> None:
+        """Take other values, while nobody has an alias of the memory."""
+        self._memory, self.source = None, source
+
+    def take(self, memory: Tensor) -> None:
+        """Take a memory that is there already."""
+        self._memory, self.source, self.is_owner = memory, None, True
+
+
+class PendingTensor(Tensor):
+    """A float32 tensor that waits for its first reader."""
+
+    _cell: Cell
+
+    # Whether what a source computes may be memory of others.
+    _MAY_BORROW = False
+
+    @classmethod
+    def _make(
+        cls, size: torch.Size, strides: tuple[int, ...], device: torch.device, cell: Cell
+    ) -> Any:
+        new = Tensor._make_wrapper_subclass(
+            cls, size, strides=strides, dtype=torch.float32, device=device
+        )
+        torch._C._set_throw_on_mutable_data_ptr(new)
+        new._cell = cell
+        return new
+
+    def memory(self) -> Tensor:
+        """Return the one memory of the values, as a plain tensor without a gradient."""
+        return self._cell.read()
+
+    def plain(self) -> Tensor:
+        """Return an ordinary tensor of the values, with this tensor's gradient."""
+        return _Plain.apply(self) if self.requires_grad else self.memory()
+
+    def _open(self) -> Tensor:
+        return self._cell.open(self._MAY_BORROW)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if func in _COPIES:
+            return func(args[0].plain(), *args[1:], **kwargs)
+        if func in _OF_MEMORY or not all(_is_ours(kind) for kind in types):
+            # What takes the memory itself, and a stranger's tensor, see ordinary tensors.
+            args, kwargs = tree_map_only(PendingTensor, _handed_over, (args, kwargs))
+            return func(*args, **kwargs)
+        if func is _SET_DATA and cls._take_data(*args):
+            return None
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+
+    @staticmethod
+    def _take_data(x: Tensor, data: Tensor) -> bool:
+        if not isinstance(x, PendingTensor) or x.shape != data.shape or x.dtype != data.dtype:
+            return False
+        x._cell.take(data.memory() if isinstance(data, PendingTensor) else data.detach())
+        _follow_geometry(x)
+        return True
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.detach_.default:
+            # Autograd has cut the edge already; nothing is read.
+            return args[0]
+        if func is torch.ops.aten.detach.default:
+            (x,) = args
+            with torch._C.DisableTorchFunctionSubclass():
+                return type(x)._make(x.shape, x.stride(), x.device, x._cell)
+        for x in _opened_by(func, args, kwargs):
+            x._open()
+        owners: dict[int, PendingTensor] = {}
+
+        def read(x: PendingTensor) -> Tensor:
+            memory = x.memory()
+            owners[id(memory)] = x
+            return memory
+
+        args, kwargs = tree_map_only(PendingTensor, read, (args, kwargs))
+        result = func(*args, **kwargs)
+        if func._schema.is_mutable:
+            for owner in owners.values():
+                _follow_geometry(owner)
+        # An operation in place returns what it was given.
+        return tree_map_only(Tensor, lambda t: owners.get(id(t), t), result)
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        # What torch.compile takes apart: from there on the values are the tensor.
+        self.opened = self._open()
+        return ["opened"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Any, meta: None, size: Any, strides: Any) -> Tensor:
+        return inner["opened"]
+
+
+class _Plain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: PendingTensor) -> Tensor:
+        return x.memory().detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def _handed_over(x: PendingTensor) -> Tensor:
+    """An ordinary tensor over the memory of x."""
+    x._open()
+    return x.plain()
+
+
+def _is_ours(kind: type) -> bool:
+    return kind in (Tensor, nn.Parameter) or issubclass(kind, PendingTensor)
+
+
+def _opened_by(func: Any, args: Any, kwargs: Any) -> Iterator[PendingTensor]:
+    """The tensors whose memory an operator writes or hands out."""
+    for position, name in _aliased(func):
+        x = args[position] if position < len(args) else kwargs.get(name)
+        for one in x if isinstance(x, (list, tuple)) else (x,):
+            if isinstance(one, PendingTensor):
+                yield one
+
+
+@functools.cache
+def _aliased(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments whose memory an operator writes or hands out."""
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None
+    )
+
+
+def _follow_geometry(x: PendingTensor) -> None:
+    """Give x the shape that an operation in place gave its memory."""
+    memory = x.memory()
+    if memory.shape == x.shape and memory.stride() == x.stride():
+        return
+    try:
+        with torch._C._DisableTorchDispatch():
+            x.as_strided_(memory.shape, memory.stride(), 0)
+    except RuntimeError:
+        raise RuntimeError(
+            f"a tensor of shape {list(x.shape)} that waited for its reader cannot take the shape "
+            f"{list(memory.shape)} in place: give the operation a tensor of its own"
+        ) from None
+
+
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+# Functions that copy the memory without the dispatcher.
+_COPIES: set[Any] = {
+    getattr(Tensor, name) for name in ("__deepcopy__", "__format__", "__repr__", "tolist")
+}
+
+# Functions of the memory rather than of the values, which never reach the dispatcher.
+_OF_MEMORY: set[Any] = {
+    getattr(Tensor, name)
+    for name in (
+        "__array__",
+        "__dlpack__",
+        "__dlpack_device__",
+        "__reduce_ex__",
+        "apply_",
+        "data_ptr",
+        "is_shared",
+        "map_",
+        "numpy",
+        "share_memory_",
+        "storage",
+        "untyped_storage",
+        "_typed_storage",
+    )
+} | {Tensor.data.__get__}  # type: ignore[attr-defined]

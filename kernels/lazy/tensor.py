@@ -1,0 +1,292 @@
+"""A tensor that is computed when it is known who reads it.
+
+A convolution of codes returns integers; what a network does with them next, normalize, activate,
+average, gate and round again, is noted and done in one go by the reader. Any other use computes
+the values first, so that a network needs no rewriting: it works, only without the saving.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..scheme import Function, Scheme
+from ..shapes import is_channels_last, strides_of
+from . import functions, tracing
+from .block import Block
+from .convolution import ConvCall, QuantizedInput
+from .nodes import ActivationNode, ConvolutionNode, GateNode, MeansNode, NormNode, WaitNode
+from .norm import Statistics, fold, follow, moments
+from .pending import Cell, PendingTensor
+
+_OP = torch.ops.micronet
+
+# Of this thread and what it starts, so that no other network sees it.
+_remakes: contextvars.ContextVar[bool] = contextvars.ContextVar("remakes", default=False)
+
+
+@contextmanager
+def recompute_in_backward(wanted: bool = True) -> Iterator[None]:
+    """Let convolutions called inside the block keep no integers: their backward makes them anew.
+
+    The same integers, so the same gradients, for the time of one more forward convolution.
+    """
+    before = _remakes.set(wanted)
+    try:
+        yield
+    finally:
+        _remakes.reset(before)
+
+
+class LazyTensor(PendingTensor):
+    """Images [N, C, H, W] that wait for their reader: the values of a `Block`.
+
+    Reads like the tensor that it stands for, and is one for autograd, hooks and writes in place.
+    docs/integer_training.md says how.
+    """
+
+    # How one comes about -------------------------------------------------------------------------
+
+    @staticmethod
+    def of(block: Block) -> LazyTensor:
+        """The values of a block, without an edge."""
+        return LazyTensor._make(
+            block.size, strides_of(block.size, block.channels_last), block.scale.device, Cell(block)
+        )
+
+    @staticmethod
+    def convolve(
+        x: QuantizedInput, w: Tensor, mask: Tensor, bias: Tensor | None, call: ConvCall
+    ) -> LazyTensor:
+        """A convolution of codes with w [O, C / groups, KH, KW], masked and rounded, plus bias [O].
+
+        An empty mask keeps all weights; the gradient of w is masked. Under torch.autocast the
+        backward pass computes in its dtype; the integers are the same. Raises ValueError for sizes
+        or levels, TypeError for a dtype. Source: the quantizer of Jacob et al. 2018,
+        arXiv:1712.05877, section 2.
+        """
+        remakes = _remakes.get() and torch.is_grad_enabled()
+        return ConvolutionNode.apply(x.source, w, bias, x, mask, call, remakes, LazyTensor.of)
+
+    @staticmethod
+    def wait(y: Tensor, channels_last: bool | None = None) -> LazyTensor:
+        """Images y, such as a float convolution's, whose successors are to wait, in float32.
+
+        They lie in memory as y does, unless told otherwise.
+        """
+        y = y.float()
+        if channels_last is None:
+            channels_last = is_channels_last(y)
+        sums = y.detach().contiguous(memory_format=torch.channels_last)
+        ones = torch.ones(y.shape[1], device=y.device)
+        return WaitNode.apply(y, Block(sums, ones, None, channels_last), LazyTensor.of)
+
+    # What it is ----------------------------------------------------------------------------------
+
+    def block(self) -> Block | None:
+        """The block whose values these are, None once others may have written to them."""
+        source = self._cell.source
+        return source if isinstance(source, Block) else None
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        call = functions.TABLE.get(func)
+        if call is not None and not tracing.is_tracing():
+            bound = call.bind(args, kwargs or {})
+            if bound is not None:
+                with torch._C.DisableTorchFunctionSubclass():
+                    result = getattr(_Blocks, call.method)(**bound)
+                if result is not None:
+                    return result
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def block_of(x: Any) -> Block | None:
+    """The block that x stands for, None where it is an ordinary tensor or none at all."""
+    return x.block() if isinstance(x, LazyTensor) else None
+
+
+def quantize_input(x: Tensor, range: Tensor, levels: int) -> QuantizedInput:
+    """The codes of images x [N, C, H, W], of any float type, under range [2].
+
+    A gradient to their values goes to x: 1 where x lies inside the range, else 0; x itself is not
+    kept. Raises ValueError for levels, TypeError for a dtype.
+    """
+    # The range moves on with the next batch, these codes do not.
+    range = range.detach().clone()
+    block = block_of(x)
+    if block is not None:
+        return QuantizedInput(x, block.codes(range, levels), range, block)
+    values = _plain_images(x)
+    codes, passes, _ = _OP.quantize_per_tensor.default(values, range, levels, int(Scheme.AFFINE))
+    return QuantizedInput(x, codes, range, passes)
+
+
+def extremes(x: Tensor) -> Tensor:
+    """The least and the largest value [2] of images, both NaN where one is; without a gradient."""
+    block = block_of(x)
+    if block is not None:
+        return block.extremes()
+    return torch.stack(torch.aminmax(_plain_images(x))).float()
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether every value of images is finite, so that codes stand for them; waits for the device.
+
+    Codes have none for NaN and infinity.
+    """
+    block = block_of(x)
+    return block.is_finite() if block is not None else bool(torch.isfinite(extremes(x)).all())
+
+
+def _plain_images(x: Tensor) -> Tensor:
+    x = x.memory() if isinstance(x, PendingTensor) else x.detach()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    group: dist.ProcessGroup,
+) -> Tensor:
+    """Normalize images by the statistics of the whole batch of a group of processes.
+
+    All of them have to normalize the same layers in the same order. Source: as
+    torch.nn.SyncBatchNorm, also on the CPU.
+    """
+    block = block_of(x)
+    if block is None or not block.takes_norm:
+        x = LazyTensor.wait(x)
+    found = _Blocks.normalize(
+        x, running_mean, running_var, weight, bias, True, momentum, eps, group=group
+    )
+    assert found is not None
+    return found
+
+
+class _Blocks:
+    """What torch's functions do with a tensor that waits; None where it has to be computed."""
+
+    @staticmethod
+    def normalize(
+        x: Any,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor | None:
+        block = block_of(x)
+        if block is None or not block.takes_norm or not _are_float32(weight, bias):
+            return None
+        if training:
+            if group is None and block.sums.numel() == block.size[1]:
+                # torch refuses the statistics of a single value in its own words.
+                return None
+            statistics = moments(block.sums, block.scale, group)
+            follow(statistics, running_mean, running_var, momentum)
+        elif running_mean is None or running_var is None:
+            return None
+        else:
+            # Values: copies, whatever the buffers hold later.
+            mean, variance = (
+                t.detach().to(torch.float64, copy=True) for t in (running_mean, running_var)
+            )
+            statistics = Statistics(mean, variance)
+        scale, shift = fold(statistics, weight, bias, eps, block.scale)
+        new = block.with_affine(scale, shift)
+        return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
+
+    @staticmethod
+    def relu(x: Any, inplace: bool = False) -> Tensor | None:
+        return _activate(x, Function.RELU, inplace)
+
+    @staticmethod
+    def relu_(x: Any) -> Tensor | None:
+        return _activate(x, Function.RELU, True)
+
+    @staticmethod
+    def silu(x: Any, inplace: bool = False) -> Tensor | None:
+        return _activate(x, Function.SWISH, inplace)
+
+    @staticmethod
+    def sigmoid(x: Any) -> Tensor | None:
+        return _activate(x, Function.SIGMOID, False)
+
+    @staticmethod
+    def sigmoid_(x: Any) -> Tensor | None:
+        return _activate(x, Function.SIGMOID, True)
+
+    @staticmethod
+    def average(x: Any, output_size: Any) -> Tensor | None:
+        sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,)
+        block = block_of(x)
+        if block is None or block.gate is not None or any(size != 1 for size in sizes):
+            return None
+        return MeansNode.apply(x, block)[:, :, None, None]
+
+    @staticmethod
+    def mean(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor | None:
+        if not isinstance(dim, (tuple, list)) or len(dim) != 2:
+            return None
+        if sorted(axis % 4 for axis in dim) != [2, 3] or any(not -4 <= axis < 4 for axis in dim):
+            return None
+        means = _Blocks.average(x, 1)
+        return means if keepdim or means is None else means.flatten(1)
+
+    @staticmethod
+    def multiply(x: Any, other: Any) -> Tensor | None:
+        """A product with a gate, one factor for each image and channel."""
+        for images, gate in ((x, other), (other, x)):
+            block = block_of(images)
+            if block is not None and block.gate is None and _is_gate(gate, block):
+                factors = gate.memory() if isinstance(gate, PendingTensor) else gate.detach()
+                # A copy: the product is that of the factors as they are now.
+                factors = factors.flatten(1).to(torch.float32, copy=True)
+                factors = factors.contiguous()
+                return GateNode.apply(images, gate, block.with_gate(factors), LazyTensor.of)
+        return None
+
+
+def _activate(x: Any, function: Function, in_place: bool) -> Tensor | None:
+    block = block_of(x)
+    if block is None or not block.takes_function:
+        return None
+    new = block.with_function(function)
+    if not in_place:
+        return ActivationNode.apply(x, new, LazyTensor.of, False)
+    if x.is_leaf and x.requires_grad and torch.is_grad_enabled():
+        # Torch refuses it, in its own words.
+        return None
+
+    def replace(block: Block) -> Tensor:
+        x._cell.replace(block)
+        return x
+
+    return ActivationNode.apply(x, new, replace, True)
+
+
+def _are_float32(*tensors: Tensor | None) -> bool:
+    return all(t is None or t.dtype == torch.float32 for t in tensors)
+
+
+def _is_gate(gate: Any, block: Block) -> bool:
+    if not isinstance(gate, Tensor) or not tracing.is_eager(gate):
+        return False
+    return gate.shape == (*block.size[:2], 1, 1) and gate.dtype == torch.float32

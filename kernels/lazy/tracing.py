@@ -1,0 +1,39 @@
+"""Whether a call computes values now, or something only looks at what would be computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .pending import PendingTensor
+
+_ORDINARY = (Tensor, nn.Parameter)
+_KEYS = torch._C._TorchDispatchModeKey
+_RECORDERS = (_KEYS.FAKE, _KEYS.PROXY, _KEYS.FUNCTIONAL)
+
+
+def is_tracing() -> bool:
+    """Whether torch.compile, export, jit, a FakeTensorMode or functorch is looking on."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._get_tracing_state() is not None:
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _RECORDERS)
+
+
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Whether kernels may read these tensors now: each has memory of its own, or waits for it.
+
+    Neither holds for a proxy of torch.fx, a fake, batched or distributed tensor, or a meta tensor:
+    those are to meet ordinary operators.
+    """
+    if is_tracing():
+        return False
+    return all(t is None or _has_values(t) for t in tensors)
+
+
+def _has_values(t: Tensor) -> bool:
+    # Exact types: a stranger's subclass has a dispatch of its own, which an operator would skip.
+    return (type(t) in _ORDINARY or isinstance(t, PendingTensor)) and not t.is_meta
