@@ -58,16 +58,12 @@ class QuantizedLayer(nn.Module):
     @property
     def weight_levels(self) -> int:
         """Number of levels of a quantised weight."""
-        levels = self.bits.weight_levels
-        assert levels is not None
-        return levels
+        return _levels(self.bits.weight_levels, "weights stay")
 
     @property
     def activation_levels(self) -> int:
         """Number of levels of a quantised input."""
-        levels = self.bits.activation_levels
-        assert levels is not None
-        return levels
+        return _levels(self.bits.activation_levels, "input stays")
 
     @property
     def weight_mask(self) -> Tensor | None:
@@ -146,6 +142,13 @@ class QuantizedLayer(nn.Module):
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         return x, self.quantized_weight()
+
+
+def _levels(levels: int | None, what: str) -> int:
+    if levels is None:
+        # The kind of error that hasattr knows; torch.jit asks modules for everything they have.
+        raise AttributeError(f"this layer's {what} in float")
+    return levels
 
 
 def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:

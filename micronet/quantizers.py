@@ -183,11 +183,14 @@ def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:
     return torch.where(step == 0, 1.0, step)
 
 
-def gradient_scale(numel: int, largest: int) -> float:
+def gradient_scale(numel: Any, largest: int) -> float:
     """Return ``1 / sqrt(N * Qp)``, which keeps a step's updates in proportion to the weights'.
 
     Args:
         numel: N, how many weights share the step, or how many features of one sample do.
         largest: Qp, the largest whole multiple of the step.
     """
+    if not isinstance(numel, int):
+        # A symbol of torch.fx, which stands for a number that it does not know yet.
+        return (numel * largest) ** -0.5
     return 1.0 / math.sqrt(max(numel, 1) * largest)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 
@@ -44,8 +46,7 @@ class Cell:
         with self._lock:
             if self._memory is None:
                 assert self.source is not None
-                with torch.no_grad():
-                    self._memory = self.source.values()
+                self._memory = _computed(self.source)
             return self._memory
 
     def open(self, may_be_borrowed: bool) -> Tensor:
@@ -63,6 +64,23 @@ class Cell:
     def take(self, memory: Tensor) -> None:
         """Take a memory that is there already."""
         self._memory, self.source, self.is_owner = memory, None, True
+
+
+def is_recorded() -> bool:
+    """Whether a mode is on that records operations on fake tensors rather than computes."""
+    keys = torch._C._TorchDispatchModeKey
+    recorders = (keys.FAKE, keys.PROXY, keys.FUNCTIONAL)
+    return any(torch._C._get_dispatch_mode(key) is not None for key in recorders)
+
+
+def _unrecorded() -> AbstractContextManager[Any]:
+    """Leave what there is already out of what is being recorded."""
+    return _disable_current_modes() if is_recorded() else nullcontext()
+
+
+def _computed(source: Source) -> Tensor:
+    with torch.no_grad(), _unrecorded():
+        return source.values()
 
 
 class PendingTensor(Tensor):
@@ -174,7 +192,8 @@ class _Plain(torch.autograd.Function):
 def _handed_over(x: PendingTensor) -> Tensor:
     """An ordinary tensor over the memory of x."""
     x._open()
-    return x.plain()
+    with _unrecorded():
+        return x.plain()
 
 
 def _is_ours(kind: type) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .pending import PendingTensor
+from .pending import PendingTensor, is_recorded
 
 _ORDINARY = (Tensor, nn.Parameter)
-_KEYS = torch._C._TorchDispatchModeKey
-_RECORDERS = (_KEYS.FAKE, _KEYS.PROXY, _KEYS.FUNCTIONAL)
 
 
 def is_tracing() -> bool:
@@ -20,7 +18,7 @@ def is_tracing() -> bool:
         return True
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return True
-    return any(torch._C._get_dispatch_mode(key) is not None for key in _RECORDERS)
+    return is_recorded()
 
 
 def is_eager(*tensors: Tensor | None) -> bool:

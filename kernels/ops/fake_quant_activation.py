@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import checks
 from ..scheme import Scheme, packed_bytes
-from .registry import define, dense, differentiate, empty, empty_bits, laid_out
+from .registry import call_with_gradient, define, dense, differentiate, empty, empty_bits, laid_out
 
 define(
     "update_range_(Tensor x, Tensor(a!) ema, Tensor(b!) range, Tensor(c!) step, float decay) -> ()",
@@ -107,7 +107,7 @@ def fake_quant_per_tensor(
     included, else 0. NaN and infinity give NaN. Raises ValueError for levels or scheme, TypeError
     for a dtype. Source: Jacob et al. 2018, section 3, with the straight-through gradient.
     """
-    return _OP.fake_quant_per_tensor.default(dense(x), range, levels, int(scheme))[0]
+    return call_with_gradient("fake_quant_per_tensor", dense(x), range, levels, int(scheme))[0]
 
 
 def fake_quant_per_tensor_observed(

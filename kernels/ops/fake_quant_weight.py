@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import checks
 from ..backends import native
 from ..scheme import Scheme
-from .registry import LIBRARY, define, differentiate, empty, no_mask
+from .registry import LIBRARY, call_with_gradient, define, differentiate, empty, no_mask
 
 
 def _fake_channels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,9 +87,10 @@ def fake_quant_per_channel(
     where kept, else 0. Raises ValueError for sizes, levels or scheme, TypeError for a dtype.
     Source: as `fake_quant_per_tensor`; the range is that of the masked weights now.
     """
-    return _OP.fake_quant_per_channel.default(
-        w.contiguous(), no_mask(w, mask), levels, int(scheme)
-    )[0]
+    mask = no_mask(w, mask)
+    return call_with_gradient("fake_quant_per_channel", w.contiguous(), mask, levels, int(scheme))[
+        0
+    ]
 
 
 def _weights_op() -> Callable[..., list[Tensor]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .registry import define, dense, differentiate, laid_out, no_mask
+from .registry import call_with_gradient, define, dense, differentiate, laid_out, no_mask
 
 define(
     "fake_quant_learned_step(Tensor x, Tensor mask, Tensor step, Tensor zero_point, int levels,"
@@ -63,7 +63,10 @@ def fake_quant_learned_step(
     x itself is kept for backward. Raises ValueError for sizes or levels, TypeError for a dtype.
     Source: learned step size quantisation, Esser et al. 2020, equations 1 to 3.
     """
-    x = dense(x) if step.numel() == 1 else x.contiguous()
-    return _OP.fake_quant_learned_step.default(
-        x, no_mask(x, mask), step, zero_point, levels, gradient_scale
+    # A proxy of torch.fx does not say how many steps there are; contiguous suits any number.
+    is_one = isinstance(step, Tensor) and step.numel() == 1
+    x = dense(x) if is_one else x.contiguous()
+    mask = no_mask(x, mask)
+    return call_with_gradient(
+        "fake_quant_learned_step", x, mask, step, zero_point, levels, gradient_scale
     )

@@ -11,6 +11,7 @@ from .. import checks, dispatch
 LIBRARY = torch.library.Library("micronet", "DEF")
 OPS: list[str] = []
 _CHECKS: dict[str, Callable[..., None]] = {}
+_NODES: dict[str, type[torch.autograd.Function]] = {}
 
 
 def route(name: str, args: tuple[Any, ...]) -> Any:
@@ -43,6 +44,24 @@ def define(signature: str, check: Callable[..., None], fake: Callable[..., Any])
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
     """Registers the gradient of an operator and what its forward pass saves for it."""
     torch.library.register_autograd(f"micronet::{name}", backward, setup_context=save, lib=LIBRARY)
+    overload = getattr(torch.ops.micronet, name).default
+    members = {
+        "generate_vmap_rule": True,
+        "forward": staticmethod(lambda *args: overload(*args)),
+        "setup_context": staticmethod(save),
+        "backward": staticmethod(backward),
+    }
+    _NODES[name] = type(f"{name}_node", (torch.autograd.Function,), members)
+
+
+def call_with_gradient(name: str, *args: Any) -> Any:
+    """Calls an operator that `differentiate` knows, under functorch's transforms as well.
+
+    Those do not look at the gradients that torch.library registers.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return getattr(torch.ops.micronet, name).default(*args)
+    return _NODES[name].apply(*args)
 
 
 def empty(x: Tensor, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
