@@ -120,9 +120,9 @@ def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bo
     ]
     parts = dict(zip(present, images, strict=True))
     name, size = root.resolve().name, images[0].image_size
-    found = (parts.get(part) for part in _PARTS)
+    train, validation, test = (parts.get(part) for part in _PARTS)
     notes = _notes(root, first.classes, held_out="train" in parts and "val" not in parts)
-    return Source(name, first.classes, size, *found, notes=notes)
+    return Source(name, first.classes, size, train, validation, test, notes)
 
 
 def _is_part(folder: Path) -> bool:
