@@ -26,6 +26,8 @@ from micronet.errors import UserError
 
 # Files that one task decodes: 60,000 tasks would cost more than 60,000 small images.
 _CHUNK = 256
+# Suffixes of images that ImageFolder passes over too.
+_OTHER_KINDS = (".gif", ".jfif", ".jpe", ".jp2", ".avif", ".heic", ".heif", ".pbm", ".pnm", ".tga")
 # How files begin.
 _JPEG = b"\xff\xd8"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -35,18 +37,22 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of one folder of class folders: ``labels`` int64 (N,) index ``classes``."""
+    """The images of one folder of class folders: ``labels`` int64 (N,) index ``classes``.
+
+    ``passed_over`` are images too, by their names, but of kinds that are not listed.
+    """
 
     classes: tuple[str, ...]
     files: tuple[str, ...]
     labels: Tensor
+    passed_over: tuple[str, ...] = ()
 
 
 def list_images(folder: Path) -> Listing:
     """List a folder that holds one folder of images per class, in order of name.
 
-    Hidden files and files without an image's suffix are passed over; folders in a class's folder
-    belong to that class, as do links to folders.
+    Hidden files and files without a suffix of ``IMG_EXTENSIONS`` are passed over; folders in a
+    class's folder belong to that class, as do links to folders.
 
     Raises:
         UserError: no class folder, or one without images; a link that leads nowhere, or to a folder
@@ -59,13 +65,18 @@ def list_images(folder: Path) -> Listing:
     around = {str(parent): str(parent) for parent in Path(above).parents} | {above: str(folder)}
     files: list[str] = []
     labels: list[int] = []
+    others: list[str] = []
     for label, name in enumerate(classes):
-        found = _images_below(str(folder / name), dict(around))
-        if not found:
-            raise UserError(f"class folder {str(folder / name)!r} holds no images")
-        files += found
-        labels += [label] * len(found)
-    return Listing(tuple(classes), tuple(files), torch.tensor(labels))
+        found = _files_below(str(folder / name), dict(around))
+        listed = [path for path in found if path.lower().endswith(IMG_EXTENSIONS)]
+        odd = [path for path in found if path.lower().endswith(_OTHER_KINDS)]
+        if not listed:
+            hint = f" but {odd[0]!r}, which is of none of the kinds read" if odd else ""
+            raise UserError(f"class folder {str(folder / name)!r} holds no images{hint}")
+        others += odd
+        files += listed
+        labels += [label] * len(listed)
+    return Listing(tuple(classes), tuple(files), torch.tensor(labels), tuple(others))
 
 
 def decode(path: str) -> Image.Image:
@@ -195,10 +206,6 @@ def _unidentified(path: str) -> str:
     return "is damaged: it begins like no known format"
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(IMG_EXTENSIONS)
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, or a link to one; a link may lead nowhere only as an image.
 
@@ -209,14 +216,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
             os.stat(entry.path)
         return entry.is_dir()
     except OSError as error:
-        if _is_image(entry):
+        if entry.name.lower().endswith(IMG_EXTENSIONS):
             return False
         problem = f"{entry.path!r} is a link that leads nowhere: {error.strerror}"
         raise UserError(problem) from None
 
 
-def _images_below(folder: str, reached: dict[str, str]) -> list[str]:
-    """Return a class's images; ``reached`` gives folders, by where they are, as they were named."""
+def _files_below(folder: str, reached: dict[str, str]) -> list[str]:
+    """Return a class's files; ``reached`` gives folders, by where they are, as they were named."""
     place = os.path.realpath(folder)
     if place in reached:
         raise UserError(
@@ -226,7 +233,7 @@ def _images_below(folder: str, reached: dict[str, str]) -> list[str]:
     found: list[str] = []
     for entry in entries(folder):
         if _is_folder(entry):
-            found += _images_below(entry.path, reached)
-        elif _is_image(entry):
+            found += _files_below(entry.path, reached)
+        else:
             found.append(entry.path)
     return sorted(found)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchvision
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from micronet.batches import FileImages, Images, MemoryImages
 from micronet.errors import UserError, nearest
@@ -122,7 +123,14 @@ def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bo
     name, size = root.resolve().name, images[0].image_size
     train, validation, test = (parts.get(part) for part in _PARTS)
     notes = _notes(root, first.classes, held_out="train" in parts and "val" not in parts)
+    notes += tuple(_kinds(listing) for listing in listings if listing.passed_over)
     return Source(name, first.classes, size, train, validation, test, notes)
+
+
+def _kinds(listing: Listing) -> str:
+    count, first = len(listing.passed_over), listing.passed_over[0]
+    files = f"{count} images, such as {first!r}, are" if count > 1 else f"image {first!r} is"
+    return f"{files} passed over: names of images end in {', '.join(IMG_EXTENSIONS)}"
 
 
 def _is_part(folder: Path) -> bool:

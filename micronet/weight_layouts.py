@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -153,7 +154,7 @@ def _mappings(
         yield path, ours
         return
     tensors = {name: value for name, value in items.items() if isinstance(value, Tensor)}
-    if tensors and not isinstance(content, list | tuple):
+    if tensors and (isinstance(content, Mapping) or _is_pairs(content)):
         yield path, _masters(tensors)
     for name, value in items.items():
         yield from _mappings(value, f"{path}{name}.", seen)
@@ -162,8 +163,19 @@ def _mappings(
 def _items(content: object) -> Iterator[tuple[str, object]]:
     if isinstance(content, Mapping):
         yield from ((str(name), value) for name, value in content.items())
+    elif _is_pairs(content):
+        yield from content
     elif isinstance(content, list | tuple):
         yield from ((str(index), value) for index, value in enumerate(content))
+
+
+def _is_pairs(content: object) -> TypeGuard[Sequence[tuple[str, object]]]:
+    """Whether content is what ``named_parameters`` and ``items`` give: pairs of name and tensor."""
+    return (
+        isinstance(content, list | tuple)
+        and len(content) > 0
+        and all(isinstance(i, tuple) and len(i) == 2 and isinstance(i[0], str) for i in content)
+    )
 
 
 def _micronet_state(items: Mapping[str, object]) -> dict[str, Tensor]:

@@ -134,6 +134,11 @@ def _read(path: Path) -> object:
     except Exception as error:
         # A damaged pickle can raise anything at all; the file is at fault whatever it raises.
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if "TorchScript" in reason:
+            raise UserError(
+                f"weights {str(path)!r} are a TorchScript program, which would have to be run: "
+                "save its state_dict() instead"
+            ) from None
         raise UserError(
             f"weights {str(path)!r} cannot be read, cut short or damaged: {reason}"
         ) from None

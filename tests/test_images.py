@@ -321,3 +321,18 @@ def test_a_folder_of_other_parts_alone_says_what_it_holds(folder):
     (folder / "train").rename(folder / "training")
     with pytest.raises(UserError, match=r"it holds training/; it holds validation/"):
         open_folder(folder)
+
+
+def test_images_of_other_kinds_are_noted(folder):
+    write_images(folder / "train" / "ant" / "more", 2, 32, kind="gif")
+    opened = open_folder(folder)
+    assert opened.train_size == 12
+    (note,) = opened.notes
+    assert "2 images, such as" in note and "000.gif" in note and ".webp" in note
+    (folder / "train/ant/more/000.gif").unlink()
+    (note,) = open_folder(folder).notes
+    assert note.startswith("image ") and "001.gif' is passed over" in note
+    (folder / "train" / "cat").mkdir()
+    write_images(folder / "train" / "cat", 1, 32, kind="gif")
+    with pytest.raises(UserError, match=r"cat' holds no images but '.*cat/000.gif'"):
+        open_folder(folder)

@@ -61,6 +61,8 @@ NESTINGS = {
     "deep": lambda s: {"a": {"b": {"c": [{"d": ({"weights": s}, 3)}]}}},
     "a list": lambda s: [s, {"lr": 0.1}],
     "a tuple": lambda s: (7, s),
+    "pairs": lambda s: list(s.items()),
+    "pairs below": lambda s: {"weights": tuple(s.items()), "epoch": 3},
     "with its optimizer": lambda s: {
         "model": s,
         "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(16, 3, 3, 3)}}},
@@ -323,7 +325,12 @@ def test_the_best_of_what_does_not_fit_is_named(source, tmp_path):
     assert_refused(path, "holds no weights: no mapping of names to tensors")
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_program_is_not_run(tmp_path):
+    torch.jit.script(nn.Linear(2, 3)).save(tmp_path / "w.pt")
+    assert_refused(tmp_path / "w.pt", "TorchScript program", "save its state_dict() instead")
+
+
 def test_mappings_that_hold_themselves_or_one_another_many_times_end(source, tmp_path):
     inner = {"epoch": 1}
     for _ in range(60):
