@@ -38,6 +38,8 @@ _DEEPEST = 32
 
 # The tensors of one mapping of a file, by their paths.
 Group = Mapping[str, Tensor]
+# Tensors, and their names as they are, by the names that are compared.
+_Named = Mapping[str, tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Candidate:
 
 
 def tensor_groups(content: object) -> list[Group]:
-    """Return the tensors of each mapping in what a file holds, wrappers left out of their paths."""
+    """Return the tensors of each mapping in what a file holds, by their paths."""
     return [
         {f"{path}{name}": value for name, value in names.items()}
         for path, names in _mappings(content, "", set())
@@ -78,20 +80,28 @@ def candidates(groups: Sequence[Group], model: nn.Module) -> list[Candidate]:
         model: the network.
     """
     own = model.state_dict()
-    by_plain_name = _without_wrappers(own)
     leaves = {name.rpartition(".")[2] for name in own}
     transposed = [
         f"{name}.weight" for name, m in model.named_modules() if getattr(m, "transposed", False)
     ]
-    plain = [_without_wrappers(put_together(group, leaves, transposed)) for group in groups]
+    whole = [put_together(group, leaves, transposed) for group in groups]
+    named = _best([_named(group) for group in whole], _named(own))
+    if named and named[0].fitting == needed(own):
+        return named
+    # Only now without wrappers: beside them may lie what is no part of the network in them.
+    plain = _best([_without_wrappers(group) for group in whole], _without_wrappers(own))
+    return plain or named
+
+
+def _best(groups: Sequence[_Named], own: _Named) -> list[Candidate]:
     places: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(plain):
-        for start in {start for path in group for start in _starts(path, by_plain_name)}:
+    for index, group in enumerate(groups):
+        for start in {start for path in group for start in _starts(path, own)}:
             places[start].append(index)
     found = []
     for start, indices in places.items():
-        tensors = {path: value for i in indices for path, (_, value) in plain[i].items()}
-        found.append(_candidate(start, tensors, by_plain_name))
+        tensors = {path: value for i in indices for path, (_, value) in groups[i].items()}
+        found.append(_candidate(start, tensors, own))
     best = max(((each.fitting, each.named) for each in found), default=None)
     return sorted(
         (each for each in found if (each.fitting, each.named) == best),
@@ -104,7 +114,7 @@ def needed(own: Mapping[str, Tensor]) -> int:
     return sum(not name.endswith(_COUNTER) for name in own)
 
 
-def _candidate(start: str, tensors: Group, own: Mapping[str, tuple[str, Tensor]]) -> Candidate:
+def _candidate(start: str, tensors: Group, own: _Named) -> Candidate:
     state = {name: value for name, value in own.values() if name.endswith(_COUNTER)}
     others, fitting, named = [], 0, 0
     for path, value in tensors.items():
@@ -118,7 +128,7 @@ def _candidate(start: str, tensors: Group, own: Mapping[str, tuple[str, Tensor]]
             fitting += not name.endswith(_COUNTER) and value.shape == wanted.shape
         elif not _SIDE_STATE.search(plain):
             state[plain] = value
-    return Candidate(start.removesuffix("."), state, fitting, named, tuple(others))
+    return Candidate(_plain(start.removesuffix(".")), state, fitting, named, tuple(others))
 
 
 def _starts(path: str, names: Mapping[str, object]) -> Iterator[str]:
@@ -128,15 +138,18 @@ def _starts(path: str, names: Mapping[str, object]) -> Iterator[str]:
             yield path[:end]
 
 
-def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-    """Return name and tensor by the name without wrappers, or by the whole where two meet."""
-    plain = {
-        ".".join(part for part in name.split(".") if part not in _WRAPPERS): (name, value)
-        for name, value in tensors.items()
-    }
-    if len(plain) == len(tensors):
-        return plain
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _named(tensors: Mapping[str, Tensor]) -> _Named:
     return {name: (name, value) for name, value in tensors.items()}
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor]) -> _Named:
+    """Return names and tensors by the names without wrappers, or by the whole where two meet."""
+    plain = {_plain(name): (name, value) for name, value in tensors.items()}
+    return plain if len(plain) == len(tensors) else _named(tensors)
 
 
 def _mappings(

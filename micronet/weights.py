@@ -94,8 +94,10 @@ def _notes(found: Sequence[Candidate], path: str | Path) -> Iterator[str]:
         taken = repr(chosen.place) if chosen.place else "the outermost mapping"
         yield f"of {str(path)!r} {taken} is loaded; {places} would fit too"
     if chosen.others:
-        count = f"{len(chosen.others)} tensor{'s' if len(chosen.others) > 1 else ''}"
-        yield f"of {str(path)!r} {count} beside the weights stay, such as {chosen.others[0]!r}"
+        stay = "1 tensor beside the weights stays"
+        if len(chosen.others) > 1:
+            stay = f"{len(chosen.others)} tensors beside the weights stay"
+        yield f"of {str(path)!r} {stay}, such as {chosen.others[0]!r}"
 
 
 def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

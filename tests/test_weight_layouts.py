@@ -261,6 +261,18 @@ def test_of_a_network_and_its_average_the_average_is_taken(
     assert repr(average) in note and repr(first) in note
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_average_of_torch_itself(beside, source, tmp_path, capsys):
+    average = torch.optim.swa_utils.AveragedModel(source)
+    other = {k: v + 1 for k, v in source.state_dict().items()}
+    found = {"ema": average.state_dict()} | ({"model": other} if beside else {})
+    torch.save(found, tmp_path / "w.pth")
+    assert_same(loaded(tmp_path / "w.pth"), source.state_dict())
+    notes = capsys.readouterr().err
+    assert ("'ema' is loaded; 'model' would fit too" in notes) == beside
+    assert "1 tensor beside the weights stays, such as 'ema.n_averaged'" in notes
+
+
 def test_of_equal_networks_neither_is_noted(source, tmp_path, capsys):
     state = source.state_dict()
     found = {"model": state, "ema": copy.deepcopy(state), "last": state}
