@@ -82,8 +82,8 @@ def list_images(folder: Path) -> Listing:
 def decode(path: str) -> Image.Image:
     """Read an image as RGB of 8 bits.
 
-    Samples of 16 bits keep their upper 8, as Pillow has it for 16-bit RGB files and torchvision's
-    ``to_dtype`` for integers.
+    Samples of 16 bits keep their upper 8, as Pillow has it for RGB in PNG and TIFF files, and
+    torchvision's ``to_dtype`` for integers.
 
     Raises:
         UserError: it cannot be read, is cut short, is no image, or has pixels without a defined
@@ -97,8 +97,9 @@ def decode(path: str) -> Image.Image:
         raise UserError(f"image {path!r} {_unidentified(path)}") from None
     # Pillow's readers raise any of these on bytes that they do not expect.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"image {path!r} is damaged: {reason}") from None
+        reason = getattr(error, "strerror", None)
+        problem = f"cannot be read: {reason}" if reason else f"is damaged: {error}"
+        raise UserError(f"image {path!r} {problem}") from None
 
 
 def decode_pixels(path: str) -> Tensor:

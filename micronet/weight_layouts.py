@@ -210,9 +210,11 @@ def _module_tensors(content: object) -> dict[str, Tensor] | None:
 def _of_module(
     attributes: Mapping[str, object], start: str, depth: int
 ) -> Iterator[tuple[str, Tensor]]:
+    unsaved = attributes.get("_non_persistent_buffers_set")
+    left_out = unsaved if isinstance(unsaved, set) else set()
     for kind in ("_parameters", "_buffers"):
         for name, value in _items(attributes.get(kind)):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and name not in left_out:
                 yield f"{start}{name}", value
     for name, module in _items(attributes.get("_modules")):
         inner = getattr(module, "pickled_state", None)

@@ -213,6 +213,16 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     refused(tmp_path / "none.png", "No such file")
 
 
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(png(GRAY[:, :, None], 0))
+    monkeypatch.setattr(images.np, "fromfile", refuse)
+    monkeypatch.setattr(images.Image, "open", refuse)
+    refused(tmp_path / "a.png", "cannot be read: Permission denied")
+
+
 @pytest.fixture
 def folder(tmp_path):
     return make_folder(tmp_path / "data", 32, count=6)

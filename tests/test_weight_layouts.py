@@ -139,7 +139,9 @@ def test_a_compiled_network_takes_the_weights_of_a_plain_one(source, tmp_path):
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_whole_module(nested, parallel, legacy, source, tmp_path, recwarn):
-    found = nn.DataParallel(source) if parallel else source
+    whole = copy.deepcopy(source)
+    whole.layer1.register_buffer("grid", torch.ones(3), persistent=False)
+    found = nn.DataParallel(whole) if parallel else whole
     found = {"model": found, "epoch": 3} if nested else found
     torch.save(found, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
     assert_same(loaded(tmp_path / "w.pth"), source.state_dict())
