@@ -33,7 +33,9 @@ def put_together(
         tensors = {part: names[name] for part, name in parts.items()}
         compute = _KINDS.get(frozenset(parts))
         outputs = int(any(f".{stem}".endswith(f".{name}") for name in transposed))
-        weight = compute(tensors, outputs) if compute else None
+        types = {tensor.dtype for part, tensor in tensors.items() if part != "mask"}
+        alike = len(types) == 1 and next(iter(types)).is_floating_point
+        weight = compute(tensors, outputs) if compute and alike else None
         if weight is not None and stem not in names:
             result = {name: value for name, value in result.items() if name not in parts.values()}
             result[stem] = weight
@@ -61,6 +63,8 @@ def _masked(weight: Tensor, mask: Tensor) -> Tensor | None:
 def _weight_normalized(magnitude: Tensor, direction: Tensor) -> Tensor | None:
     """Return ``direction`` with each of its slices, or all of it, as long as ``magnitude`` says."""
     shape = direction.shape
+    if not shape:
+        return None
     if magnitude.dim() == 0:
         return torch._weight_norm(direction, magnitude, -1)
     long = [dim for dim, size in enumerate(magnitude.shape) if size > 1]

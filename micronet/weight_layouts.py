@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from micronet.computed_weights import put_together
@@ -67,9 +68,13 @@ class Candidate:
 def tensor_groups(content: object) -> list[Group]:
     """Return the tensors of each mapping in what a file holds, by their paths."""
     return [
-        {f"{path}{name}": value for name, value in names.items()}
+        {f"{path}{name}": _dense(value) for name, value in names.items()}
         for path, names in _mappings(content, "", set())
     ]
+
+
+def _dense(value: Tensor) -> Tensor:
+    return value if value.layout == torch.strided else value.to_dense()
 
 
 def candidates(groups: Sequence[Group], model: nn.Module) -> list[Candidate]:
@@ -114,6 +119,15 @@ def needed(own: Mapping[str, Tensor]) -> int:
     return sum(not name.endswith(_COUNTER) for name in own)
 
 
+def fits(value: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor may take the place of another: of its shape, and floats for floats."""
+    return (
+        value.shape == wanted.shape
+        and value.is_floating_point() == wanted.is_floating_point()
+        and value.is_complex() == wanted.is_complex()
+    )
+
+
 def _candidate(start: str, tensors: Group, own: _Named) -> Candidate:
     state = {name: value for name, value in own.values() if name.endswith(_COUNTER)}
     others, fitting, named = [], 0, 0
@@ -125,7 +139,7 @@ def _candidate(start: str, tensors: Group, own: _Named) -> Candidate:
             name, wanted = own[plain]
             state[name] = value
             named += not name.endswith(_COUNTER)
-            fitting += not name.endswith(_COUNTER) and value.shape == wanted.shape
+            fitting += not name.endswith(_COUNTER) and fits(value, wanted)
         elif not _SIDE_STATE.search(plain):
             state[plain] = value
     return Candidate(_plain(start.removesuffix(".")), state, fitting, named, tuple(others))

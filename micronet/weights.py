@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from micronet import distributed
 from micronet.errors import UserError
-from micronet.weight_layouts import Candidate, candidates, needed, tensor_groups
+from micronet.weight_layouts import Candidate, candidates, fits, needed, tensor_groups
 
 _SUFFIXES = (".pth", ".pt", ".pth.tar", ".tar", ".ckpt", ".bin", ".pkl", ".safetensors")
 
@@ -66,7 +66,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if distributed.is_first():
         for note in _notes(found, path):
             print(f"note: {note}", file=sys.stderr)
-    model.load_state_dict(chosen.state)
+    _copy(model, chosen.state, path)
 
 
 def _check_alone(found: Sequence[Candidate], path: str | Path) -> None:
@@ -80,11 +80,8 @@ def _check_alone(found: Sequence[Candidate], path: str | Path) -> None:
 
 
 def _differ(first: Candidate, second: Candidate) -> bool:
-    return any(
-        not torch.equal(value, second.state[name])
-        for name, value in first.state.items()
-        if name in second.state
-    )
+    pairs = [(value, second.state[n]) for n, value in first.state.items() if n in second.state]
+    return any(a.dtype != b.dtype or not torch.equal(a, b) for a, b in pairs)
 
 
 def _notes(found: Sequence[Candidate], path: str | Path) -> Iterator[str]:
@@ -108,18 +105,36 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     """
     if problem := misfit(model.state_dict(), state, type(model).__name__):
         raise UserError(f"the weights in {str(path)!r} are of another architecture: {problem}")
-    model.load_state_dict(state)
+    _copy(model, state, path)
+
+
+def _copy(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        # Tensors without data, for example, or of types that torch cannot convert.
+        reason = " ".join(str(error).split())
+        raise UserError(f"weights {str(path)!r} cannot be copied: {reason}") from None
 
 
 def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], network: str) -> str | None:
-    """Return how ``state`` differs first from a network's ``own`` in a name or shape, or None."""
+    """Return how ``state`` differs first from a network's ``own`` in name, shape or type, or None.
+
+    Floats of any width fit one another, but no integers: those would be codes of weights.
+    """
     for name in [*own, *state]:
-        wanted = tuple(own[name].shape) if name in own else "absent"
-        found = tuple(state[name].shape) if name in state else "absent"
-        if wanted != found:
-            extra = next((other for other in state if other not in own), None)
-            there = f", which has {extra!r}" if found == "absent" and extra else ""
-            return f"{name!r} is {found} there{there} and {wanted} in {network}"
+        if name in own and name in state:
+            if not fits(state[name], own[name]):
+                same = own[name].shape == state[name].shape
+                found, wanted = (
+                    t.dtype if same else tuple(t.shape) for t in (state[name], own[name])
+                )
+                return f"{name!r} is {found} there and {wanted} in {network}"
+        elif name in own:
+            extra = next((f", which has {other!r}" for other in state if other not in own), "")
+            return f"{name!r} is absent there{extra} and {tuple(own[name].shape)} in {network}"
+        else:
+            return f"{name!r} is {tuple(state[name].shape)} there and absent in {network}"
     return None
 
 

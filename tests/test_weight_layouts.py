@@ -366,3 +366,44 @@ def test_the_commands_take_such_files(source, tmp_path, capsys):
     assert main(command) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: the weights in ") and message.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+def test_floats_of_any_width_and_sparse_tensors_fit(source, tmp_path):
+    for change in (torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double):
+        state = {
+            k: change(v) if v.is_floating_point() else v for k, v in source.state_dict().items()
+        }
+        torch.save(state, tmp_path / "w.pth")
+        assert_same(loaded(tmp_path / "w.pth"), {k: v.to(torch.float32) for k, v in state.items()})
+    sparse = {k: v.to_sparse() if v.dim() == 4 else v for k, v in source.state_dict().items()}
+    torch.save({"state_dict": sparse}, tmp_path / "w.pth")
+    assert_same(loaded(tmp_path / "w.pth"), source.state_dict())
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.complex64, torch.bool])
+def test_codes_are_no_weights(kind, source, tmp_path):
+    """Nor are they where a scale lies beside them, as other quantizers leave it."""
+    state = source.state_dict()
+    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"].to(kind)
+    state["layer1.0.conv1.weight_scale"] = torch.ones(16)
+    torch.save({"model": state}, tmp_path / "w.pth")
+    assert_refused(
+        tmp_path / "w.pth",
+        f"'layer1.0.conv1.weight' is {kind} there and torch.float32 in CifarResNet",
+        "(96 of 97 tensors fit)",
+    )
+
+
+def test_tensors_without_data_are_named(source, tmp_path):
+    state = {k: v.to("meta") for k, v in source.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "w.pth")
+    assert_refused(tmp_path / "w.pth", "cannot be copied")
+
+
+def test_networks_of_other_widths_differ(source, tmp_path, capsys):
+    state = source.state_dict()
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    torch.save({"model": half, "ema": state}, tmp_path / "w.pth")
+    assert_same(loaded(tmp_path / "w.pth"), state)
+    assert "'ema' is loaded; 'model' would fit too" in capsys.readouterr().err
