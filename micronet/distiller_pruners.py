@@ -122,20 +122,24 @@ def _by_target(settings: Mapping[str, Any], where: str, path: str) -> dict[str, 
     group: dict[str, Any] = {"layers": layers, "final_sparsity": final}
     if "initial_sparsity" in settings:
         group["initial_sparsity"] = settings["initial_sparsity"]
-    if "group_type" in settings:
+    if "group_type" in _CLASSES[settings["class"]]:
         group["structure"] = _structure(settings, where, path)
     return group
 
 
 def _structure(settings: Mapping[str, Any], where: str, path: str) -> str:
+    if "group_type" not in settings:
+        raise error(path, where, "has no group_type")
     kind = str(settings["group_type"])
     if settings.get("group_size", 1) != 1:
         raise error(path, f"{where}.group_size", no_counterpart(common.OTHER_GROUPS))
     if kind == "Blocks":
-        shape = (settings.get("kwargs") or {}).get("block_shape")
-        if not isinstance(shape, list) or shape[1:] != [1, 1, 1] or type(shape[0]) is not int:
+        arguments = settings.get("kwargs")
+        shape = arguments.get("block_shape") if isinstance(arguments, dict) else None
+        rows = shape[0] if isinstance(shape, list) and shape[1:] == [1, 1, 1] else None
+        if type(rows) is not int or rows < 1:
             raise error(path, f"{where}.group_type", f"{kind!r} {no_counterpart(common.BLOCKS)}")
-        return f"{shape[0]}x1"
+        return f"{rows}x1"
     if kind not in _STRUCTURES:
         raise error(path, f"{where}.group_type", f"{kind!r} {no_counterpart(common.OTHER_GROUPS)}")
     return _STRUCTURES[kind]

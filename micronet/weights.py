@@ -123,19 +123,21 @@ def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], network: str)
     Floats of any width fit one another, but no integers: those would be codes of weights.
     """
     for name in [*own, *state]:
-        if name in own and name in state:
-            if not fits(state[name], own[name]):
-                same = own[name].shape == state[name].shape
-                found, wanted = (
-                    t.dtype if same else tuple(t.shape) for t in (state[name], own[name])
-                )
-                return f"{name!r} is {found} there and {wanted} in {network}"
-        elif name in own:
-            extra = next((f", which has {other!r}" for other in state if other not in own), "")
-            return f"{name!r} is absent there{extra} and {tuple(own[name].shape)} in {network}"
-        else:
-            return f"{name!r} is {tuple(state[name].shape)} there and absent in {network}"
+        wanted, found = own.get(name), state.get(name)
+        if wanted is None or found is None or not fits(found, wanted):
+            others = (f", which has {other!r}" for other in state if other not in own)
+            there = next(others, "") if found is None else ""
+            is_there, is_here = _described(found, wanted), _described(wanted, found)
+            return f"{name!r} is {is_there} there{there} and {is_here} in {network}"
     return None
+
+
+def _described(tensor: Tensor | None, other: Tensor | None) -> str:
+    """Return a tensor's shape, or its type where the shapes are the same."""
+    if tensor is None:
+        return "absent"
+    same = other is not None and tensor.shape == other.shape
+    return str(tensor.dtype) if same else str(tuple(tensor.shape))
 
 
 def _read(path: Path) -> object:

@@ -349,6 +349,28 @@ MISTAKES = {
         rate(**{"class": "StepLR", "step_size": 3, "cooldown": 1}),
         ["lr_schedulers.r.cooldown is unknown"],
     ),
+    "no group type": (
+        {
+            "pruners": {
+                "p": {
+                    "class": "L1RankedStructureParameterPruner_AGP",
+                    "initial_sparsity": 0.1,
+                    "final_sparsity": 0.5,
+                    "weights": ["fc.weight"],
+                }
+            },
+            "policies": [{"pruner": {"instance_name": "p"}, "epochs": [0, 1]}],
+        },
+        ["pruners.p has no group_type"],
+    ),
+    "arguments of blocks that are a list": (
+        ranked(group_type="Blocks", kwargs=[4, 1, 1, 1]),
+        ["group_type 'Blocks' has no counterpart"],
+    ),
+    "blocks of no rows": (
+        ranked(group_type="Blocks", kwargs={"block_shape": [0, 1, 1, 1]}),
+        ["group_type 'Blocks' has no counterpart"],
+    ),
     "sections that are lists": (
         {"regularizers": [1], "pruners": 3, "policies": [{"pruner": {"instance_name": "p"}}]},
         ["'p', which pruners lacks"],
