@@ -90,12 +90,31 @@ def candidates(groups: Sequence[Group], model: nn.Module) -> list[Candidate]:
         f"{name}.weight" for name, m in model.named_modules() if getattr(m, "transposed", False)
     ]
     whole = [put_together(group, leaves, transposed) for group in groups]
-    named = _best([_named(group) for group in whole], _named(own))
-    if named and named[0].fitting == needed(own):
-        return named
-    # Only now without wrappers: beside them may lie what is no part of the network in them.
-    plain = _best([_without_wrappers(group) for group in whole], _without_wrappers(own))
-    return plain or named
+    plain, plain_own = [_without_wrappers(group) for group in whole], _without_wrappers(own)
+    # Wrappers stay at first: beside a network in one may lie what is no part of it.
+    attempts = [([_named(group) for group in whole], _named(own)), (plain, plain_own)]
+    if inner := _inner(plain_own):
+        attempts.append((plain, inner))
+    closest: list[Candidate] = []
+    for tensors, names in attempts:
+        found = _best(tensors, names)
+        if found and found[0].fitting == needed(own):
+            return found
+        if found and (not closest or found[0].fitting > closest[0].fitting):
+            closest = found
+    return closest
+
+
+def _inner(own: _Named) -> _Named | None:
+    """Return a network's names without the module that all of them are in, if there is one.
+
+    A network around another, as in ``self.backbone = resnet18()``, takes the weights of that one.
+    """
+    first = {name.partition(".")[0] for name in own}
+    rest = {name.partition(".")[2]: value for name, value in own.items()}
+    if len(first) > 1 or not any("." in name for name in rest):
+        return None
+    return _inner(rest) or rest
 
 
 def _best(groups: Sequence[_Named], own: _Named) -> list[Candidate]:

@@ -127,6 +127,28 @@ def test_a_network_whose_own_parts_are_named_like_wrappers(tmp_path):
         assert_same(loaded(tmp_path / "w.pth", net), state)
 
 
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.backbone = inner
+
+
+@pytest.mark.parametrize("start", ["", "module.", "net.backbone.", "backbone."])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_network_around_another_takes_the_weights_of_either(depth, start, source, tmp_path):
+    torch.save({"state_dict": starting(start, source.state_dict())}, tmp_path / "w.pth")
+    network = inner = models.create_model("resnet20", 10)
+    for _ in range(depth):
+        network = Around(network)
+    models.load_weights(network, tmp_path / "w.pth")
+    assert_same(inner, source.state_dict())
+
+
+def test_a_layer_alone_is_not_looked_for_by_its_last_name(tmp_path):
+    torch.save({"body.weight": torch.ones(2, 3), "body.bias": torch.ones(2)}, tmp_path / "w.pth")
+    assert_refused(tmp_path / "w.pth", "none of its names", network=nn.Sequential(nn.Linear(3, 2)))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_takes_the_weights_of_a_plain_one(source, tmp_path):
     torch.save(source.state_dict(), tmp_path / "w.pth")
