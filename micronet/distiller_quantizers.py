@@ -103,8 +103,8 @@ def _overrides(overrides: object, decay: Any, where: str, path: str) -> list[dic
 
 def _notes(settings: Mapping[str, Any]) -> list[str]:
     notes = [
-        "activations: the inputs of convolutions and linear layers are quantised; Distiller "
-        "quantised the outputs of nn.ReLU alone, which EfficientNet has none of",
+        "activations: the inputs of convolutions and linear layers are quantized; Distiller "
+        "quantized the outputs of nn.ReLU alone, which EfficientNet has none of",
         "biases stay in float, whatever bits_bias says",
     ]
     if settings.get("mode", "SYMMETRIC") != "ASYMMETRIC_UNSIGNED":

@@ -34,7 +34,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     They are the tensors whose names and shapes fit the network, wherever in the file they lie and
     whatever their names begin with, be it a state, a checkpoint of any layout, ours included, or a
     pickled module. Weights kept in parts (torch's pruning, weight and spectral norm) are computed;
-    Distiller's ``float_weight`` is preferred to the quantised ``weight`` beside it. Of several
+    Distiller's ``float_weight`` is preferred to the quantized ``weight`` beside it. Of several
     mappings that fit, an average of the weights is preferred, then what trainers usually call a
     network; a note on standard error says which was taken.
 
