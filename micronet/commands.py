@@ -34,6 +34,8 @@ def run_eval(args: dict[str, Any]) -> int:
         trained=False,
         skip_bad_images=args["skip_bad_images"],
     ).as_seen_by(distributed.rank(), distributed.size())
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
     if model is None:
         model = models.create_model(args["arch"], data.num_classes, channels=data.channels)
         models.load_weights(model, args["weights"])

@@ -35,6 +35,8 @@ class Data:
     # Which of how many processes this is; each has its share of every batch.
     rank: int = 0
     processes: int = 1
+    # What of the source was passed over, for its user.
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -167,7 +169,8 @@ def open_data(
     if found.train is None and trained:
         raise UserError(f"data folder {source!r} holds no folder train/")
     parts = _split(found, holdout)
-    return Data(found.name, found.classes, found.image_size, batch_size, seed, trained, parts)
+    size, notes = found.image_size, found.notes
+    return Data(found.name, found.classes, size, batch_size, seed, trained, parts, notes=notes)
 
 
 def _split(source: Source, holdout: float | None) -> dict[str, tuple[Images, Tensor]]:

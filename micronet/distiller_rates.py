@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from micronet.errors import UserError, nearest
-from micronet.places import place
+import torch
+
+from micronet.distiller_common import GAMMAS, OTHER_RATES, error, no_counterpart
+from micronet.errors import nearest
 
 _JUMP = (
     "the rate falls by gamma at each epoch from the policy's start; Distiller's held still until "
     "then and jumped to gamma**epoch"
 )
+
+# Keys that change no rate, and those of ReduceLROnPlateau that change when it falls.
+_IDLE = ("last_epoch", "verbose")
+_PATIENT = "the rate may fall again after patience epochs without a better top-1"
+_UNLIKE = {
+    "cooldown": f"it has no counterpart: {_PATIENT}",
+    "threshold": f"it has no counterpart: {_PATIENT}, however little",
+    "threshold_mode": f"it has no counterpart: {_PATIENT}, however little",
+}
 
 
 def learning_rate_keys(
@@ -30,23 +41,34 @@ def learning_rate_keys(
         UserError: the scheduler has no counterpart.
     """
     kind = settings["class"]
-    if kind not in _CLASSES:
-        hint = nearest(kind, _CLASSES)
-        raise UserError(f"{place(path, where)}: {where}: class {kind!r} has no counterpart{hint}")
-    keys, make = _CLASSES[kind]
-    for key in settings:
-        if key not in ("class", *keys):
-            hint = nearest(str(key), keys)
-            raise UserError(f"{place(path, f'{where}.{key}')}: {where}.{key} is unknown{hint}")
+    _check(settings, where, path)
+    make = _CLASSES[kind][1]
+    notes += [f"{where}.{key}: {note}" for key, note in _UNLIKE.items() if settings.get(key)]
     try:
         made = make(settings, start)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{place(path, where)}: {where} lacks or mistakes {error}") from None
+    except (KeyError, TypeError, ValueError) as problem:
+        raise error(path, where, f"lacks or mistakes {problem}") from None
     if start > 0 and kind == "ExponentialLR":
         notes.append(f"{where}: {_JUMP}")
     elif start > 0:
         notes.append(f"{where}: it counts from epoch 0, not from its policy's start, {start}")
     return made
+
+
+def _check(settings: Mapping[str, Any], where: str, path: str) -> None:
+    """Hold a scheduler to a class and keys that have a counterpart."""
+    kind = settings["class"]
+    if kind not in _CLASSES and hasattr(torch.optim.lr_scheduler, kind):
+        raise error(path, where, f"is of class {kind}, which {no_counterpart(OTHER_RATES)}")
+    if kind not in _CLASSES:
+        raise error(path, where, f"is of an unknown class, {kind!r}{nearest(kind, _CLASSES)}")
+    keys = _CLASSES[kind][0]
+    for key in settings:
+        if key not in ("class", *keys, *_IDLE):
+            raise error(path, f"{where}.{key}", f"is unknown{nearest(str(key), keys)}")
+    gammas = settings.get("gammas")
+    if isinstance(gammas, list) and len(set(map(str, gammas))) > 1:
+        raise error(path, f"{where}.gammas", f"differ, which {no_counterpart(GAMMAS)}")
 
 
 def _exponential(s: Mapping[str, Any], start: int) -> dict[str, Any]:
@@ -66,10 +88,8 @@ def _multi_step(s: Mapping[str, Any], start: int) -> dict[str, Any]:
 
 
 def _multi_gamma(s: Mapping[str, Any], start: int) -> dict[str, Any]:
-    gammas = set(s["gammas"])
-    if len(gammas) != 1:
-        raise ValueError("gammas: only equal ones have a counterpart")
-    return {"lr_schedule": "step", "gamma": gammas.pop(), "milestones": list(s["milestones"])}
+    gamma, *_ = s["gammas"]
+    return {"lr_schedule": "step", "gamma": gamma, "milestones": list(s["milestones"])}
 
 
 def _cosine(s: Mapping[str, Any], start: int) -> dict[str, Any]:
@@ -93,5 +113,5 @@ _CLASSES: dict[str, tuple[tuple[str, ...], _Make]] = {
     "MultiStepMultiGammaLR": (("milestones", "gammas"), _multi_gamma),
     "CosineAnnealingLR": (("T_max", "eta_min"), _cosine),
     "PolynomialLR": (("T_max", "power"), _polynomial),
-    "ReduceLROnPlateau": (("mode", "factor", "patience", "min_lr"), _plateau),
+    "ReduceLROnPlateau": (("mode", "factor", "patience", "min_lr", "eps", *_UNLIKE), _plateau),
 }

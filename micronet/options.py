@@ -101,7 +101,7 @@ def _source_options(command: argparse.ArgumentParser) -> None:
     add("--data", help="digits (default), cifar10, cifar100, or a folder with train/ and val/")
     add("--image-size", type=positive, help="side of the input in pixels")
     add("--holdout", type=fraction, help="share of train/ held out to choose checkpoints by")
-    add("--weights", metavar="FILE", help="start from these weights (.pth, .pth.tar, .safetensors)")
+    add("--weights", metavar="FILE", help="start from these weights (.pth, .ckpt, .safetensors ..)")
     add("--batch-size", type=positive, help="images per step")
     add("--workers", type=whole, default=0, help="processes that decode large images")
     add("--threads", type=positive, help="CPU threads of torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchvision
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from micronet.batches import FileImages, Images, MemoryImages
 from micronet.errors import UserError, nearest
-from micronet.images import Listing, decode, decode_square, list_images
+from micronet.images import Listing, decode, decode_square, entries, list_images
 from micronet.splits import stratified_split
 
 # Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
 DOWNLOADS = Path(".data")
+
+# The parts of a folder, and how else they are called.
+_PARTS = ("train", "val", "test")
+_OTHER_NAMES = ("training", "validation", "valid", "dev", "eval", "evaluation", "testing", *_PARTS)
 
 _SMALL_SIDE = 64
 # Decoded images above this number of bytes are read from their files instead.
@@ -25,7 +31,7 @@ _MEMORY_LIMIT = 4 << 30
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it comes, before anything is held out."""
+    """A data set as it comes, before anything is held out; ``notes`` say what was passed over."""
 
     name: str
     classes: tuple[str, ...]
@@ -33,6 +39,7 @@ class Source:
     train: Images | None
     validation: Images | None
     test: Images | None
+    notes: tuple[str, ...] = ()
 
 
 def find(source: str, image_size: int | None, workers: int, skip_bad: bool) -> Source:
@@ -86,13 +93,14 @@ _BUILTINS: dict[str, Callable[[int | None], Source]] = {
 
 def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bool) -> Source:
     root = Path(source)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         known = ", ".join(_BUILTINS)
         hint = nearest(source, _BUILTINS)
         raise UserError(f"{source!r} is neither a folder nor a known data set ({known}){hint}")
-    present = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    present = [name for name in _PARTS if _is_part(root / name)]
     if not present:
-        raise UserError(f"data folder {source!r} holds no folder train/, val/ or test/")
+        others = "".join(f"; it holds {name}/" for name in _passed_over(root, ()))
+        raise UserError(f"data folder {source!r} holds no folder train/, val/ or test/{others}")
     listings = [list_images(root / name) for name in present]
     first = listings[0]
     for name, listing in zip(present, listings, strict=True):
@@ -113,7 +121,44 @@ def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bo
     ]
     parts = dict(zip(present, images, strict=True))
     name, size = root.resolve().name, images[0].image_size
-    return Source(name, first.classes, size, *(parts.get(n) for n in ("train", "val", "test")))
+    train, validation, test = (parts.get(part) for part in _PARTS)
+    notes = _notes(root, first.classes, held_out="train" in parts and "val" not in parts)
+    notes += tuple(_kinds(listing) for listing in listings if listing.passed_over)
+    return Source(name, first.classes, size, train, validation, test, notes)
+
+
+def _kinds(listing: Listing) -> str:
+    count, first = len(listing.passed_over), listing.passed_over[0]
+    files = f"{count} images, such as {first!r}, are" if count > 1 else f"image {first!r} is"
+    return f"{files} passed over: names of images end in {', '.join(IMG_EXTENSIONS)}"
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether there is such a folder; a file or a lost link of that name is a mistake."""
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        problem = "leads nowhere" if folder.is_symlink() else "is no folder"
+        raise UserError(f"{str(folder)!r} {problem}")
+    return os.path.isdir(folder)
+
+
+def _passed_over(root: Path, classes: Sequence[str]) -> list[str]:
+    """Return the folders that look like parts of the data: by their names, or by their classes."""
+    others = [e for e in entries(root) if e.name not in _PARTS and os.path.isdir(e.path)]
+    return [
+        entry.name
+        for entry in others
+        if entry.name.lower() in _OTHER_NAMES
+        or any(os.path.isdir(os.path.join(entry.path, name)) for name in classes)
+    ]
+
+
+def _notes(root: Path, classes: Sequence[str], *, held_out: bool) -> tuple[str, ...]:
+    """Return a note of each folder passed over, and what validates where none was read for it."""
+    instead = "; the validation images are held out of train/" if held_out else ""
+    return tuple(
+        f"{str(root / name)!r} is passed over: only train/, val/ and test/ are read{instead}"
+        for name in _passed_over(root, classes)
+    )
 
 
 def _in_memory(listings: list[Listing], image_size: int | None) -> list[MemoryImages] | None:

@@ -89,7 +89,7 @@ def run_stage(args: dict[str, Any]) -> int:
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
-    for note in schedule.notes:
+    for note in (*schedule.notes, *data.notes):
         print(f"note: {note}")
     teacher = _teacher(recipe, data)
     if args["resume"]:

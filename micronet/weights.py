@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import re
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,17 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from micronet import distributed
 from micronet.errors import UserError
+from micronet.weight_layouts import Candidate, candidates, fits, needed, tensor_groups
 
-_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
-
-# What Distiller's and our own quantisers, and the auxiliary heads that we leave out, keep beside
-# the weights. They are no part of a float network, so a file may hold them.
-_SIDE_STATE = re.compile(
-    r"(^|\.)(AuxLogits|aux1|aux2|input_quantizer|fake_q)\."
-    r"|(^|\.)(ema_decay|iter_count|tracked_(min|max)(_biased)?|weight_step"
-    r"|(\w+_)?scale|(\w+_)?zero_point)$"
-)
+_SUFFIXES = (".pth", ".pt", ".pth.tar", ".tar", ".ckpt", ".bin", ".pkl", ".safetensors")
 
 # The functions by which torch rebuilds tensors: they allocate, and call nothing of the file's.
 _REBUILDERS: dict[str, Callable[..., Tensor]] = {
@@ -35,22 +29,72 @@ _REBUILDERS: dict[str, Callable[..., Tensor]] = {
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Copy the weights in a .pth, .pt, .pth.tar or .safetensors file into ``model``.
+    """Copy the weights in a file of ``_SUFFIXES`` into ``model``.
 
-    The state may lie below ``state_dict`` or ``model``, or be a micronet checkpoint; ``module.``
-    prefixes of parallel training go, and Distiller's ``float_weight`` is preferred to the
-    quantised ``weight`` beside it.
+    They are the tensors whose names and shapes fit the network, wherever in the file they lie and
+    whatever their names begin with, be it a state, a checkpoint of any layout, ours included, or a
+    pickled module. Weights kept in parts (torch's pruning, weight and spectral norm) are computed;
+    Distiller's ``float_weight`` is preferred to the quantized ``weight`` beside it. Of several
+    mappings that fit, an average of the weights is preferred, then what trainers usually call a
+    network; a note on standard error says which was taken.
 
     Raises:
-        UserError: the file cannot be read, is cut short or damaged, holds no weights, or is of
-            another architecture (the first missing, mismatching or extra tensor is named).
+        UserError: the file cannot be read, is cut short or damaged, holds no weights, holds several
+            networks that fit, or is of another architecture: what fits best is named, and its first
+            missing, mismatching or extra tensor.
     """
     own = model.state_dict()
-    state = _canonical(_state_dict(_read(Path(path)), path))
-    # Batch norms saved before PyTorch 0.4.1 have no such counter, and evaluation needs none.
-    state = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | state
-    state = {n: value for n, value in state.items() if n in own or not _SIDE_STATE.search(n)}
-    copy_state(model, state, path)
+    groups = tensor_groups(_read(Path(path)))
+    if not groups:
+        raise UserError(f"{str(path)!r} holds no weights: no mapping of names to tensors")
+    found = candidates(groups, model)
+    if not found:
+        largest = [str(name) for name in max(groups, key=len)]
+        raise UserError(
+            f"the weights in {str(path)!r} are of another architecture: none of its names, "
+            f"{largest[0]!r} the first, ends like one of {type(model).__name__}'s, such as "
+            f"{next(iter(own), '')!r}"
+        )
+    chosen = found[0]
+    if problem := misfit(own, chosen.state, type(model).__name__):
+        under = f" under {chosen.place!r}" if chosen.place else ""
+        raise UserError(
+            f"the weights in {str(path)!r}{under} are of another architecture: {problem} "
+            f"({chosen.fitting} of {needed(own)} tensors fit)"
+        )
+    _check_alone(found, path)
+    if distributed.is_first():
+        for note in _notes(found, path):
+            print(f"note: {note}", file=sys.stderr)
+    _copy(model, chosen.state, path)
+
+
+def _check_alone(found: Sequence[Candidate], path: str | Path) -> None:
+    """Hold a file to one network that is preferred to the others that fit, or is equal to them."""
+    for other in found[1:]:
+        if other.preference == found[0].preference and _differ(found[0], other):
+            raise UserError(
+                f"{str(path)!r} holds several networks that fit, {found[0].place!r} and "
+                f"{other.place!r}: save one of them alone"
+            )
+
+
+def _differ(first: Candidate, second: Candidate) -> bool:
+    pairs = [(value, second.state[n]) for n, value in first.state.items() if n in second.state]
+    return any(a.dtype != b.dtype or not torch.equal(a, b) for a, b in pairs)
+
+
+def _notes(found: Sequence[Candidate], path: str | Path) -> Iterator[str]:
+    chosen = found[0]
+    if any(_differ(chosen, other) for other in found[1:]):
+        places = ", ".join(repr(other.place) for other in found[1:])
+        taken = repr(chosen.place) if chosen.place else "the outermost mapping"
+        yield f"of {str(path)!r} {taken} is loaded; {places} would fit too"
+    if chosen.others:
+        stay = "1 tensor beside the weights stays"
+        if len(chosen.others) > 1:
+            stay = f"{len(chosen.others)} tensors beside the weights stay"
+        yield f"of {str(path)!r} {stay}, such as {chosen.others[0]!r}"
 
 
 def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -59,16 +103,41 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     Raises:
         UserError: a tensor is missing, extra, or of another shape; the first such is named.
     """
-    own = model.state_dict()
+    if problem := misfit(model.state_dict(), state, type(model).__name__):
+        raise UserError(f"the weights in {str(path)!r} are of another architecture: {problem}")
+    _copy(model, state, path)
+
+
+def _copy(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        # Tensors without data, for example, or of types that torch cannot convert.
+        reason = " ".join(str(error).split())
+        raise UserError(f"weights {str(path)!r} cannot be copied: {reason}") from None
+
+
+def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], network: str) -> str | None:
+    """Return how ``state`` differs first from a network's ``own`` in name, shape or type, or None.
+
+    Floats of any width fit one another, but no integers: those would be codes of weights.
+    """
     for name in [*own, *state]:
-        wanted = tuple(own[name].shape) if name in own else "absent"
-        found = tuple(state[name].shape) if name in state else "absent"
-        if wanted != found:
-            raise UserError(
-                f"the weights in {str(path)!r} are of another architecture: "
-                f"{name!r} is {found} there and {wanted} in {type(model).__name__}"
-            )
-    model.load_state_dict(state)
+        wanted, found = own.get(name), state.get(name)
+        if wanted is None or found is None or not fits(found, wanted):
+            others = (f", which has {other!r}" for other in state if other not in own)
+            there = next(others, "") if found is None else ""
+            is_there, is_here = _described(found, wanted), _described(wanted, found)
+            return f"{name!r} is {is_there} there{there} and {is_here} in {network}"
+    return None
+
+
+def _described(tensor: Tensor | None, other: Tensor | None) -> str:
+    """Return a tensor's shape, or its type where the shapes are the same."""
+    if tensor is None:
+        return "absent"
+    same = other is not None and tensor.shape == other.shape
+    return str(tensor.dtype) if same else str(tuple(tensor.shape))
 
 
 def _read(path: Path) -> object:
@@ -84,6 +153,11 @@ def _read(path: Path) -> object:
     except Exception as error:
         # A damaged pickle can raise anything at all; the file is at fault whatever it raises.
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if "TorchScript" in reason:
+            raise UserError(
+                f"weights {str(path)!r} are a TorchScript program, which would have to be run: "
+                "save its state_dict() instead"
+            ) from None
         raise UserError(
             f"weights {str(path)!r} cannot be read, cut short or damaged: {reason}"
         ) from None
@@ -111,6 +185,8 @@ class _Unpickler(pickle.Unpickler):
             return torch.Size
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if (module, name) in (("builtins", "set"), ("__builtin__", "set")):
+            return set
         # A new type each time, so that a file cannot make one object meddle with another.
         return type(name, (_Inert,), {})
 
@@ -121,7 +197,12 @@ def _sealed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class _Inert:
-    """Stands for any class or function of a pickle: takes everything, keeps and does nothing."""
+    """Stands for any class or function of a pickle: takes everything and does nothing.
+
+    ``pickled_state`` is kept: of a pickled module it holds the tensors.
+    """
+
+    pickled_state: object = None
 
     def __new__(cls, *args: object, **kwargs: object) -> _Inert:
         return super().__new__(cls)
@@ -135,6 +216,7 @@ class _Inert:
 
     def __setstate__(self, state: object) -> None:
         """Accept any state."""
+        self.pickled_state = state
 
     def __setitem__(self, key: object, value: object) -> None:
         """Accept any item, as subclasses of dict are restored."""
@@ -162,34 +244,3 @@ class _RestrictedPickle:
     def load(file: IO[bytes], *, encoding: str) -> object:
         """Read one object, as ``pickle.load``."""
         return _Unpickler(file, encoding=encoding).load()
-
-
-def _state_dict(found: object, path: str | Path) -> Mapping[str, Tensor]:
-    """Return the mapping of names to tensors inside what a file holds."""
-    while isinstance(found, Mapping):
-        tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        # Of our own checkpoints the network that was validated: the average where there is one.
-        named = {str(key).partition("/"): value for key, value in tensors.items()}
-        ours = {key[2]: value for key, value in named.items() if key[0] == "model"}
-        ours |= {key[2]: value for key, value in named.items() if key[0] == "average"}
-        inner = [found[key] for key in ("state_dict", "model") if key in found]
-        if ours or (tensors and not inner):
-            return ours or tensors
-        found = inner[0] if inner else None
-    raise UserError(f"{str(path)!r} holds no weights: no mapping of names to tensors")
-
-
-def _canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo the names that parallel training and Distiller's quantisers give."""
-    result: dict[str, Tensor] = {}
-    depth: dict[str, int] = {}
-    for key, value in state.items():
-        parts = re.sub(r"^(module\.)+", "", str(key)).split(".")
-        leaf = re.sub(r"^(float_)+", "", parts[-1])
-        floats = len(parts[-1]) - len(leaf)
-        parts[-1] = leaf
-        name = ".".join(part for part in parts if part != "wrapped_module")
-        # A resumed Distiller run nests: the master of the master is the one that was trained.
-        if floats >= depth.get(name, 0):
-            result[name], depth[name] = value, floats
-    return result

@@ -29,7 +29,17 @@ DISTILLER = """
 pruners:
   a:
     {class: AutomatedGradualPruner, initial_sparsity: 0, final_sparsity: 0.5, weights: [b.weight]}
+  f:
+    class: L1RankedStructureParameterPruner_AGP
+    initial_sparsity: 0
+    final_sparsity: 0.5
+    group_type: Blocks
+    group_size: 1
+    kwargs: {block_shape: [4, 1, 1, 1]}
+    weights: module.g.module.h.weight
   c: {class: SparsityLevelParameterPruner, levels: {d.weight: 0.5, e.weight: 0, '*': 0.2}}
+regularizers:
+  r: {class: L1Regularizer}
 extensions:
   x: {class: FilterRemover}
 quantizers:
@@ -41,6 +51,8 @@ lr_schedulers:
   l: {class: MultiStepMultiGammaLR, milestones: [2, 3], gammas: [0.1, 0.1]}
 policies:
   - {pruner: {instance_name: a}, starting_epoch: 0, ending_epoch: 9, frequency: 2}
+  - pruner: {instance_name: f, args: {keep_mask: true, fold_batchnorm: false}}
+    epochs: [1, 3]
   - {extension: {instance_name: x}, epochs: [3]}
   - {quantizer: {instance_name: q}, epochs: [1, 2]}
   - {lr_scheduler: {instance_name: l}, starting_epoch: 0, ending_epoch: 9, frequency: 1}

@@ -67,6 +67,14 @@ RECIPES = {
         {"train": {"epochs": 2}, "prune": {"end_epoch": 9, "groups": [GROUP]}},
         ["prune.end_epoch", "epoch 2"],
     ),
+    "distiller's statistics": (
+        "conv1:\n  output: {min: 0, max: 1}",
+        ["no schedule but statistics", "see 'PostTrainLinearQuantizer", "docs/from_distiller.md"],
+    ),
+    "distiller's post-training": (
+        {"quantizers": {"q": {"class": "PostTrainLinearQuantizer"}}},
+        ["quantizers.q is of class PostTrainLinearQuantizer", "has no counterpart"],
+    ),
     "a distiller class": ({"policies": [{"pruner": {"instance_name": "x"}}]}, ["'x'", "pruners"]),
 }
 
@@ -241,6 +249,24 @@ def test_weights_that_execute_code(tmp_path, refuses):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    "content,part",
+    [
+        ({"epoch": 3, "history": [0.1, {"best": None}]}, "holds no weights"),
+        ({"net": {"module.stem.weight": torch.zeros(3)}}, "none of its names"),
+        ({"net": {"module.fc.bias": torch.zeros(7)}}, "under 'net' are of another architecture"),
+        (
+            {"a": {"fc.bias": torch.zeros(10)}, "b": {"fc.bias": torch.ones(10)}},
+            "(1 of 97 tensors fit)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(content, part, tmp_path, refuses):
+    torch.save(content, tmp_path / "odd.pth")
+    arguments = ["fit", "--arch", "resnet20", "--weights", tmp_path / "odd.pth"]
+    refuses([*arguments, "--out", tmp_path / "out", *SMALL], ["odd.pth", part])
+
+
 def test_safetensors_of_another_program(tmp_path, refuses):
     safetensors.torch.save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
     refuses(["eval", tmp_path / "other.safetensors"], ["other.safetensors", "not a micronet"])
@@ -256,6 +282,7 @@ IMAGES = {
     "text": b"no image",
     "cut": None,
     "a bomb": b"P6\n99999 99999\n255\n" + b"\0" * 64,
+    "floats": b"Pf\n2 2\n-1.0\n" + bytes(16),
     "only a header": b"\x89PNG\r\n\x1a\n",
 }
 
