@@ -17,6 +17,7 @@ from micronet import models, shared_layers
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError
 from micronet.exact_modules import FloatConv2d, FloatLinear
+from micronet.fast_paths import leave_fast_paths_
 from micronet.layer_bits import LayerBits
 from micronet.layers import assign_layers
 from micronet.places import place
@@ -134,6 +135,7 @@ def convert_(
     if new:
         use_plain_swish_(model)
         synchronise_in_integers_(model)
+        leave_fast_paths_(model)
         _evaluate_floats_exactly(model)
         quantize_weights_together(model)
 

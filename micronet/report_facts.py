@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet import models, prune, runs, score
+from micronet import models, prune, runs, score, shared_layers
 from micronet.config import schedule_from_dict
 from micronet.errors import UserError
 from micronet.quantized_modules import QuantizedLayer
@@ -91,7 +91,7 @@ def _score(path: str, rules: ModuleType, track: Track, missing: list[str]) -> Sc
         return None
 
 
-def layers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def layers_of(model: nn.Module) -> list[tuple[str, models.Layer]]:
     """Return the convolutions and linear layers of a network, in module order."""
     return list(models.layers(model).items())
 
@@ -102,9 +102,11 @@ def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float |
     section, train = schedule.prune, schedule.train
     if section is None or train is None or model is None:
         return []
-    convolutions = {n: m for n, m in layers_of(model) if isinstance(m, nn.Conv2d)}
+    owners = set(shared_layers.owners(model).values())
+    layers = {name: layer for name, layer in models.layers(model).items() if name in owners}
+    convolutions = {n: m for n, m in layers.items() if isinstance(m, nn.Conv2d)}
     groups = prune.layer_groups(model, section)
-    numel = {name: layer.get_parameter("weight").numel() for name, layer in convolutions.items()}
+    numel = {name: layer.weight.numel() for name, layer in convolutions.items()}
     now: dict[str, float] = {}
     found: list[float | None] = []
     for epoch in range(train.epochs):
@@ -119,9 +121,9 @@ def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float |
 
 
 @torch.no_grad()
-def picture(name: str, layer: nn.Module) -> LayerPicture:
+def picture(name: str, layer: models.Layer) -> LayerPicture:
     """Count a layer's weights in bins, and the codes of all of them where it has codes."""
-    weight = layer.get_parameter("weight").detach().float().flatten()
+    weight = layer.weight.detach().float().flatten()
     low, high = float(weight.min()), float(weight.max())
     kept = weight[weight != 0]
     counts = torch.histc(kept, BINS, low, high if high > low else low + 1.0)

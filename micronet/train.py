@@ -28,6 +28,7 @@ from micronet import (
     quantize,
     runs,
     stage,
+    weight_uses,
 )
 from micronet.augment import policy
 from micronet.config import Schedule
@@ -89,6 +90,8 @@ def run_stage(args: dict[str, Any]) -> int:
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
+    rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
+    weight_uses.check_uses(model, rounded, data.channels, data.image_size)
     for note in schedule.notes:
         print(f"note: {note}")
     teacher = _teacher(recipe, data)
