@@ -84,7 +84,7 @@ def _under_every_name(
     given: dict[str, str] = {}
     for name in (name for name in own if name in state):
         other = given.setdefault(first[name], name)
-        if not torch.equal(state[name], state[other]):
+        if name != other and not torch.equal(state[name], state[other]):
             raise UserError(
                 f"the weights in {str(path)!r} are of another architecture: {other!r} and "
                 f"{name!r} are one tensor in this network, and two different ones there"
