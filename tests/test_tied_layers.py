@@ -116,6 +116,22 @@ def test_hooks_and_mode_stay():
     assert seen == [1]
 
 
+def test_what_a_network_keeps_on_a_layer_stays():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
+    for layer in model:
+        layer.gain = 0.5
+        layer.gate = nn.Parameter(torch.ones(1))
+        layer.register_buffer("seen", torch.zeros(1), persistent=False)
+        layer.inner = nn.Identity()
+    before = [name for name, _ in model.named_parameters()]
+    quantize.convert_(model, {"0": BITS})
+    for layer in model:
+        assert layer.gain == 0.5 and isinstance(layer.inner, nn.Identity)
+        assert isinstance(layer.gate, nn.Parameter) and "seen" in dict(layer.named_buffers())
+    assert not any(key.endswith("seen") for key in model.state_dict())
+    assert sorted(name for name, _ in model.named_parameters()) == sorted(before)
+
+
 def test_swish_and_normalisation_under_two_names():
     swish, norm = MemoryEfficientSwish(), nn.BatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, swish, nn.Conv2d(4, 4, 1), norm, swish)
