@@ -12,11 +12,11 @@ from math import prod
 import numpy as np
 import torch
 
-from micronet.computed_weights import check_weight
 from micronet.errors import UserError
 from micronet.grids import OffGridError, integers_at, integers_of
 from micronet.layouts import Blocks, block_cuts
 from micronet.models import Layer
+from micronet.plain_weights import check_weight
 from micronet.quantize import LayerBits
 from micronet.quantized_modules import QuantizedLayer
 from micronet.quantizers import InputQuantizer

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import micronet_kernels as kernels
 from micronet import models, shared_layers, structures
-from micronet.computed_weights import check_weight
 from micronet.config import PruneGroup, PruneSection
 from micronet.errors import UserError
 from micronet.layers import assign_layers
 from micronet.places import place
+from micronet.plain_weights import check_weight
 from micronet.prune_targets import (
     final_sparsity,
     firing_epochs,

@@ -8,10 +8,10 @@ from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSam
 from torch import nn
 
 from micronet import models, shared_layers
-from micronet.computed_weights import check_weight, has_plain_parameters
 from micronet.errors import UserError
 from micronet.exact_modules import FloatConv2d, FloatLinear
 from micronet.layer_bits import LayerBits
+from micronet.plain_weights import check_weight, has_plain_parameters
 from micronet.quantized_modules import QuantizedLayer
 
 

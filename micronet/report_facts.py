@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet import models, prune, runs, score, shared_layers
+from micronet import models, prune, runs, score
 from micronet.config import schedule_from_dict
 from micronet.errors import UserError
 from micronet.quantized_modules import QuantizedLayer
@@ -102,11 +102,9 @@ def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float |
     section, train = schedule.prune, schedule.train
     if section is None or train is None or model is None:
         return []
-    owners = set(shared_layers.owners(model).values())
-    layers = {name: layer for name, layer in models.layers(model).items() if name in owners}
-    convolutions = {n: m for n, m in layers.items() if isinstance(m, nn.Conv2d)}
+    convolutions = {n: m for n, m in layers_of(model) if isinstance(m, nn.Conv2d)}
     groups = prune.layer_groups(model, section)
-    numel = {name: layer.weight.numel() for name, layer in convolutions.items()}
+    numel = {name: layer.get_parameter("weight").numel() for name, layer in convolutions.items()}
     now: dict[str, float] = {}
     found: list[float | None] = []
     for epoch in range(train.epochs):

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet import models, prune, shared_layers
 from micronet.checkpoint import write_atomically
-from micronet.computed_weights import check_weight
 from micronet.config import PruneGroup
 from micronet.errors import UserError
 from micronet.evaluate import Accuracy, evaluate
 from micronet.layers import assign_layers
+from micronet.plain_weights import check_weight
 
 KINDS = ("element", "filter", "channel")
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from micronet.errors import UserError
 
 View: TypeAlias = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
 
@@ -35,6 +38,31 @@ def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return, for every name, the first name of the same tensor."""
     first: dict[View, str] = {}
     return {name: first.setdefault(view_of(tensor), name) for name, tensor in tensors.items()}
+
+
+def under_every_name(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path
+) -> dict[str, Tensor]:
+    """Return tensors for a network with each under all the names that it has there.
+
+    Args:
+        own: the network's state.
+        state: tensors by some of its names, and whatever else.
+        path: the file that they come from, for messages.
+
+    Raises:
+        UserError: there are two different tensors for one of the network.
+    """
+    first, given = first_names(own), dict[str, str]()
+    for name in (name for name in own if name in state):
+        other = given.setdefault(first[name], name)
+        if name != other and not torch.equal(state[name], state[other]):
+            raise UserError(
+                f"the weights in {str(path)!r} are of another architecture: {other!r} and "
+                f"{name!r} are one tensor in this network, and two different ones there"
+            )
+    missing = {n: state[given[first[n]]] for n in own if n not in state and first[n] in given}
+    return dict(state) | missing
 
 
 def overlapping(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:

@@ -90,11 +90,11 @@ def run_stage(args: dict[str, Any]) -> int:
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
     recipe = stage.recipe(config["stage"], schedule, model, origin)
-    rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
-    weight_uses.check_uses(model, rounded, data.channels, data.image_size)
     for note in schedule.notes:
         print(f"note: {note}")
     teacher = _teacher(recipe, data)
+    rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
+    weight_uses.check_uses(model, rounded, data.channels, data.image_size)
     if args["resume"]:
         stage.check_images(config, data)
     else:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.errors import UserError
-from micronet.shared_tensors import first_names
+from micronet.shared_tensors import under_every_name
 
 _SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 
@@ -64,7 +64,7 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
             that the model has under several names has several values.
     """
     own = model.state_dict()
-    state = _under_every_name(own, state, path)
+    state = under_every_name(own, state, path)
     for name in [*own, *state]:
         wanted = tuple(own[name].shape) if name in own else "absent"
         found = tuple(state[name].shape) if name in state else "absent"
@@ -74,23 +74,6 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
                 f"{name!r} is {found} there and {wanted} in {type(model).__name__}"
             )
     model.load_state_dict(state)
-
-
-def _under_every_name(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path
-) -> dict[str, Tensor]:
-    """Return ``state`` with each tensor of a model under all the names that it has in ``own``."""
-    first, result = first_names(own), dict(state)
-    given: dict[str, str] = {}
-    for name in (name for name in own if name in state):
-        other = given.setdefault(first[name], name)
-        if name != other and not torch.equal(state[name], state[other]):
-            raise UserError(
-                f"the weights in {str(path)!r} are of another architecture: {other!r} and "
-                f"{name!r} are one tensor in this network, and two different ones there"
-            )
-    result.update({n: state[given[first[n]]] for n in own if n not in state and first[n] in given})
-    return result
 
 
 def _read(path: Path) -> object:

@@ -12,7 +12,6 @@ from torch.nn.utils import parametrizations, parametrize, spectral_norm
 from torch.nn.utils import prune as torch_prune
 
 from micronet import models, own_networks, prune, quantize, runs, score, sensitivity_scan
-from micronet.computed_weights import check_weight, computed
 from micronet.config import (
     ActivationPrecision,
     PruneGroup,
@@ -23,6 +22,7 @@ from micronet.config import (
 )
 from micronet.errors import UserError
 from micronet.layer_facts import LayerBits
+from micronet.plain_weights import check_weight, computed
 from micronet.train import main
 
 
