@@ -92,9 +92,9 @@ def run_stage(args: dict[str, Any]) -> int:
     recipe = stage.recipe(config["stage"], schedule, model, origin)
     for note in schedule.notes:
         print(f"note: {note}")
-    teacher = _teacher(recipe, data)
     rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
     weight_uses.check_uses(model, rounded, data.channels, data.image_size)
+    teacher = _teacher(recipe, data)
     if args["resume"]:
         stage.check_images(config, data)
     else:
