@@ -31,14 +31,15 @@ def check_uses(model: nn.Module, names: Iterable[str], channels: int, size: int)
             encoder's.
     """
     layers = models.layers(model)
-    if any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
+    weights: dict[str, Tensor] = {name: layers[name].weight for name in names}
+    if not weights or any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
         return
-    uses = _Uses({name: layers[name].weight for name in names})
+    uses, device = _Uses(weights), next(iter(weights.values())).device
     hooks = [hook for name, layer in layers.items() for hook in uses.follow(layer)]
     training = model.training
     try:
         with uses, torch.no_grad():
-            model.eval()(torch.zeros(1, channels, size, size))
+            model.eval()(torch.zeros(1, channels, size, size, device=device))
     except Exception:
         # Whatever a user's forward pass raises is told when training calls it.
         return
