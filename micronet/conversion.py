@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 
 from torch import nn
 
-from micronet import models
+from micronet import models, shared_layers
 from micronet.layer_bits import LayerBits
 
 INTEGER, ROUNDED, FLOAT = "integer", "rounded float", "float"
@@ -25,11 +25,13 @@ class LayerReport:
     """One convolution or linear layer.
 
     Attributes:
+        layer: its name, the first where its network has it under several.
         kind: what it is, its channels and its kernel.
         weight_levels: number of levels of a weight, None in float; likewise the input's.
         arithmetic: "integer": products of integers; "rounded float": what is rounded meets what is
             not; "float".
         reason: why not "integer"; empty where it is.
+        other_names: those that it has besides ``layer``, with spaces between.
     """
 
     layer: str
@@ -39,24 +41,28 @@ class LayerReport:
     input_levels: int | None
     arithmetic: str
     reason: str
+    other_names: str = ""
 
 
 def report(model: nn.Module, bits: Mapping[str, LayerBits]) -> list[LayerReport]:
     """Return what becomes of every layer of a network, in module order."""
-    return [_row(name, layer, bits[name]) for name, layer in models.layers(model).items()]
+    names = shared_layers.all_names(model)
+    layers = models.layers(model).items()
+    return [_row(name, layer, bits[name], names[name][1:]) for name, layer in layers]
 
 
-def _row(name: str, layer: nn.Module, bits: LayerBits) -> LayerReport:
+def _row(name: str, layer: models.Layer, bits: LayerBits, others: Sequence[str]) -> LayerReport:
     reason = "the schedule leaves it in float" if bits.is_float else bits.float_because or ""
     arithmetic = FLOAT if bits.is_float else ROUNDED if reason else INTEGER
     return LayerReport(
         name,
         _kind(layer),
-        layer.get_parameter("weight").numel(),
+        layer.weight.numel(),
         bits.weight_levels,
         bits.activation_levels,
         arithmetic,
         reason,
+        " ".join(others),
     )
 
 
@@ -94,7 +100,7 @@ def as_text(rows: Sequence[LayerReport]) -> str:
         if row.arithmetic != INTEGER:
             others[row.arithmetic, row.reason].append(row)
     for (arithmetic, reason), alike in others.items():
-        names = ", ".join(row.layer for row in alike)
+        names = ", ".join(shared_layers.label([r.layer, *r.other_names.split()]) for r in alike)
         lines.append(f"  {arithmetic}, {reason}{_levels(alike)}: {names}")
     return "\n".join([*lines, f"  {BETWEEN}"])
 

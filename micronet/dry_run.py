@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from micronet import models, plans, prune, quantize
+from micronet import models, plans, prune, quantize, shared_layers
 from micronet.config import PruneGroup, PruneSection, Schedule, load_schedule, schedule_to_dict
 from micronet.optimise import learning_rate
 from micronet.quantize import LayerBits
+from micronet.structures import outputs_first_shape
 
 
 def describe(path: str, arch: str, num_classes: int, plan: str | None = None) -> str:
@@ -43,10 +44,11 @@ def _layer_rows(
     model: nn.Module, groups: dict[str, PruneGroup], bits: dict[str, LayerBits]
 ) -> Iterable[Sequence[str]]:
     yield "layer", "weights", "target", "structure", "epochs", "W bits", "A bits"
+    names, owners = shared_layers.all_names(model), shared_layers.owners(model)
     for name, layer in models.layers(model).items():
-        group, precision = groups.get(name), bits.get(name, LayerBits(None, None))
+        group, precision = groups.get(owners[name]), bits.get(name, LayerBits(None, None))
         yield (
-            name,
+            shared_layers.label(names[name]),
             f"{layer.weight.numel():,}",
             target_text(group) if group else "-",
             group.structure if group else "-",
@@ -91,7 +93,7 @@ def _epoch_rows(
     now = ["-"] * (len(section.groups) if section else 0)
     pruned: dict[str, int] = {}
     layers = models.layers(model)
-    total = sum(layer.weight.numel() for layer in layers.values())
+    total = sum(layers[owner].weight.numel() for owner in shared_layers.holders(model))
     for epoch in range(train.epochs):
         if section:
             _fire(section, groups, layers, epoch, now, pruned)
@@ -115,7 +117,7 @@ def _fire(
     for name, group in groups.items():
         if epoch in prune.firing_epochs(section, group) and not _by_weights(group):
             share = prune.target_sparsity(section, group, epoch)
-            pruned[name] = prune.pruned_of(tuple(layers[name].weight.shape), group, share)
+            pruned[name] = prune.pruned_of(outputs_first_shape(layers[name]), group, share)
 
 
 def _by_weights(group: PruneGroup) -> bool:

@@ -16,9 +16,11 @@ from micronet.errors import UserError
 from micronet.grids import OffGridError, integers_at, integers_of
 from micronet.layouts import Blocks, block_cuts
 from micronet.models import Layer
+from micronet.plain_weights import check_weight
 from micronet.quantize import LayerBits
 from micronet.quantized_modules import QuantizedLayer
 from micronet.quantizers import InputQuantizer
+from micronet.structures import outputs_first, outputs_first_shape
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class LayerFacts:
     """A convolution or linear layer as it is scored.
 
     Attributes:
-        shape: of the weights, output channels first.
+        shape: of the weights, output channels first, those of a transposed convolution too.
         bits: of both operands; None keeps one in float.
         nonzeros: of each output channel, weights that are not zero in the forward pass.
         kept: weights that are not zero before they are quantised, all channels together.
@@ -81,8 +83,12 @@ def planned(
         bits: of both operands.
         kept: weights that are not zero.
         shared: whether an earlier layer stores the same weights.
+
+    Raises:
+        UserError: the layer does not multiply by its parameter ``weight``.
     """
-    shape = tuple(module.weight.shape)
+    check_weight(name, module, "scored")
+    shape = outputs_first_shape(module)
     nonzeros = spread(kept, shape[0])
     return LayerFacts(name, shape, bits, nonzeros, kept, module.bias is not None, shared=shared)
 
@@ -112,21 +118,23 @@ def actual(
         holds: hold the values to ``bits``, which else only say what is billed.
 
     Raises:
-        UserError: the weights are claimed to be quantised, and are not.
+        UserError: the weights are claimed to be quantised, and are not; or the layer does not
+            multiply by its parameter ``weight``.
     """
-    values = _values(module)
+    check_weight(name, module, "scored", f"{where}: ")
+    values = outputs_first(_values(module), module)
     rows: np.ndarray = values.detach().double().flatten(1).cpu().numpy()
     epsilon = torch.finfo(values.dtype).eps
     nonzero = rows != 0
     kept = int((module.weight.detach() != 0).sum())
     return LayerFacts(
         name,
-        tuple(module.weight.shape),
+        tuple(values.shape),
         bits,
         tuple(int(n) for n in nonzero.sum(axis=1)),
         kept,
         module.bias is not None,
-        block_cuts(nonzero, prod(module.weight.shape[2:])) if kept < nonzero.size else (),
+        block_cuts(nonzero, prod(values.shape[2:])) if kept < nonzero.size else (),
         _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
         shared,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from micronet.errors import UserError, nearest
 from micronet.places import place
@@ -43,6 +43,45 @@ def match_layers(
     for key, pattern in every:
         for name in layers_meant(names, pattern, f"{place(path, key)}: {key}"):
             assigned.setdefault(name, key)
+    return assigned
+
+
+def assign_layers(
+    names: Mapping[str, Sequence[str]],
+    patterns: Mapping[str, Sequence[str]],
+    path: str,
+    treatment: Callable[[str], object],
+) -> dict[str, str]:
+    """Assign layers of several names each, any of which a pattern may mean, as ``match_layers``.
+
+    Args:
+        names: every name of each layer, by the one that it goes by.
+        patterns: as in ``match_layers``.
+        path: as in ``match_layers``.
+        treatment: what the list under a key does to a layer; equal where two do the same.
+
+    Returns:
+        The key of the list for every layer that is in one.
+
+    Raises:
+        UserError: as in ``match_layers``, or lists that do not do the same name one layer by two
+            of its names.
+    """
+    by_name = match_layers([n for own in names.values() for n in own], patterns, path)
+    exact = {pattern for group in patterns.values() for pattern in group}
+    assigned = {}
+    for layer, own in names.items():
+        found = [name for name in own if name in by_name]
+        found = [name for name in found if name in exact] or found
+        for name in found[1:]:
+            keys = by_name[found[0]], by_name[name]
+            if treatment(keys[0]) != treatment(keys[1]):
+                raise UserError(
+                    f"{place(path, keys[1])}: {found[0]!r} and {name!r} are names of one weight, "
+                    f"of which {keys[0]} and {keys[1]} want different things"
+                )
+        if found:
+            assigned[layer] = by_name[found[0]]
     return assigned
 
 

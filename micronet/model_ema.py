@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from micronet import distributed
 from micronet.prune import Masks
+from micronet.shared_layers import kept_names, weight_key
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -23,13 +24,15 @@ _STATISTICS = ("running_mean", "running_var")
 def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return what is averaged: parameters, and the statistics of batch normalisation.
 
-    Ranges of activations are not, being moving averages themselves.
+    Ranges of activations are not, being moving averages themselves. A tensor of several names is
+    averaged once; a weight goes by the layer that owns it, as its mask does.
     """
-    found: dict[str, Tensor] = dict(model.named_parameters())
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for name, buffer in model.named_buffers():
         if name.rpartition(".")[2] in _STATISTICS:
             found[name] = buffer
-    return {name: tensor.detach() for name, tensor in found.items()}
+    kept = kept_names(model, found)
+    return {name: tensor.detach() for name, tensor in found.items() if name in kept}
 
 
 @dataclass
@@ -60,8 +63,8 @@ class ModelEma:
     def prune(self, masks: Masks) -> None:
         """Make zero what the masks prune: an average of weights and zeros would not be."""
         for name in masks.bits:
-            if f"{name}.weight" in self.tensors:
-                masks.fill_(name, self.tensors[f"{name}.weight"])
+            if weight_key(name) in self.tensors:
+                masks.fill_(name, self.tensors[weight_key(name)])
 
     @torch.no_grad()
     def agree(self) -> None:

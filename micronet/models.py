@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from micronet import own_networks
 from micronet.errors import UserError, nearest
+from micronet.replacement import replace_
 from micronet.resnet_cifar import CifarResNet
 from micronet.weights import load_weights
 
@@ -106,7 +107,7 @@ def default_image_size(arch: str) -> int:
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
-    """Return every convolution and linear layer by module name, in module order."""
+    """Return every convolution and linear layer by its first module name, in module order."""
     kinds = (_ConvNd, nn.Linear)
     return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
 
@@ -228,5 +229,4 @@ def _replace_layer(
         new = nn.Linear(old.in_features, outputs or old.out_features, old.bias is not None)
     else:
         raise UserError(f"layer {name!r} ({type(old).__name__}) cannot be replaced")
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+    replace_(old, new)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from micronet import quantize
+from micronet import quantize, shared_layers
 from micronet.config import TrainSection
 from micronet.errors import UserError
+from micronet.shared_tensors import first_names
 
 
 def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
@@ -160,8 +161,21 @@ def device() -> torch.device:
 
 
 def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
-    """Move a network to ``device()``, its convolutions in the order asked for, and return it."""
-    return model.to(device=device(), memory_format=memory_order(channels_last))  # type: ignore[call-overload]
+    """Move a network to ``device()``, its convolutions in the order asked for, and return it.
+
+    Parameters that are one tensor stay one, though torch moves each by itself.
+
+    Raises:
+        UserError: two overlap in memory without being one.
+    """
+    shared_layers.check_memory(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first = first_names(parameters)
+    model.to(device=device(), memory_format=memory_order(channels_last))  # type: ignore[call-overload]
+    for name, parameter in parameters.items():
+        if parameter is not parameters[first[name]]:
+            parameter.data = parameters[first[name]].data
+    return model
 
 
 def memory_order(channels_last: bool) -> torch.memory_format:

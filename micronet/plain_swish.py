@@ -5,10 +5,11 @@ from __future__ import annotations
 from efficientnet_pytorch.utils import MemoryEfficientSwish, Swish
 from torch import nn
 
+from micronet.replacement import replace_
+
 
 def use_plain_swish_(model: nn.Module) -> None:
     """Replace a swish that has a gradient of its own, in place, by torch's."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (MemoryEfficientSwish, Swish)):
-                setattr(parent, name, nn.SiLU())
+    for module in list(model.modules()):
+        if isinstance(module, (MemoryEfficientSwish, Swish)):
+            replace_(module, nn.SiLU())

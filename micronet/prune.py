@@ -1,98 +1,94 @@
-"""Pruning targets over the epochs, and the masks that hold them.
+"""Which weights of a network a schedule prunes, and the masks that hold its targets.
 
-Gradual pruning follows Zhu & Gupta 2017, "To prune, or not to prune": the target rises on a cubic
-from the initial to the final sparsity. Masks are bits, chosen by magnitude, exactly as many as the
-target says.
+Masks are bits, chosen by magnitude, exactly as many as the target says; see ``prune_targets``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet import models, structures
+from micronet import models, shared_layers, structures
 from micronet.config import PruneGroup, PruneSection
 from micronet.errors import UserError
-from micronet.layers import match_layers
+from micronet.layers import assign_layers
 from micronet.places import place
+from micronet.plain_weights import check_weight
+from micronet.prune_targets import (
+    final_sparsity,
+    firing_epochs,
+    last_firing_epoch,
+    pruned_of,
+    pruned_weights,
+    target_sparsity,
+)
 
-
-def firing_epochs(section: PruneSection, group: PruneGroup | None = None) -> range:
-    """Return the epochs at whose beginning a group's masks are chosen anew.
-
-    Without a group, those of a group that has no epochs of its own.
-    """
-    start, end, frequency = (
-        getattr(section, name)
-        if group is None or getattr(group, name) is None
-        else getattr(group, name)
-        for name in ("start_epoch", "end_epoch", "frequency")
-    )
-    return range(start, start + 1 if end is None else end, frequency)
-
-
-def last_firing_epoch(section: PruneSection) -> int:
-    """Return the epoch from which on every group is at its target."""
-    return max(firing_epochs(section, group)[-1] for group in section.groups)
-
-
-def final_sparsity(group: PruneGroup) -> float:
-    """Return the share of weights that a group's schedule ends at.
-
-    Raises:
-        ValueError: the group prunes by a threshold, whose share the weights decide.
-    """
-    if group.final_sparsity is not None:
-        return group.final_sparsity
-    if ":" not in group.structure:
-        raise ValueError("a threshold has no sparsity of its own")
-    kept, of = map(int, group.structure.split(":"))
-    return 1 - kept / of
-
-
-def target_sparsity(section: PruneSection, group: PruneGroup, epoch: int) -> float:
-    """Return the cubic's sparsity at a firing epoch; the last one is exactly the final sparsity.
-
-    Source: Zhu & Gupta 2017, equation 1, with the span that the firing epochs really cover.
-
-    Raises:
-        ValueError: the group prunes by a threshold, whose share the weights decide.
-    """
-    firing, final = firing_epochs(section, group), final_sparsity(group)
-    span = firing[-1] - firing[0]
-    if span == 0:
-        return final
-    left = 1.0 - (epoch - firing[0]) / span
-    return final + (min(group.initial_sparsity, final) - final) * left**3
+__all__ = [
+    "Masks",
+    "choose_together",
+    "convolution_sparsity",
+    "final_sparsities",
+    "final_sparsity",
+    "firing_epochs",
+    "last_firing_epoch",
+    "layer_groups",
+    "magnitude_threshold",
+    "masks_together",
+    "pruned_of",
+    "pruned_weights",
+    "sparsity",
+    "target_sparsity",
+]
 
 
 def layer_groups(
     model: nn.Module, section: PruneSection, path: str = "<schedule>"
 ) -> dict[str, PruneGroup]:
-    """Return the pruning group of every layer that is in one.
+    """Return the pruning group of every weight that is in one, by the layer that owns it.
 
     Raises:
-        UserError: a pattern names no layer of the model, a layer has no such structure, or the
-            schedule prunes no weight.
+        UserError: a pattern names no layer of the model, a layer has no such structure or no
+            weight of its own, two groups want one weight, or the schedule prunes no weight.
     """
-    layers = models.layers(model)
     by_key = {f"prune.groups[{i}].layers": group for i, group in enumerate(section.groups)}
-    assigned = match_layers(layers, {key: group.layers for key, group in by_key.items()}, path)
-    groups = {name: by_key[assigned[name]] for name in layers if name in assigned}
+    patterns = {key: group.layers for key, group in by_key.items()}
+    names = shared_layers.weight_names(model)
+    assigned = assign_layers(names, patterns, path, lambda key: _treatment(section, by_key[key]))
+    groups = {name: by_key[key] for name, key in assigned.items()}
+    if groups:
+        shared_layers.check_memory(model, f"{place(path, 'prune.groups')}: ")
     for name, group in groups.items():
-        if reason := structures.problem(tuple(layers[name].weight.shape), group.structure):
-            key = assigned[name].replace(".layers", ".structure")
-            raise UserError(
-                f"{place(path, key)}: {key} {group.structure!r}: layer {name!r} {reason}"
-            )
-    if not any(_prunes(tuple(layers[n].weight.shape), g) for n, g in groups.items()):
+        _check_group(model, name, group, assigned[name], path)
+    shapes = {name: _shape(models.layers(model)[name]) for name in groups}
+    if not any(_prunes(shapes[name], group) for name, group in groups.items()):
         raise UserError(
             f"{place(path, 'prune.groups')}: prune.groups prunes no weight of this network"
         )
     return groups
+
+
+def _treatment(section: PruneSection, group: PruneGroup) -> object:
+    """Return what a group does to a weight, whose equal it is to another's that does the same."""
+    together = section.groups.index(group) if group.scope == "group" else None
+    return dataclasses.replace(group, layers=()), together
+
+
+def _check_group(model: nn.Module, name: str, group: PruneGroup, key: str, path: str) -> None:
+    """Hold a layer to having a weight that a group can prune."""
+    layer = models.layers(model)[name]
+    check_weight(name, layer, "pruned", f"{place(path, key)}: ", f"; leave it out of {key}")
+    key = key.replace(".layers", ".structure")
+    if reason := structures.problem(_shape(layer), group.structure):
+        raise UserError(f"{place(path, key)}: {key} {group.structure!r}: layer {name!r} {reason}")
+    shared_layers.check_pruned(model, name, group.structure, f"{place(path, key)}: ")
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...]:
+    return structures.outputs_first_shape(layer)
 
 
 def _prunes(shape: tuple[int, ...], group: PruneGroup) -> bool:
@@ -106,11 +102,13 @@ def final_sparsities(
 ) -> dict[str, float]:
     """Return for every layer that is pruned a sparsity whose ``pruned_weights`` are its zeros.
 
+    Layers that hold one weight have one sparsity.
+
     Raises:
         UserError: as ``layer_groups``, or the trained weights decide how many zeros a layer has.
     """
     found = {}
-    layers = models.layers(model)
+    layers, holders = models.layers(model), shared_layers.holders(model)
     for name, group in layer_groups(model, section, path).items():
         if group.scope == "group" or group.threshold or group.sensitivity:
             raise UserError(
@@ -119,36 +117,15 @@ def final_sparsities(
             )
         final = final_sparsity(group)
         if group.structure != "element":
-            shape = tuple(layers[name].weight.shape)
             # The half is safe from rounding; see pruned_weights.
-            final = (pruned_of(shape, group, final) + 0.5) / layers[name].weight.numel()
-        found[name] = final
+            pruned = pruned_of(_shape(layers[name]), group, final)
+            final = (pruned + 0.5) / layers[name].weight.numel()
+        found.update(dict.fromkeys(holders[name], final))
     return found
 
 
-def pruned_weights(numel: int, sparsity: float) -> int:
-    """Return how many of ``numel`` weights a sparsity prunes: the truncated float product.
-
-    It is the 2019 system's rule, and the one that its published counts follow.
-    """
-    return int(sparsity * numel)
-
-
-def pruned_of(shape: tuple[int, ...], group: PruneGroup, sparsity: float) -> int:
-    """Return how many weights of ``shape`` a group's pieces prune at a sparsity."""
-    numel = torch.Size(shape).numel()
-    if group.structure == "element":
-        return pruned_weights(numel, sparsity)
-    if ":" in group.structure:
-        of = int(group.structure.split(":")[1])
-        return numel // of * int(sparsity * of)
-    # Blocks at the edges hold fewer weights: only their number is known before training.
-    count = structures.pieces(shape, group.structure)
-    return numel * pruned_weights(count, sparsity) // count
-
-
 class Masks:
-    """The bit mask of every pruned layer: 1 keeps a weight, 0 prunes it.
+    """The bit mask of every pruned weight, by the layer that owns it: 1 keeps, 0 prunes.
 
     Bits follow the weight's logical order, eight to a byte, low bit first.
     """
@@ -163,26 +140,26 @@ class Masks:
     ) -> None:
         """Choose the masks of the groups that fire in an epoch, by current weights; apply them."""
         layers = models.layers(model)
-        together: dict[int, dict[str, Tensor]] = {}
+        together: dict[int, dict[str, models.Layer]] = {}
         for name, group in groups.items():
             if epoch not in firing_epochs(section, group):
                 continue
-            weight = layers[name].weight.detach()
             if group.scope == "group":
-                together.setdefault(section.groups.index(group), {})[name] = weight
+                together.setdefault(section.groups.index(group), {})[name] = layers[name]
             else:
-                self._set(name, self._choose(name, weight, section, group, epoch))
-        for index, weights in together.items():
+                self._set(name, self._choose(name, layers[name], section, group, epoch))
+        for index, chosen in together.items():
             group = section.groups[index]
-            chosen = choose_together(weights, group, target_sparsity(section, group, epoch))
-            for name, bits in chosen.items():
-                self._set(name, self._grown(name, bits))
+            bits = masks_together(chosen, group, target_sparsity(section, group, epoch))
+            for name in chosen:
+                self._set(name, self._grown(name, bits[name]))
         self.apply_(model)
 
     def _choose(
-        self, name: str, weight: Tensor, section: PruneSection, group: PruneGroup, epoch: int
+        self, name: str, layer: models.Layer, section: PruneSection, group: PruneGroup, epoch: int
     ) -> Tensor:
         """Return the bits of one layer's mask; what an earlier stage pruned stays pruned."""
+        weight = layer.weight.detach()
         earlier = self.pruned(name, weight.numel())
         if group.threshold is not None or group.sensitivity is not None:
             count = int((weight.abs() <= magnitude_threshold(weight, group)).sum())
@@ -193,8 +170,10 @@ class Masks:
             return kernels.smallest_magnitude_mask(weight, max(count, earlier))
         if ":" in group.structure:
             of = int(group.structure.split(":")[1])
-            return self._grown(name, structures.every_group(weight, of, int(target * of)))
-        return self._grown(name, choose_together({name: weight}, group, target)[name])
+            rows = structures.outputs_first(weight, layer)
+            bits = structures.every_group(rows, of, int(target * of))
+            return self._grown(name, structures.stored_bits(bits, layer))
+        return self._grown(name, masks_together({name: layer}, group, target)[name])
 
     def _grown(self, name: str, bits: Tensor) -> Tensor:
         """Prune what an earlier mask prunes too, whose pieces may have been of another shape."""
@@ -249,13 +228,28 @@ def magnitude_threshold(weight: Tensor, group: PruneGroup) -> float:
     return float(group.sensitivity or 0.0) * float(weight.double().std())
 
 
+def masks_together(
+    layers: Mapping[str, models.Layer], group: PruneGroup, sparsity: float
+) -> dict[str, Tensor]:
+    """Return the bits of the masks that prune the lowest pieces of all ``layers`` together.
+
+    Args:
+        layers: by name.
+        group: gives the pieces' structure.
+        sparsity: share of the pieces that is pruned.
+    """
+    rows = {n: structures.outputs_first(m.weight.detach(), m) for n, m in layers.items()}
+    chosen = choose_together(rows, group, sparsity)
+    return {name: structures.stored_bits(bits, layers[name]) for name, bits in chosen.items()}
+
+
 def choose_together(
     weights: Mapping[str, Tensor], group: PruneGroup, sparsity: float
 ) -> dict[str, Tensor]:
     """Return the bits of the masks that prune the lowest pieces of all ``weights`` together.
 
     Args:
-        weights: by layer.
+        weights: by layer, outputs first.
         group: gives the pieces' structure.
         sparsity: share of the pieces that is pruned.
     """
@@ -274,9 +268,13 @@ def choose_together(
 
 
 def sparsity(model: nn.Module, names: Iterable[str] | None = None) -> float:
-    """Return the share of exact zeros among the weights of the named layers (all by default)."""
-    layers = models.layers(model)
-    chosen = [layers[name].weight.detach() for name in (layers if names is None else names)]
+    """Return the share of exact zeros among the weights of the named layers (all by default).
+
+    A weight that several of them hold counts once.
+    """
+    layers, owners = models.layers(model), shared_layers.owners(model)
+    owned = dict.fromkeys(owners[name] for name in (layers if names is None else names))
+    chosen = [layers[name].weight.detach() for name in owned]
     total = sum(weight.numel() for weight in chosen)
     nonzero = sum(int(kernels.count_nonzero(weight)) for weight in chosen)
     return 1.0 - nonzero / total if total else 0.0

@@ -6,25 +6,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from efficientnet_pytorch.utils import (
-    Conv2dDynamicSamePadding,
-    Conv2dStaticSamePadding,
-)
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet import models
+from micronet import models, shared_layers
 from micronet.config import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.errors import UserError
 from micronet.exact_modules import FloatConv2d, FloatLinear
+from micronet.fast_paths import leave_fast_paths_
 from micronet.layer_bits import LayerBits
-from micronet.layers import match_layers
+from micronet.layers import assign_layers
 from micronet.places import place
 from micronet.plain_swish import use_plain_swish_
+from micronet.quantizable import check_layers, is_plain_convolution, is_plain_linear
 from micronet.quantized_modules import (
     QuantizedConv2d,
     QuantizedLayer,
@@ -32,6 +30,7 @@ from micronet.quantized_modules import (
     quantized_layers,
 )
 from micronet.quantizers import ActivationQuantizer, LearnedActivationQuantizer
+from micronet.replacement import replace_
 from micronet.sync_batch_norm import synchronise_in_integers_
 
 
@@ -41,12 +40,17 @@ def plan(
     """Return the precision of every convolution and linear layer of a model.
 
     Raises:
-        UserError: an override names no layer, nothing is quantised, or the section asks for
-            quantised activations and no layer gets any.
+        UserError: an override names no layer, two want different things of one, nothing is
+            quantised, the section asks for quantised activations and no layer gets any, or a
+            layer that is quantised cannot be.
     """
     layers = models.layers(model)
     by_key = {f"quantize.overrides[{i}].layers": o for i, o in enumerate(section.overrides)}
-    assigned = match_layers(layers, {key: o.layers for key, o in by_key.items()}, path)
+    patterns = {key: override.layers for key, override in by_key.items()}
+    names = shared_layers.all_names(model)
+    assigned = assign_layers(
+        names, patterns, path, lambda key: dataclasses.replace(by_key[key], layers=())
+    )
     bits = {}
     for name in layers:
         weights, activations = section.weights, section.activations
@@ -56,6 +60,7 @@ def plan(
             activations = _inherit(override.activations, activations)
         bits[name] = _layer_bits(weights, activations)
     _check_plan(bits, section, path)
+    check_layers(model, bits, f"{place(path, 'quantize')}: ")
     return bits
 
 
@@ -100,7 +105,7 @@ def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: s
 def convert_(
     model: nn.Module, bits: Mapping[str, LayerBits], masks: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Replace every layer that ``bits`` quantises, in place; parameters stay the same objects.
+    """Turn every layer that ``bits`` quantises into a quantised one; parameters stay the same.
 
     Args:
         model: its modules keep their names.
@@ -112,66 +117,78 @@ def convert_(
         UserError: a layer is of a kind that cannot be quantised, or is no layer of this model.
     """
     layers = models.layers(model)
-    new = {}
-    for name, layer_bits in bits.items():
+    for name in bits:
         if name not in layers:
             raise UserError(f"quantised layer {name!r} is no layer of this network")
-        if not layer_bits.is_float and not isinstance(layers[name], QuantizedLayer):
-            new[name] = _quantised(name, layers[name], layer_bits)
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, new[name])
+    every = {name: bits.get(name, _precision(layer)) for name, layer in layers.items()}
+    check_layers(model, every)
+    new = [
+        name
+        for name, layer in layers.items()
+        if not every[name].is_float and not isinstance(layer, QuantizedLayer)
+    ]
+    for name in new:
+        replace_(layers[name], _quantised(layers[name], every[name]))
     share_masks(model, masks or {})
-    for layer in new.values():
-        if layer.bits.weight_bits is not None and not layer.has_weight_range:
-            layer.start_weight_steps()
+    _start_weight_steps(model, new)
     if new:
         use_plain_swish_(model)
         synchronise_in_integers_(model)
+        leave_fast_paths_(model)
         _evaluate_floats_exactly(model)
 
 
-def _evaluate_floats_exactly(model: nn.Module) -> None:
-    """Replace the plain layers that stay in float, whose parameters stay the same objects."""
-    for name, layer in models.layers(model).items():
-        exact: nn.Module
-        if isinstance(layer, (QuantizedLayer, FloatConv2d)):
+def _precision(layer: nn.Module) -> LayerBits:
+    return layer.bits if isinstance(layer, QuantizedLayer) else LayerBits(None, None)
+
+
+def _start_weight_steps(model: nn.Module, names: Collection[str]) -> None:
+    """Give newly quantised layers the steps of their weights to learn, one set for each weight."""
+    owners = shared_layers.owners(model)
+    for name, layer in quantized_layers(model):
+        if name not in names or layer.bits.weight_bits is None or layer.has_weight_range:
             continue
-        if isinstance(layer, nn.Conv2d) and _is_plain_convolution(layer):
-            exact = FloatConv2d(layer)
-        elif type(layer) is nn.Linear:
-            exact = FloatLinear(layer)
+        owner = model.get_submodule(owners[name])
+        if owner is layer:
+            layer.start_weight_steps()
         else:
+            assert isinstance(owner, QuantizedLayer)
+            layer.weight_step = owner.weight_step
+            layer.register_buffer("weight_zero_point", owner.weight_zero_point, persistent=False)
+
+
+def _evaluate_floats_exactly(model: nn.Module) -> None:
+    """Turn the plain layers that stay in float; parameters stay the same objects."""
+    for layer in models.layers(model).values():
+        if isinstance(layer, (QuantizedLayer, FloatConv2d, FloatLinear)):
             continue
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, exact.train(layer.training))
+        if isinstance(layer, nn.Conv2d) and is_plain_convolution(layer):
+            replace_(layer, FloatConv2d(layer))
+        elif isinstance(layer, nn.Linear) and is_plain_linear(layer):
+            replace_(layer, FloatLinear(layer))
 
 
-def _quantised(name: str, source: nn.Module, bits: LayerBits) -> QuantizedLayer:
+def _quantised(source: nn.Module, bits: LayerBits) -> QuantizedLayer:
     new: QuantizedLayer
-    if isinstance(source, nn.Conv2d) and _is_plain_convolution(source):
+    if isinstance(source, nn.Conv2d):
         new = QuantizedConv2d(source, bits)
-    elif isinstance(source, nn.Linear) and type(source) in (nn.Linear, FloatLinear):
-        new = QuantizedLinear(source, bits)
     else:
-        kind = type(source).__name__
-        hint = "set its weights and activations to null in quantize.overrides"
-        raise UserError(f"layer {name!r} ({kind}) cannot be quantised: {hint}")
-    return new.train(source.training).to(new.weight.device)
-
-
-def _is_plain_convolution(source: nn.Conv2d) -> bool:
-    # Exact types: a subclass may use its weight without calling forward, as attention does.
-    if isinstance(source, Conv2dStaticSamePadding):
-        # EfficientNet's squeeze-excite layers, whose fixed padding is none.
-        return isinstance(source.static_padding, nn.Identity)
-    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d)
+        assert isinstance(source, nn.Linear)
+        new = QuantizedLinear(source, bits)
+    return new.to(new.weight.device)
 
 
 def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Give quantised layers the bits of their pruning masks, which their weight op fuses."""
+    """Give quantised layers the bits of their weights' pruning masks, which their weight op fuses.
+
+    Args:
+        model: whose layers they are.
+        masks: by the layer that owns the weight.
+    """
+    owners = shared_layers.owners(model)
     for name, layer in quantized_layers(model):
-        if name in masks:
-            layer.mask = masks[name].to(layer.weight.device)
+        if owners[name] in masks:
+            layer.mask = masks[owners[name]].to(layer.weight.device)
 
 
 def bits_to_dict(bits: Mapping[str, LayerBits]) -> dict[str, dict[str, Any]]:
@@ -232,8 +249,9 @@ def broken_inputs(model: nn.Module, images: Tensor) -> list[str]:
 def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are steps of quantisers, each by what it is the step of."""
     steps: dict[str, nn.Parameter] = {}
+    owners = shared_layers.owners(model)
     for name, layer in quantized_layers(model):
-        if layer.weight_step is not None:
+        if layer.weight_step is not None and owners[name] == name:
             steps[f"the weights of layer {name!r}"] = layer.weight_step
         if isinstance(layer.input_quantizer, LearnedActivationQuantizer):
             steps[f"the input of layer {name!r}"] = layer.input_quantizer.step_size

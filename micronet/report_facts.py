@@ -91,7 +91,7 @@ def _score(path: str, rules: ModuleType, track: Track, missing: list[str]) -> Sc
         return None
 
 
-def layers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def layers_of(model: nn.Module) -> list[tuple[str, models.Layer]]:
     """Return the convolutions and linear layers of a network, in module order."""
     return list(models.layers(model).items())
 
@@ -119,9 +119,9 @@ def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float |
 
 
 @torch.no_grad()
-def picture(name: str, layer: nn.Module) -> LayerPicture:
+def picture(name: str, layer: models.Layer) -> LayerPicture:
     """Count a layer's weights in bins, and the codes of all of them where it has codes."""
-    weight = layer.get_parameter("weight").detach().float().flatten()
+    weight = layer.weight.detach().float().flatten()
     low, high = float(weight.min()), float(weight.max())
     kept = weight[weight != 0]
     counts = torch.histc(kept, BINS, low, high if high > low else low + 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from micronet import checkpoint, models, quantize
 from micronet.checkpoint import Checkpoint, write_atomically
 from micronet.errors import UserError
+from micronet.shared_tensors import first_names
 from micronet.weights import copy_state
 
 # What a run needs to know of itself to be continued.
@@ -134,6 +136,15 @@ def find_checkpoint(path: str | Path) -> Path:
     raise UserError(f"{str(path)!r} holds no checkpoint (best.safetensors or last.safetensors)")
 
 
+def _with_average(
+    model: nn.Module, state: Mapping[str, Tensor], average: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a network's tensors, those that were averaged in place of the last ones."""
+    first = first_names(model.state_dict())
+    averaged = {first.get(name, name) for name in average}
+    return {n: t for n, t in state.items() if first.get(n, n) not in averaged} | dict(average)
+
+
 def load(path: str | Path, *, averaged: bool = True) -> LoadedRun:
     """Rebuild the network of a run directory or checkpoint, quantised layers in place.
 
@@ -158,7 +169,7 @@ def load(path: str | Path, *, averaged: bool = True) -> LoadedRun:
     model = models.create_model(arch, classes, channels=channels)
     quantize.convert_(model, bits)
     average = found.group("average") if averaged else {}
-    copy_state(model, {**found.group("model"), **average}, found.path)
+    copy_state(model, _with_average(model, found.group("model"), average), found.path)
     masks = found.group("mask")
     quantize.share_masks(model, masks)
     return LoadedRun(model.eval(), masks, meta, found.path, found)

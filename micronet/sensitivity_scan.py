@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet import models, prune
+from micronet import models, prune, shared_layers
 from micronet.checkpoint import write_atomically
 from micronet.config import PruneGroup
 from micronet.errors import UserError
 from micronet.evaluate import Accuracy, evaluate
-from micronet.layers import match_layers
+from micronet.layers import assign_layers
+from micronet.plain_weights import check_weight
 
 KINDS = ("element", "filter", "channel")
 
@@ -46,6 +47,8 @@ def scan(
 ) -> tuple[Accuracy, list[Point]]:
     """Prune one layer after the other to every level; the model ends as it began.
 
+    Layers that hold one weight are pruned together, under the first one's name.
+
     Args:
         model: the trained network.
         batches: a pass over the images to evaluate on.
@@ -57,13 +60,15 @@ def scan(
         The accuracy of the network as it is, and a point for every layer and level.
 
     Raises:
-        UserError: a pattern means no layer.
+        UserError: a pattern means no layer, or one whose weight is computed.
     """
-    layers = models.layers(model)
-    chosen = match_layers(layers, {"--layers": patterns}, "command line")
+    layers, names = models.layers(model), shared_layers.weight_names(model)
+    chosen = assign_layers(names, {"--layers": patterns}, "command line", lambda key: key)
+    for name in chosen:
+        check_weight(name, layers[name], "pruned", hint="; leave it out of --layers")
     before = evaluate(model, batches())
     points = []
-    for name in (n for n in layers if n in chosen):
+    for name in chosen:
         for level in levels:
             with torch.no_grad():
                 found = _with_pruned(model, layers[name], kind, level, batches)
@@ -81,7 +86,7 @@ def _with_pruned(
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
 ) -> Accuracy:
     whole = layer.weight.detach().clone()
-    bits = prune.choose_together({"": whole}, PruneGroup(("*",), structure=kind), level)[""]
+    bits = prune.masks_together({"": layer}, PruneGroup(("*",), structure=kind), level)[""]
     try:
         keep = kernels.unpack_bits(bits, whole.numel()).view(whole.shape)
         layer.weight.masked_fill_(~keep, 0.0)

@@ -18,6 +18,7 @@ from micronet.errors import UserError
 from micronet.model_ema import ModelEma
 from micronet.optimise import Plateau
 from micronet.quantize import LayerBits
+from micronet.shared_layers import kept_names
 
 
 @dataclass
@@ -60,8 +61,13 @@ class State:
 
 
 def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a checkpoint's tensors and header; ``meta`` is what it says of network and data."""
-    tensors = {f"model/{key}": value for key, value in state.model.state_dict().items()}
+    """Return a checkpoint's tensors and header; ``meta`` is what it says of network and data.
+
+    A tensor that the network has under several names is kept once.
+    """
+    network = state.model.state_dict()
+    kept = kept_names(state.model, network)
+    tensors = {f"model/{key}": value for key, value in network.items() if key in kept}
     tensors.update({f"mask/{key}": value for key, value in state.masks.bits.items()})
     for name, parameter in state.model.named_parameters():
         momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")

@@ -1,15 +1,47 @@
 """The pieces of a weight that are pruned as one, how much each counts, and their masks.
 
-A weight is (outputs, inputs / groups, ...). A piece's score is the mean magnitude of its weights
-in float64, so that small and large pieces, and layers, can be ranked together.
+A weight is (outputs, inputs / groups, ...), see ``outputs_first``. A piece's score is the mean
+magnitude of its weights in float64, so that small and large pieces, and layers, can be ranked
+together.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 import micronet_kernels as kernels
+
+
+def outputs_first(weight: Tensor, layer: nn.Module) -> Tensor:
+    """Return a layer's weight, or a tensor of its shape, as (outputs, inputs / groups, ...).
+
+    A transposed convolution keeps it as (inputs, outputs / groups, ...), any other layer so.
+    """
+    return _exchanged(weight, layer)
+
+
+def stored_bits(bits: Tensor, layer: nn.Module) -> Tensor:
+    """Return the packed bits of a weight with its outputs first in the layer's own order."""
+    shape = outputs_first_shape(layer)
+    keep = kernels.unpack_bits(bits, torch.Size(shape).numel()).view(shape)
+    return kernels.pack_bits(_exchanged(keep, layer).contiguous())
+
+
+def _exchanged(weight: Tensor, layer: nn.Module) -> Tensor:
+    """Exchange inputs and outputs within each group, which is its own inverse."""
+    if not isinstance(layer, _ConvTransposeNd):
+        return weight
+    return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def outputs_first_shape(layer: nn.Module) -> tuple[int, ...]:
+    """Return the shape of a convolution's or linear layer's weight, outputs first."""
+    shape = tuple(layer.get_parameter("weight").shape)
+    if not isinstance(layer, _ConvTransposeNd):
+        return shape
+    return layer.out_channels, layer.in_channels // layer.groups, *shape[2:]
 
 
 def problem(shape: tuple[int, ...], structure: str) -> str | None:

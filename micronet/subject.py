@@ -18,6 +18,7 @@ from micronet.layer_facts import LayerFacts
 from micronet.plans import Plan
 from micronet.quantize import LayerBits
 from micronet.quantized_modules import QuantizedLayer
+from micronet.shared_tensors import View, view_of
 
 _FLOAT = LayerBits(None, None)
 
@@ -131,10 +132,11 @@ def _facts(
     holds: bool,
 ) -> dict[str, LayerFacts]:
     facts: dict[str, LayerFacts] = {}
-    stored: set[int] = set()
+    stored: set[View] = set()
     for name, layer in layers.items():
-        shared = id(layer.weight) in stored
-        stored.add(id(layer.weight))
+        weight = view_of(layer.weight)
+        shared = weight in stored
+        stored.add(weight)
         if sparsities is None:
             facts[name] = layer_facts.actual(name, layer, bits[name], where, shared, holds)
         else:

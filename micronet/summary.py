@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from micronet import models
+from micronet import models, shared_layers
 from micronet.dry_run import table
 from micronet.quantized_modules import QuantizedLayer
+from micronet.structures import outputs_first
 
 
 def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
-    """Return one row a layer and the sums, as text.
+    """Return one row a layer and the sums, as text; a weight that layers share is added once.
 
     Args:
         model: gives zeros and bits.
@@ -22,15 +23,18 @@ def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
     """
     macs = multiply_adds(structure, image_size)
     layers = models.layers(model)
-    rows = list(_rows(layers, macs))
-    total = sum(layer.weight.numel() for layer in layers.values())
-    zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
+    rows = list(_rows(layers, shared_layers.all_names(model), macs))
+    stored = [layers[owner].weight for owner in shared_layers.holders(model)]
+    total = sum(weight.numel() for weight in stored)
+    zeros = sum(int((weight == 0).sum()) for weight in stored)
     sums = ("all", "", "", f"{total:,}", f"{100 * zeros / total:.2f} %", f"{sum(macs.values()):,}")
     return table([("layer", "kind", "shape", "weights", "zeros", "multiply-adds", "W bits",
                    "A bits"), *rows, (*sums, "", "")])  # fmt: skip
 
 
-def _rows(layers: dict[str, models.Layer], macs: dict[str, int]) -> Iterator[tuple[str, ...]]:
+def _rows(
+    layers: dict[str, models.Layer], names: dict[str, list[str]], macs: dict[str, int]
+) -> Iterator[tuple[str, ...]]:
     for name, layer in layers.items():
         numel = layer.weight.numel()
         zeros = 100 * int((layer.weight == 0).sum()) / numel
@@ -38,9 +42,9 @@ def _rows(layers: dict[str, models.Layer], macs: dict[str, int]) -> Iterator[tup
         if isinstance(layer, QuantizedLayer):
             bits = [layer.bits.weight_bits, layer.bits.activation_bits]
         yield (
-            name,
+            shared_layers.label(names[name]),
             _kind(layer),
-            "x".join(map(str, layer.weight.shape)),
+            "x".join(map(str, outputs_first(layer.weight, layer).shape)),
             f"{numel:,}",
             f"{zeros:.2f} %",
             f"{macs[name]:,}",
@@ -49,8 +53,10 @@ def _rows(layers: dict[str, models.Layer], macs: dict[str, int]) -> Iterator[tup
 
 
 def _kind(layer: nn.Module) -> str:
-    if not isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Linear):
         return "linear"
+    if not isinstance(layer, nn.Conv2d):
+        return type(layer).__name__
     if layer.groups == 1:
         return "convolution"
     return "depthwise" if layer.groups == layer.in_channels else "grouped"

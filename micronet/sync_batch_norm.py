@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import micronet_kernels as kernels
 from micronet.plain_swish import use_plain_swish_
+from micronet.replacement import replace_
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -20,7 +21,7 @@ class SyncBatchNorm(_BatchNorm):
     process_group: dist.ProcessGroup | None = None
 
     @classmethod
-    def like(cls, source: nn.SyncBatchNorm) -> SyncBatchNorm:
+    def like(cls, source: _BatchNorm) -> SyncBatchNorm:
         """Return a normalisation with the source's own parameters and statistics."""
         new = cls(
             source.num_features,
@@ -30,7 +31,7 @@ class SyncBatchNorm(_BatchNorm):
             source.track_running_stats,
             device="meta",
         )
-        new.process_group = source.process_group
+        new.process_group = getattr(source, "process_group", None)
         new._parameters, new._buffers = source._parameters, source._buffers
         return new.train(source.training)
 
@@ -77,16 +78,21 @@ class SyncBatchNorm(_BatchNorm):
 
 def synchronise_in_integers_(model: nn.Module) -> None:
     """Replace the synchronised normalisations of a model; parameters stay the same objects."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.SyncBatchNorm:
-                setattr(parent, name, SyncBatchNorm.like(child))
+    for module in list(model.modules()):
+        if type(module) is nn.SyncBatchNorm:
+            replace_(module, SyncBatchNorm.like(module))
 
 
 def synchronised(model: nn.Module) -> nn.Module:
-    """Return a float model that normalises over the batch of all processes, on any device."""
-    new = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    synchronise_in_integers_(new)
+    """Let a float model normalise over the batch of all processes, on any device, and return it.
+
+    A subclass with a forward pass of its own keeps it, and its own statistics.
+    """
+    for module in list(model.modules()):
+        # Not torch's own conversion, which knows a module that has two names by one of them.
+        if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
+            replace_(module, SyncBatchNorm.like(module))
+    synchronise_in_integers_(model)
     # A swish with a gradient of its own would ask a deferred normalisation for its values.
-    use_plain_swish_(new)
-    return new
+    use_plain_swish_(model)
+    return model

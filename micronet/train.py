@@ -28,6 +28,7 @@ from micronet import (
     quantize,
     runs,
     stage,
+    weight_uses,
 )
 from micronet.augment import policy
 from micronet.config import Schedule
@@ -91,6 +92,8 @@ def run_stage(args: dict[str, Any]) -> int:
     recipe = stage.recipe(config["stage"], schedule, model, origin)
     for note in (*schedule.notes, *data.notes):
         print(f"note: {note}")
+    rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
+    weight_uses.check_uses(model, rounded, data.channels, data.image_size)
     teacher = _teacher(recipe, data)
     if args["resume"]:
         stage.check_images(config, data)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from micronet import distributed
 from micronet.errors import UserError
+from micronet.shared_tensors import under_every_name
 from micronet.weight_layouts import Candidate, candidates, fits, needed, tensor_groups
 
 _SUFFIXES = (".pth", ".pt", ".pth.tar", ".tar", ".ckpt", ".bin", ".pkl", ".safetensors")
@@ -56,7 +57,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"{next(iter(own), '')!r}"
         )
     chosen = found[0]
-    if problem := misfit(own, chosen.state, type(model).__name__):
+    state = under_every_name(own, chosen.state, path)
+    if problem := misfit(own, state, type(model).__name__):
         under = f" under {chosen.place!r}" if chosen.place else ""
         raise UserError(
             f"the weights in {str(path)!r}{under} are of another architecture: {problem} "
@@ -66,7 +68,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if distributed.is_first():
         for note in _notes(found, path):
             print(f"note: {note}", file=sys.stderr)
-    _copy(model, chosen.state, path)
+    _copy(model, state, path)
 
 
 def _check_alone(found: Sequence[Candidate], path: str | Path) -> None:
@@ -100,10 +102,15 @@ def _notes(found: Sequence[Candidate], path: str | Path) -> Iterator[str]:
 def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Copy ``state``, which came out of the file ``path``, into a model that it fits exactly.
 
+    Of a tensor that the model has under several names the file may leave out all but one.
+
     Raises:
-        UserError: a tensor is missing, extra, or of another shape; the first such is named.
+        UserError: a tensor is missing, extra, or of another shape, the first such is named; or one
+            that the model has under several names has several values.
     """
-    if problem := misfit(model.state_dict(), state, type(model).__name__):
+    own = model.state_dict()
+    state = under_every_name(own, state, path)
+    if problem := misfit(own, state, type(model).__name__):
         raise UserError(f"the weights in {str(path)!r} are of another architecture: {problem}")
     _copy(model, state, path)
 

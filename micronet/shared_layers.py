@@ -1,0 +1,149 @@
+"""Layers under several names, and layers that hold one weight between them.
+
+A module that its network registers twice is one layer, which goes by its first name. Two modules
+may hold one weight: it is pruned by one mask, rounded in one way and stored once, under the name of
+the first of them, the weight's owner.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from micronet import models
+from micronet.errors import UserError
+from micronet.layer_bits import LayerBits
+from micronet.shared_tensors import first_names, overlapping, view_of
+
+
+def all_names(model: nn.Module) -> dict[str, list[str]]:
+    """Return every name of each convolution and linear layer, by its first, in module order."""
+    layers = models.layers(model)
+    first = {layer: name for name, layer in layers.items()}
+    found: dict[str, list[str]] = {name: [] for name in layers}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module in first:
+            found[first[module]].append(name)
+    return found
+
+
+def label(names: Iterable[str]) -> str:
+    """Return a layer's names as text: the first, and the others behind it."""
+    first, *others = names
+    return f"{first} (= {', '.join(others)})" if others else first
+
+
+def owners(model: nn.Module) -> dict[str, str]:
+    """Return for each layer the first one that holds the same weight, in module order.
+
+    A weight that is computed is its layer's own.
+    """
+    layers = models.layers(model)
+    held = {name: layer._parameters.get("weight") for name, layer in layers.items()}
+    first = first_names({name: weight for name, weight in held.items() if weight is not None})
+    return {name: first.get(name, name) for name in layers}
+
+
+def holders(model: nn.Module) -> dict[str, list[str]]:
+    """Return the layers that hold each weight, by its owner."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, owner in owners(model).items():
+        found[owner].append(name)
+    return dict(found)
+
+
+def weight_names(model: nn.Module) -> dict[str, list[str]]:
+    """Return every name of the layers that hold each weight, by its owner."""
+    names = all_names(model)
+    return {owner: [n for h in held for n in names[h]] for owner, held in holders(model).items()}
+
+
+def weight_key(layer: str) -> str:
+    """Return the name of a layer's weight among the parameters of its network."""
+    return f"{layer}.weight" if layer else "weight"
+
+
+def kept_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the names under which tensors of a network are kept once each.
+
+    Of a weight it is the one that its owner gives it, else the first.
+    """
+    weights = [weight_key(owner) for owner in owners(model)]
+    ordered = {key: tensors[key] for key in weights if key in tensors} | dict(tensors)
+    return set(first_names(ordered).values())
+
+
+def check_memory(model: nn.Module, where: str = "") -> None:
+    """Hold parameters to lying apart in memory, unless they are the same.
+
+    Raises:
+        UserError: two overlap otherwise, as a matrix and its transpose do.
+    """
+    if pair := overlapping(dict(model.named_parameters(remove_duplicate=False))):
+        raise UserError(
+            f"{where}parameters {pair[0]!r} and {pair[1]!r} overlap in memory without being the "
+            "same tensor, which moving a network would undo: give both places one Parameter, or "
+            "each its own"
+        )
+
+
+def check_pruned(model: nn.Module, owner: str, structure: str, where: str = "") -> None:
+    """Hold the layers that hold a weight to agreeing on its outputs, where pieces depend on them.
+
+    Raises:
+        UserError: they do not: the outputs of one are the inputs of the other.
+    """
+    layers = models.layers(model)
+    first, *others = holders(model)[owner]
+    for other in others:
+        if structure != "element" and _layout(layers[first]) != _layout(layers[other]):
+            raise UserError(
+                f"{where}layers {first!r} and {other!r} hold one weight, but what are outputs to "
+                f"one are not to the other: it cannot be pruned by {structure!r}"
+            )
+
+
+def _layout(layer: nn.Module) -> int:
+    """Return how a weight's outputs lie: in front (0), or inside so many groups of inputs."""
+    return layer.groups if isinstance(layer, _ConvTransposeNd) else 0
+
+
+def check_quantized(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "") -> None:
+    """Hold every use of a quantized weight to the same precision.
+
+    Raises:
+        UserError: another layer holds it at other bits or steps, or something else than a
+            convolution or a linear layer holds it.
+    """
+    for owner, (_, *others) in holders(model).items():
+        for other in others:
+            if _weight_precision(bits[owner]) != _weight_precision(bits[other]):
+                raise UserError(
+                    f"{where}layers {owner!r} and {other!r} hold one weight, which cannot be "
+                    f"{_text(bits[owner])} in one and {_text(bits[other])} in the other"
+                )
+    layers = models.layers(model)
+    rounded = {view_of(layers[n].weight): n for n, b in bits.items() if b.weight_bits is not None}
+    keys = {weight_key(name) for names in all_names(model).values() for name in names}
+    for key, parameter in _parameters(model).items():
+        if key not in keys and (name := rounded.get(view_of(parameter))) is not None:
+            raise UserError(
+                f"{where}the weight of layer {name!r} is parameter {key!r} too, which would stay "
+                "in float: set the layer's weights to null in quantize.overrides"
+            )
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _weight_precision(bits: LayerBits) -> tuple[float | None, str | None]:
+    return bits.weight_bits, None if bits.weight_bits is None else bits.weight_step
+
+
+def _text(bits: LayerBits) -> str:
+    width, step = _weight_precision(bits)
+    return "float" if width is None else f"of {width:g} bits and a {step} step"
