@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -15,6 +15,7 @@ from torch import nn
 from micronet import layer_facts, models, prune, quantize, runs
 from micronet.errors import UserError, nearest
 from micronet.layer_facts import LayerFacts
+from micronet.opcount_records import Conv, Linear, Op
 from micronet.plans import Plan
 from micronet.quantize import LayerBits
 from micronet.quantized_modules import QuantizedLayer
@@ -53,10 +54,52 @@ class Subject:
         """Non-zero weights by layer before they are quantised, as pruning leaves them."""
         return {name: facts.kept for name, facts in self.layers.items()}
 
+    def facts_of(self, op: Conv | Linear) -> LayerFacts:
+        """Return the facts of the layer that an operation of the walk is.
+
+        What a function of torch multiplies by belongs to no layer, or past one: it is dense, in
+        float.
+
+        Raises:
+            UserError: the layer is quantized and a function takes its weights as they are, or the
+                operation takes a part of them.
+        """
+        owner = op.name if op.name in self.layers else op.name.rpartition(".")[0]
+        facts = self.layers.get(owner)
+        if facts is not None and not op.by_layer and not facts.bits.is_float:
+            raise UserError(
+                f"{self.arch}: layer {owner!r} is quantized, but a function also takes its weights "
+                "as they are, in float"
+            )
+        if op.name not in self.layers:
+            return _of_function(op)
+        if op.weights != self.layers[op.name].numel:
+            raise UserError(
+                f"{self.arch}: layer {op.name!r} multiplies by {op.weights} weights, but has "
+                f"{self.layers[op.name].numel}"
+            )
+        return self.layers[op.name]
+
+    def functional_layers(self, ops: Iterable[Op]) -> dict[str, LayerFacts]:
+        """Return the facts of convolutions and linear layers that no module is, by name."""
+        found = (op for op in ops if isinstance(op, (Conv, Linear)))
+        return {op.name: self.facts_of(op) for op in found if op.name not in self.layers}
+
     @property
     def is_quantised(self) -> bool:
         """Whether any operand of any layer is quantised."""
         return any(not facts.bits.is_float for facts in self.layers.values())
+
+
+def _of_function(op: Conv | Linear) -> LayerFacts:
+    """Return the facts of a convolution or linear layer that no module is."""
+    shape: tuple[int, ...]
+    if isinstance(op, Conv):
+        shape = (op.out_channels, op.in_channels // op.groups, *op.kernel)
+    else:
+        shape = (op.out_features, op.in_features)
+    rows = (op.weights // shape[0],) * shape[0]
+    return LayerFacts(op.name, shape, _FLOAT, rows, op.weights, op.bias)
 
 
 def describe(

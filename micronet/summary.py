@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from micronet import models
+from micronet import models, opcount
 from micronet.dry_run import table
+from micronet.errors import UserError
 from micronet.quantized_modules import QuantizedLayer
 
 
@@ -17,35 +17,43 @@ def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
 
     Args:
         model: gives zeros and bits.
-        structure: the same network in float on the meta device, which gives the work.
+        structure: the same network in float, which gives the work.
         image_size: side of the input in pixels.
     """
     macs = multiply_adds(structure, image_size)
-    layers = models.layers(model)
-    rows = list(_rows(layers, macs))
-    total = sum(layer.weight.numel() for layer in layers.values())
-    zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
+    weights = _weights(model, macs).values()
+    total = sum(weight.numel() for weight in weights)
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
     sums = ("all", "", "", f"{total:,}", f"{100 * zeros / total:.2f} %", f"{sum(macs.values()):,}")
     return table([("layer", "kind", "shape", "weights", "zeros", "multiply-adds", "W bits",
-                   "A bits"), *rows, (*sums, "", "")])  # fmt: skip
+                   "A bits"), *_rows(model, macs), (*sums, "", "")])  # fmt: skip
 
 
-def _rows(layers: dict[str, models.Layer], macs: dict[str, int]) -> Iterator[tuple[str, ...]]:
-    for name, layer in layers.items():
-        numel = layer.weight.numel()
-        zeros = 100 * int((layer.weight == 0).sum()) / numel
+def _rows(model: nn.Module, macs: dict[str, int]) -> Iterator[tuple[str, ...]]:
+    layers: Mapping[str, nn.Module] = models.layers(model)
+    for name, weight in _weights(model, macs).items():
+        layer = layers.get(name)
+        numel = weight.numel()
+        zeros = 100 * int((weight == 0).sum()) / numel
         bits: list[float | None] = [None, None]
         if isinstance(layer, QuantizedLayer):
             bits = [layer.bits.weight_bits, layer.bits.activation_bits]
         yield (
             name,
-            _kind(layer),
-            "x".join(map(str, layer.weight.shape)),
+            _kind(layer) if layer else "function",
+            "x".join(map(str, weight.shape)),
             f"{numel:,}",
             f"{zeros:.2f} %",
             f"{macs[name]:,}",
             *("float" if b is None else f"{b:g}" for b in bits),
         )
+
+
+def _weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return what each layer, or each function by the name of its weights, multiplies by."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    layers = models.layers(model)
+    return {n: layers[n].weight if n in layers else tensors[n] for n in names}
 
 
 def _kind(layer: nn.Module) -> str:
@@ -59,25 +67,17 @@ def _kind(layer: nn.Module) -> str:
 def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
     """Return the multiply-adds of each layer for one image; biases are not among them.
 
+    Convolutions and linear layers that are no modules come last, by the name of their weights.
+
     Args:
-        structure: a network on the meta device.
+        structure: a network, on any device.
         image_size: side of the input in pixels.
+
+    Raises:
+        UserError: the network does not take such images, or not each by itself.
     """
-    layers = models.layers(structure)
-    found = dict.fromkeys(layers, 0)
-
-    def count(name: str) -> object:
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            positions = output[0].numel() // output.shape[1]
-            found[name] += positions * models.layers(structure)[name].weight.numel()
-
-        return hook
-
-    hooks = [layer.register_forward_hook(count(n)) for n, layer in layers.items()]  # type: ignore[arg-type]
     try:
-        with torch.no_grad(), torch.device("meta"):
-            structure.eval()(torch.empty(1, 3, image_size, image_size))
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return found
+        found = opcount.multiply_adds(structure, image_size)
+    except ValueError as error:
+        raise UserError(f"{type(structure).__name__} has no summary: {error}") from None
+    return dict.fromkeys(models.layers(structure), 0) | found
