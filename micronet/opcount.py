@@ -114,6 +114,10 @@ def _on_meta(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach().to("meta")
+    # What torch's pruning keeps beside a parameter cannot be copied with its history.
+    for value in (value for module in model.modules() for value in vars(module).values()):
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            memo[id(value)] = value.detach()
     return copy.deepcopy(model, memo).eval()
 
 
@@ -133,6 +137,8 @@ def _errors_of(shape: str) -> Iterator[None]:
 
 def _watch(trace: Trace, name: str, module: nn.Module) -> None:
     """Make ``trace`` follow the calls of one module."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(f"module {name!r} is compiled by TorchScript: give it as it was before")
 
     def before(module: nn.Module, inputs: Any) -> None:
         trace.frames.append(Frame(name, module))
@@ -143,8 +149,9 @@ def _watch(trace: Trace, name: str, module: nn.Module) -> None:
             trace.ops.append(Dropout(name, trace.each(output.numel())))
         trace.frames.pop()
 
-    module.register_forward_pre_hook(before)
-    module.register_forward_hook(after)
+    # Around whatever hooks the network has itself.
+    module.register_forward_pre_hook(before, prepend=True)
+    module.register_forward_hook(after, always_call=True)
 
 
 def _finished(trace: Trace) -> list[Op]:

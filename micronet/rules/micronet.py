@@ -20,6 +20,8 @@ operations on 32 bits; multiplications and additions count apart.
 * Between layers values are floats: quantisers stand at the inputs of convolutions and linear
   layers, so activation functions, poolings, gates and residual additions work on 32 bits. To scale
   an accumulator or to round to a code is a conversion of format, which the rules leave free.
+* A convolution or linear layer that is no module but a function of torch, called with parameters or
+  buffers of the network, is dense and float: nothing prunes or quantizes it.
 * Steps that the counter has no price for follow its definition, one operation a step (see
   ``ACTIVATIONS``); a maximum is a comparison, priced like ReLU as a multiplication. A reordering of
   channels is a product with a sparse permutation matrix: one multiplication an element, and its
@@ -149,6 +151,8 @@ def _free_standing(
     done = {*subject.layers, *norms, *(p for op in norms.values() for p in op.parameters)}
     for entry, parameter in subject.model.named_parameters():
         owner, _, field = entry.rpartition(".")
+        # What a weight is computed from need not be stored beside it.
+        owner = owner.partition(".parametrizations.")[0]
         is_extra = entry in functions and field != "weight"
         # A learned step is the scale of its quantiser.
         is_owned = owner in done or entry in done or isinstance(owners[owner], InputQuantizer)
