@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -21,7 +21,7 @@ class Run:
     """``size`` positions ``start + i * step`` of an axis.
 
     ``stacked`` marks the axis that a stack of tensors adds: its place is before any other, where
-    it means that the tensors stand one after another.
+    it means that the tensors stand one after another. What a reshape splits from a batch is one.
     """
 
     axis: int
@@ -29,6 +29,7 @@ class Run:
     step: int = 1
     start: int = 0
     stacked: bool = False
+    is_batch: bool = False
 
 
 Dim = tuple[Run, ...]
@@ -48,24 +49,41 @@ def fresh(size: int, stacked: bool = False) -> Dim:
 
 
 def of_shape(shape: Sequence[int]) -> Axes:
-    """Return the axes of a tensor whose elements are computed and not moved."""
-    return Axes(tuple(fresh(size) for size in shape))
+    """Return the axes of a tensor whose elements are computed and not moved, a batch's first."""
+    dims = [fresh(size) for size in shape]
+    dims[:1] = [tuple(dataclasses.replace(run, is_batch=True) for run in dim) for dim in dims[:1]]
+    return Axes(tuple(dims))
 
 
-def reshape(axes: Axes, shape: Sequence[int]) -> tuple[Axes, int]:
-    """Return the axes of a reshaped tensor and how many positions the reshape shuffles.
-
-    A shuffled dimension counts as a new axis afterwards.
-    """
+def reshape(axes: Axes, shape: Sequence[int]) -> Axes:
+    """Return the axes of a reshaped tensor, new ones where they do not line up."""
     if [prod(run.size for run in dim) for dim in axes.dims] == list(shape):
-        return axes, 0
+        return axes
     dims = _regroup([run for dim in axes.dims for run in dim if run.size > 1], shape)
-    if dims is None:
-        whole = _fuse([run for dim in axes.dims for run in dim])
-        return of_shape(shape), _shuffled(whole)
-    shuffled = [_shuffled(dim) for dim in dims]
-    kept = (fresh(n) if s else dim for dim, s, n in zip(dims, shuffled, shape, strict=True))
-    return Axes(tuple(kept), axes.taken), prod(s or 1 for s in shuffled) if any(shuffled) else 0
+    return of_shape(shape) if dims is None else Axes(tuple(dims), axes.taken)
+
+
+def settle(before: Axes, after: Axes) -> tuple[Axes, int]:
+    """Return the axes of a reshape's result and how many positions the reshape shuffles.
+
+    A shuffled dimension counts as a new axis from there on.
+    """
+    known = {run.axis for dim in before.dims for run in dim}
+    if known.isdisjoint(run.axis for dim in after.dims for run in dim):
+        return after, _shuffled([run for dim in before.dims for run in dim])
+    shuffled = [_shuffled(dim) for dim in after.dims]
+    if not any(shuffled):
+        return after, 0
+    dims = (
+        fresh(prod(run.size for run in dim)) if number else dim
+        for dim, number in zip(after.dims, shuffled, strict=True)
+    )
+    return Axes(tuple(dims), after.taken), prod(number or 1 for number in shuffled)
+
+
+def is_shuffled(axes: Axes) -> bool:
+    """Whether a reshape that keeps the order of dimensions could shuffle positions."""
+    return bool(_shuffled([run for dim in axes.dims for run in dim]))
 
 
 def _regroup(runs: list[Run], shape: Sequence[int]) -> list[Dim] | None:
@@ -77,7 +95,8 @@ def _regroup(runs: list[Run], shape: Sequence[int]) -> list[Dim] | None:
             run = waiting.pop()
             if run.size % size == 0 and run.size > size:
                 inner = run.size // size
-                waiting.append(dataclasses.replace(run, size=inner, start=0))
+                stacked = run.stacked or run.is_batch
+                waiting.append(Run(run.axis, inner, run.step, stacked=stacked))
                 run = dataclasses.replace(run, size=size, step=run.step * inner)
             elif size % run.size:
                 return None
@@ -93,19 +112,20 @@ def _fuse(dim: Sequence[Run]) -> Dim:
     for run in dim:
         last = fused[-1] if fused else None
         if last and last.axis == run.axis and last.step == run.step * run.size:
-            fused[-1] = Run(
-                run.axis, last.size * run.size, run.step, last.start + run.start, run.stacked
-            )
+            size, start = last.size * run.size, last.start + run.start
+            fused[-1] = dataclasses.replace(last, size=size, step=run.step, start=start)
         else:
             fused.append(run)
     return tuple(fused)
 
 
-def _shuffled(dim: Dim) -> int:
+def _shuffled(dim: Sequence[Run]) -> int:
     """Return how many positions of a dimension are in another order than on their axis."""
-    behind = max((i for i, run in enumerate(dim) if i and run.stacked), default=None)
-    if behind is not None:
-        return prod(run.size for run in dim[: behind + 1])
+    within = [run for run in dim if not run.is_batch]
+    ahead = next((i for i, run in enumerate(within) if not run.stacked), len(within))
+    behind = [i for i, run in enumerate(within) if run.stacked and i > ahead]
+    if behind:
+        return prod(run.size for run in within[: behind[-1] + 1])
     shuffled = []
     for axis in {run.axis for run in dim}:
         runs = [run for run in dim if run.axis == axis]
@@ -119,7 +139,7 @@ def permute(axes: Axes, order: Sequence[int]) -> Axes:
     return dataclasses.replace(axes, dims=tuple(axes.dims[d] for d in order))
 
 
-def keep(axes: Axes, dims: Sequence[int], shape: Sequence[int]) -> Axes:
+def keep(axes: Axes, dims: Collection[int], shape: Sequence[int]) -> Axes:
     """Return the axes where only some dimensions keep their elements' order."""
     found = (axes.dims[d] if d in dims else fresh(size) for d, size in enumerate(shape))
     return Axes(tuple(found), axes.taken)
@@ -164,13 +184,25 @@ def concatenate(pieces: Sequence[Axes], dim: int, sizes: Sequence[int]) -> tuple
     joined = fresh(sum(sizes), stacked=not any(runs) and len(pieces) > 1)
     shuffled = 0
     for axis in {run[0].axis for run in runs if len(run) == 1}:
-        positions = list(dict.fromkeys(_positions(runs, axis)))
-        if positions != sorted(positions):
-            shuffled += len(positions)
+        positions = _positions(runs, axis)
+        if not in_order(positions):
+            shuffled += len(set(positions))
         elif all(len(run) == 1 and run[0].axis == axis for run in runs):
-            joined = _progression(axis, _positions(runs, axis)) or joined
+            joined = _progression(axis, positions) or joined
     first = pieces[0]
     return Axes((*first.dims[:dim], joined, *first.dims[dim + 1 :]), first.taken), shuffled
+
+
+def in_order(positions: Sequence[int]) -> bool:
+    """Whether positions stand in their order somewhere, beside which some may be repeated."""
+    left = iter(positions)
+    return all(position in left for position in sorted(set(positions)))
+
+
+def reduce(axes: Axes, dims: Collection[int], keeps_dims: bool) -> Axes:
+    """Return the axes without the positions of some dimensions."""
+    kept = ((d, () if d in dims else dim) for d, dim in enumerate(axes.dims))
+    return Axes(tuple(dim for d, dim in kept if keeps_dims or d not in dims), axes.taken)
 
 
 def _positions(runs: Sequence[Dim], axis: int) -> list[int]:

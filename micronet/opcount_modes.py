@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from micronet import opcount_axes
 from micronet.opcount_moves import ALLOCATIONS, MOVES, RESHAPES
 from micronet.opcount_records import Permutation
 from micronet.opcount_rules import ELEMENTWISE, PRODUCTS, RULES, Call, refuse
@@ -99,7 +100,7 @@ class Operators(TorchDispatchMode):
 
 def _move(trace: Trace, call: Call, records: bool = False) -> None:
     """Follow a move of elements; one of the image is recorded where it reorders them."""
-    moved = MOVES[call.operator](call.args, call.out, trace.axes)
+    moved = MOVES[call.operator](call.args, call.out, trace)
     if moved is None:
         if records:
             refuse(trace)
@@ -113,10 +114,11 @@ def _move(trace: Trace, call: Call, records: bool = False) -> None:
 
 
 def _pass_axes(trace: Trace, call: Call, inputs: list[Tensor]) -> None:
-    """Let a result have the axes of the first tensor of the image that has its shape."""
+    """Let an element-wise result have the axes of a tensor of the image that has its shape."""
     shape = call.out[0].shape
-    alike = [t for t in inputs if t.shape == shape and trace.is_of_image(t)]
-    trace.set_axes(call.out[:1], [trace.axes(t) for t in alike[:1]])
+    alike = [trace.axes(t) for t in inputs if t.shape == shape and trace.is_of_image(t)]
+    if alike:
+        trace.set_axes(call.out[:1], [max(alike, key=opcount_axes.is_shuffled)])
 
 
 def _note_reads(trace: Trace, call: Call, inputs: list[Tensor]) -> None:

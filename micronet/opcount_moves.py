@@ -16,6 +16,7 @@ from torch import Tensor
 
 from micronet import opcount_axes
 from micronet.opcount_axes import Axes
+from micronet.opcount_trace import Trace
 
 # Their elements come from no tensor.
 ALLOCATIONS = frozenset(
@@ -24,6 +25,9 @@ ALLOCATIONS = frozenset(
 )
 # They only view their argument in another shape.
 RESHAPES = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias"])
+_MATRIX_FUNCTIONS = frozenset(
+    "linear matmul __matmul__ __rmatmul__ einsum tensordot bmm mm addmm".split()
+)
 
 
 @dataclass(frozen=True)
@@ -43,95 +47,101 @@ class Moved:
     numel: int = 0
 
 
-# Takes the arguments by their names in the operator's schema, the results, and what knows axes.
-Move = Callable[[dict[str, Any], list[Tensor], Callable[[Tensor], Axes]], Moved | None]
+# Takes the arguments by their names in the operator's schema, the results, and what knows axes;
+# returns None where there is no rule.
+Move = Callable[[dict[str, Any], list[Tensor], Trace], Moved | None]
 
 
-def _same(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
-    return Moved([axes(args["self"])])
+def _same(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
+    return Moved([trace.axes(args["self"])])
 
 
-def _reshape(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
-    reshaped, shuffled = opcount_axes.reshape(axes(args["self"]), out[0].shape)
-    return Moved([reshaped], shuffled, shuffled, out[0].numel())
+def _reshape(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
+    before = trace.axes(args["self"])
+    after = opcount_axes.reshape(before, out[0].shape)
+    # To multiply matrices torch merges dimensions, and splits them again afterwards.
+    if getattr(trace.function, "__name__", "") in _MATRIX_FUNCTIONS:
+        return Moved([after])
+    settled, shuffled = opcount_axes.settle(before, after)
+    return Moved([settled], shuffled, shuffled, out[0].numel())
 
 
-def _permute(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _permute(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     rank = out[0].dim()
     order = [d % rank for d in args["dims"]]
-    return Moved([opcount_axes.permute(axes(args["self"]), order)])
+    return Moved([opcount_axes.permute(trace.axes(args["self"]), order)])
 
 
-def _transpose(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _transpose(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     order = list(range(out[0].dim()))
     a, b = args.get("dim0", 0), args.get("dim1", -1)
     if order:
         order[a], order[b] = order[b], order[a]
-    return Moved([opcount_axes.permute(axes(args["self"]), order)])
+    return Moved([opcount_axes.permute(trace.axes(args["self"]), order)])
 
 
-def _squeeze(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _squeeze(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     shape = args["self"].shape
     dims = args.get("dim", range(len(shape)))
     dims = [dims] if isinstance(dims, int) else dims
     gone = {d % len(shape) for d in dims if shape[d] == 1} if shape else set()
-    return Moved([opcount_axes.squeeze(axes(args["self"]), sorted(gone))])
+    return Moved([opcount_axes.squeeze(trace.axes(args["self"]), sorted(gone))])
 
 
-def _unsqueeze(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
-    return Moved([opcount_axes.unsqueeze(axes(args["self"]), args["dim"] % out[0].dim())])
+def _unsqueeze(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
+    return Moved([opcount_axes.unsqueeze(trace.axes(args["self"]), args["dim"] % out[0].dim())])
 
 
-def _expand(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _expand(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     source, shape = args["self"], out[0].shape
     added = len(shape) - source.dim()
-    wide = Axes(((),) * added + axes(source).dims, axes(source).taken)
+    wide = Axes(((),) * added + trace.axes(source).dims, trace.axes(source).taken)
     kept = [d for d, n in enumerate(shape) if d >= added and source.shape[d - added] == n]
     return Moved([opcount_axes.keep(wide, kept, shape)])
 
 
-def _slice(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _slice(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     dim = args.get("dim", 0) % out[0].dim()
     length = args["self"].shape[dim]
     start, _, step = slice(args.get("start"), args.get("end"), args.get("step", 1)).indices(length)
-    cut = opcount_axes.cut(axes(args["self"]), dim, start, out[0].shape[dim], step)
+    cut = opcount_axes.cut(trace.axes(args["self"]), dim, start, out[0].shape[dim], step)
     return Moved([cut])
 
 
-def _select(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _select(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     source = args["self"]
     dim = args["dim"] % source.dim()
-    cut = opcount_axes.cut(axes(source), dim, args["index"] % source.shape[dim], 1)
+    cut = opcount_axes.cut(trace.axes(source), dim, args["index"] % source.shape[dim], 1)
     return Moved([opcount_axes.squeeze(cut, [dim])])
 
 
-def _split(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _split(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     source = args["self"]
     dim = args.get("dim", 0) % source.dim()
     start, pieces = 0, []
     for piece in out:
-        pieces.append(opcount_axes.cut(axes(source), dim, start, piece.shape[dim]))
+        pieces.append(opcount_axes.cut(trace.axes(source), dim, start, piece.shape[dim]))
         start += piece.shape[dim]
     return Moved(pieces)
 
 
-def _unbind(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _unbind(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     dim = args.get("dim", 0) % args["self"].dim()
-    cuts = (opcount_axes.cut(axes(args["self"]), dim, i, 1) for i in range(len(out)))
+    cuts = (opcount_axes.cut(trace.axes(args["self"]), dim, i, 1) for i in range(len(out)))
     return Moved([opcount_axes.squeeze(cut, [dim]) for cut in cuts])
 
 
-def _cat(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _cat(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     dim = args.get("dim", 0) % out[0].dim()
     # An empty tensor of one dimension joins anything.
     tensors = [t for t in args["tensors"] if t.dim() == out[0].dim()]
-    pieces = [axes(t) for t in tensors]
+    pieces = [trace.axes(t) for t in tensors]
     return _join(pieces, dim, [t.shape[dim] for t in tensors], out[0])
 
 
-def _stack(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _stack(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     dim = args.get("dim", 0) % out[0].dim()
-    pieces = [opcount_axes.unsqueeze(axes(t), dim) for t in args["tensors"]]
+    pieces = [opcount_axes.unsqueeze(trace.axes(t), dim) for t in args["tensors"]]
     return _join(pieces, dim, [1] * len(pieces), out[0])
 
 
@@ -140,44 +150,52 @@ def _join(pieces: Sequence[Axes], dim: int, sizes: Sequence[int], out: Tensor) -
     return Moved([joined], shuffled, shuffled, out.numel() // sum(sizes) * shuffled)
 
 
-def _pad(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _pad(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     source, shape = args["self"], out[0].shape
     kept = [d for d, n in enumerate(shape) if source.shape[d] == n]
-    return Moved([opcount_axes.keep(axes(source), kept, shape)])
+    return Moved([opcount_axes.keep(trace.axes(source), kept, shape)])
 
 
-def _write(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved | None:
-    """Blocks are written free, as ``cat`` does it; elements apart from each other have no rule."""
-    target = axes(args["self"])
+def _write(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
+    """Blocks are written free where they keep their order, as ``cat`` does it."""
+    target, source = trace.axes(args["self"]), trace.axes(args["src"])
+    # What torch pads by copies of the other side, it leaves in order between them.
+    if getattr(trace.function, "__name__", "") == "pad":
+        return Moved([target])
     if any(run.step != 1 for dim in target.dims for run in dim):
         return None
+    pairs = [*zip(target.dims[::-1], source.dims[::-1], strict=False)]
+    pairs += [(target.taken[-1:], source.taken[-1:])]
+    for to, by in pairs:
+        if len(to) == len(by) == 1 and not trace.writes_in_order(to[0], by[0]):
+            return None
     return Moved([target])
 
 
-def _restride(
-    args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]
-) -> Moved | None:
+def _restride(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
     """Torch gives a pooled image of channels-last strides its own; others have no rule."""
-    known = axes(args["self"])
+    known = trace.axes(args["self"])
     sizes = [prod(run.size for run in dim) for dim in known.dims]
     flat = out[0].squeeze()
     return Moved([known]) if sizes == list(out[0].shape) and flat.is_contiguous() else None
 
 
-def _shuffle(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _shuffle(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     n, channels, *rest = out[0].shape
     groups = args["groups"]
-    halves = opcount_axes.reshape(axes(args["self"]), [n, groups, channels // groups, *rest])[0]
+    split = [n, groups, channels // groups, *rest]
+    halves = opcount_axes.reshape(trace.axes(args["self"]), split)
     swapped = opcount_axes.permute(halves, [0, 2, 1, *range(3, len(rest) + 3)])
-    shuffled = opcount_axes.reshape(swapped, out[0].shape)
-    return Moved([shuffled[0]], shuffled[1], shuffled[1], out[0].numel())
+    after = opcount_axes.reshape(swapped, out[0].shape)
+    settled, shuffled = opcount_axes.settle(swapped, after)
+    return Moved([settled], shuffled, shuffled, out[0].numel())
 
 
-def _rearrange(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved:
+def _rearrange(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     return Moved([opcount_axes.of_shape(out[0].shape)])
 
 
-def _index(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]) -> Moved | None:
+def _index(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
     source = args["self"]
     indices = {d: i for d, i in enumerate(args["indices"]) if i is not None}
     if 0 in indices or any(i.dtype in (torch.bool, torch.uint8) for i in indices.values()):
@@ -187,16 +205,12 @@ def _index(args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axe
     return Moved([opcount_axes.of_shape(out[0].shape)], picked, among, out[0].numel())
 
 
-def _index_select(
-    args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]
-) -> Moved | None:
+def _index_select(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
     dim = args["dim"] % args["self"].dim()
-    return _index({"self": args["self"], "indices": [None] * dim + [args["index"]]}, out, axes)
+    return _index({"self": args["self"], "indices": [None] * dim + [args["index"]]}, out, trace)
 
 
-def _reverse(
-    args: dict[str, Any], out: list[Tensor], axes: Callable[[Tensor], Axes]
-) -> Moved | None:
+def _reverse(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
     """``flip`` and ``roll`` reorder each of their dimensions."""
     shape = out[0].shape
     dims = {d % len(shape) for d in args["dims"]}

@@ -41,6 +41,8 @@ POOLS: dict[str, tuple[str, _Reads]] = {
     "max_pool2d_with_indices": ("maximum", _windows),
     "adaptive_max_pool2d": ("maximum", _adaptive),
 }
+# They read all of some dimensions, and may leave them out.
+REDUCTIONS = frozenset(["mean", "amax"])
 
 
 def pool(

@@ -14,7 +14,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from micronet.opcount_pool import POOLS, pool
+from micronet import opcount_axes
+from micronet.opcount_pool import POOLS, REDUCTIONS, pool
 from micronet.opcount_records import (
     Activation,
     BatchNorm,
@@ -111,6 +112,14 @@ def _add(trace: Trace, call: Call) -> None:
 
 def _pool(trace: Trace, call: Call) -> None:
     trace.ops.append(pool(trace.where, call.operator, call.args, call.out[0], trace.each))
+    source: Tensor = call.args["self"]
+    axes, shape = trace.axes(source), call.out[0].shape
+    if call.operator in REDUCTIONS:
+        dims = [d % source.dim() for d in call.args.get("dim") or range(source.dim())]
+        found = opcount_axes.reduce(axes, dims, call.args.get("keepdim", False))
+    else:
+        found = opcount_axes.keep(axes, range(len(shape) - 2), shape)
+    trace.set_axes(call.out[:1], [found])
 
 
 def _softmax(trace: Trace, call: Call) -> None:
@@ -177,6 +186,10 @@ def _product(trace: Trace, call: Call) -> None:
     inputs, outputs = weight.shape[-2:] if of_image[0] else weight.shape[:-3:-1]
     name, layer = trace.layer_of(weight, inputs * outputs)
     positions = trace.each(call.out[0].numel() // outputs)
+    rank = weight.dim()
+    image, summed = (first, rank - 1) if of_image[0] else (second, rank - 2)
+    kept = opcount_axes.keep(trace.axes(image), {*range(rank)} - {summed}, call.out[0].shape)
+    trace.set_axes(call.out, [kept])
     has_bias = bias is not None or getattr(layer, "bias", None) is not None
     _layer(trace, call, Linear(name, inputs, outputs, positions, has_bias, layer is not None))
 
@@ -201,4 +214,6 @@ RULES: dict[str, Rule] = {
 # Their results' elements stand where those of their arguments do.
 ELEMENTWISE = frozenset(
     ["relu", "sigmoid", "mul", "div", "add", "sub", "rsub", "clamp", "clamp_min", "clamp_max"]
-) | frozenset(["hardtanh", "native_layer_norm", "native_batch_norm", *ACTIVATIONS])
+) | frozenset(
+    ["hardtanh", "native_layer_norm", "native_batch_norm", "_softmax", "_log_softmax", *ACTIVATIONS]
+)

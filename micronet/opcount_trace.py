@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from micronet import opcount_axes
-from micronet.opcount_axes import Axes
+from micronet.opcount_axes import Axes, Run
 from micronet.opcount_records import Op
 
 # Images of the batch that is walked. A prime, larger than most numbers of channels, so that work
@@ -60,6 +60,8 @@ class Trace:
         # A tensor is kept so that no other takes its identity, or its storage's.
         self._kept: dict[int, Tensor] = {}
         self._axes: dict[int, Axes] = {}
+        # What stands at each position of an axis that was written to: another's position.
+        self._written: dict[int, dict[int, tuple[int, int]]] = {}
         self._of_image: set[int] = set()
         self._sources: dict[int, frozenset[str]] = {}
         # Outputs of layers by identity, how often each is read, and what normalizes which.
@@ -146,6 +148,18 @@ class Trace:
         """Note the axes of an operator's results."""
         for result, found in zip(results, axes, strict=False):
             self._axes[self.keep(result)] = found
+
+    def writes_in_order(self, target: Run, source: Run) -> bool:
+        """Note a write of one run to another; return whether the source's order is kept."""
+        if target.axis == source.axis:
+            return False
+        written = self._written.setdefault(target.axis, {})
+        for i in range(target.size):
+            position = source.start + i % source.size * source.step
+            written[target.start + i] = (source.axis, position)
+        return opcount_axes.in_order(
+            [p for _, (a, p) in sorted(written.items()) if a == source.axis]
+        )
 
     def layer_of(self, weight: Tensor, numel: int) -> tuple[str, nn.Module | None]:
         """Return the name of a layer by its weights, and its module if that is what runs.

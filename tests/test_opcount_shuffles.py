@@ -127,6 +127,100 @@ def test_elementwise_work_between_the_steps_of_a_shuffle_changes_nothing():
     assert price(Spelled(late)) == price(Spelled(early))
 
 
+def shuffled(x):
+    return halves(x).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("late", "early"),
+    [
+        (
+            lambda m, x: F.max_pool2d(shuffled(x).flatten(0, 1), 2).view(-1, 8, 2, 2),
+            lambda m, x: SHUFFLES["permute"](F.max_pool2d(x, 2)),
+        ),
+        (
+            lambda m, x: shuffled(x).mean((3, 4)).flatten(1),
+            lambda m, x: x.mean((2, 3))[:, ORDER],
+        ),
+        (
+            lambda m, x: shuffled(x).amax((3, 4), keepdim=True).reshape(-1, 8),
+            lambda m, x: x.amax((2, 3))[:, ORDER],
+        ),
+        (
+            lambda m, x: m.fc(shuffled(x)).flatten(1, 2),
+            lambda m, x: SHUFFLES["permute"](m.fc(x)),
+        ),
+        (
+            lambda m, x: (shuffled(x) + x.view(-1, 4, 2, 4, 4)).flatten(1, 2),
+            lambda m, x: SHUFFLES["permute"](x) + x,
+        ),
+        (
+            lambda m, x: (x.view(-1, 4, 2, 4, 4) + shuffled(x)).flatten(1, 2),
+            lambda m, x: SHUFFLES["permute"](x) + x,
+        ),
+        (
+            lambda m, x: shuffled(m.conv(x.reshape(-1, 4, 4, 4)).view(-1, 8, 4, 4)).flatten(1, 2),
+            lambda m, x: torch.stack([m.conv(c) for c in x.chunk(2, 1)], 2).flatten(1, 2),
+        ),
+        (
+            lambda m, x: F.log_softmax(shuffled(x), 3).flatten(1, 2),
+            lambda m, x: SHUFFLES["module"](x.log_softmax(2)),
+        ),
+    ],
+)
+def test_a_shuffle_that_ends_behind_other_work_has_its_price(late, early):
+    members = {"fc": nn.Linear(4, 4), "conv": nn.Conv2d(4, 4, 1)}
+    used = [name for name in members if name in late.__code__.co_names]
+    nets = [
+        Spelled(With(body, **{name: members[name] for name in used}), nn.Identity())
+        for body in (late, early)
+    ]
+    assert price(nets[0]) == price(nets[1])
+
+
+def test_linear_layers_that_take_matrices_apart_shuffle_nothing():
+    fc = nn.Linear(4, 4)
+    there_and_back = With(lambda m, x: m.fc(shuffled(x)).transpose(1, 2).flatten(1, 2), fc=fc)
+    plain = With(lambda m, x: m.fc(x), fc=fc)
+    assert price(Spelled(there_and_back)) == price(Spelled(plain))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x: torch.cat([x[..., -1:], x, x[..., :1]], 3),
+        lambda x: F.pad(x, (1, 1, 0, 0), "circular"),
+        lambda x: F.pad(x, (1, 1, 0, 0), "reflect"),
+        lambda x: torch.cat([x, x], 1)[:, :8],
+        lambda x: written(x, [(slice(0, 4), slice(0, 4)), (slice(4, 8), slice(4, 8))]),
+        lambda x: written(x, [(slice(4, 8), slice(4, 8)), (slice(0, 4), slice(0, 4))]),
+    ],
+)
+def test_copies_at_the_borders_are_free(body):
+    free = price(Spelled(lambda x: x, nn.Identity()))
+    assert price(Spelled(body, nn.Identity())) == free
+
+
+def written(x, blocks):
+    out = torch.empty_like(x)
+    for target, source in blocks:
+        out[:, target] = x[:, source]
+    return out
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [(slice(0, 4), slice(4, 8)), (slice(4, 8), slice(0, 4))],
+        [(slice(0, 8, 2), slice(0, 4)), (slice(1, 8, 2), slice(4, 8))],
+        [(i, j) for i, j in enumerate(ORDER)],
+    ],
+)
+def test_a_shuffle_by_writing_is_refused(blocks):
+    with pytest.raises(ValueError, match="module 'body' calls __setitem__, which has no rule"):
+        opcount.walk(Spelled(With(lambda m, x: written(x, blocks))), 8)
+
+
 def test_reversing_an_axis_is_a_reordering_of_it():
     expected = [Permutation("body", 8, 128)]
     for body in (
