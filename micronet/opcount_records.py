@@ -29,9 +29,14 @@ class Conv:
     by_layer: bool = True
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights, output channels first."""
+        return self.out_channels, self.in_channels // self.groups, *self.kernel
+
+    @property
     def weights(self) -> int:
         """Number of weights."""
-        return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,14 @@ class Linear:
     by_layer: bool = True
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights, output features first."""
+        return self.out_features, self.in_features
+
+    @property
     def weights(self) -> int:
         """Number of weights."""
-        return self.out_features * self.in_features
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)

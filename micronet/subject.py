@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from micronet import layer_facts, models, prune, quantize, runs
 from micronet.errors import UserError, nearest
@@ -93,13 +94,9 @@ class Subject:
 
 def _of_function(op: Conv | Linear) -> LayerFacts:
     """Return the facts of a convolution or linear layer that no module is."""
-    shape: tuple[int, ...]
-    if isinstance(op, Conv):
-        shape = (op.out_channels, op.in_channels // op.groups, *op.kernel)
-    else:
-        shape = (op.out_features, op.in_features)
-    rows = (op.weights // shape[0],) * shape[0]
-    return LayerFacts(op.name, shape, _FLOAT, rows, op.weights, op.bias)
+    rows = op.shape[0]
+    each = (op.weights // rows,) * rows
+    return LayerFacts(op.name, op.shape, _FLOAT, each, op.weights, op.bias)
 
 
 def describe(
@@ -159,11 +156,14 @@ def _known_bits(
     model: nn.Module, bits: Mapping[str, LayerBits] | None, rules: ModuleType
 ) -> dict[str, LayerBits]:
     """Return the precision of every layer: as given, or as the rule set assumes."""
-    names = list(models.layers(model))
+    layers = models.layers(model)
     if bits is None:
-        stem, classifier = models.stem_name(model), models.classifier_name(model)
-        bits = rules.assumed_bits(names, stem, classifier)
-    return {n: bits.get(n, _FLOAT) for n in names}
+        # A network of functions has no layer that could be either.
+        has_stem = any(isinstance(layer, _ConvNd) for layer in layers.values())
+        stem = models.stem_name(model) if has_stem else ""
+        classifier = models.classifier_name(model) if layers else ""
+        bits = rules.assumed_bits(list(layers), stem, classifier)
+    return {n: bits.get(n, _FLOAT) for n in layers}
 
 
 def _facts(

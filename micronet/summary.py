@@ -74,10 +74,13 @@ def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
         image_size: side of the input in pixels.
 
     Raises:
-        UserError: the network does not take such images, or not each by itself.
+        UserError: the network does not take such images, or not each by itself, or has no weights.
     """
     try:
         found = opcount.multiply_adds(structure, image_size)
     except ValueError as error:
         raise UserError(f"{type(structure).__name__} has no summary: {error}") from None
-    return dict.fromkeys(models.layers(structure), 0) | found
+    found = dict.fromkeys(models.layers(structure), 0) | found
+    if not found:
+        raise UserError(f"{type(structure).__name__} has no convolution and no linear layer")
+    return found

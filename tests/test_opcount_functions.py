@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from micronet import opcount, score
+from micronet import opcount, score, summary
 from micronet.errors import UserError
 from micronet.opcount import Conv, LayerNorm, Linear, Pool, Residual, Softmax
 from micronet.quantize import LayerBits
-from spelled import mean, net, price, weights
+from spelled import With, mean, net, price, weights
 
 
 def test_a_layer_that_no_module_is_is_named_by_its_weights():
@@ -196,3 +196,55 @@ def test_weights_that_a_function_takes_past_their_quantized_layer_are_refused():
     bits = {"second": LayerBits(4, 4)}
     with pytest.raises(UserError, match=r"layer 'second' is quantized, but a function also takes"):
         score.score_model(model, 8, bits=bits, sparsities={})
+
+
+def test_a_network_of_functions_alone_is_counted():
+    model = With(
+        lambda m, x: F.conv2d(x, m.w, m.b).mean((2, 3)), w=weights(5, 3, 3, 3), b=weights(5)
+    )
+    layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert price(model) == price(layers)
+    assert summary.multiply_adds(model, 8) == {"w": 36 * 5 * 27}
+    text = summary.describe(model, model, 8)
+    assert "5x3x3x3" in text and "function" in text and text.splitlines()[-1].split()[-1] == "4,860"
+    assert score.score_model(model, 8, sparsities={}).score > 0
+
+
+def test_a_network_without_weights_is_one_sentence():
+    for count in (lambda net: price(net), lambda net: summary.multiply_adds(net, 8)):
+        with pytest.raises(UserError, match="Sequential has no convolution and no linear layer"):
+            count(nn.Sequential(nn.ReLU()))
+
+
+@pytest.mark.parametrize("rules", score.RULES)
+def test_every_rule_set_counts_functions_and_softmaxes(rules):
+    body = lambda m, x: F.log_softmax(F.conv2d(x, m.w).mean((2, 3)), 1)  # noqa: E731
+    counted = score.score_model(
+        net(body, w=weights(4, 8, 3, 3)), 8, bits={}, sparsities={}, rules=score.RULES[rules]
+    )
+    (row,) = (row for row in counted.rows() if row.name == "w")
+    assert row.operations > 0 and sum(r.storage for r in counted.rows()) == counted.storage
+
+
+def test_summary_of_a_network_that_does_not_run_is_one_sentence():
+    with pytest.raises(UserError, match="has no summary: it does not take an image of 3x8x8"):
+        summary.multiply_adds(net(lambda m, x: x.nothing), 8)
+
+
+def test_products_of_layers_are_counted_in_networks_that_have_no_score():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.ConvTranspose2d(3, 8, 2, stride=2)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.conv(x).flatten(2).mT
+            return self.fc(self.attention(x, x, x)[0])
+
+    found = summary.multiply_adds(Attention(), 4)
+    # 16 pixels become 64 places; the projection of three is no layer of its own.
+    assert found["conv"] == 16 * 3 * 8 * 4
+    assert found["attention.out_proj"] == 64 * 64 and found["fc"] == 64 * 40
+    assert found["attention.in_proj_weight"] == 64 * 8 * 24
