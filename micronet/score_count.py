@@ -13,7 +13,7 @@ from torch import nn
 from micronet import opcount
 from micronet.errors import UserError
 from micronet.layer_facts import LayerFacts
-from micronet.opcount import Conv, Linear, Op
+from micronet.opcount import Op
 from micronet.quantize import LayerBits
 from micronet.rules import Cost, ist_2019_07_26, ist_final, leaderboard, micronet, seed
 from micronet.subject import Subject, describe
@@ -98,8 +98,8 @@ class Score:
 
     @property
     def sparsity(self) -> Fraction:
-        """Share of zeros among them."""
-        return 1 - Fraction(self.nonzeros, self.weights)
+        """Share of zeros among them; 0 where there are no weights."""
+        return 1 - Fraction(self.nonzeros, self.weights) if self.weights else Fraction(0)
 
     def rows(self) -> list[LayerRow]:
         """Return the costs by layer, in module order; last what precedes or belongs to none."""
@@ -162,11 +162,9 @@ def score_subject(
         ops: the walk of the network where it is known already.
 
     Raises:
-        UserError: the network has an operation that no rule counts, or no weights.
+        UserError: the network has an operation that no rule counts.
     """
     walked = tuple(walk(subject) if ops is None else ops)
-    if not any(isinstance(op, (Conv, Linear)) for op in walked):
-        raise UserError(f"{subject.arch} has no convolution and no linear layer")
     stored, executed = rules.storage(subject, walked), rules.operations(subject, walked)
     return Score(subject, rules, track, walked, tuple(stored), tuple(executed))
 

@@ -210,10 +210,11 @@ def test_a_network_of_functions_alone_is_counted():
     assert score.score_model(model, 8, sparsities={}).score > 0
 
 
-def test_a_network_without_weights_is_one_sentence():
-    for count in (lambda net: price(net), lambda net: summary.multiply_adds(net, 8)):
-        with pytest.raises(UserError, match="Sequential has no convolution and no linear layer"):
-            count(nn.Sequential(nn.ReLU()))
+def test_a_network_without_weights_has_a_score_and_no_summary():
+    counted = score.score_model(nn.Sequential(nn.ReLU()), 8)
+    assert (counted.storage, counted.operations_dense, counted.sparsity) == (0, 3 * 64, 0)
+    with pytest.raises(UserError, match="Sequential has no convolution and no linear layer"):
+        summary.multiply_adds(nn.Sequential(nn.ReLU()), 8)
 
 
 @pytest.mark.parametrize("rules", score.RULES)
