@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from micronet import opcount_axes
 from micronet.opcount_moves import ALLOCATIONS, MOVES, RESHAPES
@@ -63,11 +63,11 @@ class Operators(TorchDispatchMode):
         name, parameters = _signature(func)
         if name not in ALLOCATIONS:
             bound = dict(zip(parameters, args, strict=False)) | kwargs
-            self._note(Call(name, bound, _tensors(result)))
+            self._note(Call(name, bound, _tensors([result])))
         return result
 
     def _note(self, call: Call) -> None:
-        trace, inputs = self.trace, _tensors(call.args)
+        trace, inputs = self.trace, _tensors(call.args.values())
         trace.operator = call.operator
         of_image = any(trace.is_of_image(t) for t in inputs)
         if of_image:
@@ -159,15 +159,22 @@ def _signature(operator: Any) -> tuple[str, tuple[str, ...]]:
     return name, tuple(argument.name for argument in schema.arguments)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among an operator's arguments or results, lists opened."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+    return found
 
 
 def _on_one_device(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Put tensors that a network keeps beside its parameters to the others, on the meta device."""
-    devices = {t.is_meta for t in _tensors((args, kwargs)) if t.dim()}
+    devices = {t.is_meta for t in _tensors((*args, *kwargs.values())) if t.dim()}
     if len(devices) < 2:
         return args, kwargs
     args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
