@@ -1,7 +1,8 @@
 """What one operation of a network is: typed records of facts, without a price.
 
 All sizes are for one image. ``name`` is the module that does the work, the empty string being the
-network itself.
+network itself. A convolution, linear layer or batch normalisation that is called as a function is
+named by the layer whose weights it takes, or by the parameter or buffer that they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from math import prod
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution; ``positions`` is output height times width."""
+    """A convolution; ``positions`` is output height times width.
+
+    ``by_layer`` is false where a function of torch convolves with the weights and not their layer,
+    so that whatever quantizes the layer does not reach it.
+    """
 
     name: str
     in_channels: int
@@ -21,27 +26,39 @@ class Conv:
     kernel: tuple[int, ...]
     positions: int
     bias: bool
+    by_layer: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights, output channels first."""
+        return self.out_channels, self.in_channels // self.groups, *self.kernel
 
     @property
     def weights(self) -> int:
         """Number of weights."""
-        return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A fully connected layer, applied at ``positions`` places."""
+    """A fully connected layer, applied at ``positions`` places; ``by_layer`` is as in ``Conv``."""
 
     name: str
     in_features: int
     out_features: int
     positions: int
     bias: bool
+    by_layer: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights, output features first."""
+        return self.out_features, self.in_features
 
     @property
     def weights(self) -> int:
         """Number of weights."""
-        return self.out_features * self.in_features
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -50,12 +67,14 @@ class BatchNorm:
 
     ``folds_into`` names the convolution or linear layer whose output only it reads, so that in
     evaluation its scale and shift become part of that layer; None where there is no such layer.
+    ``parameters`` are those of a normalisation that no module of its own does.
     """
 
     name: str
     numel: int
     channels: int
     folds_into: str | None = None
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,16 @@ class Activation:
     name: str
     function: str
     numel: int
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """A softmax, or its logarithm, of ``numel`` elements in ``groups`` with a sum of their own."""
+
+    name: str
+    numel: int
+    groups: int
+    is_log: bool
 
 
 @dataclass(frozen=True)
@@ -110,11 +139,17 @@ class Residual:
 
 @dataclass(frozen=True)
 class Permutation:
-    """A fixed reordering of ``channels`` channels of ``numel`` elements, as ShuffleNet's."""
+    """A fixed reordering of ``channels`` channels of ``numel`` elements, as ShuffleNet's.
+
+    ``ordinal`` counts those of one call of a module. ``among`` is the number of channels that they
+    are picked from, 0 where all are kept.
+    """
 
     name: str
     channels: int
     numel: int
+    ordinal: int = 0
+    among: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,6 +166,7 @@ Op = (
     | BatchNorm
     | LayerNorm
     | Activation
+    | Softmax
     | Pool
     | Scale
     | Residual

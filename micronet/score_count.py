@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from types import ModuleType
 
 from torch import nn
@@ -80,24 +81,29 @@ class Score:
             raise UserError(f"rule set {self.rules.NAME!r} has no program whose figures to repeat")
         return self.rules.published(self.subject, self.ops)
 
+    @cached_property
+    def layers(self) -> dict[str, LayerFacts]:
+        """Facts of every convolution and linear layer, those that are no modules last."""
+        return {**self.subject.layers, **self.subject.functional_layers(self.ops)}
+
     @property
     def weights(self) -> int:
         """Number of convolution and linear weights."""
-        return sum(facts.numel for facts in self.subject.layers.values())
+        return sum(facts.numel for facts in self.layers.values())
 
     @property
     def nonzeros(self) -> int:
         """Number of those that are not zero before they are quantised."""
-        return sum(self.subject.nonzeros.values())
+        return sum(facts.kept for facts in self.layers.values())
 
     @property
     def sparsity(self) -> Fraction:
-        """Share of zeros among them."""
-        return 1 - Fraction(self.nonzeros, self.weights)
+        """Share of zeros among them; 0 where there are no weights."""
+        return 1 - Fraction(self.nonzeros, self.weights) if self.weights else Fraction(0)
 
     def rows(self) -> list[LayerRow]:
         """Return the costs by layer, in module order; last what precedes or belongs to none."""
-        names = [*self.subject.layers, ""]
+        names = [*self.layers, ""]
         rows = (LayerRow.of(self, name) for name in names)
         return [row for row in rows if row.name or row.storage or row.operations]
 
@@ -126,7 +132,7 @@ class LayerRow:
         storage, operations = total(stored), total(executed)
         return cls(
             name,
-            score.subject.layers.get(name),
+            score.layers.get(name),
             next((cost.note for cost in stored if cost.kind == "weights"), ""),
             storage,
             total(cost for cost in executed if cost.part == "multiply"),

@@ -83,7 +83,7 @@ def _numbers(row: LayerRow) -> list[str]:
 
 
 def _nonzero(result: Score) -> int:
-    return sum(facts.nonzero for facts in result.subject.layers.values())
+    return sum(facts.nonzero for facts in result.layers.values())
 
 
 def _shape(row: LayerRow) -> str:

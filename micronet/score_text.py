@@ -66,7 +66,7 @@ def table(title: str, rows: Mapping[str, tuple[Fraction, Fraction]]) -> str:
 def proofs(result: Score) -> str:
     """Return how wide the accumulator of every layer must be, and why, as a table."""
     head = ["layer", "products", "largest sum", "width", "tree ends", "tree mean", "from"]
-    rows = [_proof_row(prove(facts)) for facts in result.subject.layers.values()]
+    rows = [_proof_row(prove(facts)) for facts in result.layers.values()]
     return grid([head, *rows]) + f"\n{CLAIM}"
 
 
@@ -112,7 +112,7 @@ def as_record(
     }
     if _bills_accumulators(result):
         record["accumulator"] = subject.accumulator
-        record["accumulator_proofs"] = [vars(prove(f)) for f in subject.layers.values()]
+        record["accumulator_proofs"] = [vars(prove(f)) for f in result.layers.values()]
     if verdict:
         record["verdict"] = {"sentence": verdict.sentence, "passed": verdict.passed}
     if is_published:

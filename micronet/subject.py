@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from micronet import layer_facts, models, prune, quantize, runs
 from micronet.errors import UserError, nearest
 from micronet.layer_facts import LayerFacts
+from micronet.opcount_records import Conv, Linear, Op
 from micronet.plans import Plan
 from micronet.quantize import LayerBits
 from micronet.quantized_modules import QuantizedLayer
@@ -54,10 +56,48 @@ class Subject:
         """Non-zero weights by layer before they are quantised, as pruning leaves them."""
         return {name: facts.kept for name, facts in self.layers.items()}
 
+    def facts_of(self, op: Conv | Linear) -> LayerFacts:
+        """Return the facts of the layer that an operation of the walk is.
+
+        What a function of torch multiplies by belongs to no layer, or past one: it is dense, in
+        float.
+
+        Raises:
+            UserError: the layer is quantized and a function takes its weights as they are, or the
+                operation takes a part of them.
+        """
+        owner = op.name if op.name in self.layers else op.name.rpartition(".")[0]
+        facts = self.layers.get(owner)
+        if facts is not None and not op.by_layer and not facts.bits.is_float:
+            raise UserError(
+                f"{self.arch}: layer {owner!r} is quantized, but a function also takes its weights "
+                "as they are, in float"
+            )
+        if op.name not in self.layers:
+            return _of_function(op)
+        if op.weights != self.layers[op.name].numel:
+            raise UserError(
+                f"{self.arch}: layer {op.name!r} multiplies by {op.weights} weights, but has "
+                f"{self.layers[op.name].numel}"
+            )
+        return self.layers[op.name]
+
+    def functional_layers(self, ops: Iterable[Op]) -> dict[str, LayerFacts]:
+        """Return the facts of convolutions and linear layers that no module is, by name."""
+        found = (op for op in ops if isinstance(op, (Conv, Linear)))
+        return {op.name: self.facts_of(op) for op in found if op.name not in self.layers}
+
     @property
     def is_quantised(self) -> bool:
         """Whether any operand of any layer is quantised."""
         return any(not facts.bits.is_float for facts in self.layers.values())
+
+
+def _of_function(op: Conv | Linear) -> LayerFacts:
+    """Return the facts of a convolution or linear layer that no module is."""
+    rows = op.shape[0]
+    each = (op.weights // rows,) * rows
+    return LayerFacts(op.name, op.shape, _FLOAT, each, op.weights, op.bias)
 
 
 def describe(
@@ -117,11 +157,14 @@ def _known_bits(
     model: nn.Module, bits: Mapping[str, LayerBits] | None, rules: ModuleType
 ) -> dict[str, LayerBits]:
     """Return the precision of every layer: as given, or as the rule set assumes."""
-    names = list(models.layers(model))
+    layers = models.layers(model)
     if bits is None:
-        stem, classifier = models.stem_name(model), models.classifier_name(model)
-        bits = rules.assumed_bits(names, stem, classifier)
-    return {n: bits.get(n, _FLOAT) for n in names}
+        # A network of functions has no layer that could be either.
+        has_stem = any(isinstance(layer, _ConvNd) for layer in layers.values())
+        stem = models.stem_name(model) if has_stem else ""
+        classifier = models.classifier_name(model) if layers else ""
+        bits = rules.assumed_bits(list(layers), stem, classifier)
+    return {n: bits.get(n, _FLOAT) for n in layers}
 
 
 def _facts(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from micronet import models, shared_layers
+from micronet import models, opcount, shared_layers
 from micronet.dry_run import table
+from micronet.errors import UserError
 from micronet.quantized_modules import QuantizedLayer
 from micronet.structures import outputs_first
 
 
 def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
-    """Return one row a layer and the sums, as text; a weight that layers share is added once.
+    """Return one row a layer and the sums, as text.
 
     Args:
         model: gives zeros and bits.
@@ -22,34 +22,43 @@ def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
         image_size: side of the input in pixels.
     """
     macs = multiply_adds(structure, image_size)
-    layers = models.layers(model)
-    rows = list(_rows(layers, shared_layers.all_names(model), macs))
-    stored = [layers[owner].weight for owner in shared_layers.holders(model)]
+    # Weights that several layers hold are stored once.
+    stored = {weight.data_ptr(): weight for weight in _weights(model, macs).values()}.values()
     total = sum(weight.numel() for weight in stored)
     zeros = sum(int((weight == 0).sum()) for weight in stored)
-    sums = ("all", "", "", f"{total:,}", f"{100 * zeros / total:.2f} %", f"{sum(macs.values()):,}")
+    sums = ("all", "", "", f"{total:,}", _share(zeros, total), f"{sum(macs.values()):,}")
     return table([("layer", "kind", "shape", "weights", "zeros", "multiply-adds", "W bits",
-                   "A bits"), *rows, (*sums, "", "")])  # fmt: skip
+                   "A bits"), *_rows(model, macs), (*sums, "", "")])  # fmt: skip
 
 
-def _rows(
-    layers: dict[str, models.Layer], names: dict[str, list[str]], macs: dict[str, int]
-) -> Iterator[tuple[str, ...]]:
-    for name, layer in layers.items():
-        numel = layer.weight.numel()
-        zeros = 100 * int((layer.weight == 0).sum()) / numel
+def _rows(model: nn.Module, macs: dict[str, int]) -> Iterator[tuple[str, ...]]:
+    layers: Mapping[str, nn.Module] = models.layers(model)
+    names = shared_layers.all_names(model)
+    for name, weight in _weights(model, macs).items():
+        layer = layers.get(name)
         bits: list[float | None] = [None, None]
         if isinstance(layer, QuantizedLayer):
             bits = [layer.bits.weight_bits, layer.bits.activation_bits]
         yield (
-            shared_layers.label(names[name]),
-            _kind(layer),
-            "x".join(map(str, outputs_first(layer.weight, layer).shape)),
-            f"{numel:,}",
-            f"{zeros:.2f} %",
+            shared_layers.label(names.get(name, [name])),
+            _kind(layer) if layer else "function",
+            "x".join(map(str, (outputs_first(weight, layer) if layer else weight).shape)),
+            f"{weight.numel():,}",
+            _share(int((weight == 0).sum()), weight.numel()),
             f"{macs[name]:,}",
             *("float" if b is None else f"{b:g}" for b in bits),
         )
+
+
+def _share(zeros: int, total: int) -> str:
+    return f"{100 * zeros / total:.2f} %" if total else "-"
+
+
+def _weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return what each layer, or each function by the name of its weights, multiplies by."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    layers = models.layers(model)
+    return {n: layers[n].weight if n in layers else tensors[n] for n in names}
 
 
 def _kind(layer: nn.Module) -> str:
@@ -65,25 +74,20 @@ def _kind(layer: nn.Module) -> str:
 def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
     """Return the multiply-adds of each layer for one image; biases are not among them.
 
+    Convolutions and linear layers that are no modules come last, by the name of their weights.
+
     Args:
-        structure: a network on the meta device.
+        structure: a network, on any device.
         image_size: side of the input in pixels.
+
+    Raises:
+        UserError: the network does not take such images, or not each by itself, or has no weights.
     """
-    layers = models.layers(structure)
-    found = dict.fromkeys(layers, 0)
-
-    def count(name: str) -> object:
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            positions = output[0].numel() // output.shape[1]
-            found[name] += positions * models.layers(structure)[name].weight.numel()
-
-        return hook
-
-    hooks = [layer.register_forward_hook(count(n)) for n, layer in layers.items()]  # type: ignore[arg-type]
     try:
-        with torch.no_grad(), torch.device("meta"):
-            structure.eval()(torch.empty(1, 3, image_size, image_size))
-    finally:
-        for handle in hooks:
-            handle.remove()
+        found = opcount.multiply_adds(structure, image_size)
+    except ValueError as error:
+        raise UserError(f"{type(structure).__name__} has no summary: {error}") from None
+    found = dict.fromkeys(models.layers(structure), 0) | found
+    if not found:
+        raise UserError(f"{type(structure).__name__} has no convolution and no linear layer")
     return found

@@ -286,12 +286,16 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (lambda m, x: F.conv2d(x, m.conv.weight), "conv2d"),
+        (lambda m, x: F.conv2d(x, x[:3, :, :1, :1]), "conv2d"),
+        (lambda m, x: F.conv_transpose2d(x, m.conv.weight), "conv_transpose2d"),
         (lambda m, x: x.flatten(1) @ x.flatten(1).T, "matmul"),
-        (lambda m, x: x.softmax(1), "softmax"),
-        (lambda m, x: F.layer_norm(x, x.shape[1:]), "layer_norm"),
+        (lambda m, x: F.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention"),
+        (lambda m, x: F.group_norm(x, 1), "group_norm"),
         (lambda m, x: x.exp(), "exp"),
         (lambda m, x: torch.max(x, 1), "max"),
+        (lambda m, x: torch.add(x, x, alpha=2), "add"),
+        (lambda m, x: torch.div(x, 2, rounding_mode="floor"), "div"),
+        (lambda m, x: x[x[:, 0].argmax()], "argmax"),
     ],
 )
 def test_functions_without_a_rule_are_errors(function, name):

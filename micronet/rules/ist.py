@@ -46,10 +46,11 @@ def weight_bits(subject: Subject, layer: str, whole: bool) -> Fraction | None:
 
     Args:
         subject: the network.
-        layer: of it.
+        layer: of it; what is none of its layers is float.
         whole: bill a fractional number of bits as the next whole one, as the organisers asked.
     """
-    bits = subject.layers[layer].bits.weight_bits
+    facts = subject.layers.get(layer)
+    bits = facts.bits.weight_bits if facts else None
     if bits is None:
         return None
     # 2.4 in a schedule means 12/5, not the binary fraction nearest to it.

@@ -102,7 +102,7 @@ def _terms(rules: OperationRules, subject: Subject, ops: Sequence[Op]) -> Iterat
     for op, following in zip(ops, [*ops[1:], None], strict=True):
         if isinstance(op, (Conv, Linear)):
             place = _behind(rules, subject, op, place)
-            yield _layer(rules, op, subject.nonzeros[op.name], _bits(rules, subject, op))
+            yield _layer(rules, op, subject.facts_of(op).kept, _bits(rules, subject, op))
         elif isinstance(op, Activation) and op.function in _GATES and isinstance(following, Scale):
             continue  # billed with the product that follows
         elif not (isinstance(op, Residual) and op.name.startswith(BLOCK)):

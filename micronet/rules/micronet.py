@@ -20,6 +20,8 @@ operations on 32 bits; multiplications and additions count apart.
 * Between layers values are floats: quantisers stand at the inputs of convolutions and linear
   layers, so activation functions, poolings, gates and residual additions work on 32 bits. To scale
   an accumulator or to round to a code is a conversion of format, which the rules leave free.
+* A convolution or linear layer that is no module but a function of torch, called with parameters or
+  buffers of the network, is dense and float: nothing prunes or quantizes it.
 * Steps that the counter has no price for follow its definition, one operation a step (see
   ``ACTIVATIONS``); a maximum is a comparison, priced like ReLU as a multiplication. A reordering of
   channels is a product with a sparse permutation matrix: one multiplication an element, and its
@@ -28,9 +30,11 @@ operations on 32 bits; multiplications and additions count apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import prod
+
+from torch import Tensor
 
 from micronet.layer_facts import LayerFacts
 from micronet.layouts import cheapest
@@ -64,13 +68,16 @@ def storage(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
         yield from _biases(facts, facts.name in folded, bits)
         yield from _quantisers(facts)
     yield from _others(subject, ops, bits)
-    seen: set[str] = set()
-    for op in ops:
-        if isinstance(op, Permutation) and op.name not in seen:
-            seen.add(op.name)
-            index_bits = (op.channels - 1).bit_length()
-            used = _parameters(op.channels, index_bits)
-            yield Cost(op.name, "permutations", used, used, note=f"indices of {index_bits} bits")
+    yield from _permutations(ops)
+
+
+def _permutations(ops: Sequence[Op]) -> Iterator[Cost]:
+    """Yield the indices of every reordering, once however often its module is called."""
+    found = {(op.name, op.ordinal): op for op in ops if isinstance(op, Permutation)}
+    for op in found.values():
+        index_bits = ((op.among or op.channels) - 1).bit_length()
+        used = _parameters(op.channels, index_bits)
+        yield Cost(op.name, "permutations", used, used, note=f"indices of {index_bits} bits")
 
 
 def _parameters(values: int, bits: int) -> Fraction:
@@ -111,19 +118,44 @@ def _quantisers(facts: LayerFacts) -> Iterator[Cost]:
 
 
 def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
-    """Yield the parameters that belong to no layer: of normalisations, or free-standing."""
-    folded = {op.name for op in ops if isinstance(op, BatchNorm) and op.folds_into}
-    unfolded = {op.name: op for op in ops if isinstance(op, BatchNorm) and not op.folds_into}
-    for name, norm in unfolded.items():
-        values = 2 * norm.channels
-        used = _parameters(values, bits)
-        yield Cost(name, "normalisations", used, Fraction(values), note="scale and shift")
-    owners = dict(subject.model.named_modules())
-    done = {*subject.layers, *folded, *unfolded}
-    for entry, parameter in subject.model.named_parameters():
-        owner = entry.rpartition(".")[0]
-        # A learned step is the scale of its quantiser.
-        if owner not in done and not isinstance(owners[owner], InputQuantizer):
-            values = prod(parameter.shape)
+    """Yield the values that belong to no layer: of normalisations, or free-standing.
+
+    A bias that a normalisation folds into is its functional layer's.
+    """
+    # One that folds at one call and not at another is kept.
+    found = sorted(
+        (op for op in ops if isinstance(op, BatchNorm)), key=lambda op: not op.folds_into
+    )
+    norms = {op.name: op for op in found}
+    for name, norm in norms.items():
+        if not norm.folds_into:
+            values = 2 * norm.channels
             used = _parameters(values, bits)
-            yield Cost(entry, "other parameters", used, Fraction(values))
+            yield Cost(name, "normalisations", used, Fraction(values), note="scale and shift")
+    functions = subject.functional_layers(ops)
+    for entry, tensor in _free_standing(subject, norms, functions):
+        values = prod(tensor.shape)
+        layer = entry if entry in functions else ""
+        yield Cost(entry, "other parameters", _parameters(values, bits), Fraction(values), layer)
+    for norm in norms.values():
+        facts = functions.get(norm.folds_into or "")
+        if facts and not facts.bias:
+            yield from _biases(facts, True, bits)
+
+
+def _free_standing(
+    subject: Subject, norms: Mapping[str, BatchNorm], functions: Mapping[str, LayerFacts]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters that no layer and no normalisation owns, and such weights in buffers."""
+    owners = dict(subject.model.named_modules())
+    done = {*subject.layers, *norms, *(p for op in norms.values() for p in op.parameters)}
+    for entry, parameter in subject.model.named_parameters():
+        owner, _, field = entry.rpartition(".")
+        # What a weight is computed from need not be stored beside it.
+        owner = owner.partition(".parametrizations.")[0]
+        is_extra = entry in functions and field != "weight"
+        # A learned step is the scale of its quantiser.
+        is_owned = owner in done or entry in done or isinstance(owners[owner], InputQuantizer)
+        if is_extra or not is_owned:
+            yield entry, parameter
+    yield from ((entry, b) for entry, b in subject.model.named_buffers() if entry in functions)

@@ -5,9 +5,10 @@ The rules themselves stand in ``micronet``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from micronet.accumulators import addition_bits
 from micronet.layer_facts import LayerFacts
@@ -23,6 +24,7 @@ from micronet.opcount import (
     Pool,
     Residual,
     Scale,
+    Softmax,
 )
 from micronet.rules import Cost
 from micronet.subject import Subject
@@ -77,7 +79,7 @@ def operations(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
 
 
 def _layer(op: Conv | Linear, subject: Subject, is_folded: bool, floats: int) -> Iterator[Cost]:
-    facts, accumulator = subject.layers[op.name], subject.accumulator
+    facts, accumulator = subject.facts_of(op), subject.accumulator
     dense = facts.numel * op.positions
     outputs = len(facts.nonzeros) * op.positions
     bits = _product_bits(facts, floats)
@@ -87,7 +89,7 @@ def _layer(op: Conv | Linear, subject: Subject, is_folded: bool, floats: int) ->
     used = Fraction(addition_bits(facts, accumulator) * op.positions, FULL)
     note = f"accumulator {accumulator}"
     yield Cost(op.name, "additions", used, Fraction(dense - outputs), op.name, "add", note)
-    if facts.bias or is_folded:
+    if op.bias or is_folded:
         # A channel without weights has nothing to add its bias to.
         used = Fraction(sum(z > 0 for z in facts.nonzeros) * op.positions)
         yield Cost(op.name, "bias additions", used, Fraction(outputs), op.name, "add")
@@ -110,22 +112,25 @@ def _elementwise(name: str, work: _Work, floats: int, layer: str) -> Iterator[Co
 
 
 def _work(op: Op) -> _Work:
-    if isinstance(op, Activation):
-        multiplications, additions = ACTIVATIONS[op.function]
-        return _Work("activations", multiplications * op.numel, additions * op.numel)
-    if isinstance(op, Pool):
-        return _pool(op)
-    if isinstance(op, Scale):
-        return _Work("products", op.numel)
-    if isinstance(op, Residual):
-        return _Work("residual additions", 0, op.numel)
-    if isinstance(op, BatchNorm):
-        return _Work("normalisations", op.numel, op.numel)
-    if isinstance(op, LayerNorm):
-        return _layer_norm(op)
-    if isinstance(op, Permutation):
-        return _Work("permutations", op.numel)
-    raise TypeError(f"{type(op).__name__} is no element-wise operation")
+    formula = _FORMULAS.get(type(op))
+    if formula is None:
+        raise TypeError(f"{type(op).__name__} is no element-wise operation")
+    return formula(op)
+
+
+def _activation(op: Activation) -> _Work:
+    multiplications, additions = ACTIVATIONS[op.function]
+    return _Work("activations", multiplications * op.numel, additions * op.numel)
+
+
+def _softmax(op: Softmax) -> _Work:
+    """A transcendental function, a quotient (in the logarithm a difference) and a sum's part each.
+
+    A group of n has n - 1 additions, and its sum one more logarithm.
+    """
+    if op.is_log:
+        return _Work("activations", op.numel + op.groups, 2 * op.numel - op.groups)
+    return _Work("activations", 2 * op.numel, op.numel - op.groups)
 
 
 def _pool(op: Pool) -> _Work:
@@ -145,3 +150,15 @@ def _layer_norm(op: LayerNorm) -> _Work:
     return _Work(
         "normalisations", 2 * op.numel + 3 * op.groups + affine, 3 * op.numel - op.groups + affine
     )
+
+
+_FORMULAS: dict[type, Callable[[Any], _Work]] = {
+    Activation: _activation,
+    Softmax: _softmax,
+    Pool: _pool,
+    Scale: lambda op: _Work("products", op.numel),
+    Residual: lambda op: _Work("residual additions", 0, op.numel),
+    BatchNorm: lambda op: _Work("normalisations", op.numel, op.numel),
+    LayerNorm: _layer_norm,
+    Permutation: lambda op: _Work("permutations", op.numel),
+}
