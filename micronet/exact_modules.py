@@ -116,8 +116,9 @@ class ExactConv2d(nn.Conv2d):
 class FloatConv2d(ExactConv2d):
     """A convolution in float; what follows it waits for its reader, as after quantized ones."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (batch, in, height, width) into (batch, out, height', width')."""
+        x = input
         if not is_computed_here(x, self.weight):
             return self.convolve(x, self.weight)
         if x.dim() != 4:
@@ -135,8 +136,9 @@ class FloatLinear(nn.Linear):
         super().__init__(source.in_features, source.out_features, bias=has_bias, device="meta")
         self.weight, self.bias = source.weight, source.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (..., in_features) to (..., out_features)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``input`` (..., in_features) to (..., out_features)."""
+        x = input
         if self.training or not is_computed_here(x, self.weight):
             return F.linear(x, self.weight, self.bias)
         return flat_batch(x.float(), 1, self._evaluate)

@@ -167,8 +167,9 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
         ExactConv2d.__init__(self, source)
         self._quantize_like(bits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (batch, in, height, width) into (batch, out, height', width')."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (batch, in, height, width) into (batch, out, height', width')."""
+        x = input
         if not self._is_computed_here(x):
             return self.convolve(*self._operands(x))
         if x.dim() != 4:
@@ -202,8 +203,9 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         self.weight, self.bias = source.weight, source.bias
         self._quantize_like(bits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (..., in_features) to (..., out_features)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``input`` (..., in_features) to (..., out_features)."""
+        x = input
         if not self._is_computed_here(x):
             x, weight = self._operands(x)
             return F.linear(x, weight, self.bias)

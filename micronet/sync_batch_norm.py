@@ -39,8 +39,9 @@ class SyncBatchNorm(_BatchNorm):
         if x.dim() < 2:
             raise ValueError(f"expected at least 2 dimensions, not {x.dim()}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (batch, channels, height, width)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``input`` (batch, channels, height, width)."""
+        x = input
         group = self._group()
         if group is None:
             return super().forward(x)

@@ -231,6 +231,17 @@ def test_images_without_a_batch_and_tokens(rng):
         assert net(tokens[0, 0]).shape == (4,)
 
 
+@pytest.mark.parametrize("bits", [LayerBits(4, 4), LayerBits(8, 8), LayerBits(None, None)])
+def test_layers_are_called_by_keyword(rng, bits):
+    for layer, size in ((nn.Conv2d(4, 3, 1), (2, 4, 5, 5)), (nn.Linear(4, 3), (2, 4))):
+        model = nn.Sequential(layer, nn.ReLU(), nn.Linear(size[-1] if len(size) == 4 else 3, 2))
+        quantize.convert_(model, {"0": bits, "2": LayerBits(4, 4)})
+        x = torch.randn(size, generator=rng)
+        model(x)
+        model.eval()
+        assert torch.equal(model[0](input=x) + 0, model[0](x) + 0)
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", [(1, 2), "same", "valid"])
 def test_every_padding_computes_in_integers(rng, mode, padding):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -64,6 +64,12 @@ class Block:
         """[N, C, H, W]."""
         return self.sums.shape
 
+    def _but(self, **changes: Any) -> Block:
+        """The block with other attributes; a step makes a thousand, which `replace` is slow at."""
+        other = object.__new__(Block)
+        other.__dict__.update(self.__dict__, **changes)
+        return other
+
     def none(self) -> Tensor:
         """An empty tensor, which stands for no gate, no range and no gradient of the means."""
         return self.scale.new_empty(0)
@@ -118,17 +124,17 @@ class Block:
 
     def with_affine(self, scale: Tensor, shift: Tensor) -> Block:
         """The same sums under a normalization's scale and shift [C]."""
-        return replace(
-            self, scale=scale, shift=shift, is_normalized=True, key=object(), affine_key=object()
+        return self._but(
+            scale=scale, shift=shift, is_normalized=True, key=object(), affine_key=object()
         )
 
     def with_function(self, function: Function) -> Block:
         """The activation function of the values."""
-        return replace(self, function=function, key=object())
+        return self._but(function=function, key=object())
 
     def with_gate(self, gate: Tensor) -> Block:
         """The values times a gate [N, C]."""
-        return replace(self, gate=gate, key=object())
+        return self._but(gate=gate, key=object())
 
     # What a node of autograd keeps --------------------------------------------------------------
 
@@ -139,7 +145,7 @@ class Block:
     def outline(self) -> Block:
         """The block without its tensors, for a node to keep beside what it saved."""
         nothing: Any = None
-        return replace(self, sums=nothing, scale=nothing, shift=nothing, gate=nothing)
+        return self._but(sums=nothing, scale=nothing, shift=nothing, gate=nothing)
 
     def restored(
         self, sums: Tensor | None, scale: Tensor, shift: Tensor | None, gate: Tensor | None
@@ -148,7 +154,7 @@ class Block:
         if sums is None:
             assert self.remade is not None
             sums = self.remade.get()
-        return replace(self, sums=sums, scale=scale, shift=shift, gate=gate)
+        return self._but(sums=sums, scale=scale, shift=shift, gate=gate)
 
     def drop_remade(self) -> None:
         """Forget sums that were made again: the backward pass has left this block."""
