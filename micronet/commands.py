@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from micronet import distributed, dry_run, models, runs, sensitivity_scan, stage, summary
+from micronet import (
+    distributed,
+    dry_run,
+    models,
+    network_check,
+    runs,
+    sensitivity_scan,
+    stage,
+    summary,
+)
 from micronet.data import Data, open_data
 from micronet.errors import UserError
 from micronet.evaluate import evaluate
-from micronet.optimise import place
+from micronet.network_check import Trial
 from micronet.stage import check_data
 
 
@@ -43,10 +53,23 @@ def run_eval(args: dict[str, Any]) -> int:
     if not {"test": data.test_size, "validation": data.validation_size}[split]:
         raise UserError(f"data {data.name!r} has no {split} images")
     batches = data.test() if split == "test" else data.validation()
-    model = place(model)
-    _print_accuracy(args, name, split, evaluate(model, batches))
+    order = _order_taken(model, args["arch"] or meta["arch"], data, split, meta)
+    _print_accuracy(args, name, split, evaluate(model, batches, channels_last=order))
     report_skipped(data)
     return 0
+
+
+def _order_taken(
+    model: nn.Module, arch: str, data: Data, split: str, meta: Mapping[str, Any]
+) -> bool:
+    """Move a network to its device; return whether it takes a split's images channels last.
+
+    Raises:
+        UserError: it does not take them, or returns no logits of their classes.
+    """
+    images = {"test": data.test_size, "validation": data.validation_size}[split]
+    trial = Trial.of_evaluation(arch, data, images)
+    return network_check.check(model, trial, channels_last=meta.get("channels_last", True))
 
 
 def report_skipped(data: Data) -> None:
@@ -121,8 +144,10 @@ def run_sensitivity(args: dict[str, Any]) -> int:
         raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)
     batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
-    model, out = place(loaded.model), Path(args["out"])
-    found = sensitivity_scan.scan(model, batches, args["layers"], args["kind"], levels)
+    order = _order_taken(loaded.model, loaded.meta["arch"], data, "validation", loaded.meta)
+    judge = functools.partial(evaluate, channels_last=order)
+    out, asked = Path(args["out"]), (args["layers"], args["kind"], levels)
+    found = sensitivity_scan.scan(loaded.model, batches, *asked, judge)
     distributed.first_alone(lambda: sensitivity_scan.write(out, *found))
     print(f"written: {out / 'sensitivity.csv'}, search.csv, sensitivity.svg")
     return 0

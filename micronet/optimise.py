@@ -159,6 +159,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
     """Move a network to ``device()``, its convolutions in the order asked for, and return it."""
     return model.to(device=device(), memory_format=memory_order(channels_last))  # type: ignore[call-overload]

@@ -7,7 +7,7 @@ target says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -282,7 +282,12 @@ def sparsity(model: nn.Module, names: Iterable[str] | None = None) -> float:
     return 1.0 - nonzero / total if total else 0.0
 
 
-def convolution_sparsity(model: nn.Module) -> float:
-    """Return the share of exact zeros among all convolution weights."""
+def shown_sparsity(model: nn.Module, pruned: Collection[str] = ()) -> float:
+    """Return the share of exact zeros among the weights of ``shown_layers``."""
+    return sparsity(model, shown_layers(model, pruned))
+
+
+def shown_layers(model: nn.Module, pruned: Collection[str]) -> list[str]:
+    """Return the layers whose zeros a run's log counts: all convolutions, and what is pruned."""
     layers = models.layers(model)
-    return sparsity(model, [n for n, m in layers.items() if isinstance(m, nn.Conv2d)])
+    return [n for n, m in layers.items() if n in pruned or not isinstance(m, nn.Linear)]

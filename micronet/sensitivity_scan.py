@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from micronet.evaluate import Accuracy, evaluate
 from micronet.layers import match_layers
 
 KINDS = ("element", "filter", "channel")
+Judge: TypeAlias = Callable[[nn.Module, Iterable[tuple[Tensor, Tensor]]], Accuracy]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def scan(
     patterns: Sequence[str],
     kind: str,
     levels: Sequence[float],
+    judge: Judge = evaluate,
 ) -> tuple[Accuracy, list[Point]]:
     """Prune one layer after the other to every level; the model ends as it began.
 
@@ -52,6 +55,7 @@ def scan(
         patterns: names or shell patterns of layers.
         kind: what is pruned as one: element, filter (output channel) or channel (input channel).
         levels: sparsities in (0, 1).
+        judge: ``evaluate``, with the order of images that the network takes.
 
     Returns:
         The accuracy of the network as it is, and a point for every layer and level.
@@ -61,12 +65,12 @@ def scan(
     """
     layers = models.layers(model)
     chosen = match_layers(layers, {"--layers": patterns}, "command line")
-    before = evaluate(model, batches())
+    before = judge(model, batches())
     points = []
     for name in (n for n in layers if n in chosen):
         for level in levels:
             with torch.no_grad():
-                found = _with_pruned(model, layers[name], kind, level, batches)
+                found = _with_pruned(layers[name], kind, level, lambda: judge(model, batches()))
             points.append(Point(name, level, found))
         worst = points[-1]
         print(f"{name}: top-1 {worst.accuracy.top1:.2f} at {100 * worst.sparsity:g} %", flush=True)
@@ -74,18 +78,14 @@ def scan(
 
 
 def _with_pruned(
-    model: nn.Module,
-    layer: models.Layer,
-    kind: str,
-    level: float,
-    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    layer: models.Layer, kind: str, level: float, accuracy: Callable[[], Accuracy]
 ) -> Accuracy:
     whole = layer.weight.detach().clone()
     bits = prune.choose_together({"": whole}, PruneGroup(("*",), structure=kind), level)[""]
     try:
         keep = kernels.unpack_bits(bits, whole.numel()).view(whole.shape)
         layer.weight.masked_fill_(~keep, 0.0)
-        return evaluate(model, batches())
+        return accuracy()
     finally:
         layer.weight.copy_(whole)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from micronet import models
 from micronet.dry_run import table
+from micronet.network_errors import failures_of
 from micronet.quantized_modules import QuantizedLayer
 
 
@@ -25,7 +26,14 @@ def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
     rows = list(_rows(layers, macs))
     total = sum(layer.weight.numel() for layer in layers.values())
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
-    sums = ("all", "", "", f"{total:,}", f"{100 * zeros / total:.2f} %", f"{sum(macs.values()):,}")
+    sums = (
+        "all",
+        "",
+        "",
+        f"{total:,}",
+        f"{100 * zeros / max(total, 1):.2f} %",
+        f"{sum(macs.values()):,}",
+    )
     return table([("layer", "kind", "shape", "weights", "zeros", "multiply-adds", "W bits",
                    "A bits"), *rows, (*sums, "", "")])  # fmt: skip
 
@@ -33,7 +41,7 @@ def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
 def _rows(layers: dict[str, models.Layer], macs: dict[str, int]) -> Iterator[tuple[str, ...]]:
     for name, layer in layers.items():
         numel = layer.weight.numel()
-        zeros = 100 * int((layer.weight == 0).sum()) / numel
+        zeros = int((layer.weight == 0).sum())
         bits: list[float | None] = [None, None]
         if isinstance(layer, QuantizedLayer):
             bits = [layer.bits.weight_bits, layer.bits.activation_bits]
@@ -42,10 +50,14 @@ def _rows(layers: dict[str, models.Layer], macs: dict[str, int]) -> Iterator[tup
             _kind(layer),
             "x".join(map(str, layer.weight.shape)),
             f"{numel:,}",
-            f"{zeros:.2f} %",
+            _share(zeros, numel),
             f"{macs[name]:,}",
             *("float" if b is None else f"{b:g}" for b in bits),
         )
+
+
+def _share(zeros: int, total: int) -> str:
+    return f"{100 * zeros / total:.2f} %" if total else "-"
 
 
 def _kind(layer: nn.Module) -> str:
@@ -62,6 +74,9 @@ def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
     Args:
         structure: a network on the meta device.
         image_size: side of the input in pixels.
+
+    Raises:
+        UserError: it does not take an image of this size.
     """
     layers = models.layers(structure)
     found = dict.fromkeys(layers, 0)
@@ -75,7 +90,9 @@ def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
 
     hooks = [layer.register_forward_hook(count(n)) for n, layer in layers.items()]  # type: ignore[arg-type]
     try:
-        with torch.no_grad(), torch.device("meta"):
+        shape = f"3x{image_size}x{image_size}"
+        failures = failures_of(f"{type(structure).__name__} does not take an image of {shape}")
+        with failures, torch.no_grad(), torch.device("meta"):
             structure.eval()(torch.empty(1, 3, image_size, image_size))
     finally:
         for handle in hooks:
