@@ -28,6 +28,7 @@ from micronet.data import Data, open_data
 from micronet.errors import UserError
 from micronet.evaluate import evaluate
 from micronet.network_check import Trial
+from micronet.network_errors import failures_of
 from micronet.stage import check_data
 
 
@@ -122,8 +123,9 @@ def run_summary(args: dict[str, Any]) -> int:
         size = args["image_size"] or models.default_image_size(arch)
     with torch.device("meta"):
         structure = models.create_model(arch, classes)
-    print(f"{args['run'] or arch} at {size}x{size}\n")
-    print(summary.describe(model, structure, size))
+    with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
+        described = summary.describe(model, structure, size)
+    print(f"{args['run'] or arch} at {size}x{size}\n\n{described}")
     return 0
 
 

@@ -117,7 +117,7 @@ def _inner(module: nn.Module) -> nn.Module | None:
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return module.module
     # Its class is torch._dynamo's, which takes a second to import.
-    inner = module._modules.get("_orig_mod")
+    inner = getattr(module, "_orig_mod", None)
     return inner if type(module).__name__ == "OptimizedModule" else None
 
 

@@ -51,7 +51,8 @@ def backward(
         loss = _loss(recipe, logits.float(), learned, taught)
         value = float(loss.detach())
         if not value <= recipe.train.loss_limit:
-            raise _broken_loss(value, state, part, where)
+            with failures_of(f"the loss is {value} in {where}", where.last_good):
+                raise _broken_loss(value, state, part, where)
         share = len(hard) / len(labels)
         failures = failures_of(f"{name} failed in {where}", where.last_good)
         with failures, distributed.without_meeting(wrapped, last=number == len(parts)):

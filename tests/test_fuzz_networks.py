@@ -1,0 +1,31 @@
+"""A little of the fuzz target of networks on every run, with another seed each time."""
+
+import time
+
+import pytest
+
+import fuzz_networks
+import random_networks
+
+
+@pytest.mark.slow
+def test_every_network_is_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz_networks.own_networks, "_allowed", set())
+    seed = time.time_ns() % 10**6
+    print(f"python tests/fuzz_networks.py --networks 24 --seed {seed}")
+    assert fuzz_networks.fuzz(24, seed, tmp_path) == 0
+
+
+def test_a_name_always_makes_the_same_network():
+    for seed in range(20):
+        first, second = (str(random_networks.network("whole", seed, 2)) for _ in range(2))
+        assert first == second
+
+
+def test_a_wrong_answer_would_be_seen(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fuzz_networks.own_networks, "_allowed", set())
+    monkeypatch.setitem(random_networks.KINDS, "raising", random_networks.KINDS["whole"])
+    assert fuzz_networks.fuzz(2, 0, tmp_path, ["raising", "raising"]) >= 1
+    assert "random_networks:raising_" in capsys.readouterr().err
+    monkeypatch.setattr(fuzz_networks, "train", lambda words: 1)
+    assert fuzz_networks.fuzz(1, 0, tmp_path) == 1
