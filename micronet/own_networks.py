@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -99,8 +100,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     model = _bare(model)
     for module in list(model.modules()):
-        # What ``module.compile()`` leaves; other attributes are the user's.
+        # What ``module.compile()`` leaves, and what ``torch.compile`` makes of a method.
         module._compiled_call_impl = None
+        plain = getattr(module.forward, "_torchdynamo_orig_callable", None)
+        if plain is not None:
+            module.forward = plain if "forward" in vars(module) else MethodType(plain, module)
         for name, child in module.named_children():
             setattr(module, name, _bare(child))
     return model

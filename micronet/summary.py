@@ -25,14 +25,7 @@ def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
     rows = list(_rows(layers, macs))
     total = sum(layer.weight.numel() for layer in layers.values())
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
-    sums = (
-        "all",
-        "",
-        "",
-        f"{total:,}",
-        f"{100 * zeros / max(total, 1):.2f} %",
-        f"{sum(macs.values()):,}",
-    )
+    sums = ("all", "", "", f"{total:,}", _share(zeros, total), f"{sum(macs.values()):,}")
     return table([("layer", "kind", "shape", "weights", "zeros", "multiply-adds", "W bits",
                    "A bits"), *rows, (*sums, "", "")])  # fmt: skip
 

@@ -134,6 +134,8 @@ def fuzz(networks, seed, folder, kinds=None):
         # Every kind comes, and whole ones half of the time.
         kind = list(kinds)[index // 2 % len(kinds)] if index % 2 else "whole"
         name = kind, chance.randrange(10**9)
+        # Said before it is tried, for what ends the process at once.
+        print("random_networks:{}_{}".format(*name), flush=True)
         own_networks._allowed.clear()
         with tempfile.TemporaryDirectory(dir=folder) as own, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,7 +143,7 @@ def fuzz(networks, seed, folder, kinds=None):
                 through(*name, Path(own), data)
             except Wrong as error:
                 wrong += 1
-                print("random_networks:{}_{}: {}".format(*name, error), file=sys.stderr)
+                print("random_networks:{}_{}: {}".format(*name, error), file=sys.stderr, flush=True)
     return wrong
 
 

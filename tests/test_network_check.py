@@ -127,6 +127,20 @@ def compiled_part(num_classes):
     return net
 
 
+def compiled_method(num_classes):
+    net = convolutions(num_classes)
+    net.forward = torch.compile(net.forward)
+    return net
+
+
+class Decorated(nn.Sequential):
+    forward = torch.compile(nn.Sequential.forward)
+
+
+def decorated(num_classes):
+    return Decorated(*convolutions(num_classes))
+
+
 def parallel(num_classes):
     return torch.compile(nn.DataParallel(convolutions(num_classes)))
 
@@ -188,6 +202,7 @@ globals().update(NETS)
 """
 SMALL = ["--image-size", "16", "--batch-size", "500", "--threads", "1", "--epochs", "1"]
 QUANTIZE = {"quantize": {"weights": {"bits": 4}, "activations": {"bits": 4}}}
+WRAPPED = "compiled compiled_in_place compiled_part compiled_method decorated parallel".split()
 HALF = {"prune": {"method": "one-shot", "groups": [{"layers": ["*"], "final_sparsity": 0.5}]}}
 
 
@@ -445,7 +460,10 @@ def test_the_log_counts_convolutions_and_what_is_pruned():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("net", ["compiled", "compiled_in_place", "compiled_part", "parallel"])
+@pytest.mark.parametrize(
+    "net",
+    ["compiled", "compiled_in_place", "compiled_part", "compiled_method", "decorated", "parallel"],
+)
 def test_wrappers_come_off(net, nets, tmp_path):
     """The layers keep their own names, and are those that train and that are quantised."""
     spec = f"{nets}:{net}"
@@ -460,7 +478,7 @@ def test_wrappers_come_off(net, nets, tmp_path):
     recipe = written(tmp_path, QUANTIZE)
     assert main(["qat", "--from", pruned, *common, "--schedule", recipe, "--out", qat]) == 0
     model = runs.load(qat).model
-    assert type(model) is nn.Sequential and type(model[0]).__name__ == "QuantizedConv2d"
+    assert isinstance(model, nn.Sequential) and type(model[0]).__name__ == "QuantizedConv2d"
 
 
 def test_a_constructor_that_computes_is_scored_too(nets, capsys):
