@@ -180,6 +180,7 @@ def _check_finite(model: nn.Module, name: str) -> None:
 def _try_quantised(model: nn.Module, trial: Trial, order: torch.memory_format) -> None:
     """Try the network as it is to become."""
     quantize.convert_(model, trial.bits, trial.masks)
+    trial = dataclasses.replace(trial, name=f"{trial.name} with quantized layers")
     for _ in range(_PASSES):
         _try_training(model, trial, order)
         if not (unready := quantize.unready(model)):
@@ -196,6 +197,9 @@ def _try_quantised(model: nn.Module, trial: Trial, order: torch.memory_format) -
 def _try_training(model: nn.Module, trial: Trial, order: torch.memory_format) -> set[int]:
     """Take a step's gradient of each size; return the parameters, by identity, that have one."""
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_refuse_fatal_input)
     for parameter in model.parameters():
         parameter.grad = None
     try:
@@ -208,6 +212,14 @@ def _try_training(model: nn.Module, trial: Trial, order: torch.memory_format) ->
             ) from None
         raise
     return {id(p) for p in model.parameters() if p.grad is not None}
+
+
+def _refuse_fatal_input(module: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
+    """Stop before torch 2.11's backward pass ends the process, which it does for such an input."""
+    x = inputs[0]
+    orders = [x.is_contiguous(memory_format=memory_order(last)) for last in (False, True)]
+    if x.device.type == "cpu" and x.dim() == 4 and not x.requires_grad and orders == [False, True]:
+        raise UserError("torch's GroupNorm has no gradient for images that lie channels last")
 
 
 def _trains_on_two(model: nn.Module, trial: Trial, order: torch.memory_format) -> bool:

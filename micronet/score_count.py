@@ -93,8 +93,8 @@ class Score:
 
     @property
     def sparsity(self) -> Fraction:
-        """Share of zeros among them."""
-        return 1 - Fraction(self.nonzeros, self.weights)
+        """Share of zeros among them; 0 where there are none."""
+        return 1 - Fraction(self.nonzeros, self.weights) if self.weights else Fraction(0)
 
     def rows(self) -> list[LayerRow]:
         """Return the costs by layer, in module order; last what precedes or belongs to none."""

@@ -133,11 +133,10 @@ def compiled_method(num_classes):
     return net
 
 
-class Decorated(nn.Sequential):
-    forward = torch.compile(nn.Sequential.forward)
-
-
 def decorated(num_classes):
+    class Decorated(nn.Sequential):
+        forward = torch.compile(nn.Sequential.forward)
+
     return Decorated(*convolutions(num_classes))
 
 
@@ -166,6 +165,10 @@ def third_batch(num_classes):
 def depths(num_classes):
     rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
     return nn.Sequential(nn.Dropout(rates[1]), *convolutions(num_classes))
+
+
+def group_norm(num_classes):
+    return nn.Sequential(nn.GroupNorm(1, 3), *convolutions(num_classes))
 
 
 the_only_one = Net(10)
@@ -340,6 +343,16 @@ def test_a_network_that_views_gets_contiguous_images_everywhere(flag, nets, tmp_
     weights = ["--arch", spec, "--weights", f"{out}/best.safetensors", "--image-size", "16"]
     assert main(["eval", *weights]) == 0
     assert report.main([out, "--own", spec]) == 0
+
+
+def test_a_network_whose_gradient_would_end_the_process(nets, tmp_path, capsys):
+    """The GroupNorm of torch 2.11 does so where it reads the images, channels last."""
+    out = str(tmp_path / "run")
+    assert main(["fit", "--arch", f"{nets}:group_norm", *SMALL, "--out", out]) == 0
+    said = capsys.readouterr().out
+    assert "gets contiguous images" in said and "GroupNorm has no gradient" in said
+    model = runs.load(out).model
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_the_flag_holds_for_every_image_of_a_run(nets, tmp_path, monkeypatch):
