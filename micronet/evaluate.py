@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from micronet import distributed
 from micronet.errors import UserError
 from micronet.network_errors import failures_of, logits_of
-from micronet.optimise import device_of, memory_order
+from micronet.optimise import device_of, in_order, memory_order
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def evaluate(
     correct = correct5 = total = ties = 0
     loss = 0.0
     for images, labels in batches:
-        images = images.to(device).contiguous(memory_format=memory_order(channels_last))
+        images = in_order(images.to(device), memory_order(channels_last))
         with failures_of(f"{name} cannot be evaluated"):
             logits = logits_of(model(images), len(images), name)
         if int(labels.max()) >= logits.shape[1]:

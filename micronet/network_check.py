@@ -19,7 +19,7 @@ from micronet.data import Data
 from micronet.distill import Teacher
 from micronet.errors import UserError
 from micronet.network_errors import failures_of, logits_of
-from micronet.optimise import autocast, device, device_of, memory_order, place
+from micronet.optimise import autocast, device, device_of, in_order, memory_order, place
 from micronet.quantize import LayerBits
 from micronet.recipe import Recipe
 from micronet.unchanged import unchanged
@@ -217,8 +217,9 @@ def _try_training(model: nn.Module, trial: Trial, order: torch.memory_format) ->
 def _refuse_fatal_input(module: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
     """Stop before torch 2.11's backward pass ends the process, which it does for such an input."""
     x = inputs[0]
-    orders = [x.is_contiguous(memory_format=memory_order(last)) for last in (False, True)]
-    if x.device.type == "cpu" and x.dim() == 4 and not x.requires_grad and orders == [False, True]:
+    if type(x) is not Tensor or x.dim() != 4 or x.requires_grad or x.device.type != "cpu":
+        return
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         raise UserError("torch's GroupNorm has no gradient for images that lie channels last")
 
 
@@ -248,7 +249,7 @@ def _try_each(
     for size in sizes:
         random = torch.Generator().manual_seed(size)
         images = torch.randn(size, *trial.shape, generator=random).to(own)
-        images = images.contiguous(memory_format=order)
+        images = in_order(images, order)
         with (
             failures_of(f"{trial.name} does not take an image of {trial.image}"),
             autocast(own, trial.amp if trains else "none"),

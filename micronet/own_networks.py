@@ -128,7 +128,7 @@ def _inner(module: nn.Module) -> nn.Module | None:
 def _check_layers(spec: str, model: nn.Module) -> None:
     """Hold a network to layers that can be seen, and whose weights have a shape already."""
     for name, module in model.named_modules():
-        what = f"{spec!r} returned a network with {name!r}" if name else f"{spec!r} returned"
+        what = f"{spec!r} returned a network{f' with {name!r}' if name else ''}"
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"{what} in TorchScript, whose layers cannot be replaced")
         tensors = [*module._parameters.values(), *module._buffers.values()]

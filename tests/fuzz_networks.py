@@ -36,6 +36,10 @@ QUANTIZE = {
 }
 
 
+# What is said of a network that fails after it was tried, whose run is there to be looked at.
+IN_A_STEP = (" failed in ", "loss is", ", step ", "cannot be evaluated")
+
+
 class Wrong(Exception):
     """A command did neither what it should nor say why not."""
 
@@ -66,7 +70,7 @@ def check(condition, text):
 def stage(out, *arguments):
     """Run a training command; a network that was refused leaves no folder."""
     said, refused = ask(train, *arguments, "--out", out)
-    if refused and " failed in " not in said and "loss is" not in said:
+    if refused and not any(words in said for words in IN_A_STEP):
         check(not out.exists(), f"{out.name} was refused, but left a folder: {said}")
     if not refused:
         records = runs.RunDirectory(out).metrics()

@@ -119,7 +119,7 @@ def other(channels, chance):
         nn.ConvTranspose2d(channels, 3, 2),
         nn.Upsample(scale_factor=2),
         Apply(lambda x: x.flip(1)),
-        Apply(lambda x: F.relu(x, inplace=True)),
+        Apply(lambda x, f: F.relu(f(x), inplace=True), nn.Conv2d(channels, 3, 1)),
         Apply(lambda x: x - x.mean(dim=1, keepdim=True)),
     ]
     return chance.choice(kinds)
@@ -309,7 +309,17 @@ def noisy(body, chance):
 
 
 def odd_output(body, chance):
-    return after(lambda self, y: chance.choice(OUTPUTS)(y))(body, chance)
+    change = chance.choice(OUTPUTS)
+    return after(lambda self, y: change(y))(body, chance)
+
+
+def changing_output(body, chance):
+    """Returns something else each time, so that a trial may see nothing of it."""
+
+    def change(self, y):
+        return y if chance.random() < 0.8 else chance.choice(OUTPUTS)(y)
+
+    return after(change)(body, chance)
 
 
 OUTPUTS = (
@@ -368,5 +378,5 @@ FAULTY = {
     "flat_batch_norm": lambda body, chance: nn.Sequential(body, Apply(torch.flatten)),
     "exits": lambda body, chance: Faulty(body, lambda self, x: sys.exit(0)),
 }
-EITHER = {"raising_later": raising_later}
+EITHER = {"raising_later": raising_later, "changing_output": changing_output}
 KINDS = WHOLE | FAULTY | EITHER

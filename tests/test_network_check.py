@@ -18,6 +18,7 @@ from micronet import (
     checkpoint,
     evaluate,
     network_check,
+    optimise,
     own_networks,
     prune,
     quantize,
@@ -322,6 +323,14 @@ def test_a_failure_in_a_later_step_names_it(nets, tmp_path, capsys):
     assert checkpoint.load(out / "last.safetensors").meta["progress"]["step"] == 2
 
 
+@pytest.mark.parametrize("change", ["y[:, :1]", "(y, y)", "y.argmax(1)", "y[:1]"])
+def test_an_output_that_changes_later_names_the_step(change, nets, tmp_path, capsys):
+    with (tmp_path / f"{nets}.py").open("a") as file:
+        file.write(f"\n\nchanging = out(lambda net, y: {change} if len(y) > 2 else y)\n")
+    command = ["fit", "--arch", f"{nets}:changing", *SMALL, "--out", tmp_path / "run"]
+    assert "fit epoch 1, step 1" in refused(main, command, capsys)
+
+
 @pytest.mark.parametrize("flag", ["--channels-last", "--no-channels-last"])
 def test_a_network_that_views_gets_contiguous_images_everywhere(flag, nets, tmp_path, capsys):
     """It raises on any other image, in training, validation, evaluation and sensitivity."""
@@ -613,6 +622,16 @@ def test_an_evaluation_with_too_few_outputs_says_so():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     with pytest.raises(UserError, match="knows 2 classes, but the data has more"):
         evaluate.evaluate(model, [(torch.rand(4, 3, 1, 1), torch.arange(4))])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 1, 4, 4), (1, 3, 4, 1), (2, 3, 4, 5)])
+def test_images_lie_in_an_order_by_their_strides(shape):
+    for order in (torch.channels_last, torch.contiguous_format):
+        wanted = torch.empty(shape, memory_format=order).stride()
+        for now in (torch.channels_last, torch.contiguous_format):
+            images = torch.empty(shape, memory_format=now).copy_(torch.rand(shape))
+            ordered = optimise.in_order(images, order)
+            assert torch.equal(ordered, images) and ordered.stride() == wanted
 
 
 def test_what_is_logits():
