@@ -54,23 +54,25 @@ def run_eval(args: dict[str, Any]) -> int:
     if not {"test": data.test_size, "validation": data.validation_size}[split]:
         raise UserError(f"data {data.name!r} has no {split} images")
     batches = data.test() if split == "test" else data.validation()
-    order = _order_taken(model, args["arch"] or meta["arch"], data, split, meta)
-    _print_accuracy(args, name, split, evaluate(model, batches, channels_last=order))
+    judge = _judge(model, args["arch"] or meta["arch"], data, split, meta)
+    _print_accuracy(args, name, split, judge(model, batches))
     report_skipped(data)
     return 0
 
 
-def _order_taken(
+def _judge(
     model: nn.Module, arch: str, data: Data, split: str, meta: Mapping[str, Any]
-) -> bool:
-    """Move a network to its device; return whether it takes a split's images channels last.
+) -> sensitivity_scan.Judge:
+    """Move a network to its device; return ``evaluate`` for the order of images that it takes.
 
     Raises:
         UserError: it does not take them, or returns no logits of their classes.
     """
     images = {"test": data.test_size, "validation": data.validation_size}[split]
     trial = Trial.of_evaluation(arch, data, images)
-    return network_check.check(model, trial, channels_last=meta.get("channels_last", True))
+    wanted = meta.get("channels_last", True)
+    order = network_check.check(model, trial, channels_last=wanted)
+    return functools.partial(evaluate, channels_last=order, name=arch)
 
 
 def report_skipped(data: Data) -> None:
@@ -146,8 +148,7 @@ def run_sensitivity(args: dict[str, Any]) -> int:
         raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)
     batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
-    order = _order_taken(loaded.model, loaded.meta["arch"], data, "validation", loaded.meta)
-    judge = functools.partial(evaluate, channels_last=order)
+    judge = _judge(loaded.model, loaded.meta["arch"], data, "validation", loaded.meta)
     out, asked = Path(args["out"]), (args["layers"], args["kind"], levels)
     found = sensitivity_scan.scan(loaded.model, batches, *asked, judge)
     distributed.first_alone(lambda: sensitivity_scan.write(out, *found))

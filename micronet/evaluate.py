@@ -38,7 +38,11 @@ class Accuracy:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, channels_last: bool = True
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    channels_last: bool = True,
+    name: str | None = None,
 ) -> Accuracy:
     """Classify every image once, in evaluation mode; the model's mode is restored.
 
@@ -51,13 +55,14 @@ def evaluate(
         model: the network.
         batches: images and their labels.
         channels_last: the order of images in memory.
+        name: of the network, for messages; its class by default.
 
     Raises:
         UserError: the network fails, or returns no logits of these classes.
     """
     was_training = model.training
     model.eval()
-    device, name = device_of(model), type(model).__name__
+    device, name = device_of(model), name or type(model).__name__
     correct = correct5 = total = ties = 0
     loss = 0.0
     for images, labels in batches:

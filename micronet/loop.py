@@ -118,7 +118,9 @@ def validate(state: State, recipe: Recipe, data: Data, stop: StopRequest) -> Acc
     validation = data.validation()
     with state.average.in_place(state.model):
         watched = stop.watch(validation) if alone else validation
-        return evaluate(state.model, watched, channels_last=recipe.train.channels_last)
+        name = f"{recipe.stage} epoch {state.epoch + 1}, validation: {type(state.model).__name__}"
+        order = recipe.train.channels_last
+        return evaluate(state.model, watched, channels_last=order, name=name)
 
 
 def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:

@@ -113,9 +113,10 @@ def _described(output: object) -> str:
         sides = "x".join(map(str, output.shape))
         dtype = str(output.dtype).removeprefix("torch.")
         return f"a tensor of {sides} ({dtype})" if sides else f"a scalar ({dtype})"
+    if output is None:
+        return "None"
     kind = type(output).__name__
+    kind = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
     if isinstance(output, Mapping):
-        return f"a {kind} of {', '.join(map(repr, list(output)[:3])) or 'nothing'}"
-    if isinstance(output, (tuple, list)):
-        return f"a {kind} of {len(output)}"
-    return "None" if output is None else f"a {kind}"
+        return f"{kind} of {', '.join(map(repr, list(output)[:3])) or 'nothing'}"
+    return f"{kind} of {len(output)}" if isinstance(output, (tuple, list)) else kind

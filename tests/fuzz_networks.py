@@ -37,7 +37,7 @@ QUANTIZE = {
 
 
 # What is said of a network that fails after it was tried, whose run is there to be looked at.
-IN_A_STEP = (" failed in ", "loss is", ", step ", "cannot be evaluated")
+IN_A_STEP = (" failed in ", "loss is", ", step ", ", validation: ")
 
 
 class Wrong(Exception):

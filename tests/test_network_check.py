@@ -329,6 +329,12 @@ def test_an_output_that_changes_later_names_the_step(change, nets, tmp_path, cap
         file.write(f"\n\nchanging = out(lambda net, y: {change} if len(y) > 2 else y)\n")
     command = ["fit", "--arch", f"{nets}:changing", *SMALL, "--out", tmp_path / "run"]
     assert "fit epoch 1, step 1" in refused(main, command, capsys)
+    with (tmp_path / f"{nets}.py").open("a") as file:
+        file.write("\n\nchanging = out(lambda net, y: y if net.training or len(y) < 3 else 1)\n")
+    sys.modules.pop(nets)
+    command[-1] = tmp_path / "validated"
+    message = refused(main, command, capsys)
+    assert "fit epoch 1, validation: Net returned an int" in message
 
 
 @pytest.mark.parametrize("flag", ["--channels-last", "--no-channels-last"])
