@@ -159,7 +159,9 @@ def _of_teacher(trial: Trial) -> str:
 
 def _check_trainable(model: nn.Module, name: str) -> None:
     """Hold a network to what can be trained and kept in a checkpoint."""
-    for key, value in model.state_dict().items():
+    with failures_of(f"{name} cannot be kept in a checkpoint"):
+        state = model.state_dict()
+    for key, value in state.items():
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             raise UserError(f"{name} keeps {key!r} ({kind}), but a checkpoint holds tensors alone")

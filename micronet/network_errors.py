@@ -17,7 +17,8 @@ from micronet.errors import UserError
 
 # Of a foreign message, so that a sentence stays one.
 _LONGEST = 300
-_LOCATION_PREFIXES = ("module.", "_orig_mod.")
+# What training puts around a network, which is no part of it.
+_WRAPPERS = ("DistributedDataParallel", "OptimizedModule")
 _PASSED_ON = (UserError, distributed.LostProcess)
 
 
@@ -64,12 +65,11 @@ def _location(error: BaseException) -> str:
     frames = list(traceback.walk_tb(error.__traceback__))
     owners = [frame.f_locals.get("self") for frame, _ in frames]
     modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    modules = [module for module in modules if type(module).__name__ not in _WRAPPERS]
     if not modules:
         return ""
     names = {id(module): name for name, module in modules[0].named_modules()}
     name = next((names[id(m)] for m in reversed(modules) if names.get(id(m))), "")
-    for prefix in _LOCATION_PREFIXES:
-        name = name.removeprefix(prefix)
     return f"in module {name!r}: " if name else _line(frames)
 
 

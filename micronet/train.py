@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from micronet import (
+    checkpoint,
     commands,
     conversion,
     distributed,
@@ -39,11 +40,12 @@ from micronet.errors import UserError, reports_user_errors
 from micronet.events import Events, require_package
 from micronet.interrupt import Stopped, StopRequest
 from micronet.network_check import Trial
+from micronet.network_errors import failures_of
 from micronet.optimise import keep_freed_memory_mapped
 from micronet.places import place as source_location
 from micronet.recipe import Recipe
 from micronet.runs import LoadedRun, RunDirectory
-from micronet.state import State, unpack
+from micronet.state import State, pack, unpack
 from micronet.sync_batch_norm import synchronised
 
 
@@ -99,13 +101,15 @@ def run_stage(args: dict[str, Any]) -> int:
     if distributed.is_several() and train.sync_batch_norm:
         model = synchronised(model)
     recipe = _tried_out(config, schedule, model, recipe, masks, data, teacher)
+    state, meta = loop.start(model, recipe, masks), _meta(config, data, recipe)
     if args["resume"]:
         stage.check_images(config, data)
     else:
+        with failures_of(f"{config['arch']} cannot be kept in a checkpoint"):
+            checkpoint.serialized(*pack(state, meta))
         _create(run, config, model, data)
     if found is None:
         _report_conversion(model, recipe, run)
-    state = loop.start(model, recipe, masks)
     if origin is not None:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
     if found is not None and origin is not None:
@@ -115,7 +119,7 @@ def run_stage(args: dict[str, Any]) -> int:
     steps = state.epoch * data.steps_per_epoch + state.progress.step
     rules = args["checkpoint_every"], args["keep"], distributed.is_first()
     with StopRequest() as stop, _events(args, run, steps) as events:
-        keeper = keeping.Keeper(run, _meta(config, data, recipe), *rules, events)
+        keeper = keeping.Keeper(run, meta, *rules, events)
         state = loop.train(state, recipe, data, keeper, teacher, stop)
     commands.report_skipped(data)
     return _report(state, run)

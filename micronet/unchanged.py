@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+_CONTAINERS = (dict, OrderedDict, list, set)
 
 
 @contextlib.contextmanager
@@ -49,7 +52,7 @@ def _overlaps(tensor: Tensor) -> bool:
 def _copied(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return each attribute, with a copy of its content where it is a plain container."""
     return {
-        name: (value, value.copy() if isinstance(value, (dict, list, set)) else None)
+        name: (value, value.copy() if type(value) in _CONTAINERS else None)
         for name, value in attributes.items()
     }
 
@@ -59,7 +62,7 @@ def _put_back(now: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
     for name, (value, content) in before.items():
         now[name] = value
         # In place: what else holds a module's hooks or children holds the same container.
-        if isinstance(value, list):
+        if type(value) is list:
             value[:] = content
         elif content is not None:
             value.clear()

@@ -172,6 +172,27 @@ def group_norm(num_classes):
     return nn.Sequential(nn.GroupNorm(1, 3), *convolutions(num_classes))
 
 
+class Stateful(Net):
+    def __init__(self, num_classes, state):
+        super().__init__(num_classes)
+        self.state = state
+
+    def get_extra_state(self):
+        return self.state()
+
+    def set_extra_state(self, state):
+        pass
+
+
+def with_buffer(buffer):
+    def make(num_classes):
+        net = Net(num_classes)
+        net.register_buffer("kept", buffer(net))
+        return net
+
+    return make
+
+
 the_only_one = Net(10)
 NETS = {
     "one_channel": lambda num_classes: Net(num_classes, channels=1),
@@ -201,6 +222,11 @@ NETS = {
     "lazy": lambda num_classes: nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes)),
     "script": lambda num_classes: torch.jit.script(mlp(num_classes)),
     "leaving_at_once": lambda num_classes: sys.exit(0),
+    "extra_state": lambda num_classes: Stateful(num_classes, lambda: {"calls": 3}),
+    "broken_state": lambda num_classes: Stateful(num_classes, lambda: fail(OSError("x"))),
+    "sparse": with_buffer(lambda net: torch.eye(3).to_sparse()),
+    "double_complex": with_buffer(lambda net: torch.zeros(3, dtype=torch.complex128)),
+    "part_of_another": with_buffer(lambda net: net.fc.weight.detach()[:3]),
 }
 globals().update(NETS)
 """
@@ -266,6 +292,11 @@ REFUSED = {
     "lazy": ["'1', a LazyLinear", "must be given"],
     "script": ["TorchScript"],
     "leaving_at_once": ["failed", "SystemExit"],
+    "extra_state": ["'_extra_state' (dict)", "tensors alone"],
+    "broken_state": ["cannot be kept in a checkpoint", "OSError: x"],
+    "sparse": ["cannot be kept in a checkpoint"],
+    "double_complex": ["cannot be kept in a checkpoint", "complex128"],
+    "part_of_another": ["cannot be kept in a checkpoint", "share memory"],
 }
 
 
