@@ -39,7 +39,7 @@ class Trial:
         evaluated: numbers of images to evaluate at once.
         trained: numbers of images to train at once; none where it is only evaluated.
         amp: the type that float layers train in.
-        bits: precision of the layers that are to be quantised.
+        bits: precision of the layers that are to be quantized.
         masks: what is pruned already.
         where: the bits stand, for messages.
     """
@@ -144,7 +144,7 @@ def _attempt(
         _try_evaluation(model, trial, order)
     if trial.bits:
         with unchanged(model):
-            _try_quantised(model, trial, order)
+            _try_quantized(model, trial, order)
     if teacher is not None:
         _check_finite(teacher.model, _of_teacher(trial))
         taught = dataclasses.replace(trial, name=_of_teacher(trial), evaluated=trial.trained)
@@ -179,7 +179,7 @@ def _check_finite(model: nn.Module, name: str) -> None:
             raise UserError(f"{name} has values in {key!r} that are not finite")
 
 
-def _try_quantised(model: nn.Module, trial: Trial, order: torch.memory_format) -> None:
+def _try_quantized(model: nn.Module, trial: Trial, order: torch.memory_format) -> None:
     """Try the network as it is to become."""
     quantize.convert_(model, trial.bits, trial.masks)
     trial = dataclasses.replace(trial, name=f"{trial.name} with quantized layers")
@@ -218,7 +218,7 @@ def _try_training(model: nn.Module, trial: Trial, order: torch.memory_format) ->
 
 def _refuse_fatal_input(module: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
     """Stop before torch 2.11's backward pass ends the process, which it does for such an input."""
-    x = inputs[0]
+    x = inputs[0] if inputs else None
     if type(x) is not Tensor or x.dim() != 4 or x.requires_grad or x.device.type != "cpu":
         return
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):

@@ -96,7 +96,7 @@ def _called(spec: str, build: Callable[[], object]) -> object:
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return a network without what torch.compile and DataParallel put around it and its parts.
 
-    The network is trained, quantised and stored under its own names; ``--compile`` compiles it.
+    The network is trained, quantized and stored under its own names; ``--compile`` compiles it.
     """
     model = _bare(model)
     for module in list(model.modules()):

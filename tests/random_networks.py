@@ -69,7 +69,7 @@ def conv(channels, chance):
     )
 
 
-def normalised(channels, chance):
+def normalized(channels, chance):
     return nn.Sequential(
         nn.Conv2d(channels, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU()
     )
@@ -125,7 +125,7 @@ def other(channels, chance):
     return chance.choice(kinds)
 
 
-PARTS = (conv, conv, normalised, residual, gate, branches, keyword, norm, activation, pool, other)
+PARTS = (conv, conv, normalized, residual, gate, branches, keyword, norm, activation, pool, other)
 
 
 def averaged(x, classes):

@@ -145,7 +145,7 @@ def parallel(num_classes):
     return torch.compile(nn.DataParallel(convolutions(num_classes)))
 
 
-def normalised_at_one_pixel(num_classes):
+def normalized_at_one_pixel(num_classes):
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(),
         nn.Linear(8, num_classes),
@@ -438,7 +438,7 @@ def test_a_last_image_alone_is_evaluated_and_trained(nets, tmp_path, capsys):
 def test_a_batch_of_one_where_the_last_of_a_split_batch_is(nets, tmp_path, capsys):
     """Ten images in four parts of three: the last is alone."""
     folder = make_folder(tmp_path / "data", 16, count=5)
-    spec = f"{nets}:normalised_at_one_pixel"
+    spec = f"{nets}:normalized_at_one_pixel"
     command = ["fit", "--arch", spec, "--data", folder, "--image-size", "16", "--epochs", "1"]
     command += ["--batch-size", "16", "--accumulate", "4", "--out", tmp_path / "run"]
     message = refused(main, command, capsys)
@@ -447,7 +447,7 @@ def test_a_batch_of_one_where_the_last_of_a_split_batch_is(nets, tmp_path, capsy
     assert main([str(word) for word in command]) == 0
 
 
-def test_an_unused_layer_is_noted_and_refused_where_it_would_be_quantised(nets, tmp_path, capsys):
+def test_an_unused_layer_is_noted_and_refused_where_it_would_be_quantized(nets, tmp_path, capsys):
     spec, out, recipe = f"{nets}:unused", str(tmp_path / "fit"), written(tmp_path, QUANTIZE)
     assert main(["fit", "--arch", spec, *SMALL, "--out", out]) == 0
     assert f"note: no gradient reaches 'head' of {spec}" in capsys.readouterr().out
@@ -460,8 +460,8 @@ def test_an_unused_layer_is_noted_and_refused_where_it_would_be_quantised(nets, 
     assert main([*qat, "--out", str(tmp_path / "qat")]) == 0
 
 
-def test_a_layer_that_cannot_be_quantised_is_refused_before_it_is_trained(nets, tmp_path, capsys):
-    """Also where it would be quantised in a later epoch only."""
+def test_a_layer_that_cannot_be_quantized_is_refused_before_it_is_trained(nets, tmp_path, capsys):
+    """Also where it would be quantized in a later epoch only."""
     out = str(tmp_path / "fit")
     spec = f"{nets}:transposed"
     (tmp_path / f"{nets}.py").write_text(
@@ -524,7 +524,7 @@ def test_the_log_counts_convolutions_and_what_is_pruned():
     ["compiled", "compiled_in_place", "compiled_part", "compiled_method", "decorated", "parallel"],
 )
 def test_wrappers_come_off(net, nets, tmp_path):
-    """The layers keep their own names, and are those that train and that are quantised."""
+    """The layers keep their own names, and are those that train and that are quantized."""
     spec = f"{nets}:{net}"
     fit, pruned, qat = (str(tmp_path / name) for name in ("fit", "prune", "qat"))
     assert main(["fit", "--arch", spec, *SMALL, "--out", fit]) == 0
@@ -603,7 +603,7 @@ def test_a_trial_leaves_no_trace():
 
 
 @pytest.mark.parametrize("step", ["range", "learned"])
-def test_a_quantised_network_is_left_as_it_was(step):
+def test_a_quantized_network_is_left_as_it_was(step):
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
     )
@@ -634,7 +634,7 @@ def test_training_is_the_same_with_and_without_a_trial(tmp_path, monkeypatch):
     qat = ["qat", "--from", str(tmp_path / "fit"), "--schedule", written(tmp_path, recipe), *SMALL]
     assert main([*qat, "--out", str(tmp_path / "a")]) == 0
     monkeypatch.setattr(network_check, "_try_evaluation", lambda *_: None)
-    monkeypatch.setattr(network_check, "_try_quantised", lambda *_: None)
+    monkeypatch.setattr(network_check, "_try_quantized", lambda *_: None)
     monkeypatch.setattr(
         network_check, "_try_training", lambda model, *_: {*map(id, model.parameters())}
     )
