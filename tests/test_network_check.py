@@ -172,6 +172,10 @@ def group_norm(num_classes):
     return nn.Sequential(nn.GroupNorm(1, 3), *convolutions(num_classes))
 
 
+def group_norm_of_a_pixel(num_classes):
+    return nn.Sequential(nn.AvgPool2d(16), nn.GroupNorm(1, 3), *convolutions(num_classes))
+
+
 class Stateful(Net):
     def __init__(self, num_classes, state):
         super().__init__(num_classes)
@@ -391,10 +395,11 @@ def test_a_network_that_views_gets_contiguous_images_everywhere(flag, nets, tmp_
     assert report.main([out, "--own", spec]) == 0
 
 
-def test_a_network_whose_gradient_would_end_the_process(nets, tmp_path, capsys):
+@pytest.mark.parametrize("net", ["group_norm", "group_norm_of_a_pixel"])
+def test_a_network_whose_gradient_would_end_the_process(net, nets, tmp_path, capsys):
     """The GroupNorm of torch 2.11 does so where it reads the images, channels last."""
     out = str(tmp_path / "run")
-    assert main(["fit", "--arch", f"{nets}:group_norm", *SMALL, "--out", out]) == 0
+    assert main(["fit", "--arch", f"{nets}:{net}", *SMALL, "--out", out]) == 0
     said = capsys.readouterr().out
     assert "gets contiguous images" in said and "GroupNorm has no gradient" in said
     model = runs.load(out).model
