@@ -85,13 +85,18 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint and its readable JSON copy, each whole or not at all."""
-    document = {"format": FORMAT, **meta}
+def serialized(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a checkpoint; raises what safetensors does of tensors it cannot keep."""
     text = json.dumps(document, sort_keys=True)
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata = {"micronet": text, "sha256": _digest(text, plain)}
-    write_atomically(path, safetensors.torch.save(plain, metadata=metadata))
+    return safetensors.torch.save(plain, metadata=metadata)
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write a checkpoint and its readable JSON copy, each whole or not at all."""
+    document = {"format": FORMAT, **meta}
+    write_atomically(path, serialized(tensors, document))
     readable = json.dumps(document, indent=2, sort_keys=True) + "\n"
     write_atomically(path.with_suffix(".json"), readable.encode())
 

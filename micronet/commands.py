@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from micronet import distributed, dry_run, models, runs, sensitivity_scan, stage, summary
+from micronet import (
+    distributed,
+    dry_run,
+    models,
+    network_check,
+    runs,
+    sensitivity_scan,
+    stage,
+    summary,
+)
 from micronet.data import Data, open_data
 from micronet.errors import UserError
 from micronet.evaluate import evaluate
-from micronet.optimise import place
+from micronet.network_check import Trial
+from micronet.network_errors import failures_of
 from micronet.stage import check_data
 
 
@@ -45,10 +56,25 @@ def run_eval(args: dict[str, Any]) -> int:
     if not {"test": data.test_size, "validation": data.validation_size}[split]:
         raise UserError(f"data {data.name!r} has no {split} images")
     batches = data.test() if split == "test" else data.validation()
-    model = place(model)
-    _print_accuracy(args, name, split, evaluate(model, batches))
+    judge = _judge(model, args["arch"] or meta["arch"], data, split, meta)
+    _print_accuracy(args, name, split, judge(model, batches))
     report_skipped(data)
     return 0
+
+
+def _judge(
+    model: nn.Module, arch: str, data: Data, split: str, meta: Mapping[str, Any]
+) -> sensitivity_scan.Judge:
+    """Move a network to its device; return ``evaluate`` for the order of images that it takes.
+
+    Raises:
+        UserError: it does not take them, or returns no logits of their classes.
+    """
+    images = {"test": data.test_size, "validation": data.validation_size}[split]
+    trial = Trial.of_evaluation(arch, data, images)
+    wanted = meta.get("channels_last", True)
+    order = network_check.check(model, trial, channels_last=wanted)
+    return functools.partial(evaluate, channels_last=order, name=arch)
 
 
 def report_skipped(data: Data) -> None:
@@ -101,8 +127,9 @@ def run_summary(args: dict[str, Any]) -> int:
         size = args["image_size"] or models.default_image_size(arch)
     with torch.device("meta"):
         structure = models.create_model(arch, classes)
-    print(f"{args['run'] or arch} at {size}x{size}\n")
-    print(summary.describe(model, structure, size))
+    with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
+        described = summary.describe(model, structure, size)
+    print(f"{args['run'] or arch} at {size}x{size}\n\n{described}")
     return 0
 
 
@@ -123,8 +150,9 @@ def run_sensitivity(args: dict[str, Any]) -> int:
         raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)
     batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
-    model, out = place(loaded.model), Path(args["out"])
-    found = sensitivity_scan.scan(model, batches, args["layers"], args["kind"], levels)
+    judge = _judge(loaded.model, loaded.meta["arch"], data, "validation", loaded.meta)
+    out, asked = Path(args["out"]), (args["layers"], args["kind"], levels)
+    found = sensitivity_scan.scan(loaded.model, batches, *asked, judge)
     distributed.first_alone(lambda: sensitivity_scan.write(out, *found))
     print(f"written: {out / 'sensitivity.csv'}, search.csv, sensitivity.svg")
     return 0

@@ -68,7 +68,7 @@ def processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not any(word in str(error).lower() for word in _LOST):
+        if not says_lost(error):
             raise
         raise LostProcess(
             f"process {dist.get_rank()} of {dist.get_world_size()} lost another one: "
@@ -76,6 +76,13 @@ def processes() -> Iterator[None]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def says_lost(error: BaseException) -> bool:
+    """Whether an error, where several processes train, says that another one is gone."""
+    if not (is_several() and isinstance(error, RuntimeError)):
+        return False
+    return any(word in str(error).lower() for word in _LOST)
 
 
 def _meet(backend: str) -> None:

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet import distributed
+from micronet.errors import UserError
+from micronet.network_errors import failures_of, logits_of
+from micronet.optimise import device_of, in_order, memory_order
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,40 @@ class Accuracy:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    channels_last: bool = True,
+    name: str | None = None,
+) -> Accuracy:
     """Classify every image once, in evaluation mode; the model's mode is restored.
 
     Where several processes train, each brings its own images, and all get the sums.
 
     Logits that tie for the maximum count for the lowest class index, and are reported, because
     quantised networks do tie and another rule would move the top-1.
+
+    Args:
+        model: the network.
+        batches: images and their labels.
+        channels_last: the order of images in memory.
+        name: of the network, for messages; its class by default.
+
+    Raises:
+        UserError: the network fails, or returns no logits of these classes.
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    device, name = device_of(model), name or type(model).__name__
     correct = correct5 = total = ties = 0
     loss = 0.0
     for images, labels in batches:
-        logits = model(images.to(device).contiguous(memory_format=torch.channels_last))
+        images = in_order(images.to(device), memory_order(channels_last))
+        with failures_of(f"{name} cannot be evaluated"):
+            logits = logits_of(model(images), len(images), name)
+        if int(labels.max()) >= logits.shape[1]:
+            raise UserError(f"{name} knows {logits.shape[1]} classes, but the data has more")
         labels = labels.to(device)
         best = logits.max(dim=1, keepdim=True).values
         ties += int(((logits == best).sum(dim=1) > 1).sum())

@@ -28,7 +28,7 @@ _TAGS = {
     "train_top1": "top1/train",
     "validation_top1": "top1/validation",
     "validation_top5": "top5/validation",
-    "sparsity": "sparsity/all convolutions",
+    "sparsity": "sparsity/convolutions and what is pruned",
     "images_per_second": "speed/images per second",
     "seconds": "speed/seconds per epoch",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -15,6 +16,7 @@ from micronet.augment import mixed
 from micronet.batches import mix
 from micronet.data import Data
 from micronet.distill import Teacher
+from micronet.errors import UserError
 from micronet.evaluate import Accuracy, evaluate
 from micronet.interrupt import Stopped, StopRequest
 from micronet.keeping import Keeper
@@ -87,7 +89,10 @@ def _train_and_validate(
     taught_by = teacher if recipe.distills(epoch) else None
     trained = train_epoch(state, recipe, data, epoch, taught_by, keeper, stop)
     began = time.monotonic()
-    validated = validate(state, data, stop)
+    validated = validate(state, recipe, data, stop)
+    if not math.isfinite(validated.loss):
+        after = f"after {recipe.stage} epoch {epoch + 1}"
+        raise UserError(f"the validation loss is {validated.loss} {after}{keeper.last_good()}")
     seconds = state.progress.seconds + time.monotonic() - began
     # Not what the optimiser holds: a run that goes on after an epoch's last step has not set it.
     rate = _rate(state, recipe, epoch + 1 - 1 / data.steps_per_epoch)
@@ -104,7 +109,7 @@ def _train_and_validate(
     print(_line(recipe, state.metrics), flush=True)
 
 
-def validate(state: State, data: Data, stop: StopRequest) -> Accuracy:
+def validate(state: State, recipe: Recipe, data: Data, stop: StopRequest) -> Accuracy:
     """Evaluate the network that a user of the checkpoint gets: the average, where there is one."""
     distributed.average_statistics(state.model)
     state.average.agree()
@@ -112,7 +117,10 @@ def validate(state: State, data: Data, stop: StopRequest) -> Accuracy:
     alone = not distributed.is_several()
     validation = data.validation()
     with state.average.in_place(state.model):
-        return evaluate(state.model, stop.watch(validation) if alone else validation)
+        watched = stop.watch(validation) if alone else validation
+        name = f"{recipe.stage} epoch {state.epoch + 1}, validation: {type(state.model).__name__}"
+        order = recipe.train.channels_last
+        return evaluate(state.model, watched, channels_last=order, name=name)
 
 
 def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:
@@ -151,7 +159,7 @@ def train_epoch(
     began, before = time.monotonic(), done.seconds
     batches = data.train(epoch, done.step)
     wrapped = distributed.wrap(state.model if state.compiled is None else state.compiled)
-    sparsity = prune.convolution_sparsity(state.model)
+    sparsity = prune.shown_sparsity(state.model, state.masks.bits)
     now = functools.partial(_running, state, recipe, data, sparsity)
     shown = track(batches, steps - done.step, label, now) if distributed.is_first() else batches
     for images, labels in stop.watch(shown):
@@ -216,7 +224,7 @@ def _metrics(
         "validation_loss": validated.loss,
         "validation_top1": validated.top1,
         "validation_top5": validated.top5,
-        "sparsity": prune.convolution_sparsity(state.model),
+        "sparsity": prune.shown_sparsity(state.model, state.masks.bits),
         "at_target": recipe.at_target(epoch),
         "seconds": seconds,
         "images_per_second": trained.total / seconds,

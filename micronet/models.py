@@ -113,14 +113,17 @@ def layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def stem_name(model: nn.Module) -> str:
-    """Return the name of the first convolution.
+    """Return the name of the first convolution, or of the first layer where none is one.
 
     Raises:
-        UserError: the network has none.
+        UserError: the network has no layer.
     """
-    names = [name for name, layer in layers(model).items() if isinstance(layer, _ConvNd)]
+    found = layers(model)
+    convolutions = [name for name, layer in found.items() if isinstance(layer, _ConvNd)]
+    # LeNet-300-100 and its like are linear throughout.
+    names = convolutions or list(found)
     if not names:
-        raise UserError(f"{type(model).__name__} has no convolution")
+        raise UserError(f"{type(model).__name__} has no convolution and no linear layer")
     return names[0]
 
 

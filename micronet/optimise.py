@@ -160,6 +160,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
     """Move a network to ``device()``, its convolutions in the order asked for, and return it.
 
@@ -181,3 +186,14 @@ def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
 def memory_order(channels_last: bool) -> torch.memory_format:
     """Return the order in which images and weights of convolutions lie in memory."""
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def in_order(images: torch.Tensor, order: torch.memory_format) -> torch.Tensor:
+    """Return images (N, C, H, W) in a memory order, by their strides too.
+
+    Strides are open where a side is 1, and torch's operators choose the order of their results by
+    them, so ``contiguous`` alone would leave images of one pixel in either.
+    """
+    images = images.contiguous(memory_format=order)
+    wanted = torch.empty(images.shape, memory_format=order, device="meta").stride()
+    return images if images.stride() == wanted else images.as_strided(images.shape, wanted)

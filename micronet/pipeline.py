@@ -61,8 +61,8 @@ def describe(path: Path) -> StageResult:
     records = runs.RunDirectory(path).metrics()
     return StageResult(
         stage=meta["stage"],
-        accuracy=evaluate(loaded.model, data.test()),
-        sparsity=prune.convolution_sparsity(loaded.model),
+        accuracy=evaluate(loaded.model, data.test(), channels_last=loaded.channels_last),
+        sparsity=prune.shown_sparsity(loaded.model, loaded.masks),
         bits=bits_text(quantize.bits_from_dict(meta["bits"]).values()),
         score=scorer.score_subject(scorer.from_run(str(path), DEFAULT_RULES)),
         epochs=len(records),

@@ -6,7 +6,7 @@ Masks are bits, chosen by magnitude, exactly as many as the target says; see ``p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,6 @@ from micronet.prune_targets import (
 __all__ = [
     "Masks",
     "choose_together",
-    "convolution_sparsity",
     "final_sparsities",
     "final_sparsity",
     "firing_epochs",
@@ -40,6 +39,8 @@ __all__ = [
     "masks_together",
     "pruned_of",
     "pruned_weights",
+    "shown_layers",
+    "shown_sparsity",
     "sparsity",
     "target_sparsity",
 ]
@@ -280,7 +281,13 @@ def sparsity(model: nn.Module, names: Iterable[str] | None = None) -> float:
     return 1.0 - nonzero / total if total else 0.0
 
 
-def convolution_sparsity(model: nn.Module) -> float:
-    """Return the share of exact zeros among all convolution weights."""
+def shown_sparsity(model: nn.Module, pruned: Collection[str] = ()) -> float:
+    """Return the share of exact zeros among the weights of ``shown_layers``."""
+    return sparsity(model, shown_layers(model, pruned))
+
+
+def shown_layers(model: nn.Module, pruned: Collection[str]) -> list[str]:
+    """Return the layers whose zeros a run's log counts: all convolutions, and what is pruned."""
     layers = models.layers(model)
-    return sparsity(model, [n for n, m in layers.items() if isinstance(m, nn.Conv2d)])
+    stored = shared_layers.holders(model)
+    return [n for n in stored if n in pruned or not isinstance(layers[n], nn.Linear)]

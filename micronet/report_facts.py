@@ -97,21 +97,21 @@ def layers_of(model: nn.Module) -> list[tuple[str, models.Layer]]:
 
 
 def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float | None]:
-    """Return, by epoch, the sparsity of all convolutions that the schedule aims at."""
+    """Return, by epoch, the sparsity that the schedule aims at, of the layers that a log counts."""
     schedule = schedule_from_dict(config["recipe"], str(config["schedule"]))
     section, train = schedule.prune, schedule.train
     if section is None or train is None or model is None:
         return []
-    convolutions = {n: m for n, m in layers_of(model) if isinstance(m, nn.Conv2d)}
     groups = prune.layer_groups(model, section)
-    numel = {name: layer.get_parameter("weight").numel() for name, layer in convolutions.items()}
+    layers = models.layers(model)
+    numel = {n: layers[n].weight.numel() for n in prune.shown_layers(model, groups)}
     now: dict[str, float] = {}
     found: list[float | None] = []
     for epoch in range(train.epochs):
-        for name in convolutions.keys() & groups.keys():
-            if epoch in prune.firing_epochs(section, groups[name]):
+        for name, group in groups.items():
+            if epoch in prune.firing_epochs(section, group):
                 try:
-                    now[name] = prune.target_sparsity(section, groups[name], epoch)
+                    now[name] = prune.target_sparsity(section, group, epoch)
                 except ValueError:
                     return []
         found.append(sum(now.get(n, 0.0) * numel[n] for n in numel) / sum(numel.values()))

@@ -80,7 +80,7 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         svg.lines("Top-1", top1, " %"),
         svg.lines("Learning rate", series(("", "lr"))),
         svg.lines("Images a second", series(("", "images_per_second"))),
-        svg.lines("Sparsity of convolutions", _sparsity(runs), " %"),
+        svg.lines("Sparsity", _sparsity(runs), " %"),
     ]
     return f'<div class="plots">{"".join(plots)}</div>'
 

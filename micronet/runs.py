@@ -32,6 +32,11 @@ class LoadedRun:
     path: Path
     checkpoint: Checkpoint
 
+    @property
+    def channels_last(self) -> bool:
+        """The order in memory of the images that it was trained on."""
+        return bool(self.meta.get("channels_last", True))
+
 
 class RunDirectory:
     """The files of one run: configuration, metrics and checkpoints."""

@@ -13,6 +13,7 @@ from torch import nn
 from micronet import opcount
 from micronet.errors import UserError
 from micronet.layer_facts import LayerFacts
+from micronet.network_errors import failures_of
 from micronet.opcount import Op
 from micronet.quantize import LayerBits
 from micronet.rules import Cost, ist_2019_07_26, ist_final, leaderboard, micronet, seed
@@ -175,10 +176,12 @@ def walk(subject: Subject) -> list[Op]:
     Raises:
         UserError: it has an operation that no rule counts.
     """
-    try:
-        return opcount.walk(subject.model, subject.image_size, subject.channels)
-    except ValueError as error:
-        raise UserError(f"{subject.arch} cannot be counted: {error}") from None
+    problem = f"{subject.arch} cannot be counted"
+    with failures_of(problem):
+        try:
+            return opcount.walk(subject.model, subject.image_size, subject.channels)
+        except ValueError as error:
+            raise UserError(f"{problem}: {error}") from None
 
 
 def score_model(

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from micronet.layers import assign_layers
 from micronet.plain_weights import check_weight
 
 KINDS = ("element", "filter", "channel")
+Judge: TypeAlias = Callable[[nn.Module, Iterable[tuple[Tensor, Tensor]]], Accuracy]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def scan(
     patterns: Sequence[str],
     kind: str,
     levels: Sequence[float],
+    judge: Judge = evaluate,
 ) -> tuple[Accuracy, list[Point]]:
     """Prune one layer after the other to every level; the model ends as it began.
 
@@ -55,6 +58,7 @@ def scan(
         patterns: names or shell patterns of layers.
         kind: what is pruned as one: element, filter (output channel) or channel (input channel).
         levels: sparsities in (0, 1).
+        judge: ``evaluate``, with the order of images that the network takes.
 
     Returns:
         The accuracy of the network as it is, and a point for every layer and level.
@@ -66,12 +70,12 @@ def scan(
     chosen = assign_layers(names, {"--layers": patterns}, "command line", lambda key: key)
     for name in chosen:
         check_weight(name, layers[name], "pruned", hint="; leave it out of --layers")
-    before = evaluate(model, batches())
+    before = judge(model, batches())
     points = []
     for name in chosen:
         for level in levels:
             with torch.no_grad():
-                found = _with_pruned(model, layers[name], kind, level, batches)
+                found = _with_pruned(layers[name], kind, level, lambda: judge(model, batches()))
             points.append(Point(name, level, found))
         worst = points[-1]
         print(f"{name}: top-1 {worst.accuracy.top1:.2f} at {100 * worst.sparsity:g} %", flush=True)
@@ -79,18 +83,14 @@ def scan(
 
 
 def _with_pruned(
-    model: nn.Module,
-    layer: models.Layer,
-    kind: str,
-    level: float,
-    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    layer: models.Layer, kind: str, level: float, accuracy: Callable[[], Accuracy]
 ) -> Accuracy:
     whole = layer.weight.detach().clone()
     bits = prune.masks_together({"": layer}, PruneGroup(("*",), structure=kind), level)[""]
     try:
         keep = kernels.unpack_bits(bits, whole.numel()).view(whole.shape)
         layer.weight.masked_fill_(~keep, 0.0)
-        return evaluate(model, batches())
+        return accuracy()
     finally:
         layer.weight.copy_(whole)
 

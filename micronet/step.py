@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch.nn.functional as F
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from micronet import distributed, quantize
 from micronet.distill import Teacher, distillation_loss
 from micronet.errors import UserError
-from micronet.optimise import autocast, memory_order
+from micronet.network_errors import failures_of, logits_of
+from micronet.optimise import autocast, device_of, in_order, memory_order
 from micronet.recipe import Recipe, Where
 from micronet.state import State
 
@@ -33,28 +35,34 @@ def backward(
         teacher: distils where given.
         where: for messages.
     """
-    device = next(state.model.parameters()).device
+    device = device_of(state.model)
     state.optimizer.zero_grad(set_to_none=True)
-    labels = batch[1]
+    labels, name = batch[1], type(state.model).__name__
     size = -(-len(labels) // recipe.train.accumulate)
     loss_sum, correct = 0.0, 0
     parts = list(zip(*(tensor.split(size) for tensor in batch), strict=True))
     for number, (part, *wanted) in enumerate(parts, 1):
-        part = part.to(device).contiguous(memory_format=memory_order(recipe.train.channels_last))
+        part = in_order(part.to(device), memory_order(recipe.train.channels_last))
         hard, learned = (labels_of.to(device) for labels_of in wanted)
-        meets = distributed.without_meeting(wrapped, last=number == len(parts))
-        with meets, autocast(device, recipe.train.amp):
-            logits = wrapped(part)
-        loss = _loss(recipe, logits.float(), learned, teacher(part) if teacher else None)
-        value = float(loss.detach())
-        if not value <= recipe.train.loss_limit:
-            raise _broken_loss(value, state, part, where)
         share = len(hard) / len(labels)
-        with distributed.without_meeting(wrapped, last=number == len(parts)):
-            (loss * share if share < 1 else loss).backward()
+        meets = functools.partial(distributed.without_meeting, wrapped, last=number == len(parts))
+        with failures_of(f"{name} failed in {where}", where.last_good):
+            with meets(), autocast(device, recipe.train.amp):
+                logits = logits_of(wrapped(part), len(part), f"{where}: {name}")
+            taught = _taught(teacher, part, where) if teacher else None
+            loss = _loss(recipe, logits.float(), learned, taught)
+            value = float(loss.detach())
+            if not value <= recipe.train.loss_limit:
+                raise _broken_loss(value, state, part, where)
+            with meets():
+                (loss * share if share < 1 else loss).backward()
         loss_sum += value * len(hard)
         correct += int((logits.detach().argmax(dim=1) == hard).sum())
     return loss_sum / len(labels), correct
+
+
+def _taught(teacher: Teacher, images: Tensor, where: Where) -> Tensor:
+    return logits_of(teacher(images), len(images), f"{where}: the teacher")
 
 
 def _loss(recipe: Recipe, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import signal
@@ -17,12 +18,14 @@ import yaml
 from torch import nn
 
 from micronet import (
+    checkpoint,
     commands,
     conversion,
     distributed,
     keeping,
     loop,
     models,
+    network_check,
     options,
     prune,
     quantize,
@@ -37,10 +40,13 @@ from micronet.distill import Teacher
 from micronet.errors import UserError, reports_user_errors
 from micronet.events import Events, require_package
 from micronet.interrupt import Stopped, StopRequest
-from micronet.optimise import keep_freed_memory_mapped, place
+from micronet.network_check import Trial
+from micronet.network_errors import failures_of
+from micronet.optimise import keep_freed_memory_mapped
+from micronet.places import place as source_location
 from micronet.recipe import Recipe
 from micronet.runs import LoadedRun, RunDirectory
-from micronet.state import State, unpack
+from micronet.state import State, pack, unpack
 from micronet.sync_batch_norm import synchronised
 
 
@@ -92,19 +98,21 @@ def run_stage(args: dict[str, Any]) -> int:
     recipe = stage.recipe(config["stage"], schedule, model, origin)
     for note in (*schedule.notes, *data.notes):
         print(f"note: {note}")
+    teacher = _teacher(recipe, data)
+    if distributed.is_several() and train.sync_batch_norm:
+        model = synchronised(model)
+    recipe = _tried_out(config, schedule, model, recipe, masks, data, teacher)
     rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
     weight_uses.check_uses(model, rounded, data.channels, data.image_size)
-    teacher = _teacher(recipe, data)
+    state, meta = loop.start(model, recipe, masks), _meta(config, data, recipe)
     if args["resume"]:
         stage.check_images(config, data)
     else:
+        with failures_of(f"{config['arch']} cannot be kept in a checkpoint"):
+            checkpoint.serialized(*pack(state, meta))
         _create(run, config, model, data)
     if found is None:
         _report_conversion(model, recipe, run)
-    model = place(model, channels_last=train.channels_last)
-    if distributed.is_several() and train.sync_batch_norm:
-        model = synchronised(model)
-    state = loop.start(model, recipe, masks)
     if origin is not None:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
     if found is not None and origin is not None:
@@ -114,7 +122,7 @@ def run_stage(args: dict[str, Any]) -> int:
     steps = state.epoch * data.steps_per_epoch + state.progress.step
     rules = args["checkpoint_every"], args["keep"], distributed.is_first()
     with StopRequest() as stop, _events(args, run, steps) as events:
-        keeper = keeping.Keeper(run, _meta(config, data), *rules, events)
+        keeper = keeping.Keeper(run, meta, *rules, events)
         state = loop.train(state, recipe, data, keeper, teacher, stop)
     commands.report_skipped(data)
     return _report(state, run)
@@ -127,6 +135,29 @@ def _configured(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, Any]
     # torchrun repeats the command as it was when it starts a run's processes again.
     args["resume"] = args["resume"] or (distributed.was_restarted() and run.config_file.exists())
     return stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
+
+
+def _tried_out(
+    config: dict[str, Any],
+    schedule: Schedule,
+    model: nn.Module,
+    recipe: Recipe,
+    masks: prune.Masks,
+    data: Data,
+    teacher: Teacher | None,
+) -> Recipe:
+    """Return the recipe, and record it, with the memory order that the network turns out to take.
+
+    Raises:
+        UserError: the network does not do what the recipe and the data ask of it.
+    """
+    trial = Trial.of_training(
+        config["arch"], data, recipe, masks.bits, source_location(schedule.path, "quantize")
+    )
+    wanted = recipe.train.channels_last
+    taken = network_check.check(model, trial, channels_last=wanted, teacher=teacher)
+    config["recipe"]["train"]["channels_last"] = taken
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, channels_last=taken))
 
 
 def _create(run: RunDirectory, config: dict[str, Any], model: nn.Module, data: Data) -> None:
@@ -226,7 +257,7 @@ def _teacher(recipe: Recipe, data: Data) -> Teacher | None:
         if not weights:
             raise UserError(f"--teacher {name} needs --teacher-weights FILE")
         models.load_weights(model, weights)
-    return Teacher(place(model))
+    return Teacher(model)
 
 
 def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
@@ -245,7 +276,7 @@ def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
-def _meta(config: dict[str, Any], data: Data) -> dict[str, Any]:
+def _meta(config: dict[str, Any], data: Data, recipe: Recipe) -> dict[str, Any]:
     """Return what every checkpoint of the run says of itself."""
     return {
         "arch": config["arch"],
@@ -256,6 +287,7 @@ def _meta(config: dict[str, Any], data: Data) -> dict[str, Any]:
         "data": config["data"],
         "holdout": config["holdout"],
         "classes": list(data.classes),
+        "channels_last": recipe.train.channels_last,
     }
 
 

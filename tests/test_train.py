@@ -173,7 +173,7 @@ def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
     meta = checkpoint.load(out / "best.safetensors").meta
     assert meta["best_epoch"] == meta["metrics"]["epoch"] == best["epoch"]
     assert meta["metrics"]["validation_top1"] == best["validation_top1"]
-    assert prune.convolution_sparsity(runs.load(out).model) > 0.59
+    assert prune.shown_sparsity(runs.load(out).model) > 0.59
 
 
 def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
