@@ -59,14 +59,15 @@ class ConvolutionNode(torch.autograd.Function):
         sums, scale = sums_of(x, w, mask, call)
         shift = None if bias is None else bias.detach().float().clone()
         remade = Remade(_remaking(x, w, mask, call)) if remakes else None
-        channels_last = is_channels_last(source) or is_channels_last(w)
-        block = Block(sums, scale, shift, channels_last, remade)
-        is_block = isinstance(x.passes, Block)
-        passes = x.passes.to_save() if isinstance(x.passes, Block) else (x.passes,)
+        if isinstance(x.passes, Block):
+            lies_last, passes = x.passes.channels_last, x.passes.to_save()
+        else:
+            lies_last, passes = is_channels_last(source), (x.passes,)
+        block = Block(sums, scale, shift, lies_last or is_channels_last(w), remade)
         # Not the sums: the backward pass of a convolution has no use for its own output.
         ctx.save_for_backward(w, x.codes, x.range, mask, *passes)
         ctx.passes = x.passes.outline() if isinstance(x.passes, Block) else None
-        ctx.size, ctx.channels_last = x.size, not is_block and is_channels_last(source)
+        ctx.size, ctx.channels_last = x.size, lies_last
         ctx.call, ctx.precision = call, backward_precision(sums.device.type)
         ctx.block, ctx.has_bias = block.outline(), bias is not None
         ctx.set_materialize_grads(False)

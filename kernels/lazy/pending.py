@@ -66,11 +66,18 @@ class Cell:
         self._memory, self.source, self.is_owner = memory, None, True
 
 
+_KEYS = torch._C._TorchDispatchModeKey
+_RECORDERS = (_KEYS.FAKE, _KEYS.PROXY, _KEYS.FUNCTIONAL)
+
+# The types that no stranger has a say in.
+_OURS: set[type] = {Tensor, nn.Parameter}
+
+
 def is_recorded() -> bool:
     """Whether a mode is on that records operations on fake tensors rather than computes."""
-    keys = torch._C._TorchDispatchModeKey
-    recorders = (keys.FAKE, keys.PROXY, keys.FUNCTIONAL)
-    return any(torch._C._get_dispatch_mode(key) is not None for key in recorders)
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return False
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _RECORDERS)
 
 
 def _unrecorded() -> AbstractContextManager[Any]:
@@ -90,6 +97,9 @@ class PendingTensor(Tensor):
 
     # Whether what a source computes may be memory of others.
     _MAY_BORROW = False
+
+    def __init_subclass__(cls) -> None:
+        _OURS.add(cls)
 
     @classmethod
     def _make(
@@ -123,7 +133,7 @@ class PendingTensor(Tensor):
                 return func(*args, **kwargs)
         if func in _COPIES:
             return func(args[0].plain(), *args[1:], **kwargs)
-        if func in _OF_MEMORY or not all(_is_ours(kind) for kind in types):
+        if func in _OF_MEMORY or not _OURS.issuperset(types):
             # What takes the memory itself, and a stranger's tensor, see ordinary tensors.
             args, kwargs = tree_map_only(PendingTensor, _handed_over, (args, kwargs))
             return func(*args, **kwargs)
@@ -194,10 +204,6 @@ def _handed_over(x: PendingTensor) -> Tensor:
     x._open()
     with _unrecorded():
         return x.plain()
-
-
-def _is_ours(kind: type) -> bool:
-    return kind in (Tensor, nn.Parameter) or issubclass(kind, PendingTensor)
 
 
 def _opened_by(func: Any, args: Any, kwargs: Any) -> Iterator[PendingTensor]:

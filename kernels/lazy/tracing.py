@@ -34,4 +34,4 @@ def is_eager(*tensors: Tensor | None) -> bool:
 
 def _has_values(t: Tensor) -> bool:
     # Exact types: a stranger's subclass has a dispatch of its own, which an operator would skip.
-    return (type(t) in _ORDINARY or isinstance(t, PendingTensor)) and not t.is_meta
+    return isinstance(t, PendingTensor) or (type(t) in _ORDINARY and not t.is_meta)
