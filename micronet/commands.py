@@ -128,7 +128,7 @@ def run_summary(args: dict[str, Any]) -> int:
     with torch.device("meta"):
         structure = models.create_model(arch, classes)
     with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
-        described = summary.describe(model, structure, size)
+        described = summary.describe(model, structure, size, arch)
     print(f"{args['run'] or arch} at {size}x{size}\n\n{described}")
     return 0
 

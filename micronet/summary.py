@@ -13,15 +13,16 @@ from micronet.quantized_modules import QuantizedLayer
 from micronet.structures import outputs_first
 
 
-def describe(model: nn.Module, structure: nn.Module, image_size: int) -> str:
+def describe(model: nn.Module, structure: nn.Module, image_size: int, name: str = "") -> str:
     """Return one row a layer and the sums, as text.
 
     Args:
         model: gives zeros and bits.
         structure: the same network in float on the meta device, which gives the work.
         image_size: side of the input in pixels.
+        name: of the network in messages, its class's unless given.
     """
-    macs = multiply_adds(structure, image_size)
+    macs = multiply_adds(structure, image_size, name)
     # Weights that several layers hold are stored once.
     stored = {weight.data_ptr(): weight for weight in _weights(model, macs).values()}.values()
     total = sum(weight.numel() for weight in stored)
@@ -71,7 +72,7 @@ def _kind(layer: nn.Module) -> str:
     return "depthwise" if layer.groups == layer.in_channels else "grouped"
 
 
-def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
+def multiply_adds(structure: nn.Module, image_size: int, name: str = "") -> dict[str, int]:
     """Return the multiply-adds of each layer for one image; biases are not among them.
 
     Convolutions and linear layers that are no modules come last, by the name of their weights.
@@ -79,15 +80,17 @@ def multiply_adds(structure: nn.Module, image_size: int) -> dict[str, int]:
     Args:
         structure: a network, on any device.
         image_size: side of the input in pixels.
+        name: of the network in messages, its class's unless given.
 
     Raises:
         UserError: the network does not take such images, or not each by itself, or has no weights.
     """
+    name = name or type(structure).__name__
     try:
         found = opcount.multiply_adds(structure, image_size)
     except ValueError as error:
-        raise UserError(f"{type(structure).__name__} has no summary: {error}") from None
+        raise UserError(f"{name} has no summary: {error}") from None
     found = dict.fromkeys(models.layers(structure), 0) | found
     if not found:
-        raise UserError(f"{type(structure).__name__} has no convolution and no linear layer")
+        raise UserError(f"{name} has no convolution and no linear layer")
     return found
