@@ -212,6 +212,16 @@ def test_other_types_are_refused_in_one_sentence(rng):
             converted(chain, x).to(dtype)(x.to(dtype))
 
 
+@pytest.mark.parametrize("bits", [LayerBits(4, 4), LayerBits(8, 8), LayerBits(None, None)])
+def test_what_are_no_images_is_refused_as_torch_does(rng, bits):
+    model = nn.Sequential(nn.Conv2d(4, 3, 1), nn.Conv2d(3, 2, 1))
+    quantize.convert_(model, {"0": bits, "1": LayerBits(4, 4)})
+    for size in [(4, 5), (2, 2, 4, 5, 5)]:
+        for training in (True, False):
+            with pytest.raises(RuntimeError, match="Expected 3D"):
+                model.train(training)(torch.randn(size, generator=rng))
+
+
 def test_images_without_a_batch_and_tokens(rng):
     x = images(rng, SIZE)
     convolutions = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
