@@ -54,13 +54,19 @@ MICRONET_HD float activate(float z) {
   return kFunction == kSwish ? swish(z) : z;
 }
 
-// The derivative of `activate`; that of ReLU at 0 is 0.
+// The derivative of sigmoid or swish.
 template <int kFunction>
 MICRONET_HD float slope(float z) {
-  if (kFunction == kRelu) return z > 0.0f ? 1.0f : 0.0f;
-  if (kFunction == kIdentity) return 1.0f;
   const float s = sigmoid(z);
   return kFunction == kSigmoid ? s * (1.0f - s) : s * (1.0f + z * (1.0f - s));
+}
+
+// A gradient through `activate`. ReLU chooses, as torch does: an infinity that meets a closed ReLU is
+// no NaN, and what comes of a NaN passes.
+template <int kFunction>
+MICRONET_HD float through(float grad, float z) {
+  if (kFunction == kRelu) return z <= 0.0f ? 0.0f : grad;
+  return kFunction == kIdentity ? grad : grad * slope<kFunction>(z);
 }
 
 }  // namespace micronet

@@ -107,7 +107,7 @@ MICRONET_INLINE float gradient_at(const BlockRun& run, const GradientRun& g, int
   const float z = fmaf(run.acc[i], run.m[i], run.b[i]);
   const float a = activate<F::value>(z);
   const float passed = (a >= g.lo) & (a <= g.hi) ? g.grad[i] : 0.0f;
-  return (passed + g.extra[i]) * slope<F::value>(z);
+  return through<F::value>(passed + g.extra[i], z);
 }
 
 inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float* products) {

@@ -28,7 +28,7 @@ __device__ __forceinline__ float gradient_at(const Block& block, const BlockGrad
     const int64_t image = i / (block.positions * block.channels);
     passed += g.extra[image * block.channels + channel];
   }
-  return passed * slope<kFunction>(z);
+  return through<kFunction>(passed, z);
 }
 
 template <int kFunction>

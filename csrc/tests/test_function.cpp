@@ -50,7 +50,9 @@ void functions_at_their_ends() {
   CHECK(swish(0.0f) == 0.0f && swish(200.0f) == 200.0f && swish(-200.0f) == 0.0f);
   CHECK(sigmoid(0.0f) == 0.5f && sigmoid(200.0f) == 1.0f && sigmoid(-200.0f) == 0.0f);
   CHECK(activate<kRelu>(-1.0f) == 0.0f && activate<kRelu>(2.0f) == 2.0f);
-  CHECK(slope<kRelu>(0.0f) == 0.0f && slope<kIdentity>(-3.0f) == 1.0f);
+  CHECK(through<kRelu>(2.0f, 0.0f) == 0.0f && through<kRelu>(2.0f, 1.0f) == 2.0f);
+  CHECK(through<kRelu>(INFINITY, -1.0f) == 0.0f && through<kRelu>(2.0f, NAN) == 2.0f);
+  CHECK(through<kIdentity>(2.0f, -3.0f) == 2.0f && through<kSwish>(2.0f, 0.0f) == 1.0f);
   CHECK(slope<kSwish>(0.0f) == 0.5f && slope<kSigmoid>(0.0f) == 0.25f);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   CHECK(std::isnan(swish(nan)) && std::isnan(sigmoid(nan)) && std::isnan(activate<kRelu>(nan)));

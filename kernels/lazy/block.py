@@ -154,6 +154,8 @@ class Block:
         if sums is None:
             assert self.remade is not None
             sums = self.remade.get()
+        # Hooks on saved tensors may lose the order in memory.
+        sums = sums.contiguous(memory_format=torch.channels_last)
         return self._but(sums=sums, scale=scale, shift=shift, gate=gate)
 
     def drop_remade(self) -> None:

@@ -34,6 +34,7 @@ class Plan:
         range: [2], None where everything passes.
         mean_grad: [N, C], None for zeros.
         through_function: whether this is the gradient to the function's input.
+        versions: of both gradients when they came.
     """
 
     block: Block
@@ -41,11 +42,31 @@ class Plan:
     range: Tensor | None = None
     mean_grad: Tensor | None = field(default=None, repr=False)
     through_function: bool = False
+    versions: tuple[int, int] = (0, 0)
+
+    @staticmethod
+    def of(
+        block: Block,
+        grad: Tensor | None = None,
+        range: Tensor | None = None,
+        mean_grad: Tensor | None = None,
+    ) -> Plan:
+        """The plan of gradients as they are now."""
+        return Plan(block, grad, range, mean_grad, versions=(_version(grad), _version(mean_grad)))
+
+    def check(self) -> None:
+        """Raise RuntimeError where a gradient was overwritten that this one has not read yet."""
+        if self.versions != (_version(self.grad), _version(self.mean_grad)):
+            raise RuntimeError(
+                "a gradient was modified in place before the one that follows from it was read; "
+                "modify a copy of it"
+            )
 
     def arguments(self) -> tuple[Any, ...]:
         """The arguments of the operators that take the gradient through the function."""
+        self.check()
         none, like = self.block.none(), self.block.sums
-        grad = torch.zeros(like.shape, device=like.device) if self.grad is None else self.grad
+        grad = _zeros(like) if self.grad is None else self.grad
         return (
             grad.contiguous(memory_format=torch.channels_last),
             *self.block.affine(),
@@ -59,6 +80,7 @@ class Plan:
 
     def values(self) -> Tensor:
         """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""
+        self.check()
         values = self._through_function() if self.through_function else self._to_values()
         return in_order(values, self.block.channels_last)
 
@@ -78,16 +100,24 @@ class Plan:
             return None
         grad = self.grad.contiguous(memory_format=torch.channels_last)
         if self.block.gate is None:
-            ones = torch.ones(grad.shape[:2], device=grad.device)
+            ones = torch.ones(grad.shape[:2], dtype=torch.float32, device=grad.device)
             return _OP.block_gate_gradient.default(grad, *self.block.affine(), ones, self.range)[0]
         values = _OP.block_values.default(*self.block.gated())
         _, passes, _ = _OP.quantize_per_tensor.default(values, self.range, 2, int(Scheme.AFFINE))
         return _OP.fake_quant_per_tensor_backward.default(grad, passes)
 
 
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros(like.shape, dtype=torch.float32, device=like.device)
+
+
+def _version(t: Tensor | None) -> int:
+    return 0 if t is None or t.is_inference() else t._version
+
+
 def unchanged(scale: Tensor) -> Tensor:
     """The map [3, C] of `block_gradient` that leaves a gradient as it is."""
-    k = torch.zeros(3, len(scale), device=scale.device)
+    k = torch.zeros(3, len(scale), dtype=torch.float32, device=scale.device)
     k[0] = 1.0
     return k
 
@@ -115,6 +145,9 @@ class LazyGradient(PendingTensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.aten.detach.default:
+            # What is kept, as .grad, is numbers: the gradient that came may be overwritten.
+            return args[0]._open().detach()
         if func is torch.ops.aten.add.Tensor and not kwargs:
             total = _sum(*args)
             if total is not None:
@@ -135,12 +168,18 @@ def _sum(first: Any, second: Any) -> Plan | None:
             return None
         if not isinstance(other, Tensor) or other.shape != known[0].block.size:
             return None
-        return replace(known[0], grad=other)
+        if other.dtype != torch.float32:
+            return None
+        known[0].check()
+        return Plan.of(known[0].block, other, None, known[0].mean_grad)
     one, two = known
     if one.grad is not None and two.grad is not None:
         return None
+    one.check()
+    two.check()
     has_grad = one if one.grad is not None else two
-    return replace(has_grad, mean_grad=_added(one.mean_grad, two.mean_grad))
+    means = _added(one.mean_grad, two.mean_grad)
+    return Plan.of(has_grad.block, has_grad.grad, has_grad.range, means)
 
 
 def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -154,7 +193,7 @@ def plan_to_values(grad: Tensor, block: Block) -> Plan:
     plan = grad.plan() if isinstance(grad, LazyGradient) else None
     if plan is not None and plan.block.key is block.key and not plan.through_function:
         return plan
-    return Plan(block, numbers(grad))
+    return Plan.of(block, numbers(grad))
 
 
 def plan_to_affine(grad: Tensor, block: Block) -> Plan:
@@ -164,7 +203,7 @@ def plan_to_affine(grad: Tensor, block: Block) -> Plan:
         is_identity = plan.block.function == Function.IDENTITY and plan.block.gate is None
         if plan.through_function or is_identity:
             return plan
-    return Plan(block.with_function(Function.IDENTITY), numbers(grad))
+    return Plan.of(block.with_function(Function.IDENTITY), numbers(grad))
 
 
 def numbers(grad: Tensor) -> Tensor:

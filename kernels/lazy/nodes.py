@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..scheme import Scheme
-from ..shapes import in_order, is_channels_last
+from ..shapes import in_order, is_channels_last, strides_of
 from .block import Block, Remade
 from .convolution import (
     ConvCall,
@@ -128,7 +128,7 @@ def _through_sums(outline: Block, grad: Tensor, has_bias: bool) -> tuple[Tensor,
 def _through_rounding(ctx: Any, grad: Tensor, range: Tensor, passes: list[Tensor]) -> Tensor:
     """The gradient to the tensor that was rounded: what lies outside the range stops."""
     if ctx.passes is not None:
-        return LazyGradient.of(Plan(ctx.passes.restored(*passes), grad, range))
+        return LazyGradient.of(Plan.of(ctx.passes.restored(*passes), grad, range))
     grad = grad.contiguous(memory_format=torch.channels_last)
     grad = _OP.fake_quant_per_tensor_backward.default(grad, *passes)
     return grad if ctx.channels_last else grad.contiguous()
@@ -229,7 +229,8 @@ class GateNode(torch.autograd.Function):
         block = ctx.block.restored(*ctx.saved_tensors)
         plan = plan_to_values(grad, block)
         if plan.grad is None or plan.mean_grad is not None:
-            plan = Plan(block, plan.values())
+            plan = Plan.of(block, plan.values())
+        plan.check()
         assert plan.grad is not None and block.gate is not None
         to_values, to_gate = _OP.block_gate_gradient.default(
             plan.grad.contiguous(memory_format=torch.channels_last),
@@ -241,20 +242,27 @@ class GateNode(torch.autograd.Function):
 
 
 class MeansNode(torch.autograd.Function):
-    """From values to their means over the positions, [N, C]."""
+    """From values to their means over the positions, [N, C] or [N, C, 1, 1]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: Block) -> Tensor:
+    def forward(ctx: Any, x: Tensor, block: Block, keepdim: bool) -> Tensor:
         ctx.save_for_backward(*block.to_save())
         ctx.block = block.outline()
         ctx.positions = block.size[2] * block.size[3]
         ctx.set_materialize_grads(False)
-        return _OP.block_means.default(*block.affine())
+        means = _OP.block_means.default(*block.affine())
+        if not keepdim:
+            return means
+        size = torch.Size((*means.shape, 1, 1))
+        # A tensor of its own, in the strides that torch's own average has.
+        pooled = means.new_empty_strided(size, strides_of(size, block.channels_last))
+        return pooled.copy_(means[:, :, None, None])
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return None, None
+            return None, None, None
         block = ctx.block.restored(*ctx.saved_tensors)
-        return LazyGradient.of(Plan(block, mean_grad=grad / ctx.positions)), None
+        means = grad.reshape(block.size[:2]) / ctx.positions
+        return LazyGradient.of(Plan.of(block, mean_grad=means)), None, None

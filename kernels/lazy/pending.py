@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
@@ -117,8 +118,8 @@ class PendingTensor(Tensor):
         return self._cell.read()
 
     def plain(self) -> Tensor:
-        """Return an ordinary tensor of the values, with this tensor's gradient."""
-        return _Plain.apply(self) if self.requires_grad else self.memory()
+        """Return the values as an ordinary tensor of its own memory, with this one's gradient."""
+        return _alias(self).clone()
 
     def _open(self) -> Tensor:
         return self._cell.open(self._MAY_BORROW)
@@ -132,23 +133,27 @@ class PendingTensor(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in _COPIES:
-            return func(args[0].plain(), *args[1:], **kwargs)
+            return func(_alias(args[0]), *args[1:], **kwargs)
         if func in _OF_MEMORY or not _OURS.issuperset(types):
             # What takes the memory itself, and a stranger's tensor, see ordinary tensors.
             args, kwargs = tree_map_only(PendingTensor, _handed_over, (args, kwargs))
             return func(*args, **kwargs)
-        if func is _SET_DATA and cls._take_data(*args):
-            return None
+        if func == _SET_DATA and isinstance(args[0], PendingTensor):
+            return args[0]._take_data(args[1])
+        if func in _OF_AUTOGRAD:
+            # Without a guard, since hooks and checkpoints are the user's own code.
+            return _OF_AUTOGRAD[func](*args, **kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
-    @staticmethod
-    def _take_data(x: Tensor, data: Tensor) -> bool:
-        if not isinstance(x, PendingTensor) or x.shape != data.shape or x.dtype != data.dtype:
-            return False
-        x._cell.take(data.memory() if isinstance(data, PendingTensor) else data.detach())
-        _follow_geometry(x)
-        return True
+    def _take_data(self, data: Tensor) -> None:
+        if self.shape != data.shape or data.dtype != torch.float32:
+            raise RuntimeError(
+                f"the data of a tensor of shape {list(self.shape)} that waits for its reader "
+                f"cannot be replaced by {data.dtype} of shape {list(data.shape)}"
+            )
+        self._cell.take(data._open() if isinstance(data, PendingTensor) else data.detach())
+        _follow_geometry(self)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -203,7 +208,11 @@ def _handed_over(x: PendingTensor) -> Tensor:
     """An ordinary tensor over the memory of x."""
     x._open()
     with _unrecorded():
-        return x.plain()
+        return _alias(x)
+
+
+def _alias(x: PendingTensor) -> Tensor:
+    return _Plain.apply(x) if x.requires_grad else x.memory()
 
 
 def _opened_by(func: Any, args: Any, kwargs: Any) -> Iterator[PendingTensor]:
@@ -231,7 +240,7 @@ def _follow_geometry(x: PendingTensor) -> None:
     if memory.shape == x.shape and memory.stride() == x.stride():
         return
     try:
-        with torch._C._DisableTorchDispatch():
+        with torch._C._DisableTorchDispatch(), torch.no_grad():
             x.as_strided_(memory.shape, memory.stride(), 0)
     except RuntimeError:
         raise RuntimeError(
@@ -239,6 +248,52 @@ def _follow_geometry(x: PendingTensor) -> None:
             f"{list(memory.shape)} in place: give the operation a tensor of its own"
         ) from None
 
+
+def _grad(
+    outputs: Any, inputs: Any, *args: Any, materialize_grads: bool = False, **kwargs: Any
+) -> tuple[Tensor | None, ...]:
+    """torch.autograd.grad, whose gradients are numbers and not what is to be done yet."""
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    edges = [_edge(x) if isinstance(x, PendingTensor) and x.requires_grad else x for x in inputs]
+    if materialize_grads:
+        kwargs["allow_unused"] = True
+    found = torch.autograd.grad(_aliases(outputs), edges, *args, **kwargs)
+    numbers = [g._open() if isinstance(g, PendingTensor) else g for g in found]
+    if materialize_grads:
+        pairs = zip(numbers, inputs, strict=True)
+        numbers = [torch.zeros_like(x) if g is None else g for g, x in pairs]
+    return tuple(numbers)
+
+
+def _edge(x: PendingTensor) -> GradientEdge:
+    # torch's own way to it takes a view, which would open the memory.
+    with torch.enable_grad():
+        node = x.grad_fn or _Plain.apply(x).grad_fn.next_functions[0][0]
+    return GradientEdge(node, x.output_nr)
+
+
+def _backward(tensors: Any, grads: Any = None, *args: Any, **kwargs: Any) -> None:
+    """torch.autograd.backward; Tensor.backward has the same parameters but for their names."""
+    grads = kwargs.pop("gradient", kwargs.pop("grad_tensors", grads))
+    inputs = kwargs.get("inputs")
+    inputs = [inputs] if isinstance(inputs, Tensor) else inputs or ()
+    if any(isinstance(x, PendingTensor) for x in inputs):
+        with torch._C.DisableTorchFunctionSubclass():
+            return torch.autograd.backward(tensors, grads, *args, **kwargs)
+    torch.autograd.backward(_aliases(tensors), grads, *args, **kwargs)
+
+
+def _aliases(tensors: Any) -> Any:
+    # Also inside another backward pass, as a checkpoint's, which builds no graph of its own.
+    with torch.enable_grad():
+        return tree_map_only(PendingTensor, _alias, tensors)
+
+
+_OF_AUTOGRAD: dict[Any, Callable[..., Any]] = {
+    torch.autograd.grad: _grad,
+    torch.autograd.backward: _backward,
+    Tensor.backward: _backward,
+}
 
 _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 

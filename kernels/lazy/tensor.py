@@ -84,7 +84,7 @@ class LazyTensor(PendingTensor):
         if channels_last is None:
             channels_last = is_channels_last(y)
         sums = y.detach().contiguous(memory_format=torch.channels_last)
-        ones = torch.ones(y.shape[1], device=y.device)
+        ones = torch.ones(y.shape[1], dtype=torch.float32, device=y.device)
         return WaitNode.apply(y, Block(sums, ones, None, channels_last), LazyTensor.of)
 
     # What it is ----------------------------------------------------------------------------------
@@ -169,12 +169,17 @@ def batch_norm(
     """
     block = block_of(x)
     if block is None or not block.takes_norm:
-        x = LazyTensor.wait(x)
+        # A copy: others may write to x before the values are computed.
+        x = LazyTensor.wait(x.clone())
     found = _Blocks.normalize(
         x, running_mean, running_var, weight, bias, True, momentum, eps, group=group
     )
     assert found is not None
     return found
+
+
+# The axes of the positions, in torch's spellings.
+_POSITIONS = ({2, 3}, {-1, -2}, {2, -1}, {-2, 3})
 
 
 class _Blocks:
@@ -193,7 +198,12 @@ class _Blocks:
         group: dist.ProcessGroup | None = None,
     ) -> Tensor | None:
         block = block_of(x)
-        if block is None or not block.takes_norm or not _are_float32(weight, bias):
+        if block is None or not block.takes_norm or not eps > 0:
+            return None
+        if not _fit(block, weight, bias) or not _fit(block, running_mean, running_var):
+            # torch refuses it, or knows what it means.
+            return None
+        if (running_mean is None) != (running_var is None):
             return None
         if training:
             if group is None and block.sums.numel() == block.size[1]:
@@ -235,20 +245,21 @@ class _Blocks:
 
     @staticmethod
     def average(x: Any, output_size: Any) -> Tensor | None:
-        sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,)
         block = block_of(x)
-        if block is None or block.gate is not None or any(size != 1 for size in sizes):
+        if block is None or block.gate is not None:
             return None
-        return MeansNode.apply(x, block)[:, :, None, None]
+        if output_size != 1 and tuple(output_size or ()) != (1, 1):
+            return None
+        return MeansNode.apply(x, block, True)
 
     @staticmethod
     def mean(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor | None:
-        if not isinstance(dim, (tuple, list)) or len(dim) != 2:
+        if not isinstance(dim, (tuple, list)) or set(dim) not in _POSITIONS or len(dim) != 2:
             return None
-        if sorted(axis % 4 for axis in dim) != [2, 3] or any(not -4 <= axis < 4 for axis in dim):
+        block = block_of(x)
+        if block is None or block.gate is not None:
             return None
-        means = _Blocks.average(x, 1)
-        return means if keepdim or means is None else means.flatten(1)
+        return MeansNode.apply(x, block, bool(keepdim))
 
     @staticmethod
     def multiply(x: Any, other: Any) -> Tensor | None:
@@ -282,8 +293,10 @@ def _activate(x: Any, function: Function, in_place: bool) -> Tensor | None:
     return ActivationNode.apply(x, new, replace, True)
 
 
-def _are_float32(*tensors: Tensor | None) -> bool:
-    return all(t is None or t.dtype == torch.float32 for t in tensors)
+def _fit(block: Block, *of_channels: Tensor | None) -> bool:
+    """Whether tensors are one float32 number for each channel, where they are given."""
+    size = (block.size[1],)
+    return all(t is None or (t.dtype == torch.float32 and t.shape == size) for t in of_channels)
 
 
 def _is_gate(gate: Any, block: Block) -> bool:

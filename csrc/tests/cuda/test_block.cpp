@@ -14,10 +14,10 @@ float activate_by(Function function, float z) {
   return function == kSigmoid ? activate<kSigmoid>(z) : z;
 }
 
-float slope_by(Function function, float z) {
-  if (function == kRelu) return slope<kRelu>(z);
-  if (function == kSwish) return slope<kSwish>(z);
-  return function == kSigmoid ? slope<kSigmoid>(z) : 1.0f;
+float through_by(Function function, float grad, float z) {
+  if (function == kRelu) return through<kRelu>(grad, z);
+  if (function == kSwish) return through<kSwish>(grad, z);
+  return function == kSigmoid ? through<kSigmoid>(grad, z) : grad;
 }
 
 // Lane l adds terms l, l + 16, ...; then lanes are added pairwise.
@@ -111,7 +111,7 @@ struct Trial {
   }
   float dz(int64_t i) const {
     const float g = passed(i, a(i));
-    return (has_extra ? g + extra[gate_of(i)] : g) * slope_by(function, z(i));
+    return through_by(function, has_extra ? g + extra[gate_of(i)] : g, z(i));
   }
 };
 

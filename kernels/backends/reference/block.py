@@ -54,13 +54,14 @@ def _sigmoid(z: Tensor) -> Tensor:
     return torch.ones_like(z) / (1.0 + exp(-z))
 
 
-def _slope(z: Tensor, function: int) -> Tensor:
+def _through(grad: Tensor, z: Tensor, function: int) -> Tensor:
+    """A gradient through the function; ReLU chooses, so that no infinity turns into NaN."""
     if function == Function.RELU:
-        return (z > 0).float()
+        return torch.where(z <= 0, 0.0, grad)
     if function == Function.IDENTITY:
-        return torch.ones_like(z)
+        return grad
     s = _sigmoid(z)
-    return s * (1.0 - s) if function == Function.SIGMOID else s * (1.0 + z * (1.0 - s))
+    return grad * (s * (1.0 - s) if function == Function.SIGMOID else s * (1.0 + z * (1.0 - s)))
 
 
 def _preactivation(acc: Tensor, m: Tensor, b: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def _gradient(
     passed = _passed(grad, _activate(z, function), range)
     if extra.numel():
         passed = passed + extra[:, :, None, None]
-    return passed * _slope(z, function)
+    return _through(passed, z, function)
 
 
 def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...scheme import Scheme
 from .block import CHANNELS, ROWS, TILE, flat_sizes, new_images, preactivation, store_sums
-from .function import activate, slope
+from .function import activate, through
 from .lanes import LANES, sum_lanes
 from .launch import launch
 from .quantiser import make_quantiser
@@ -50,7 +50,7 @@ def _gradient(
     passed = _passed(g, activate(z, FUNCTION), ends, HAS_RANGE)
     if HAS_EXTRA:
         passed = passed + tl.load(extra + image * channels + channel, mask=here, other=0.0)
-    return passed * slope(z, FUNCTION)
+    return through(passed, z, FUNCTION)
 
 
 @triton.jit

@@ -78,15 +78,15 @@ def activate(z, FUNCTION: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def slope(z, FUNCTION: tl.constexpr) -> tl.tensor:
-    """Its derivative; that of ReLU at 0 is 0."""
+def through(grad, z, FUNCTION: tl.constexpr) -> tl.tensor:
+    """A gradient through the function; ReLU chooses, so that no infinity turns into NaN."""
     if FUNCTION == _RELU:
-        return tl.where(z > 0.0, 1.0, 0.0)
+        return tl.where(z <= 0.0, 0.0, grad)
     elif FUNCTION == _SWISH:
         s = sigmoid(z)
-        return s * (1.0 + z * (1.0 - s))
+        return grad * (s * (1.0 + z * (1.0 - s)))
     elif FUNCTION == _SIGMOID:
         s = sigmoid(z)
-        return s * (1.0 - s)
+        return grad * (s * (1.0 - s))
     else:
-        return tl.full(z.shape, 1.0, tl.float32)
+        return grad
