@@ -248,7 +248,8 @@ class _Blocks:
         block = block_of(x)
         if block is None or block.gate is not None:
             return None
-        if output_size != 1 and tuple(output_size or ()) != (1, 1):
+        sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
+        if tuple(sizes) != (1, 1):
             return None
         return MeansNode.apply(x, block, True)
 
