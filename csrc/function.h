@@ -61,8 +61,8 @@ MICRONET_HD float slope(float z) {
   return kFunction == kSigmoid ? s * (1.0f - s) : s * (1.0f + z * (1.0f - s));
 }
 
-// A gradient through `activate`. ReLU chooses, as torch does: an infinity that meets a closed ReLU is
-// no NaN, and what comes of a NaN passes.
+// A gradient through `activate`. ReLU chooses, as torch does: an infinity that meets a closed ReLU
+// is no NaN, and what comes of a NaN passes.
 template <int kFunction>
 MICRONET_HD float through(float grad, float z) {
   if (kFunction == kRelu) return z <= 0.0f ? 0.0f : grad;
