@@ -3,7 +3,7 @@
 from .checks import MOST_CODE_LEVELS
 from .checks_conv import MOST_WEIGHT_LEVELS
 from .dispatch import available_backends, use_backend
-from .flops import register as _register_flops
+from .flops import register_flop_formulas
 from .lazy import (
     ConvCall,
     LazyTensor,
@@ -50,7 +50,6 @@ from .ops.mask_selection import smallest_magnitude_mask
 from .scheme import Scheme, bits_of_levels, levels_of_bits
 from .shapes import fits_32_bits, is_channels_last
 
-_register_flops()
 _register_onnx_symbolics()
 
 __all__ = [
@@ -93,6 +92,7 @@ __all__ = [
     "quantize_per_channel",
     "quantize_per_tensor",
     "recompute_in_backward",
+    "register_flop_formulas",
     "scale_of_range",
     "smallest_magnitude_mask",
     "unpack_bits",

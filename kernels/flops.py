@@ -9,7 +9,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 _OP = torch.ops.micronet
 
@@ -32,8 +31,10 @@ def _of_weights(x: Any, w: Any, *rest: Any, out_shape: Any) -> int:
     return _of_sums(out_shape, w)
 
 
-def register() -> None:
-    """Tell torch's counter what the operators cost."""
+def register_flop_formulas() -> None:
+    """Tell torch's counter what the operators cost; loads the counter, which loads Triton."""
+    from torch.utils.flop_counter import register_flop_formula
+
     register_flop_formula(_OP.quant_conv2d)(_quant_conv2d)
     register_flop_formula(_OP.quant_conv2d_values)(_quant_conv2d_values)
     register_flop_formula([_OP.float_conv2d, _OP.linear_by_lanes])(_of_weights)

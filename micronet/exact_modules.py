@@ -17,6 +17,9 @@ from torch.nn.modules.utils import _pair
 
 import micronet_kernels as kernels
 
+# For every network that is made of the operators, before a counter can look at it.
+kernels.register_flop_formulas()
+
 
 def is_computed_here(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take ``x`` and ``weight``.

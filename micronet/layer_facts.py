@@ -85,10 +85,12 @@ def planned(
         shared: whether an earlier layer stores the same weights.
 
     Raises:
-        UserError: the layer does not multiply by its parameter ``weight``.
+        UserError: zeros or a grid are planned for a layer that does not multiply by its parameter
+            ``weight``.
     """
-    check_weight(name, module, "scored")
     shape = outputs_first_shape(module)
+    if not bits.is_float or kept < prod(shape):
+        check_weight(name, module, "scored")
     nonzeros = spread(kept, shape[0])
     return LayerFacts(name, shape, bits, nonzeros, kept, module.bias is not None, shared=shared)
 

@@ -88,7 +88,7 @@ def _check_group(model: nn.Module, name: str, group: PruneGroup, key: str, path:
     shared_layers.check_pruned(model, name, group.structure, f"{place(path, key)}: ")
 
 
-def _shape(layer: nn.Module) -> tuple[int, ...]:
+def _shape(layer: models.Layer) -> tuple[int, ...]:
     return structures.outputs_first_shape(layer)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 import micronet_kernels as kernels
 
@@ -22,7 +22,7 @@ def outputs_first(weight: Tensor, layer: nn.Module) -> Tensor:
     return _exchanged(weight, layer)
 
 
-def stored_bits(bits: Tensor, layer: nn.Module) -> Tensor:
+def stored_bits(bits: Tensor, layer: _ConvNd | nn.Linear) -> Tensor:
     """Return the packed bits of a weight with its outputs first in the layer's own order."""
     shape = outputs_first_shape(layer)
     keep = kernels.unpack_bits(bits, torch.Size(shape).numel()).view(shape)
@@ -36,9 +36,9 @@ def _exchanged(weight: Tensor, layer: nn.Module) -> Tensor:
     return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def outputs_first_shape(layer: nn.Module) -> tuple[int, ...]:
+def outputs_first_shape(layer: _ConvNd | nn.Linear) -> tuple[int, ...]:
     """Return the shape of a convolution's or linear layer's weight, outputs first."""
-    shape = tuple(layer.get_parameter("weight").shape)
+    shape = tuple(layer.weight.shape)
     if not isinstance(layer, _ConvTransposeNd):
         return shape
     return layer.out_channels, layer.in_channels // layer.groups, *shape[2:]

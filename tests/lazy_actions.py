@@ -307,6 +307,9 @@ WRITES = {
     "read then relu_": lambda h, s: (h.sum(), h.relu_())[1] + h,
 }
 
+# Writes that autograd does not see: the version of the tensor stays.
+HIDDEN_WRITES = ("data write", "numpy write")
+
 OBSERVES = {
     "log mean": _logged(lambda h: h.mean()),
     "log std": _logged(lambda h: h.std() + h.max()),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._inductor.config
 import yaml
 from torch import nn
 
@@ -138,16 +139,14 @@ def test_images_in_either_order_train_alike(averaged, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_what_cannot_be_compiled_is_said_before_a_run_begins(
-    averaged, tmp_path, monkeypatch, capsys
-):
+def test_what_cannot_be_compiled_is_said_before_a_run_begins(averaged, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     precision = {"weights": {"bits": 4}, "activations": {"bits": 4}}
     recipe.write_text(yaml.safe_dump({"train": {"epochs": 1}, "quantize": precision}))
     out = ["--out", str(tmp_path / "run"), "--compile", "--from", str(averaged), *SMALL]
     assert main(["qat", "--schedule", str(recipe), *out]) == 2
     assert "qat cannot be compiled" in capsys.readouterr().err
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    assert main(["fit", *out]) == 2
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        assert main(["fit", *out]) == 2
     assert "needs a C++ compiler" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -38,6 +38,7 @@ def test_a_triton_that_cannot_be_loaded_is_not_hidden(tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
+import micronet_kernels
 try:
     exec({ONE_CALL!r})
 except OSError as error:
