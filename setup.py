@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -101,14 +101,9 @@ setup(
     ext_modules=[Extension("micronet_kernels._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     packages=[
-        "micronet",
-        "micronet.rules",
+        *find_packages(include=["micronet", "micronet.*"]),
         "micronet_kernels",
-        "micronet_kernels.ops",
-        "micronet_kernels.backends",
-        "micronet_kernels.lazy",
-        "micronet_kernels.backends.reference",
-        "micronet_kernels.backends.triton",
+        *(f"micronet_kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"micronet": "micronet", "micronet_kernels": "kernels"},
 )

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import machine  # noqa: E402 - a neighbour, not a package
-from micronet import pipeline  # noqa: E402
-from micronet.errors import UserError, reports_user_errors  # noqa: E402
+from micronet.cli import pipeline  # noqa: E402
+from micronet.utils.errors import UserError, reports_user_errors  # noqa: E402
 
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
 RESULTS = ROOT / "benchmarks" / "results"

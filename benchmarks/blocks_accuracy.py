@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy  # noqa: E402 - a neighbour, not a package
 import machine  # noqa: E402
 import report  # noqa: E402
-from micronet import pipeline  # noqa: E402
-from micronet.errors import reports_user_errors  # noqa: E402
-from micronet.quantized_modules import QuantizedLayer  # noqa: E402
+from micronet.cli import pipeline  # noqa: E402
+from micronet.quantization.layers import QuantizedLayer  # noqa: E402
+from micronet.utils.errors import reports_user_errors  # noqa: E402
 
 STEM = "blocks_accuracy"
 INTEGERS, FLOATS = "integers", "rounded floats"

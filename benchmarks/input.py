@@ -23,10 +23,10 @@ from torchvision.datasets import ImageFolder
 
 import machine
 import report
-from micronet.batches import IMAGENET_STATISTICS, FileImages
-from micronet.errors import UserError, reports_user_errors
-from micronet.images import list_images
-from micronet.optimise import keep_freed_memory_mapped
+from micronet.data.batches import IMAGENET_STATISTICS, FileImages
+from micronet.data.image_files import list_images
+from micronet.training.optimizer import keep_freed_memory_mapped
+from micronet.utils.errors import UserError, reports_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE = ROOT.parent / "shared" / "data" / "imagenet-sample.tar"

@@ -11,7 +11,7 @@ import methods
 import micronet_kernels as kernels
 import qat_sites
 import shapes
-from micronet import models
+from micronet.models import architectures
 from ours import HI, LEVELS, LO
 from qat_sites import Site
 from timing import interleave
@@ -41,7 +41,7 @@ class LayerRow:
 def chosen(arch: str, batch: int, side: int) -> dict[Site, tuple[str, int]]:
     """Return kind and number of the pointwise sites with most products, and of all depthwise."""
     with torch.device("meta"):
-        network = models.create_model(arch, shapes.CLASSES).eval()
+        network = architectures.create_model(arch, shapes.CLASSES).eval()
         found = Counter(qat_sites.sites(network, torch.empty(batch, 3, side, side)).values())
     pointwise = sorted(
         (site for site in found if site.is_pointwise),

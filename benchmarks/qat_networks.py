@@ -18,8 +18,10 @@ import micronet_kernels as kernels
 import qat_peers
 from machine import ROOT
 from methods import Unavailable
-from micronet import config, models, quantize
-from micronet.layer_bits import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.precision import LayerBits
+from micronet.recipe import reader
 
 CLASSES = 1000
 RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
@@ -70,7 +72,7 @@ class Training:
 def network(arch: str) -> nn.Module:
     """Return a network in training mode and channels last, without dropout or dropped blocks."""
     torch.manual_seed(0)
-    found = models.create_model(arch, CLASSES)
+    found = architectures.create_model(arch, CLASSES)
     found._global_params = found._global_params._replace(drop_connect_rate=0.0, dropout_rate=0.0)
     found._dropout.p = 0.0
     return found.to(memory_format=torch.channels_last).train()
@@ -78,7 +80,7 @@ def network(arch: str) -> nn.Module:
 
 def precisions(model: nn.Module) -> dict[str, LayerBits]:
     """Return the precision of every layer under the recipe."""
-    section = config.load_schedule(RECIPE).quantize
+    section = reader.load_schedule(RECIPE).quantize
     assert section is not None
     return quantize.plan(model, section, str(RECIPE))
 
@@ -138,7 +140,7 @@ def _torch_fused(size: Size) -> Training:
 def _torch_fx(size: Size) -> Training:
     found = _with_silu(size.arch)
     image = torch.zeros(1, 3, size.side, size.side)
-    return Training(qat_peers.by_fx(found, image, models.stem_name(found)), size)
+    return Training(qat_peers.by_fx(found, image, architectures.stem_name(found)), size)
 
 
 def _compiled(size: Size) -> Training:
@@ -162,7 +164,7 @@ class Variant:
 VARIANTS = {
     PLAIN: Variant("float32, eager, the network as the package makes it", _plain),
     "plain-silu": Variant("float32, eager, with torch's own SiLU", _plain_silu),
-    OURS: Variant("micronet.quantize.convert_", _ours),
+    OURS: Variant("micronet.quantization.quantize.convert_", _ours),
     RECOMPUTE: Variant("the same inside micronet_kernels.recompute_in_backward", _recompute),
     "distiller": Variant("Distiller's minimum, maximum, average, clamp, round", _distiller),
     "torch-fused": Variant(

@@ -14,8 +14,8 @@ import ours
 import peers
 import qat_sites
 from methods import Unavailable
-from micronet import models
-from micronet.layer_bits import LayerBits
+from micronet.models import architectures
+from micronet.quantization.precision import LayerBits
 from ours import DECAY, Function
 
 
@@ -47,7 +47,7 @@ class Rounded(nn.Module):
 
 def round_layers_(network: nn.Module, bits: Mapping[str, LayerBits], sites: Sites) -> None:
     """Wrap every layer that `bits` quantises."""
-    for name, layer in models.layers(network).items():
+    for name, layer in architectures.layers(network).items():
         inputs, weights = bits[name].activation_levels, bits[name].weight_levels
         if bits[name].is_float:
             continue

@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from micronet import models
+from micronet.models import architectures
 
 ARCH = "efficientnet-b1"
 BATCH, SIDE, CLASSES = 16, 224, 1000
@@ -17,13 +17,13 @@ Shape = tuple[int, ...]
 @functools.cache
 def _network() -> torch.nn.Module:
     with torch.device("meta"):
-        return models.create_model(ARCH, CLASSES).eval()
+        return architectures.create_model(ARCH, CLASSES).eval()
 
 
 @functools.cache
 def weights() -> tuple[Shape, ...]:
     """Return the shape of the weight of every convolution and linear layer, in module order."""
-    return tuple(tuple(layer.weight.shape) for layer in models.layers(_network()).values())
+    return tuple(tuple(layer.weight.shape) for layer in architectures.layers(_network()).values())
 
 
 @functools.cache
@@ -37,8 +37,8 @@ def activations() -> dict[Shape, int]:
     def count(_, inputs):
         found[tuple(inputs[0].shape)] += 1
 
-    layers = models.layers(network)
-    first = models.stem_name(network)
+    layers = architectures.layers(network)
+    first = architectures.stem_name(network)
     hooks = [
         layer.register_forward_pre_hook(count) for name, layer in layers.items() if name != first
     ]

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from micronet import pipeline
-from micronet.errors import UserError, reports_user_errors
-from micronet.options import Parser
+from micronet.cli import pipeline
+from micronet.cli.train_arguments import Parser
+from micronet.utils.errors import UserError, reports_user_errors
 
 SCHEDULES = Path(__file__).resolve().parents[1] / "schedules"
 

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from micronet import report_facts, report_png
-from micronet.checkpoint import write_atomically
-from micronet.errors import UserError, reports_user_errors
-from micronet.options import Parser, add_own, allow_own
-from micronet.report_page import page
-from micronet.score_count import DEFAULT_RULES
-from micronet.score_options import rules_named
-from micronet.tracks import DEFAULT, find
+from micronet.cli.score_arguments import rules_named
+from micronet.cli.train_arguments import Parser, add_own, allow_own
+from micronet.reporting import facts, png
+from micronet.reporting.page import page
+from micronet.runs.checkpoint import write_atomically
+from micronet.scoring.count import DEFAULT_RULES
+from micronet.scoring.rules.tracks import DEFAULT, find
+from micronet.utils.errors import UserError, reports_user_errors
 
 
 @reports_user_errors
@@ -30,16 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     allow_own(vars(args))
     if args.png:
-        report_png.require_package()
+        png.require_package()
     out = args.out or Path(args.runs[0]) / "report.html"
     if len(set(args.runs)) < len(args.runs):
         raise UserError("a run is named twice")
     rules, track = rules_named(args.rules), find(args.track)
-    text = page([report_facts.read(run, rules, track) for run in args.runs])
+    text = page([facts.read(run, rules, track) for run in args.runs])
     write_atomically(out, text.encode())
     print(f"written: {out}")
     if args.png:
-        print(f"written: {report_png.write(text, args.png)} pictures in {args.png}")
+        print(f"written: {png.write(text, args.png)} pictures in {args.png}")
     return 0
 
 

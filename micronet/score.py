@@ -10,17 +10,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from micronet import score_options, score_text
-from micronet.errors import reports_user_errors
-from micronet.options import allow_own
-from micronet.score_compare import comparison
-from micronet.score_count import RULES, Score, by_kind, score_model, score_subject
-from micronet.score_proposal import propose
-from micronet.score_tables import layer_csv, layer_table
-from micronet.score_waterfall import write_waterfall
-from micronet.score_whatif import sweep
-from micronet.subject import Subject, describe, from_plan, from_run, from_weights
-from micronet.tracks import Verdict, find
+from micronet.cli import score_arguments
+from micronet.cli.train_arguments import allow_own
+from micronet.scoring import text
+from micronet.scoring.comparison import comparison
+from micronet.scoring.count import RULES, Score, by_kind, score_model, score_subject
+from micronet.scoring.network.scored_network import (
+    Subject,
+    describe,
+    from_plan,
+    from_run,
+    from_weights,
+)
+from micronet.scoring.rules.tracks import Verdict, find
+from micronet.scoring.search.proposal import propose
+from micronet.scoring.search.what_if import sweep
+from micronet.scoring.tables import layer_csv, layer_table
+from micronet.scoring.waterfall import write_waterfall
+from micronet.utils.errors import reports_user_errors
 
 __all__ = [
     "RULES",
@@ -39,12 +46,12 @@ __all__ = [
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Score what the command line names; return the process's exit code."""
-    args = score_options.parser().parse_args(argv)
+    args = score_arguments.parser().parse_args(argv)
     allow_own(vars(args))
-    rules, track = score_options.rules_named(args.rules), find(args.track)
-    score_options.check(args, rules)
-    verdict = score_options.verdict(args.result, track) if args.result else None
-    subjects = score_options.subjects(args, rules)
+    rules, track = score_arguments.rules_named(args.rules), find(args.track)
+    score_arguments.check(args, rules)
+    verdict = score_arguments.verdict(args.result, track) if args.result else None
+    subjects = score_arguments.subjects(args, rules)
     results = [score_subject(subject, rules, track) for subject in subjects]
     if args.waterfall:
         write_waterfall(args.waterfall, results)
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.sweep:
         print(sweep(args.sweep, results[0], _format(args)))
     elif args.search:
-        print(propose(args, results[0], score_options.plan_named(args), _format(args)))
+        print(propose(args, results[0], score_arguments.plan_named(args), _format(args)))
     else:
         print(_one(args, results[0], verdict))
     return 0
@@ -66,23 +73,23 @@ def _format(args: argparse.Namespace) -> str:
 def _one(args: argparse.Namespace, result: Score, verdict: Verdict | None) -> str:
     """Return one score as it was asked for."""
     if args.json:
-        return score_text.as_json(result, verdict, args.as_published, args.entries)
+        return text.as_json(result, verdict, args.as_published, args.entries)
     if args.csv:
         return layer_csv(result)
-    totals = score_text.totals(result, verdict)
+    totals = text.totals(result, verdict)
     if args.markdown:
         return f"{layer_table(result, markdown=True)}\n\n```\n{totals}\n```"
     parts = [layer_table(result)] if args.layers else []
-    rows = score_text.one_by_one if args.entries else by_kind
+    rows = text.one_by_one if args.entries else by_kind
     parts += [
-        score_text.table("storage of", rows(result.stored)),
-        score_text.table("operations of", rows(result.executed)),
+        text.table("storage of", rows(result.stored)),
+        text.table("operations of", rows(result.executed)),
     ]
     if args.proof or result.subject.accumulator != "32":
-        parts.append(score_text.proofs(result))
+        parts.append(text.proofs(result))
     parts.append(totals)
     if args.as_published:
-        parts.append(score_text.published(result.published()))
+        parts.append(text.published(result.published()))
     return "\n\n".join(parts)
 
 

@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet import models, quantize
-from micronet.quantize import LayerBits
-from micronet.quantized_modules import QuantizedConv2d
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.layers import QuantizedConv2d
+from micronet.quantization.quantize import LayerBits
 
 
 def images(rng, size, dtype=torch.float32, scale=1.0):
@@ -64,7 +65,7 @@ def converted(make, x, margin=4.0):
         if isinstance(module, nn.BatchNorm2d):
             # Unlike a fresh one, which puts each channel's mean, often an integer, on ReLU's kink.
             nn.init.normal_(module.bias)
-    quantize.convert_(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    quantize.convert_(model, dict.fromkeys(architectures.layers(model), LayerBits(4, 4)))
     with torch.no_grad():
         model(x)
     for module in model.modules():

@@ -20,9 +20,10 @@ from torch import nn
 from lazy_actions import ACTIONS, HIDDEN_WRITES
 from lazy_networks import CHANNELS, STATES, TAILS, State, Tail
 from lazy_specification import DECAY, Doubts, KinksOfFunctions, SigmoidOfInput, SpecifiedConv2d
-from micronet import models, quantize
-from micronet.layer_bits import LayerBits
-from micronet.quantized_modules import QuantizedConv2d
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.layers import QuantizedConv2d
+from micronet.quantization.precision import LayerBits
 
 SIDE, BATCH = 5, 2
 
@@ -99,7 +100,7 @@ def networks(case, doubts):
     specified = copy.deepcopy(net).double()
     levels, weight_levels = case.precision
     bits = LayerBits(*(None if n is None else _bits(n) for n in (weight_levels, levels)), DECAY)
-    quantize.convert_(net, {name: bits for name in models.layers(net)})
+    quantize.convert_(net, {name: bits for name in architectures.layers(net)})
     for name in ("state.conv", "state.other", "tail.conv"):
         low, high = -1.0 - torch.rand(1), 1.0 + torch.rand(1)
         ends = torch.cat([low, high]) if levels else torch.zeros(2)

@@ -23,7 +23,10 @@ import yaml
 
 import random_networks
 from image_folders import make_folder
-from micronet import models, own_networks, prune, report, runs, score
+from micronet import report, score
+from micronet.models import architectures, custom
+from micronet.pruning import prune
+from micronet.runs import directory
 from micronet.train import main as train
 
 PRUNE = {
@@ -73,7 +76,7 @@ def stage(out, *arguments):
     if refused and not any(words in said for words in IN_A_STEP):
         check(not out.exists(), f"{out.name} was refused, but left a folder: {said}")
     if not refused:
-        records = runs.RunDirectory(out).metrics()
+        records = directory.RunDirectory(out).metrics()
         numbers = [v for record in records for v in record.values() if isinstance(v, float)]
         check(records and all(map(math.isfinite, numbers)), f"{out.name}: {records}")
     return said, refused
@@ -86,14 +89,14 @@ def agrees(run, own, repeats):
     """
     said, refused = ask(train, "eval", run, *own, "--split", "validation", "--json")
     check(not refused, f"eval of {run.name}: {said}")
-    record = runs.RunDirectory(run).metrics()[-1]
+    record = directory.RunDirectory(run).metrics()[-1]
     found = json.loads(said)
     same = found["top1"] == record["validation_top1"]
     check(same or not repeats, f"eval: {found} but {record}")
-    loaded = runs.load(run)
+    loaded = directory.load(run)
     zeros = prune.shown_sparsity(loaded.model, loaded.masks)
     check(zeros == record["sparsity"], f"{zeros} of {run.name} is zero, not {record['sparsity']}")
-    weights = sum(layer.weight.numel() for layer in models.layers(loaded.model).values())
+    weights = sum(layer.weight.numel() for layer in architectures.layers(loaded.model).values())
     said, refused = ask(train, "summary", run, *own)
     check(refused or f"{weights:,}" in said.splitlines()[-1], f"summary of {run.name}: {said}")
     return loaded
@@ -145,7 +148,7 @@ def fuzz(networks, seed, folder, kinds=None):
         name = kind, chance.randrange(10**9)
         # Said before it is tried, for what ends the process at once.
         print("random_networks:{}_{}".format(*name), flush=True)
-        own_networks._allowed.clear()
+        custom._allowed.clear()
         with tempfile.TemporaryDirectory(dir=folder) as own, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:

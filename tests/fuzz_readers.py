@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from micronet import checkpoint
-from micronet.config import load_schedule
-from micronet.errors import UserError
+from micronet.recipe.reader import load_schedule
+from micronet.runs import checkpoint
+from micronet.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 # What an author of a schedule might write in a wrong place, and what YAML makes of odd text.

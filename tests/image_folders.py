@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from micronet import data
+from micronet.data import datasets
 
 
 def write_images(folder, count, side, *, first=0, kind="jpg"):
@@ -25,7 +25,7 @@ def make_folder(root, side, *, parts=("train", "val"), classes=("ant", "badger")
 
 
 def open_folder(root, **options):
-    return data.open_data(
+    return datasets.open_data(
         str(root), **{"image_size": None, "batch_size": 8, "seed": 3, "workers": 0} | options
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from micronet import checkpoint
+from micronet.runs import checkpoint
 
 # Prunes, quantises and distils on the way, so that every part of the state is in the checkpoint.
 RECIPE = {

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from micronet import accumulators, quantize, score
-from micronet.accumulators import addition_bits, prove, signed_width
-from micronet.layer_facts import Channel, LayerFacts
-from micronet.quantize import LayerBits
+from micronet import score
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.network import accumulators
+from micronet.scoring.network.accumulators import addition_bits, prove, signed_width
+from micronet.scoring.network.layer_facts import Channel, LayerFacts
 
 
 def layer(nonzeros, weight_bits=4, input_bits=4, channels=None, input_codes=None):

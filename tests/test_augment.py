@@ -5,11 +5,12 @@ import torch
 import yaml
 
 from image_folders import assert_same, make_folder, open_folder
-from micronet import batches, step
-from micronet.augment import mixed, policy
-from micronet.errors import UserError
-from micronet.sections import AugmentSection
+from micronet.data import batches
+from micronet.data.augmentation import mixed, policy
+from micronet.recipe.schema import AugmentSection
 from micronet.train import main
+from micronet.training import step
+from micronet.utils.errors import UserError
 
 POLICIES = ["randaugment", "autoaugment-imagenet", "autoaugment-cifar10"]
 

@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
-from micronet import batches
-from micronet.batches import (
+from micronet.data import batches
+from micronet.data.batches import (
     IMAGENET_STATISTICS,
     _Files,
     _normalise,
@@ -20,8 +20,8 @@ from micronet.batches import (
     _window,
     generator,
 )
-from micronet.errors import UserError
-from micronet.images import decode, decode_pixels
+from micronet.data.image_files import decode, decode_pixels
+from micronet.utils.errors import UserError
 
 
 @pytest.fixture

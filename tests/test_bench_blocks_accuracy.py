@@ -11,13 +11,14 @@ from image_folders import make_folder
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import blocks_accuracy
-from micronet import models, quantize
-from micronet.quantize import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
 
 
 def test_layers_are_exact_or_none_is():
-    model = models.create_model("resnet20", 10)
-    quantize.convert_(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    model = architectures.create_model("resnet20", 10)
+    quantize.convert_(model, dict.fromkeys(architectures.layers(model), LayerBits(4, 4)))
     layers = [layer for _, layer in quantize.quantized_layers(model)]
     with blocks_accuracy.trained_in(blocks_accuracy.FLOATS):
         assert layers and not any(layer.is_exact for layer in layers)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from image_folders import make_folder
-from micronet.errors import UserError
+from micronet.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

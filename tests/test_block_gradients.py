@@ -10,7 +10,7 @@ from torch import nn
 
 import micronet_kernels as kernels
 from block_networks import Gated, Shared, chain, converted, images
-from micronet.quantized_modules import QuantizedConv2d, QuantizedLayer
+from micronet.quantization.layers import QuantizedConv2d, QuantizedLayer
 
 
 def straight_through(x, values, passes):

@@ -7,8 +7,9 @@ from torch import nn
 
 import micronet_kernels as kernels
 from block_networks import Gated, chain, converted, images
-from micronet import models, quantize
-from micronet.quantize import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
 
 OP = torch.ops.micronet
 NONE = torch.empty(0)
@@ -88,7 +89,7 @@ def test_the_gradient_stops_outside_the_range(backend, rng):
     """The only reader's range is applied by the activation itself; with two readers, by each."""
     layers = dict(chain().named_children())
     model = nn.Sequential(layers["0"], layers["1"], layers["2"], layers["6"].__class__(24, 8, 1))
-    quantize.convert_(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    quantize.convert_(model, dict.fromkeys(architectures.layers(model), LayerBits(4, 4)))
     x = images(rng, (2, 16, 6, 6))
     model(x)
     reader = model[3].input_quantizer.eval()

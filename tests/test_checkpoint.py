@@ -6,8 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from micronet import checkpoint, runs
-from micronet.errors import UserError
+from micronet.runs import checkpoint, directory
+from micronet.utils.errors import UserError
 
 
 def example():
@@ -70,13 +70,13 @@ def test_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
 
 def test_run_or_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no run or checkpoint"):
-        runs.find_checkpoint(tmp_path / "nothing")
+        directory.find_checkpoint(tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no checkpoint"):
-        runs.find_checkpoint(tmp_path)
+        directory.find_checkpoint(tmp_path)
 
 
 def test_records_of_a_repeated_epoch_are_replaced(tmp_path):
-    run = runs.RunDirectory(tmp_path)
+    run = directory.RunDirectory(tmp_path)
     for epoch in (0, 1, 2, 1):
         run.record({"epoch": epoch, "value": 10 * epoch})
     assert [r["epoch"] for r in run.metrics()] == [0, 1]

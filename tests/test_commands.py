@@ -5,13 +5,17 @@ import csv
 import pytest
 import torch
 
-from micronet import commands, models, runs, score, sensitivity_scan, summary
-from micronet.errors import UserError
-from micronet.plans import plan_of
-from micronet.rules import seed
-from micronet.sensitivity import load_sensitivity
-from micronet.subject import from_plan
+from micronet import score
+from micronet.cli import summary, train_commands
+from micronet.models import architectures
+from micronet.runs import directory
+from micronet.scoring.network.plan_files import plan_of
+from micronet.scoring.network.scored_network import from_plan
+from micronet.scoring.rules import seed
+from micronet.scoring.search.sensitivity import load_sensitivity
 from micronet.train import main
+from micronet.training import sensitivity
+from micronet.utils.errors import UserError
 
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
 
@@ -41,8 +45,10 @@ def test_summary_prints_every_layer_once(fitted, capsys):
     assert main(["summary", str(fitted)]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines[3:-1]]
-    assert names == list(models.layers(runs.load(fitted).model))
-    weights = sum(m.weight.numel() for m in models.layers(runs.load(fitted).model).values())
+    assert names == list(architectures.layers(directory.load(fitted).model))
+    weights = sum(
+        m.weight.numel() for m in architectures.layers(directory.load(fitted).model).values()
+    )
     assert lines[-1].split()[:2] == ["all", f"{weights:,}"]
     assert main(["summary", "--arch", "efficientnet-b0", "--image-size", "224"]) == 0
     # Tan & Le 2019, table 2, give 0.39 B.
@@ -69,7 +75,7 @@ def test_scan_prunes_as_much_as_it_says_and_puts_it_back():
         seen.append(int((model[1].weight == 0).sum()))
         yield torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])
 
-    base, points = sensitivity_scan.scan(model, batches, ["*"], "element", [0.25, 0.5])
+    base, points = sensitivity.scan(model, batches, ["*"], "element", [0.25, 0.5])
     assert seen == [0, 15, 30] and torch.equal(model[1].weight, before)
     assert base.total == 4 and [p.sparsity for p in points] == [0.25, 0.5]
 
@@ -79,7 +85,7 @@ def test_scan_prunes_as_much_as_it_says_and_puts_it_back():
     [("0.1:0.3:0.1", [0.1, 0.2, 0.3]), ("0.5", [0.5]), ("0.2,0.9", [0.2, 0.9])],
 )
 def test_levels(text, levels):
-    assert sensitivity_scan.levels_of(text) == levels
+    assert sensitivity.levels_of(text) == levels
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_levels(text, levels):
 )
 def test_levels_that_are_none(text):
     with pytest.raises(UserError, match="--levels"):
-        sensitivity_scan.levels_of(text)
+        sensitivity.levels_of(text)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_an_interrupt_is_one_word(program, command, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(commands.COMMANDS, "eval", interrupted)
-    monkeypatch.setattr(score.score_options, "subjects", interrupted)
+    monkeypatch.setitem(train_commands.COMMANDS, "eval", interrupted)
+    monkeypatch.setattr(score.score_arguments, "subjects", interrupted)
     assert program(command) == 130
     assert capsys.readouterr().err == "stopped\n"

@@ -11,8 +11,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm
 from torch.nn.utils import prune as torch_prune
 
-from micronet import models, own_networks, prune, quantize, runs, score, sensitivity_scan
-from micronet.config import (
+from micronet import score
+from micronet.models import architectures, custom
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.quantization.plain_weights import check_weight, computed
+from micronet.recipe.reader import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,
@@ -20,10 +24,11 @@ from micronet.config import (
     QuantizeSection,
     WeightPrecision,
 )
-from micronet.errors import UserError
-from micronet.layer_facts import LayerBits
-from micronet.plain_weights import check_weight, computed
+from micronet.runs import directory
+from micronet.scoring.network.layer_facts import LayerBits
 from micronet.train import main
+from micronet.training import sensitivity
+from micronet.utils.errors import UserError
 
 
 class Standardized(nn.Conv2d):
@@ -169,7 +174,7 @@ def test_a_parameter_that_is_multiplied_is_none(kind):
 def test_the_layers_of_a_conversion_are_no_computed_ones():
     model = nn.Sequential(conv(), nn.Flatten(), nn.Linear(4, 4), nn.Conv2d(3, 3, 1))
     quantize.convert_(model, {"0": LayerBits(4, 4), "2": LayerBits(4, None)})
-    assert [computed(layer) for layer in models.layers(model).values()] == [None] * 3
+    assert [computed(layer) for layer in architectures.layers(model).values()] == [None] * 3
 
 
 @pytest.mark.parametrize("kind", COMPUTED)
@@ -197,7 +202,7 @@ def test_pruning_quantizing_and_scoring_refuse_by_name(kind):
 def test_a_scan_refuses_what_it_cannot_prune():
     model = nn.Sequential(COMPUTED["weight_norm"](), nn.Linear(4, 4))
     with pytest.raises(UserError, match=r"layer '0' .* cannot be pruned.*leave it out of --layers"):
-        sensitivity_scan.scan(model, list, ["*"], "element", [0.5])
+        sensitivity.scan(model, list, ["*"], "element", [0.5])
 
 
 def test_a_computed_bias_stays_in_float_and_is_no_snapshot():
@@ -245,7 +250,7 @@ SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1", "--epoch
 def test_commands(net, tmp_path, monkeypatch, capsys):
     (tmp_path / "computed_nets.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(own_networks, "_allowed", set())
+    monkeypatch.setattr(custom, "_allowed", set())
     monkeypatch.delitem(sys.modules, "computed_nets", raising=False)
     spec = f"computed_nets:{net}"
     fit, out = str(tmp_path / "fit"), tmp_path / "out"
@@ -271,8 +276,8 @@ def test_commands(net, tmp_path, monkeypatch, capsys):
     recipe.write_text(yaml.safe_dump(section))
     assert main(["qat", *common, "--out", str(out)]) == 0
     assert main(["eval", "--own", spec, str(out)]) == 0
-    model = runs.load(str(out)).model
-    assert [type(layer).__name__ for layer in models.layers(model).values()] == [
+    model = directory.load(str(out)).model
+    assert [type(layer).__name__ for layer in architectures.layers(model).values()] == [
         {"old": "Conv2d", "new": "ParametrizedConv2d", "standardized": "Standardized"}[net],
         "QuantizedLinear",
     ]

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from micronet.config import Inherit, load_schedule, schedule_from_dict, schedule_to_dict
-from micronet.errors import UserError
+from micronet.recipe.reader import Inherit, load_schedule, schedule_from_dict, schedule_to_dict
+from micronet.utils.errors import UserError
 
 WHOLE = """
 train: {epochs: 3, lr: 1, lr_schedule: exponential}

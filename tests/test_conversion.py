@@ -6,9 +6,10 @@ from itertools import product
 
 import pytest
 
-from micronet import conversion, models, quantize
-from micronet.quantize import LayerBits
-from micronet.quantized_modules import QuantizedLayer
+from micronet.models import architectures
+from micronet.quantization import conversion, quantize
+from micronet.quantization.layers import QuantizedLayer
+from micronet.quantization.quantize import LayerBits
 
 LIMIT = "integer convolutions take up to"
 PRECISIONS = [
@@ -20,8 +21,8 @@ PRECISIONS = [
 
 @pytest.mark.parametrize("bits", PRECISIONS, ids=str)
 def test_the_arithmetic_is_the_layers_own(bits):
-    model = models.create_model("resnet20", 10)
-    layers = dict.fromkeys(models.layers(model), bits)
+    model = architectures.create_model("resnet20", 10)
+    layers = dict.fromkeys(architectures.layers(model), bits)
     rows = conversion.report(model, layers)
     quantize.convert_(model, layers)
     assert [row.layer for row in rows] == list(layers)
@@ -48,14 +49,14 @@ def test_the_arithmetic_is_the_layers_own(bits):
     ],
 )
 def test_reasons(bits, reason):
-    model = models.create_model("resnet20", 10)
-    (row, *_) = conversion.report(model, dict.fromkeys(models.layers(model), bits))
+    model = architectures.create_model("resnet20", 10)
+    (row, *_) = conversion.report(model, dict.fromkeys(architectures.layers(model), bits))
     assert row.reason == reason
 
 
 def test_totals_and_exceptions():
-    model = models.create_model("resnet20", 10)
-    bits = dict.fromkeys(models.layers(model), LayerBits(4, 4))
+    model = architectures.create_model("resnet20", 10)
+    bits = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
     bits |= {"conv1": LayerBits(None, None), "fc": LayerBits(2.5, None)}
     rows = conversion.report(model, bits)
     total = sum(row.weights for row in rows)
@@ -75,8 +76,8 @@ def test_totals_and_exceptions():
 
 
 def test_kinds():
-    model = models.create_model("efficientnet-b0", 10)
-    rows = conversion.report(model, dict.fromkeys(models.layers(model), LayerBits(4, 4)))
+    model = architectures.create_model("efficientnet-b0", 10)
+    rows = conversion.report(model, dict.fromkeys(architectures.layers(model), LayerBits(4, 4)))
     kinds = {row.layer: row.kind for row in rows}
     assert kinds["_blocks.1._depthwise_conv"] == "3x3 depthwise 96 -> 96"
     assert kinds["_fc"] == "linear 1280 -> 10"

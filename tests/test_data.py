@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
-from micronet import data, models
-from micronet.errors import UserError
+from micronet.data import datasets
+from micronet.models import architectures
 from micronet.train import main
+from micronet.utils.errors import UserError
 
 
 @pytest.fixture
@@ -83,10 +84,10 @@ def test_a_test_folder_is_the_test_set(tmp_path):
 
 def test_stratified_split_takes_at_least_one_and_leaves_at_least_one():
     labels = torch.tensor([0] * 100 + [1] * 3 + [2])
-    kept, held = data.stratified_split(labels, 0.1)
+    kept, held = datasets.stratified_split(labels, 0.1)
     assert Counter(labels[held].tolist()) == {0: 10, 1: 1}
     assert sorted(kept.tolist() + held.tolist()) == list(range(104))
-    _, most = data.stratified_split(labels, 0.9)
+    _, most = datasets.stratified_split(labels, 0.9)
     assert Counter(labels[most].tolist()) == {0: 90, 1: 2}
 
 
@@ -102,7 +103,7 @@ def test_hidden_and_other_files_are_passed_over(small):
 
 
 def test_digits():
-    opened = data.open_data("digits", image_size=None, batch_size=64, seed=0)
+    opened = datasets.open_data("digits", image_size=None, batch_size=64, seed=0)
     assert (opened.num_classes, opened.channels, opened.image_size) == (10, 3, 32)
     assert opened.train_size + opened.validation_size + opened.test_size == 1797
     assert abs(opened.test_size - 1797 / 5) < 10
@@ -110,7 +111,7 @@ def test_digits():
     assert set(collect(opened.test())[1].tolist()) == set(range(10))
     images, _ = collect(opened.validation())
     assert images.shape[1:] == (3, 32, 32)
-    smaller = data.open_data("digits", image_size=8, batch_size=64, seed=0)
+    smaller = datasets.open_data("digits", image_size=8, batch_size=64, seed=0)
     assert collect(smaller.test())[0].shape[2:] == (8, 8)
     assert opened.parts["train"][0].flip is False
 
@@ -125,7 +126,7 @@ def test_cifar_comes_from_torchvision(name, monkeypatch):
             self.classes = ["a", "b"]
 
     monkeypatch.setattr(f"torchvision.datasets.{name.upper()}", Fake)
-    opened = data.open_data(name, image_size=None, batch_size=8, seed=0)
+    opened = datasets.open_data(name, image_size=None, batch_size=8, seed=0)
     assert (opened.name, opened.classes) == (name, ("a", "b"))
     assert (opened.train_size, opened.validation_size, opened.test_size) == (36, 4, 8)
     assert next(iter(opened.train(0)))[0].shape == (8, 3, 32, 32)
@@ -137,7 +138,7 @@ def test_a_failed_download_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", refuse)
     with pytest.raises(UserError, match=r"cannot fetch cifar10 into '.data'.*no route") as caught:
-        data.open_data("cifar10", image_size=None, batch_size=8, seed=0)
+        datasets.open_data("cifar10", image_size=None, batch_size=8, seed=0)
     assert "\n" not in str(caught.value)
 
 
@@ -145,7 +146,7 @@ def test_a_failed_download_is_one_sentence(monkeypatch):
 def test_evaluation_needs_no_training_images(part, tmp_path, capsys):
     root = make_folder(tmp_path / "images", 32, parts=(part,), count=6)
     weights = tmp_path / "weights.pth"
-    torch.save(models.create_model("resnet20", 2).state_dict(), weights)
+    torch.save(architectures.create_model("resnet20", 2).state_dict(), weights)
     command = ["eval", "--arch", "resnet20", "--weights", str(weights), "--data", str(root)]
     assert main(command) == 0
     assert "of 12 correct" in capsys.readouterr().out

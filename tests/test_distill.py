@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from micronet.distill import Teacher, distillation_loss
+from micronet.training.distillation import Teacher, distillation_loss
 
 
 def test_reference_loss_and_gradient(goldens):

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from micronet import distiller_common, prune, quantize
-from micronet.config import load_schedule
-from micronet.errors import UserError
-from micronet.models import create_model
+from micronet.models.architectures import create_model
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.recipe.distiller import common
+from micronet.recipe.reader import load_schedule
 from micronet.train import main
+from micronet.utils.errors import UserError
 
-DOCUMENT = Path(__file__).resolve().parents[1] / distiller_common.DOCUMENT
+DOCUMENT = Path(__file__).resolve().parents[1] / common.DOCUMENT
 
 
 def schedule(tmp_path, document):
@@ -204,34 +206,34 @@ REFUSED = {
             "pruners": {"p": {"class": "SplicingPruner", "sensitivities": {"fc.weight": 0.1}}},
             "policies": [{"pruner": {"instance_name": "p"}, "epochs": [0]}],
         },
-        distiller_common.SPLICING,
+        common.SPLICING,
     ),
     "activations": (
         ranked(**{"class": "ActivationAPoZRankedFilterPruner"}),
-        distiller_common.RANKING,
+        common.RANKING,
     ),
-    "random filters": (ranked(**{"class": "BernoulliFilterPruner_AGP"}), distiller_common.RANKING),
-    "squares": (ranked(**{"class": "L2RankedStructureParameterPruner"}), distiller_common.RANKING),
+    "random filters": (ranked(**{"class": "BernoulliFilterPruner_AGP"}), common.RANKING),
+    "squares": (ranked(**{"class": "L2RankedStructureParameterPruner"}), common.RANKING),
     "deep blocks": (
         ranked(group_type="Blocks", kwargs={"block_shape": [1, 8, 1, 1]}),
-        distiller_common.BLOCKS,
+        common.BLOCKS,
     ),
-    "blocks of no shape": (ranked(group_type="Blocks"), distiller_common.BLOCKS),
-    "another group": (ranked(group_type="2D"), distiller_common.OTHER_GROUPS),
-    "several at once": (ranked(group_size=4), distiller_common.OTHER_GROUPS),
-    "a recurrent layer": (gradual(["rnn.weight_hh_l0"]), distiller_common.OTHER_WEIGHTS),
-    "a bias as text": (gradual("module.fc.bias"), distiller_common.OTHER_WEIGHTS),
+    "blocks of no shape": (ranked(group_type="Blocks"), common.BLOCKS),
+    "another group": (ranked(group_type="2D"), common.OTHER_GROUPS),
+    "several at once": (ranked(group_size=4), common.OTHER_GROUPS),
+    "a recurrent layer": (gradual(["rnn.weight_hh_l0"]), common.OTHER_WEIGHTS),
+    "a bias as text": (gradual("module.fc.bias"), common.OTHER_WEIGHTS),
     "copies": (
         gradual(["fc.weight"], pruner={"instance_name": "p", "args": {"use_double_copies": True}}),
-        distiller_common.LOOSE_MASKS,
+        common.LOOSE_MASKS,
     ),
     "levels of a policy": (
         gradual(["fc.weight"], pruner={"instance_name": "p", "args": {"levels": {"*": 0.1}}}),
-        distiller_common.LEVELS,
+        common.LEVELS,
     ),
     "a weight twice": (
         {**ranked(), "policies": ranked()["policies"] * 2},
-        distiller_common.TWICE,
+        common.TWICE,
     ),
     "a weight twice, by two names": (
         gradual(["module.fc.weight"])
@@ -242,7 +244,7 @@ REFUSED = {
             },
             "policies": [{"pruner": {"instance_name": n}, "epochs": [0, 1, 2]} for n in ("p", "q")],
         },
-        distiller_common.TWICE,
+        common.TWICE,
     ),
     "both methods": (
         {
@@ -252,50 +254,50 @@ REFUSED = {
             },
             "policies": [{"pruner": {"instance_name": n}, "epochs": [0, 1, 2]} for n in ("p", "q")],
         },
-        distiller_common.MIXED,
+        common.MIXED,
     ),
     "uneven epochs": (
         {**ranked(), "policies": [{"pruner": {"instance_name": "p"}, "epochs": [0, 1, 5]}]},
-        distiller_common.EPOCHS,
+        common.EPOCHS,
     ),
     "several gammas": (
         rate(**{"class": "MultiStepMultiGammaLR", "milestones": [1, 2], "gammas": [0.1, 0.2]}),
-        distiller_common.GAMMAS,
+        common.GAMMAS,
     ),
-    "another rate": (rate(**{"class": "OneCycleLR", "max_lr": 1}), distiller_common.OTHER_RATES),
+    "another rate": (rate(**{"class": "OneCycleLR", "max_lr": 1}), common.OTHER_RATES),
     "two rates": (
         {**rate(**{"class": "StepLR", "step_size": 3}), "policies": rate()["policies"] * 2},
-        distiller_common.OTHER_RATES,
+        common.OTHER_RATES,
     ),
     "a regularizer": (
         {
             "regularizers": {"r": {"class": "GroupLassoRegularizer"}},
             "policies": [{"regularizer": {"instance_name": "r"}, "epochs": [0]}],
         },
-        distiller_common.REGULARIZERS,
+        common.REGULARIZERS,
     ),
     "an extension": (
         {
             "extensions": {"e": {"class": "KnowledgeDistillationPolicy"}},
             "policies": [{"extension": {"instance_name": "e"}, "epochs": [0]}],
         },
-        distiller_common.OTHER_EXTENSIONS,
+        common.OTHER_EXTENSIONS,
     ),
-    "DoReFa": (quantizer(**{"class": "DorefaQuantizer"}), distiller_common.OTHER_QUANTIZERS),
-    "PACT": (quantizer(**{"class": "PACTQuantizer"}), distiller_common.OTHER_QUANTIZERS),
+    "DoReFa": (quantizer(**{"class": "DorefaQuantizer"}), common.OTHER_QUANTIZERS),
+    "PACT": (quantizer(**{"class": "PACTQuantizer"}), common.OTHER_QUANTIZERS),
     "post-training": (
         {"quantizers": {"q": {"class": "PostTrainLinearQuantizer", "bits_parameters": 8}}},
-        distiller_common.POST_TRAINING,
+        common.POST_TRAINING,
     ),
     "post-training as a policy": (
         quantizer(**{"class": "PostTrainLinearQuantizer"}),
-        distiller_common.POST_TRAINING,
+        common.POST_TRAINING,
     ),
     "statistics": (
         {"conv1": {"inputs": {0: STATISTICS}, "output": STATISTICS}, "fc": {"output": STATISTICS}},
-        distiller_common.POST_TRAINING,
+        common.POST_TRAINING,
     ),
-    "layers for AMC": ({"network": {"resnet20": ["module.layer1.0.conv1"]}}, distiller_common.AMC),
+    "layers for AMC": ({"network": {"resnet20": ["module.layer1.0.conv1"]}}, common.AMC),
 }
 
 
@@ -316,9 +318,9 @@ def test_every_row_that_an_error_names_is_there():
     first = {
         row.split("|")[1].strip().replace("`", "") for row in re.findall(r"^\|.*", tables, re.M)
     }
-    assert set(distiller_common.ROWS) <= first
+    assert set(common.ROWS) <= first
     named = {row for _, row in REFUSED.values()}
-    assert set(distiller_common.ROWS) - named == {distiller_common.SEVERAL_QUANTIZERS}
+    assert set(common.ROWS) - named == {common.SEVERAL_QUANTIZERS}
 
 
 MISTAKES = {

@@ -3,11 +3,12 @@
 import pytest
 import yaml
 
-from micronet import prune, quantize
-from micronet.config import load_schedule, schedule_to_dict
-from micronet.errors import UserError
-from micronet.models import create_model
+from micronet.models.architectures import create_model
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.recipe.reader import load_schedule, schedule_to_dict
 from micronet.train import main
+from micronet.utils.errors import UserError
 
 AGP = """
 version: 1

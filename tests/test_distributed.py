@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 
-from micronet import checkpoint, loop, runs
-from micronet.data import Data
+from micronet.data.datasets import Data
+from micronet.runs import checkpoint, directory
 from micronet.train import main
+from micronet.training import loop
 from two_processes import spawn_two
 
 pytestmark = pytest.mark.slow
@@ -106,7 +107,10 @@ def check_agreement(kind, out, first, second):
     assert any(key.endswith(".range") for key in first) == kind.startswith("qat")
     written = checkpoint.load(out / "last.safetensors").tensors
     assert all(torch.equal(written[key], first[key]) for key in first)
-    (record,), images = runs.RunDirectory(out).metrics(), runs.RunDirectory(out).config()["images"]
+    (record,), images = (
+        directory.RunDirectory(out).metrics(),
+        directory.RunDirectory(out).config()["images"],
+    )
     assert whole_images(record["validation_top1"], images["validation"]) > 0
     whole = images["train"] // BATCH[kind] * BATCH[kind]
     assert whole_images(record["train_top1"], whole) > 0
@@ -136,7 +140,7 @@ def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
     written = {out: checkpoint.load(out / "last.safetensors").tensors for out in (one, two, turned)}
     rounding = distance(written[one], written[turned])
     assert 0 < distance(written[one], written[two]) <= 4 * rounding
-    losses = [runs.RunDirectory(out).metrics()[0]["train_loss"] for out in (one, two)]
+    losses = [directory.RunDirectory(out).metrics()[0]["train_loss"] for out in (one, two)]
     # The most that the order of a sum of so many losses can change.
     assert losses[0] == pytest.approx(losses[1], rel=BATCH[kind] * 2.0**-24)
 
@@ -196,10 +200,10 @@ def test_killed_rank_ends_the_other_with_a_sentence_and_restarts_resume(fitted, 
     sentence = next(line for line in errors.splitlines() if line.startswith("error: process"))
     assert "lost another one" in sentence and "last.safetensors" in sentence
     assert "Traceback" not in errors
-    records = runs.RunDirectory(out).metrics()
+    records = directory.RunDirectory(out).metrics()
     assert [r["epoch"] for r in records] == list(range(6))
     # The batches of both processes, those before the stop too, count in each epoch.
-    images = runs.RunDirectory(out).config()["images"]["train"] // 128 * 128
+    images = directory.RunDirectory(out).config()["images"]["train"] // 128 * 128
     assert all(whole_images(record["train_top1"], images) > 0 for record in records)
 
 

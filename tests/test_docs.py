@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from micronet import sections
-from micronet.options import parser
+from micronet.cli.train_arguments import parser
+from micronet.recipe import schema
 
 ROOT = Path(__file__).resolve().parents[1]
 DISTILLER = (ROOT / "docs" / "from_distiller.md").read_text()
@@ -28,7 +28,7 @@ def test_every_oddity_names_a_test_that_is_there():
 def test_keys_are_those_of_the_sections(section):
     known = {
         f.name
-        for kind in vars(sections).values()
+        for kind in vars(schema).values()
         if dataclasses.is_dataclass(kind)
         for f in dataclasses.fields(kind)
     }

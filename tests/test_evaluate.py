@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from micronet.evaluate import evaluate
+from micronet.training.evaluation import evaluate
 
 
 class Fixed(nn.Module):

@@ -5,17 +5,18 @@ import torch
 from torch import nn
 
 import micronet_kernels as kernels
-from micronet import models, quantize
-from micronet.quantize import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
 
 BATCHES = (1, 7, 32)
 
 
 def of_codes(model):
     """4 bits, with a float stem and a classifier of five levels, as in 2019."""
-    plan = dict.fromkeys(models.layers(model), LayerBits(4, 4))
-    plan[models.stem_name(model)] = LayerBits(None, None)
-    plan[models.classifier_name(model)] = LayerBits(2.4, None)
+    plan = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
+    plan[architectures.stem_name(model)] = LayerBits(None, None)
+    plan[architectures.classifier_name(model)] = LayerBits(2.4, None)
     return plan
 
 
@@ -24,8 +25,8 @@ LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")
 
 def of_learned_steps(model):
     """Learned steps, a stem of 8 bits, and some layers of one operand or of mixed kinds."""
-    plan = dict.fromkeys(models.layers(model), LEARNED)
-    plan[models.stem_name(model)] = LayerBits(8, 8)
+    plan = dict.fromkeys(architectures.layers(model), LEARNED)
+    plan[architectures.stem_name(model)] = LayerBits(8, 8)
     others = [
         LayerBits(4, None),
         LayerBits(None, 4),
@@ -33,7 +34,7 @@ def of_learned_steps(model):
         LayerBits(4, None, weight_step="learned"),
     ]
     plan.update(zip(list(plan)[1:-1:4], others, strict=False))
-    plan[models.classifier_name(model)] = LayerBits(
+    plan[architectures.classifier_name(model)] = LayerBits(
         4, 8, weight_step="learned", activation_step="learned"
     )
     return plan
@@ -41,8 +42,8 @@ def of_learned_steps(model):
 
 def trained(arch, size, classes, rng, planned):
     """A network that has seen two batches, its weights pruned at random."""
-    model = models.create_model(arch, classes).to(memory_format=torch.channels_last).train()
-    layers = models.layers(model)
+    model = architectures.create_model(arch, classes).to(memory_format=torch.channels_last).train()
+    layers = architectures.layers(model)
     plan = planned(model)
     masks = {
         name: kernels.pack_bits(torch.rand(layer.weight.shape, generator=rng) > 0.6)

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from image_folders import make_folder, open_folder, write_images
-from micronet import images, models
-from micronet.errors import UserError
+from micronet.data import image_files
+from micronet.models import architectures
 from micronet.train import main
+from micronet.utils.errors import UserError
 
 SIDE = 12
 GRAY = np.random.default_rng(0).integers(0, 1 << 16, (SIDE, SIDE)).astype(np.uint16)
@@ -22,8 +23,8 @@ BYTES = (COLORS >> 8).astype(np.uint8)
 
 def both_ways(path):
     """Return an image as both decoders read it, which must be the same."""
-    pixels = np.asarray(images.decode(str(path)))
-    assert np.array_equal(images.decode_pixels(str(path)).numpy(), pixels)
+    pixels = np.asarray(image_files.decode(str(path)))
+    assert np.array_equal(image_files.decode_pixels(str(path)).numpy(), pixels)
     assert pixels.shape == (SIDE, SIDE, 3) and pixels.dtype == np.uint8
     return pixels
 
@@ -33,7 +34,7 @@ def as_gray(plane):
 
 
 def refused(path, *parts):
-    for read in (images.decode, images.decode_pixels):
+    for read in (image_files.decode, image_files.decode_pixels):
         with pytest.raises(UserError) as caught:
             read(str(path))
         message = str(caught.value)
@@ -218,8 +219,8 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "a.png").write_bytes(png(GRAY[:, :, None], 0))
-    monkeypatch.setattr(images.np, "fromfile", refuse)
-    monkeypatch.setattr(images.Image, "open", refuse)
+    monkeypatch.setattr(image_files.np, "fromfile", refuse)
+    monkeypatch.setattr(image_files.Image, "open", refuse)
     refused(tmp_path / "a.png", "cannot be read: Permission denied")
 
 
@@ -308,7 +309,7 @@ def test_a_part_of_another_name_is_noted(name, folder, capsys):
     (note,) = open_folder(folder).notes
     assert f"{name}' is passed over" in note and "held out" not in note
     weights = folder / "weights.pth"
-    torch.save(models.create_model("resnet20", 2).state_dict(), weights)
+    torch.save(architectures.create_model("resnet20", 2).state_dict(), weights)
     command = ["eval", "--arch", "resnet20", "--weights", str(weights), "--data", str(folder)]
     assert main(command) == 0
     assert f"{name}' is passed over" in capsys.readouterr().err

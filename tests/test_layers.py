@@ -2,9 +2,9 @@
 
 import pytest
 
-from micronet.errors import UserError
-from micronet.layers import layers_meant, match_layers
-from micronet.places import YamlPath
+from micronet.recipe.layer_patterns import layers_meant, match_layers
+from micronet.recipe.yaml_source import YamlPath
+from micronet.utils.errors import UserError
 
 NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer2.0.conv1", "fc"]
 

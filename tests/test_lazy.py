@@ -11,8 +11,9 @@ from torch import nn
 
 import micronet_kernels as kernels
 from block_networks import Gated, chain, converted, images
-from micronet import models, quantize
-from micronet.quantize import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
 
 SIZE = (2, 16, 6, 6)
 
@@ -233,7 +234,7 @@ def test_images_without_a_batch_and_tokens(rng):
     mlp = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
     for bits in (LayerBits(4, 4), LayerBits(8, 8), LayerBits(4, None)):
         net = copy.deepcopy(mlp)
-        quantize.convert_(net, dict.fromkeys(models.layers(net), bits))
+        quantize.convert_(net, dict.fromkeys(architectures.layers(net), bits))
         tokens = torch.randn(2, 5, 8, generator=rng)
         net(tokens)
         net.eval()

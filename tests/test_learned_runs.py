@@ -9,8 +9,12 @@ import torch
 import yaml
 from torch import nn
 
-from micronet import checkpoint, loop, models, optimise, quantize, runs, score
+from micronet import score
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.runs import checkpoint, directory
 from micronet.train import main
+from micronet.training import loop, optimizer
 
 QUANTIZE = {
     "weights": {"bits": 4, "step": "learned"},
@@ -86,7 +90,7 @@ def tensors(run, name="last"):
 
 
 def test_loss_falls_and_every_step_learns(whole):
-    losses = [record["train_loss"] for record in runs.RunDirectory(whole.out).metrics()]
+    losses = [record["train_loss"] for record in directory.RunDirectory(whole.out).metrics()]
     assert losses[1] > losses[2] > losses[3]
     steps = quantize.learned_steps(whole.model)
     # 18 convolutions and the classifier; the inputs of all but the last six convolutions.
@@ -95,9 +99,9 @@ def test_loss_falls_and_every_step_learns(whole):
 
 
 def test_reloaded_network_answers_the_same_bit_for_bit(whole):
-    loaded = runs.load(whole.out / "last.safetensors")
+    loaded = directory.load(whole.out / "last.safetensors")
     images = torch.randn(64, loaded.meta["channels"], 16, 16)
-    answers = [optimise.place(m).eval()(images) for m in (whole.model, loaded.model)]
+    answers = [optimizer.place(m).eval()(images) for m in (whole.model, loaded.model)]
     assert torch.equal(*answers) and answers[0].isfinite().all()
 
 
@@ -131,7 +135,7 @@ def test_run_is_scored_and_evaluated(whole, capsys):
     record = json.loads(capsys.readouterr().out)
     pruned = sum(
         layer.weight.numel() // 2
-        for name, layer in models.layers(whole.model).items()
+        for name, layer in architectures.layers(whole.model).items()
         if name.startswith("layer")
     )
     assert record["weights"] - record["weights_nonzero"] == pruned
@@ -139,10 +143,10 @@ def test_run_is_scored_and_evaluated(whole, capsys):
 
 
 def test_float_network_takes_the_master_weights(whole):
-    model = models.create_model("resnet20", 10)
-    models.load_weights(model, str(whole.out / "last.safetensors"))
-    trained = models.layers(whole.model)["layer1.0.conv1"].weight
-    assert torch.equal(models.layers(model)["layer1.0.conv1"].weight, trained)
+    model = architectures.create_model("resnet20", 10)
+    architectures.load_weights(model, str(whole.out / "last.safetensors"))
+    trained = architectures.layers(whole.model)["layer1.0.conv1"].weight
+    assert torch.equal(architectures.layers(model)["layer1.0.conv1"].weight, trained)
 
 
 def one_sentence(capsys, *parts):

@@ -10,16 +10,19 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import micronet_kernels as kernels
-from micronet import models, optimise, quantize, score
-from micronet.config import TrainSection
-from micronet.quantize import LayerBits, QuantizedConv2d
-from micronet.quantizers import LearnedActivationQuantizer
+from micronet import score
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits, QuantizedConv2d
+from micronet.quantization.quantizers import LearnedActivationQuantizer
+from micronet.recipe.reader import TrainSection
+from micronet.training import optimizer
 
 LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")
 
 
 def converted(model, masks=None, bits=LEARNED):
-    quantize.convert_(model, {name: bits for name in models.layers(model)}, masks)
+    quantize.convert_(model, {name: bits for name in architectures.layers(model)}, masks)
     return model
 
 
@@ -165,11 +168,11 @@ def test_pruned_weights_are_zero_and_get_no_gradient_in_any_memory_order(rng):
 def test_weight_decay_leaves_steps_alone():
     section = TrainSection(lr=0.5, momentum=0.9, weight_decay=0.1)
     model = converted(small_net())
-    optimizer = optimise.make_optimizer(model, section)
+    sgd = optimizer.make_optimizer(model, section)
     late = small_net()
-    late_optimizer = optimise.make_optimizer(late, section)
-    optimise.add_steps(late_optimizer, converted(late))
-    for network, its in ((model, optimizer), (late, late_optimizer)):
+    late_sgd = optimizer.make_optimizer(late, section)
+    optimizer.add_steps(late_sgd, converted(late))
+    for network, its in ((model, sgd), (late, late_sgd)):
         trained = [p for group in its.param_groups for p in group["params"]]
         assert {id(p) for p in trained} == {id(p) for p in network.parameters()}
         assert len(trained) == len(list(network.parameters()))
@@ -188,7 +191,7 @@ def test_inputs_that_are_not_finite_are_named_in_execution_order():
     with torch.no_grad():
         model[0].bias[1] = torch.inf
     assert quantize.broken_inputs(model, torch.rand(2, 3)) == ["2", "3"]
-    assert all(not layer._forward_pre_hooks for layer in models.layers(model).values())
+    assert all(not layer._forward_pre_hooks for layer in architectures.layers(model).values())
 
 
 def test_first_batch_that_is_not_finite_breaks_its_step():
@@ -219,8 +222,8 @@ def test_score_counts_the_same_as_for_ranges_and_never_fewer_weights_than_codes(
     scores = []
     for bits in (LayerBits(4, 4), LEARNED):
         torch.manual_seed(0)
-        model = models.create_model("efficientnet-micro", 10)
-        layers = models.layers(model)
+        model = architectures.create_model("efficientnet-micro", 10)
+        layers = architectures.layers(model)
         with torch.no_grad():
             for layer in layers.values():
                 layer.weight.masked_fill_(torch.rand_like(layer.weight) < 0.5, 0.0)
@@ -230,7 +233,7 @@ def test_score_counts_the_same_as_for_ranges_and_never_fewer_weights_than_codes(
     ranges, learned = scores
     assert (ranges.storage, ranges.operations) == (learned.storage, learned.operations)
     assert ranges.storage_dense == learned.storage_dense
-    for name, layer in models.layers(model).items():
+    for name, layer in architectures.layers(model).items():
         codes = int(kernels.count_nonzero(layer.quantized_weight().detach()))
         assert codes <= learned.subject.nonzeros[name]
         assert (layer.quantized_weight()[layer.weight == 0] == 0).all()

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from micronet import checkpoint
+from micronet.runs import checkpoint
 from micronet.train import main
 
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]

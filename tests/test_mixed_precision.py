@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from block_networks import Gated, Shared, chain, converted, images
-from micronet import models, quantize
-from micronet.quantize import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
 
 
 def step(model, x, out, precision):
@@ -40,8 +41,8 @@ def test_integers_stay_and_gradients_are_near(native, rng, make):
 
 def test_a_whole_network_trains_in_mixed_precision():
     torch.manual_seed(0)
-    model = models.create_model("efficientnet-micro", 10)
-    bits = dict.fromkeys(models.layers(model), LayerBits(4, 4))
+    model = architectures.create_model("efficientnet-micro", 10)
+    bits = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
     bits["_conv_stem"] = LayerBits(None, None)
     bits["_fc"] = LayerBits(2.4, None)
     quantize.convert_(model, bits)

@@ -6,10 +6,12 @@ import torch._inductor.config
 import yaml
 from torch import nn
 
-from micronet import checkpoint, models, prune, runs
-from micronet.config import PruneGroup, PruneSection
-from micronet.model_ema import ModelEma, averaged_tensors
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.runs import checkpoint, directory
 from micronet.train import main
+from micronet.training.ema import ModelEma, averaged_tensors
 
 SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
 PRUNE = {"groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}]}
@@ -84,25 +86,27 @@ def test_checkpoint_is_the_average_and_resume_the_trained_network(averaged):
     assert average.keys() <= trained.keys()
     differing = [name for name in average if not torch.equal(average[name], trained[name])]
     assert len(differing) > 0.9 * len(average)
-    loaded = {flag: runs.load(last, averaged=flag).model.state_dict() for flag in (True, False)}
+    loaded = {
+        flag: directory.load(last, averaged=flag).model.state_dict() for flag in (True, False)
+    }
     assert all(torch.equal(loaded[True][name], average[name]) for name in average)
     assert all(torch.equal(loaded[False][name], trained[name]) for name in trained)
 
 
 def test_average_is_what_was_validated_and_it_is_pruned(averaged, capsys):
-    record = runs.RunDirectory(averaged).metrics()[-1]
+    record = directory.RunDirectory(averaged).metrics()[-1]
     last = str(averaged / "last.safetensors")
     assert main(["eval", last, "--split", "validation", "--json", "--threads", "1"]) == 0
     told = yaml.safe_load(capsys.readouterr().out.splitlines()[-1])
     assert told["top1"] == record["validation_top1"]
-    model = runs.load(last).model
+    model = directory.load(last).model
     assert prune.shown_sparsity(model) == record["sparsity"] > 0.59
 
 
 def test_weights_option_takes_the_average(averaged):
     last = averaged / "last.safetensors"
-    model = models.create_model("resnet20", 10)
-    models.load_weights(model, str(last))
+    model = architectures.create_model("resnet20", 10)
+    architectures.load_weights(model, str(last))
     average = checkpoint.load(last).group("average")
     assert torch.equal(model.state_dict()["conv1.weight"], average["conv1.weight"])
 
@@ -135,7 +139,7 @@ def test_images_in_either_order_train_alike(averaged, tmp_path):
         out = tmp_path / order
         fit = ["fit", "--from", str(averaged), *SMALL, "--epochs", "1", "--lr", "0.01", order]
         assert main([*fit, "--out", str(out)]) == 0
-        losses.append(runs.RunDirectory(out).metrics()[0]["train_loss"])
+        losses.append(directory.RunDirectory(out).metrics()[0]["train_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

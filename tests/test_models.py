@@ -8,8 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
 
-from micronet import models
-from micronet.errors import UserError
+from micronet.models import architectures
+from micronet.utils.errors import UserError
 
 
 def parameters(model):
@@ -30,14 +30,14 @@ def parameters(model):
 )
 def test_published_parameter_counts(arch, millions):
     with torch.device("meta"):
-        model = models.create_model(arch, 1000)
+        model = architectures.create_model(arch, 1000)
     assert parameters(model) == round(millions * 1e6)
 
 
 # He et al. 2016, table 6: 0.27, 0.46 and 0.85 million.
 @pytest.mark.parametrize(("arch", "count"), [("20", 269722), ("32", 464154), ("56", 853018)])
 def test_cifar_resnet_parameter_counts(arch, count):
-    assert parameters(models.create_model("resnet" + arch, 10)) == count
+    assert parameters(architectures.create_model("resnet" + arch, 10)) == count
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_cifar_resnet_parameter_counts(arch, count):
 )
 def test_a_meta_network_holds_no_weights_and_runs_forward(arch):
     with torch.device("meta"):
-        model = models.create_model(arch, 7).eval()
+        model = architectures.create_model(arch, 7).eval()
     assert all(tensor.is_meta for tensor in model.state_dict().values())
-    side = models.default_image_size(arch) if arch == "inception_v3" else 224
+    side = architectures.default_image_size(arch) if arch == "inception_v3" else 224
     assert model(torch.empty(2, 3, side, side, device="meta")).shape == (2, 7)
 
 
 @pytest.mark.parametrize("arch", ["efficientnet-micro", "resnet20"])
 def test_small_networks_train_on_one_channel(arch):
-    model = models.create_model(arch, 5, channels=1)
+    model = architectures.create_model(arch, 5, channels=1)
     logits = model(torch.randn(4, 1, 32, 32))
     F.cross_entropy(logits, torch.arange(4)).backward()
     assert logits.shape == (4, 5)
@@ -72,14 +72,14 @@ def test_small_networks_train_on_one_channel(arch):
 
 def test_torchvision_networks_take_other_channel_counts():
     with torch.device("meta"):
-        model = models.create_model("resnet18", 3, channels=1)
+        model = architectures.create_model("resnet18", 3, channels=1)
     assert model.conv1.weight.shape == (64, 1, 7, 7)
     assert model(torch.empty(1, 1, 64, 64, device="meta")).shape == (1, 3)
 
 
 def test_efficientnet_pads_same_at_the_size_in_use():
-    model = models.create_model("efficientnet-b0", 10)
-    layers = models.layers(model)
+    model = architectures.create_model("efficientnet-b0", 10)
+    layers = architectures.layers(model)
     for name, layer in layers.items():
         # Squeeze and excitation works on one pixel and needs no padding.
         if isinstance(layer, torch.nn.Conv2d) and "_se_" not in name:
@@ -93,9 +93,9 @@ def test_efficientnet_pads_same_at_the_size_in_use():
 
 
 def test_micro_is_a_small_efficientnet_with_the_package_s_names():
-    model = models.create_model("efficientnet-micro", 10)
+    model = architectures.create_model("efficientnet-micro", 10)
     assert parameters(model) < 400_000
-    names = set(models.layers(model))
+    names = set(architectures.layers(model))
     block = {"_expand_conv", "_depthwise_conv", "_se_reduce", "_se_expand", "_project_conv"}
     assert {f"_blocks.1.{name}" for name in block} <= names
     assert {"_conv_stem", "_conv_head", "_fc"} <= names
@@ -107,7 +107,7 @@ def test_micro_is_a_small_efficientnet_with_the_package_s_names():
 
 
 def test_cifar_resnet_shortcut_is_the_input_subsampled_and_padded_with_zero_channels():
-    model = models.create_model("resnet20", 10).eval()
+    model = architectures.create_model("resnet20", 10).eval()
     block = model.layer2[0]
     torch.nn.init.zeros_(block.bn2.weight)
     x = torch.rand(2, 16, 8, 8)
@@ -118,8 +118,8 @@ def test_cifar_resnet_shortcut_is_the_input_subsampled_and_padded_with_zero_chan
 
 
 def test_layers_are_named_in_module_order():
-    model = models.create_model("resnet20", 10)
-    names = list(models.layers(model))
+    model = architectures.create_model("resnet20", 10)
+    names = list(architectures.layers(model))
     assert names[:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
     assert names[-1] == "fc"
     assert len(names) == 20
@@ -136,16 +136,16 @@ def test_layers_are_named_in_module_order():
 )
 def test_first_and_last_layers(arch, stem, classifier):
     with torch.device("meta"):
-        model = models.create_model(arch, 10)
-    assert models.stem_name(model) == stem
-    assert models.classifier_name(model) == classifier
+        model = architectures.create_model(arch, 10)
+    assert architectures.stem_name(model) == stem
+    assert architectures.classifier_name(model) == classifier
 
 
 def test_a_network_without_layers_has_no_stem_and_no_classifier():
     with pytest.raises(UserError, match="no convolution"):
-        models.stem_name(torch.nn.ReLU())
+        architectures.stem_name(torch.nn.ReLU())
     with pytest.raises(UserError, match="no convolution and no linear"):
-        models.classifier_name(torch.nn.ReLU())
+        architectures.classifier_name(torch.nn.ReLU())
 
 
 @pytest.mark.parametrize(
@@ -160,25 +160,25 @@ def test_a_network_without_layers_has_no_stem_and_no_classifier():
     ],
 )
 def test_default_image_sizes(arch, side):
-    assert models.default_image_size(arch) == side
+    assert architectures.default_image_size(arch) == side
 
 
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"'efficientnet-b9'; did you mean 'efficientnet-b"):
-        models.create_model("efficientnet-b9", 10)
+        architectures.create_model("efficientnet-b9", 10)
     with pytest.raises(UserError, match="did you mean 'resnet20'"):
-        models.default_image_size("resnet_20")
+        architectures.default_image_size("resnet_20")
     # Detectors and segmenters are no classifiers.
-    assert "fcn_resnet50" not in models.architectures()
+    assert "fcn_resnet50" not in architectures.architectures()
     with pytest.raises(UserError, match="0 classes"):
-        models.create_model("resnet20", 0)
+        architectures.create_model("resnet20", 0)
 
 
 def test_pretrained_weights_that_nobody_publishes():
     with pytest.raises(UserError, match="no published weights for resnet20"):
-        models.create_model("resnet20", 10, pretrained=True)
+        architectures.create_model("resnet20", 10, pretrained=True)
     with pytest.raises(UserError, match="need 3 channels, not 1"):
-        models.create_model("resnet18", 10, channels=1, pretrained=True)
+        architectures.create_model("resnet18", 10, channels=1, pretrained=True)
 
 
 @pytest.mark.parametrize("arch", ["efficientnet-b0", "resnet18"])
@@ -189,19 +189,19 @@ def test_no_network_is_one_sentence(arch, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     with pytest.raises(UserError, match=f"cannot fetch the published weights of {arch}") as caught:
-        models.create_model(arch, 10, pretrained=True)
+        architectures.create_model(arch, 10, pretrained=True)
     assert "\n" not in str(caught.value)
 
 
 def test_pretrained_efficientnet_keeps_all_but_another_head(monkeypatch):
     published = {
         name: torch.full_like(value, 2)
-        for name, value in models.create_model("efficientnet-b0", 1000).state_dict().items()
+        for name, value in architectures.create_model("efficientnet-b0", 1000).state_dict().items()
     }
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *a, **k: dict(published))
-    whole = models.create_model("efficientnet-b0", 1000, pretrained=True)
+    whole = architectures.create_model("efficientnet-b0", 1000, pretrained=True)
     assert torch.equal(whole._fc.weight, published["_fc.weight"])
-    other = models.create_model("efficientnet-b0", 10, pretrained=True)
+    other = architectures.create_model("efficientnet-b0", 10, pretrained=True)
     assert torch.equal(other._conv_head.weight, published["_conv_head.weight"])
     assert other._fc.weight.shape == (10, 1280)
     assert not (other._fc.weight == 2).any()
@@ -210,6 +210,6 @@ def test_pretrained_efficientnet_keeps_all_but_another_head(monkeypatch):
 def test_pretrained_torchvision_networks_get_another_head(monkeypatch):
     fresh = torchvision.models.resnet18()
     monkeypatch.setattr("torchvision.models.get_model", lambda *a, **k: fresh)
-    model = models.create_model("resnet18", 10, pretrained=True)
+    model = architectures.create_model("resnet18", 10, pretrained=True)
     assert model.fc.weight.shape == (10, 512)
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 10)

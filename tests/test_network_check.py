@@ -14,24 +14,18 @@ import yaml
 from torch import nn
 
 from image_folders import make_folder
-from micronet import (
-    checkpoint,
-    evaluate,
-    network_check,
-    optimise,
-    own_networks,
-    prune,
-    quantize,
-    report,
-    runs,
-    score,
-)
-from micronet.errors import UserError
-from micronet.layer_bits import LayerBits
-from micronet.network_check import Trial
-from micronet.network_errors import failures_of, logits_of, reason
+from micronet import report, score
+from micronet.models import custom
+from micronet.models.failures import failures_of, logits_of, reason
+from micronet.models.unchanged import unchanged
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.quantization.precision import LayerBits
+from micronet.runs import checkpoint, directory
 from micronet.train import main
-from micronet.unchanged import unchanged
+from micronet.training import evaluation, network_trial, optimizer
+from micronet.training.network_trial import Trial
+from micronet.utils.errors import UserError
 
 SOURCE = """
 import sys
@@ -246,7 +240,7 @@ def nets(tmp_path, monkeypatch, request):
     name = f"nets_of_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(own_networks, "_allowed", set())
+    monkeypatch.setattr(custom, "_allowed", set())
     yield name
     sys.modules.pop(name, None)
 
@@ -383,7 +377,7 @@ def test_a_network_that_views_gets_contiguous_images_everywhere(flag, nets, tmp_
         json.loads((tmp_path / "run/config.json").read_text())["recipe"]["train"]["channels_last"]
         is False
     )
-    assert runs.load(out).channels_last is False
+    assert directory.load(out).channels_last is False
     assert main(["fit", "--out", out, "--resume", "--own", spec]) == 0
     assert main(["eval", out, "--own", spec]) == 0
     scan = ["sensitivity", out, "--own", spec, "--levels", "0.5", "--out", str(tmp_path / "scan")]
@@ -402,7 +396,7 @@ def test_a_network_whose_gradient_would_end_the_process(net, nets, tmp_path, cap
     assert main(["fit", "--arch", f"{nets}:{net}", *SMALL, "--out", out]) == 0
     said = capsys.readouterr().out
     assert "gets contiguous images" in said and "GroupNorm has no gradient" in said
-    model = runs.load(out).model
+    model = directory.load(out).model
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -435,7 +429,7 @@ def test_a_last_image_alone_is_evaluated_and_trained(nets, tmp_path, capsys):
     assert main(["eval", out, "--own", spec, "--batch-size", "11", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["total"] == 12
-    record = runs.RunDirectory(tmp_path / "run").metrics()[-1]
+    record = directory.RunDirectory(tmp_path / "run").metrics()[-1]
     assert found["top1"] == record["validation_top1"]
     assert main([*start, "--batch-size", "1", "--out", str(tmp_path / "one")]) == 0
 
@@ -490,11 +484,11 @@ def test_linear_layers_alone(nets, tmp_path, capsys):
     common = ["--from", fit, *own, *small]
     assert main(["prune", *common, "--schedule", written(tmp_path, HALF), "--out", pruned]) == 0
     assert "sparsity 50.0 %" in capsys.readouterr().out
-    assert runs.RunDirectory(tmp_path / "prune").metrics()[-1]["sparsity"] == 0.5
+    assert directory.RunDirectory(tmp_path / "prune").metrics()[-1]["sparsity"] == 0.5
     common[1] = pruned
     assert main(["qat", *common, "--schedule", written(tmp_path, QUANTIZE), "--out", qat]) == 0
     # Rounding makes zeros; what pruning made is what is kept in the weights.
-    assert runs.RunDirectory(tmp_path / "qat").metrics()[-1]["sparsity"] == 0.5
+    assert directory.RunDirectory(tmp_path / "qat").metrics()[-1]["sparsity"] == 0.5
     for out in (fit, pruned, qat):
         assert main(["eval", out, *own]) == 0
         assert main(["summary", out, *own]) == 0
@@ -541,7 +535,7 @@ def test_wrappers_come_off(net, nets, tmp_path):
     assert main(["prune", "--from", fit, *common, "--schedule", recipe, "--out", pruned]) == 0
     recipe = written(tmp_path, QUANTIZE)
     assert main(["qat", "--from", pruned, *common, "--schedule", recipe, "--out", qat]) == 0
-    model = runs.load(qat).model
+    model = directory.load(qat).model
     assert isinstance(model, nn.Sequential) and type(model[0]).__name__ == "QuantizedConv2d"
 
 
@@ -553,14 +547,12 @@ def test_a_constructor_that_computes_is_scored_too(nets, capsys):
 
 
 def test_one_network_cannot_be_two(nets, monkeypatch):
-    (spec,) = monkeypatch.setattr(own_networks, "_allowed", {f"{nets}:single"}) or [
-        f"{nets}:single"
-    ]
-    module = own_networks.importlib.import_module(nets)
+    (spec,) = monkeypatch.setattr(custom, "_allowed", {f"{nets}:single"}) or [f"{nets}:single"]
+    module = custom.importlib.import_module(nets)
     module.single = lambda num_classes: module.the_only_one
-    own_networks.build(spec, 10)
+    custom.build(spec, 10)
     with pytest.raises(UserError, match="the same network twice"):
-        own_networks.build(spec, 10)
+        custom.build(spec, 10)
 
 
 class Restless(nn.Module):
@@ -593,7 +585,7 @@ def test_a_trial_leaves_no_trace():
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     bits = {name: LayerBits(4, 4) for name in ("body.0", "fc")}
     trial = Trial("net", (3, 8, 8), 5, (1, 2), (2,), bits=bits)
-    assert network_check.check(model, trial, channels_last=True)
+    assert network_trial.check(model, trial, channels_last=True)
     assert all(a is b for a, b in zip(modules, model.modules(), strict=True))
     assert set(vars(model)) == attributes and (model.calls, model.seen) == (0, [1])
     assert model.cache is None and model.training
@@ -616,7 +608,7 @@ def test_a_quantized_network_is_left_as_it_was(step):
     quantize.convert_(model, {"0": bits, "3": bits})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trial = Trial("net", (3, 8, 8), 5, (2,), (2,), bits={"0": bits, "3": bits})
-    assert network_check.check(model, trial, channels_last=True)
+    assert network_trial.check(model, trial, channels_last=True)
     for key, value in model.state_dict().items():
         assert torch.equal(value.nan_to_num(), before[key].nan_to_num()), key
     assert quantize.unready(model) == ["0.input_quantizer", "3.input_quantizer"]
@@ -638,10 +630,10 @@ def test_training_is_the_same_with_and_without_a_trial(tmp_path, monkeypatch):
     assert main(start) == 0
     qat = ["qat", "--from", str(tmp_path / "fit"), "--schedule", written(tmp_path, recipe), *SMALL]
     assert main([*qat, "--out", str(tmp_path / "a")]) == 0
-    monkeypatch.setattr(network_check, "_try_evaluation", lambda *_: None)
-    monkeypatch.setattr(network_check, "_try_quantized", lambda *_: None)
+    monkeypatch.setattr(network_trial, "_try_evaluation", lambda *_: None)
+    monkeypatch.setattr(network_trial, "_try_quantized", lambda *_: None)
     monkeypatch.setattr(
-        network_check, "_try_training", lambda model, *_: {*map(id, model.parameters())}
+        network_trial, "_try_training", lambda model, *_: {*map(id, model.parameters())}
     )
     assert main([*qat, "--out", str(tmp_path / "b")]) == 0
     a, b = (checkpoint.load(tmp_path / f"{run}/last.safetensors").tensors for run in "ab")
@@ -651,8 +643,8 @@ def test_training_is_the_same_with_and_without_a_trial(tmp_path, monkeypatch):
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(nets, tmp_path, monkeypatch, capsys):
-    accuracy = evaluate.Accuracy(0, 0, 4, 0, float("nan"))
-    monkeypatch.setattr("micronet.loop.evaluate", lambda *_, **__: accuracy)
+    accuracy = evaluation.Accuracy(0, 0, 4, 0, float("nan"))
+    monkeypatch.setattr("micronet.training.loop.evaluate", lambda *_, **__: accuracy)
     command = ["fit", "--arch", f"{nets}:mlp", *SMALL, "--out", tmp_path / "run"]
     command[command.index("16")] = "8"
     message = refused(main, command, capsys)
@@ -663,7 +655,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(nets, tmp_path, monk
 def test_an_evaluation_with_too_few_outputs_says_so():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     with pytest.raises(UserError, match="knows 2 classes, but the data has more"):
-        evaluate.evaluate(model, [(torch.rand(4, 3, 1, 1), torch.arange(4))])
+        evaluation.evaluate(model, [(torch.rand(4, 3, 1, 1), torch.arange(4))])
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 1, 4, 4), (1, 3, 4, 1), (2, 3, 4, 5)])
@@ -672,7 +664,7 @@ def test_images_lie_in_an_order_by_their_strides(shape):
         wanted = torch.empty(shape, memory_format=order).stride()
         for now in (torch.channels_last, torch.contiguous_format):
             images = torch.empty(shape, memory_format=now).copy_(torch.rand(shape))
-            ordered = optimise.in_order(images, order)
+            ordered = optimizer.in_order(images, order)
             assert torch.equal(ordered, images) and ordered.stride() == wanted
 
 

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from micronet import models, opcount, quantize
-from micronet.opcount import (
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.scoring.operations import operation_walk
+from micronet.scoring.operations.operation_walk import (
     Activation,
     BatchNorm,
     Conv,
@@ -23,7 +25,7 @@ from micronet.opcount import (
 
 def meta(arch, classes=1000):
     with torch.device("meta"):
-        return models.create_model(arch, classes)
+        return architectures.create_model(arch, classes)
 
 
 def macs(ops):
@@ -62,7 +64,7 @@ def test_records_of_a_small_network_in_execution_order():
         nn.Dropout(0.5),
         nn.Linear(24, 5),
     )
-    assert opcount.walk(net, 8) == [
+    assert operation_walk.walk(net, 8) == [
         Conv("0", 3, 6, 1, (3, 3), 16, False),
         BatchNorm("1", 96, 6, folds_into="0"),
         Activation("2", "relu6", 96),
@@ -91,14 +93,14 @@ def test_a_module_used_twice_is_recorded_twice():
         def forward(self, x):
             return self.act(self.conv(self.act(self.conv(x))))
 
-    assert [op.name for op in opcount.walk(Twice(), 4)] == ["conv", "act", "conv", "act"]
+    assert [op.name for op in operation_walk.walk(Twice(), 4)] == ["conv", "act", "conv", "act"]
 
 
 def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
     model[1].eval()
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    opcount.walk(model, 4)
+    operation_walk.walk(model, 4)
     assert [module.training for module in model] == [True, False, True]
     assert not any(module._forward_hooks for module in model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -122,12 +124,12 @@ def test_the_model_is_left_as_it_was():
 )
 def test_published_multiply_accumulates(arch):
     published = torchvision.models.get_model_weights(arch).DEFAULT
-    ops = opcount.walk(meta(arch), models.default_image_size(arch))
+    ops = operation_walk.walk(meta(arch), architectures.default_image_size(arch))
     assert round(macs(ops) / 1e9, 3) == published.meta["_ops"]
 
 
 def test_cifar_resnet_by_hand():
-    ops = opcount.walk(meta("resnet20", 10), 32)
+    ops = operation_walk.walk(meta("resnet20", 10), 32)
     # 3x3 kernels: the stem, then six layers at 32x32, 16x16 and 8x8; a stage's first one widens.
     stem = 9 * 3 * 16 * 32**2
     stages = 9 * 16 * 16 * 6 * 32**2
@@ -142,7 +144,7 @@ def test_cifar_resnet_by_hand():
 
 
 def test_efficientnet_b1_at_224():
-    ops = opcount.walk(meta("efficientnet-b1"), 224)
+    ops = operation_walk.walk(meta("efficientnet-b1"), 224)
     # Counted independently of this program: 569.65 M in all, 51.50 M of them depthwise.
     assert round(macs(ops) / 1e6, 2) == 569.65
     assert round(macs(op for op in ops if getattr(op, "groups", 1) > 1) / 1e6, 2) == 51.50
@@ -164,18 +166,18 @@ def test_efficientnet_b1_at_224():
 
 @pytest.mark.parametrize("size", [32, 33, 225, 240])
 def test_same_padding_rounds_sizes_up(size):
-    ops = opcount.walk(meta("efficientnet-b0"), size)
+    ops = operation_walk.walk(meta("efficientnet-b0"), size)
     for _ in range(5):
         size = -(-size // 2)
     assert of(Conv, ops)[-1] == Conv("_conv_head", 320, 1280, 1, (1, 1), size * size, False)
 
 
 def test_quantised_layers_are_the_same_operations():
-    model = models.create_model("efficientnet-micro", 10)
-    before = opcount.walk(model, 32)
-    bits = {name: quantize.LayerBits(4, 4) for name in models.layers(model)}
+    model = architectures.create_model("efficientnet-micro", 10)
+    before = operation_walk.walk(model, 32)
+    bits = {name: quantize.LayerBits(4, 4) for name in architectures.layers(model)}
     quantize.convert_(model, bits)
-    assert opcount.walk(model, 32) == before
+    assert operation_walk.walk(model, 32) == before
 
 
 class Normalised(nn.Module):
@@ -201,12 +203,12 @@ class Normalised(nn.Module):
     ],
 )
 def test_a_normalisation_folds_into_the_layer_whose_only_reader_it_is(use, folds_into):
-    (norm,) = of(BatchNorm, opcount.walk(Normalised(use), 4))
+    (norm,) = of(BatchNorm, operation_walk.walk(Normalised(use), 4))
     assert norm == BatchNorm("norm", 48, 3, folds_into)
 
 
 def test_densenet_folds_only_what_follows_a_convolution():
-    ops = opcount.walk(meta("densenet121"), 224)
+    ops = operation_walk.walk(meta("densenet121"), 224)
     norms = of(BatchNorm, ops)
     # 121 layers: 120 convolutions. The stem's norm0 and the norm2 of 58 dense layers read one
     # convolution each; their norm1, three transitions and norm5 read concatenations.
@@ -227,7 +229,7 @@ def test_densenet_folds_only_what_follows_a_convolution():
 )
 def test_pooling_windows_by_hand(pool, function, output, reads):
     expected = [Pool("", function, 2 * 25, output, reads)]
-    (op,) = opcount.walk(nn.Sequential(pool), 5, 2)
+    (op,) = operation_walk.walk(nn.Sequential(pool), 5, 2)
     assert op == Pool("0", function, 2 * 25, output, reads)
     calls = {
         nn.AvgPool2d: lambda m, x: F.avg_pool2d(x, 2),
@@ -243,18 +245,20 @@ def test_pooling_windows_by_hand(pool, function, output, reads):
         def forward(self, x):
             return calls[type(pool)](pool, x)
 
-    assert opcount.walk(Functional(), 5, 2) == expected
+    assert operation_walk.walk(Functional(), 5, 2) == expected
 
 
 def test_shuffles_and_layer_norms():
-    ops = opcount.walk(meta("shufflenet_v2_x0_5"), 224)
+    ops = operation_walk.walk(meta("shufflenet_v2_x0_5"), 224)
     # Stages of 4, 8 and 4 units shuffle their outputs: 48, 96 and 192 channels at 28, 14 and 7.
     shuffles = of(Permutation, ops)
     assert [(s.channels, s.numel) for s in shuffles] == (
         [(48, 48 * 28 * 28)] * 4 + [(96, 96 * 14 * 14)] * 8 + [(192, 192 * 7 * 7)] * 4
     )
-    assert of(Permutation, opcount.walk(nn.ChannelShuffle(3), 4, 6)) == [Permutation("", 6, 96)]
-    ops = opcount.walk(meta("convnext_tiny"), 224)
+    assert of(Permutation, operation_walk.walk(nn.ChannelShuffle(3), 4, 6)) == [
+        Permutation("", 6, 96)
+    ]
+    ops = operation_walk.walk(meta("convnext_tiny"), 224)
     # 96 channels at 56 x 56 are normalised pixel by pixel behind the stem.
     assert of(LayerNorm, ops)[0] == LayerNorm("features.0.1", 96 * 56 * 56, 56 * 56, True)
 
@@ -267,7 +271,7 @@ def test_dense_multiply_accumulates_are_those_of_torchs_counter():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, 3, size, size, device="meta"))
         # It counts two operations a product.
-        assert 2 * macs(opcount.walk(model, size)) == counter.get_total_flops()
+        assert 2 * macs(operation_walk.walk(model, size)) == counter.get_total_flops()
 
 
 class Own(nn.Module):
@@ -301,23 +305,23 @@ class Own(nn.Module):
 def test_functions_without_a_rule_are_errors(function, name):
     net = nn.Sequential(nn.ReLU(), Own(function))
     with pytest.raises(ValueError, match=rf"module '1' calls \w*{name}\w*, which has no rule"):
-        opcount.walk(net, 4)
+        operation_walk.walk(net, 4)
 
 
 @pytest.mark.parametrize("module", [nn.PReLU(), nn.ConvTranspose2d(3, 3, 1), nn.InstanceNorm2d(3)])
 def test_modules_without_a_rule_are_errors(module):
     kind = type(module).__name__
     with pytest.raises(ValueError, match=rf"module '1.0' \({kind}\) has no rule"):
-        opcount.walk(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(module)), 4)
+        operation_walk.walk(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(module)), 4)
 
 
 def test_weights_that_nothing_uses_are_errors():
     with pytest.raises(ValueError, match=r"module 'extra' has 'extra.weight', which no operation"):
-        opcount.walk(Own(lambda m, x: x, used=False), 4)
+        operation_walk.walk(Own(lambda m, x: x, used=False), 4)
 
 
 def test_an_image_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="does not take an image of 3x8x8"):
-        opcount.walk(meta("alexnet"), 8)
+        operation_walk.walk(meta("alexnet"), 8)
     with pytest.raises(ValueError, match="does not take an image of 1x32x32"):
-        opcount.walk(meta("resnet20", 10), 32, 1)
+        operation_walk.walk(meta("resnet20", 10), 32, 1)

@@ -6,10 +6,19 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from micronet import opcount, score, summary
-from micronet.errors import UserError
-from micronet.opcount import Conv, LayerNorm, Linear, Pool, Residual, Softmax
-from micronet.quantize import LayerBits
+from micronet import score
+from micronet.cli import summary
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.operations import operation_walk
+from micronet.scoring.operations.operation_walk import (
+    Conv,
+    LayerNorm,
+    Linear,
+    Pool,
+    Residual,
+    Softmax,
+)
+from micronet.utils.errors import UserError
 from spelled import With, mean, net, price, weights
 
 
@@ -20,7 +29,7 @@ def test_a_layer_that_no_module_is_is_named_by_its_weights():
     assert [row.name for row in counted.rows()] == ["conv", "w", ""]
     assert counted.weights == 3 * 8 * 9 + 8 * 4 * 9
     assert counted.layers["w"].bits.is_float
-    assert opcount.multiply_adds(model, 8) == {"conv": 64 * 3 * 8 * 9, "w": 64 * 8 * 4 * 9}
+    assert operation_walk.multiply_adds(model, 8) == {"conv": 64 * 3 * 8 * 9, "w": 64 * 8 * 4 * 9}
 
 
 def test_weights_in_a_buffer_are_stored():
@@ -40,7 +49,7 @@ def test_tensors_beside_the_parameters_are_taken_along():
         def forward(self, x):
             return self.conv((x - self.mean) / self.std)
 
-    assert len(opcount.walk(Plain(), 4)) == 3
+    assert len(operation_walk.walk(Plain(), 4)) == 3
 
 
 def test_two_linear_maps_in_one_layer_are_both_counted():
@@ -53,7 +62,7 @@ def test_two_linear_maps_in_one_layer_are_both_counted():
             return super().forward(x) + x @ self.down.T @ self.up.T
 
     model = net(lambda m, x: m.fc(mean(x)), fc=Adapted())
-    assert opcount.walk(model, 8)[2:] == [
+    assert operation_walk.walk(model, 8)[2:] == [
         Linear("fc", 8, 5, 1, True),
         Linear("fc.down", 8, 2, 1, False, by_layer=False),
         Linear("fc.up", 2, 5, 1, False, by_layer=False),
@@ -90,16 +99,16 @@ def test_torchs_own_computed_weights_belong_to_their_layer(compute):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused():
     with pytest.raises(ValueError, match="module '1' is compiled by TorchScript"):
-        opcount.walk(nn.Sequential(nn.ReLU(), torch.jit.trace(nn.ReLU(), torch.ones(1))), 8)
+        operation_walk.walk(nn.Sequential(nn.ReLU(), torch.jit.trace(nn.ReLU(), torch.ones(1))), 8)
 
 
 def test_one_layer_under_two_names_is_stored_once_and_run_twice():
     shared = nn.Conv2d(8, 8, 1)
     model = net(lambda m, x: m.again(m.second(x)), second=shared, again=shared)
     once = net(lambda m, x: m.second(x), second=nn.Conv2d(8, 8, 1))
-    assert [op.name for op in opcount.walk(model, 8)] == ["conv", "second", "second"]
+    assert [op.name for op in operation_walk.walk(model, 8)] == ["conv", "second", "second"]
     assert price(model)[0] == price(once)[0]
-    assert opcount.multiply_adds(model, 8)["second"] == 2 * 64 * 64
+    assert operation_walk.multiply_adds(model, 8)["second"] == 2 * 64 * 64
 
 
 def test_every_image_of_patches_and_frames_counts():
@@ -109,7 +118,7 @@ def test_every_image_of_patches_and_frames_counts():
 
 
 def test_softmax_by_hand():
-    ops = opcount.walk(net(lambda m, x: F.log_softmax(mean(x), dim=1)), 8)
+    ops = operation_walk.walk(net(lambda m, x: F.log_softmax(mean(x), dim=1)), 8)
     assert ops[-2:] == [Pool("", "average", 512, 8, 512), Softmax("", 8, 1, True)]
     plain, soft, log = (
         price(net(body))[3]
@@ -126,7 +135,7 @@ def test_softmax_by_hand():
 
 
 def test_layer_norm_as_a_function_is_one_of_its_module():
-    ops = opcount.walk(net(lambda m, x: F.layer_norm(x, (8,))), 8)
+    ops = operation_walk.walk(net(lambda m, x: F.layer_norm(x, (8,))), 8)
     assert ops[-1] == LayerNorm("", 512, 64, False)
 
 
@@ -144,7 +153,7 @@ def test_layer_norm_as_a_function_is_one_of_its_module():
 )
 def test_work_that_mixes_images_is_refused(body):
     with pytest.raises(ValueError, match=r"module '' calls \w+, which mixes the images of a batch"):
-        opcount.walk(net(body), 8)
+        operation_walk.walk(net(body), 8)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +169,7 @@ def test_work_that_mixes_images_is_refused(body):
 )
 def test_what_cannot_be_priced_is_refused(body, name):
     with pytest.raises(ValueError, match=rf"module '' calls {name}, which has no rule"):
-        opcount.walk(net(body, many=weights(1, 8, 8)), 8)
+        operation_walk.walk(net(body, many=weights(1, 8, 8)), 8)
 
 
 def strided(x):
@@ -172,7 +181,7 @@ def strided(x):
 def test_weights_from_nowhere_are_refused():
     constant = net(lambda m, x: F.conv2d(x, torch.ones(4, 8, 1, 1, device=x.device)))
     with pytest.raises(ValueError, match=r"calls conv2d, which has weights that are no parameter"):
-        opcount.walk(constant, 8)
+        operation_walk.walk(constant, 8)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_weights_from_nowhere_are_refused():
 )
 def test_whatever_a_network_raises_is_one_sentence(error, text):
     with pytest.raises(ValueError, match=f"does not take an image of 3x8x8: .*{text}"):
-        opcount.walk(net(lambda m, x: error(x)), 8)
+        operation_walk.walk(net(lambda m, x: error(x)), 8)
 
 
 def test_weights_that_a_function_takes_past_their_quantized_layer_are_refused():

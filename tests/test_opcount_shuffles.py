@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet import opcount
-from micronet.opcount import Permutation
+from micronet.scoring.operations import operation_walk
+from micronet.scoring.operations.operation_walk import Permutation
 from spelled import Spelled, With, price
 
 
@@ -64,7 +64,7 @@ SHUFFLES = {
 @pytest.mark.parametrize("name", SHUFFLES)
 def test_a_shuffle_of_channels_has_one_price(name):
     body = SHUFFLES[name]
-    ops = opcount.walk(Spelled(body), 8)
+    ops = operation_walk.walk(Spelled(body), 8)
     found = [(op.channels, op.numel, op.among) for op in ops if isinstance(op, Permutation)]
     assert found == [(8, 8 * 16, 0)]
     assert price(Spelled(body)) == price(Spelled(SHUFFLES["view and transpose"]))
@@ -106,7 +106,7 @@ def test_what_keeps_the_order_is_free(body):
 
 def test_a_shuffle_undone_costs_twice():
     twice = lambda x: torch.channel_shuffle(torch.channel_shuffle(x, 2), 4)  # noqa: E731
-    ops = opcount.walk(Spelled(twice), 8)
+    ops = operation_walk.walk(Spelled(twice), 8)
     assert [op.ordinal for op in ops if isinstance(op, Permutation)] == [0, 1]
     plain, once, both = (price(Spelled(body)) for body in (lambda x: x, SHUFFLES["permute"], twice))
     assert [b - p for b, p in zip(both, plain, strict=True)] == [
@@ -218,7 +218,7 @@ def written(x, blocks):
 )
 def test_a_shuffle_by_writing_is_refused(blocks):
     with pytest.raises(ValueError, match="module 'body' calls __setitem__, which has no rule"):
-        opcount.walk(Spelled(With(lambda m, x: written(x, blocks))), 8)
+        operation_walk.walk(Spelled(With(lambda m, x: written(x, blocks))), 8)
 
 
 def test_reversing_an_axis_is_a_reordering_of_it():
@@ -230,12 +230,12 @@ def test_reversing_an_axis_is_a_reordering_of_it():
         lambda m, x: torch.cat([x[:, i : i + 1] for i in reversed(range(8))], 1),
         lambda m, x: torch.stack(x.unbind(1)[::-1], 1),
     ):
-        ops = opcount.walk(Spelled(With(body)), 8)
+        ops = operation_walk.walk(Spelled(With(body)), 8)
         assert [op for op in ops if isinstance(op, Permutation)] == expected
 
 
 def test_picking_channels_stores_indices_among_all_of_them():
-    ops = opcount.walk(Spelled(With(lambda m, x: x[:, [7, 0, 3]]), nn.Identity()), 8)
+    ops = operation_walk.walk(Spelled(With(lambda m, x: x[:, [7, 0, 3]]), nn.Identity()), 8)
     assert ops[-1] == Permutation("body", 3, 3 * 16, among=8)
     # Three indices of three bits.
     whole = price(Spelled(lambda x: x, nn.Identity()))

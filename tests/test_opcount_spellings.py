@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet import opcount
-from micronet.resnet_cifar import CifarResNet
+from micronet.models.cifar_resnet import CifarResNet
+from micronet.scoring.operations import operation_walk
 from spelled import free_linear, linear, mean, net, price, weights
 
 # Whole networks in pairs: (first spelling, second spelling).
@@ -187,8 +187,8 @@ def written(x):
 def test_two_spellings_have_one_price(name):
     first, second = PAIRS[name]
     assert price(first) == price(second)
-    assert sum(opcount.multiply_adds(first, 8).values()) == sum(
-        opcount.multiply_adds(second, 8).values()
+    assert sum(operation_walk.multiply_adds(first, 8).values()) == sum(
+        operation_walk.multiply_adds(second, 8).values()
     )
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from micronet.config import TrainSection
-from micronet.optimise import Plateau, learning_rate
+from micronet.recipe.reader import TrainSection
+from micronet.training.optimizer import Plateau, learning_rate
 
 
 def test_learning_rates():

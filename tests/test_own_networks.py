@@ -5,9 +5,10 @@ import sys
 import pytest
 import yaml
 
-from micronet import models, own_networks, report, score
-from micronet.errors import UserError
+from micronet import report, score
+from micronet.models import architectures, custom
 from micronet.train import main
+from micronet.utils.errors import UserError
 
 SOURCE = """
 from torch import nn
@@ -45,7 +46,7 @@ def module(tmp_path, monkeypatch, request):
     name = f"own_nets_of_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(own_networks, "_allowed", set())
+    monkeypatch.setattr(custom, "_allowed", set())
     yield name
     sys.modules.pop(name, None)
 
@@ -55,7 +56,7 @@ def test_from_fit_to_report(module, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     assert main(["fit", "--arch", spec, *SMALL, "--out", fit]) == 0
-    own_networks._allowed.clear()
+    custom._allowed.clear()
     sys.modules.pop(module)
     commands = [
         ["qat", "--from", fit, "--teacher", fit, "--schedule", str(recipe), *SMALL, "--out", qat],
@@ -73,7 +74,7 @@ def test_from_fit_to_report(module, tmp_path, capsys):
         assert f"{spec!r} is code of your own" in error and f"--own {spec}" in error
         assert module not in sys.modules, "its code ran"
         assert program([*command, "--own", spec]) == 0, capsys.readouterr().err
-        own_networks._allowed.clear()
+        custom._allowed.clear()
         sys.modules.pop(module, None)
 
 
@@ -111,16 +112,16 @@ def test_functions_that_make_no_network(module, name, part, tmp_path, capsys):
 
 @pytest.mark.parametrize("spec", ["no_such_module_anywhere:net", ":net", "a..b:net"])
 def test_modules_that_cannot_be_imported(spec, monkeypatch):
-    monkeypatch.setattr(own_networks, "_allowed", {spec})
+    monkeypatch.setattr(custom, "_allowed", {spec})
     with pytest.raises(UserError, match="cannot import"):
-        models.create_model(spec, 10)
+        architectures.create_model(spec, 10)
 
 
 def test_what_only_published_networks_have(module):
-    own_networks.allow(f"{module}:net")
+    custom.allow(f"{module}:net")
     with pytest.raises(UserError, match="no published weights"):
-        models.create_model(f"{module}:net", 10, pretrained=True)
+        architectures.create_model(f"{module}:net", 10, pretrained=True)
     with pytest.raises(UserError, match="give --image-size"):
-        models.default_image_size(f"{module}:net")
+        architectures.default_image_size(f"{module}:net")
     with pytest.raises(UserError, match="needs 1"):
-        models.create_model(f"{module}:net", 10, channels=1)
+        architectures.create_model(f"{module}:net", 10, channels=1)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from micronet import demo, pipeline
-from micronet.errors import UserError
-from micronet.quantize import LayerBits
+from micronet import demo
+from micronet.cli import pipeline
+from micronet.quantization.quantize import LayerBits
 from micronet.train import main
+from micronet.utils.errors import UserError
 
 OPTIONS = ["--epochs", "1", "--image-size", "16", "--batch-size", "500", "--threads", "1"]
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from micronet.errors import UserError
-from micronet.places import place, read_yaml
+from micronet.recipe.yaml_source import place, read_yaml
+from micronet.utils.errors import UserError
 
 SCALARS = {
     "1e-4": 1e-4,

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import micronet_kernels as kernels
-from micronet import models, prune
-from micronet.config import PruneGroup, PruneSection
-from micronet.errors import UserError
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.utils.errors import UserError
 
 
 def section(layers=("*",), final=0.6, initial=0.05, start=0, end=5, frequency=2):
@@ -77,13 +78,13 @@ def test_masks_hold_the_target_and_stay_through_steps():
         masks.update(model, s, groups, epoch)
         target = prune.target_sparsity(s, s.groups[0], epoch)
         for name in ("0", "2"):
-            weight = models.layers(model)[name].weight
+            weight = architectures.layers(model)[name].weight
             assert int((weight == 0).sum()) == int(target * weight.numel())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     masks.apply_(model)
-    weight = models.layers(model)["2"].weight
+    weight = architectures.layers(model)["2"].weight
     keep = kernels.unpack_bits(masks.bits["2"], weight.numel()).view(weight.shape)
     assert torch.equal(weight != 0, keep)
     assert prune.sparsity(model, ["2"]) == pytest.approx(1 - int(keep.sum()) / weight.numel())
@@ -105,7 +106,7 @@ def test_pruning_leaves_plus_zero_and_no_nan():
     s = section(("2",), final=0.5, initial=0.5, end=1)
     masks = prune.Masks()
     masks.update(model, s, prune.layer_groups(model, s), 0)
-    weight = models.layers(model)["2"].weight
+    weight = architectures.layers(model)["2"].weight
     with torch.no_grad():
         weight[weight == 0] = -torch.inf
     masks.apply_(model)

@@ -9,16 +9,17 @@ from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
 from torch import nn
 
 import micronet_kernels as kernels
-from micronet import models, quantize
-from micronet.config import (
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.deterministic_layers import FloatConv2d
+from micronet.quantization.quantize import LayerBits, QuantizedConv2d, QuantizedLinear
+from micronet.recipe.reader import (
     ActivationPrecision,
     QuantizeOverride,
     QuantizeSection,
     WeightPrecision,
 )
-from micronet.errors import UserError
-from micronet.exact_modules import FloatConv2d
-from micronet.quantize import LayerBits, QuantizedConv2d, QuantizedLinear
+from micronet.utils.errors import UserError
 
 BITS = LayerBits(4, 4)
 
@@ -85,9 +86,9 @@ def test_conversion_keeps_parameters_names_and_other_layers():
     quantize.convert_(model, quantize.plan(model, section(QuantizeOverride(("0",), None, None))))
     assert {k: id(v) for k, v in model.named_parameters()} == {k: id(v) for k, v in before.items()}
     # In float, with sums in a stated order.
-    assert type(models.layers(model)["0"]) is FloatConv2d
-    assert isinstance(models.layers(model)["2"], QuantizedConv2d)
-    assert isinstance(models.layers(model)["4"], QuantizedLinear)
+    assert type(architectures.layers(model)["0"]) is FloatConv2d
+    assert isinstance(architectures.layers(model)["2"], QuantizedConv2d)
+    assert isinstance(architectures.layers(model)["4"], QuantizedLinear)
 
 
 def test_forward_is_the_convolution_of_quantised_operands():
@@ -162,8 +163,8 @@ def test_unready_and_broken_ranges_are_named():
 
 @pytest.mark.parametrize("arch", ["resnet20", "efficientnet-micro"])
 def test_whole_networks_convert_and_train_one_step(arch):
-    model = models.create_model(arch, 10)
-    stem, last = models.stem_name(model), models.classifier_name(model)
+    model = architectures.create_model(arch, 10)
+    stem, last = architectures.stem_name(model), architectures.classifier_name(model)
     plan = quantize.plan(
         model,
         section(

@@ -7,15 +7,20 @@ import pytest
 import torch
 import yaml
 
-from micronet import dry_run, models, prune, quantize, runs, score
-from micronet.config import load_schedule
-from micronet.optimise import learning_rate
-from micronet.plans import load_plan
-from micronet.quantize import LayerBits
-from micronet.quantized_modules import quantized_layers
-from micronet.rules import micronet as rules
-from micronet.score_count import score_subject
+from micronet import score
+from micronet.cli import dry_run
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.quantization.layers import quantized_layers
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import load_schedule
+from micronet.runs import directory
+from micronet.scoring.count import score_subject
+from micronet.scoring.network.plan_files import load_plan
+from micronet.scoring.rules import official as rules
 from micronet.train import main
+from micronet.training.optimizer import learning_rate
 
 SCHEDULES = Path(__file__).parents[1] / "schedules"
 NETWORKS = {"cifar10": "resnet20", "demo": "efficientnet-micro", "efficientnet": "efficientnet-b1"}
@@ -30,7 +35,7 @@ def test_every_recipe_can_be_planned(name):
     text = dry_run.describe(str(SCHEDULES / name), arch, 10)
     schedule = load_schedule(SCHEDULES / name)
     with torch.device("meta"):
-        layers = models.layers(models.create_model(arch, 10))
+        layers = architectures.layers(architectures.create_model(arch, 10))
     assert all(f"\n{layer} " in text for layer in layers)
     last = text.splitlines()[-1].split()
     assert int(last[0]) == schedule.train.epochs
@@ -56,9 +61,9 @@ def test_longer_recipe_scores_what_it_says_and_less_than_the_one_of_2019(capsys)
 def test_longer_recipe_prunes_the_share_that_it_says():
     schedule = load_schedule(SCHEDULES / "efficientnet_b1_longer_prune.yaml")
     with torch.device("meta"):
-        model = models.create_model("efficientnet-b1", 1000)
+        model = architectures.create_model("efficientnet-b1", 1000)
     shares = prune.final_sparsities(model, schedule.prune)
-    layers = models.layers(model)
+    layers = architectures.layers(model)
     assert shares.keys() == layers.keys()
     zeros = sum(prune.pruned_weights(layers[n].weight.numel(), s) for n, s in shares.items())
     total = sum(layer.weight.numel() for layer in layers.values())
@@ -72,7 +77,7 @@ def test_longer_recipe_trains_every_layer_in_codes():
     """B1 itself, on images too small to mean anything: a step forward and back, in every layer."""
     schedule = load_schedule(SCHEDULES / "efficientnet_b1_longer_qat.yaml")
     torch.manual_seed(0)
-    model = models.create_model("efficientnet-b1", 10)
+    model = architectures.create_model("efficientnet-b1", 10)
     bits = quantize.plan(model, schedule.quantize)
     learned = LayerBits(4, 4, 0.99, "learned", "learned")
     assert bits.pop("_conv_stem") == LayerBits(8, 8)
@@ -122,15 +127,15 @@ def test_what_a_search_proposes_is_trained(proposal):
     pruned, quantised = proposal / "runs" / "prune", proposal / "runs" / "qat"
     command = ["prune", "--from", str(proposal / "fit"), *small, "--out", str(pruned)]
     assert main([*command, "--schedule", str(proposal / "prune.yaml")]) == 0
-    layers = models.layers(runs.load(pruned).model)
+    layers = architectures.layers(directory.load(pruned).model)
     zeros = {n: float((layer.weight == 0).float().mean()) for n, layer in layers.items()}
     assert zeros["layer3.2.conv2"] == pytest.approx(0.9, abs=1e-4)
     assert zeros["layer1.0.conv1"] == pytest.approx(0.3, abs=1e-3) and zeros["conv1"] == 0
     command = ["qat", "--from", str(pruned), *small, "--out", str(quantised)]
     assert main([*command, "--schedule", str(proposal / "quantize.yaml")]) == 0
-    recipe = runs.RunDirectory(quantised).config()["recipe"]
+    recipe = directory.RunDirectory(quantised).config()["recipe"]
     assert "prune" not in recipe
-    bits = dict(quantized_layers(runs.load(quantised).model))["layer3.2.conv2"].bits
+    bits = dict(quantized_layers(directory.load(quantised).model))["layer3.2.conv2"].bits
     assert bits == LayerBits(4, 4, 0.9, "learned", "range")
     found = score_subject(score.from_run(str(quantised), rules), rules)
     planned = score_subject(score.from_plan(load_plan(str(proposal / "new.yaml")), rules), rules)

@@ -13,12 +13,17 @@ import torch
 import yaml
 from PIL import Image
 
-from micronet import models, report, report_facts, report_png, report_svg, runs
+from micronet import report
 from micronet import score as scorer
-from micronet.report_axis import label, ticks
-from micronet.report_page import page
-from micronet.score_count import DEFAULT_RULES
-from micronet.tracks import TRACKS
+from micronet.models import architectures
+from micronet.reporting import facts as report_facts
+from micronet.reporting import png
+from micronet.reporting.page import page
+from micronet.reporting.plotting import charts
+from micronet.reporting.plotting.axis import label, ticks
+from micronet.runs import directory
+from micronet.scoring.count import DEFAULT_RULES
+from micronet.scoring.rules.tracks import TRACKS
 from micronet.train import main
 
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
@@ -84,9 +89,9 @@ def test_numbers_are_those_of_the_run_and_the_scorer(stages, tmp_path, capsys):
         counted = scorer.score_subject(scorer.from_run(str(run), DEFAULT_RULES))
         assert f"{float(counted.score):.6f}" in found.cells
         assert f"{float(counted.storage):,.0f}" in found.cells
-        records = [r for r in runs.RunDirectory(run).metrics() if r["at_target"]]
+        records = [r for r in directory.RunDirectory(run).metrics() if r["at_target"]]
         assert f"{max(r['validation_top1'] for r in records):.2f} %" in found.cells
-    layers = models.layers(runs.load(qat).model)
+    layers = architectures.layers(directory.load(qat).model)
     for name, layer in layers.items():
         zeros = float((layer.weight == 0).double().mean())
         at = len(found.cells) - found.cells[::-1].index(f"{layer.weight.numel():,}")
@@ -135,9 +140,9 @@ def test_sparsity_of_the_schedule_is_that_of_the_run(stages):
 
 
 def test_pictures_count_every_weight_and_code(stages):
-    model = runs.load(stages[1]).model
+    model = directory.load(stages[1]).model
     for picture in report_facts.read(str(stages[1])).layers:
-        layer = models.layers(model)[picture.layer]
+        layer = architectures.layers(model)[picture.layer]
         assert picture.zeros == int((layer.weight == 0).sum())
         assert sum(picture.counts) + picture.zeros == layer.weight.numel()
         assert (picture.codes is None) == (picture.layer == "conv1")
@@ -157,9 +162,9 @@ def test_learned_steps_have_codes_and_ranges(tmp_path):
     )
     start = ["qat", "--from", str(tmp_path / "fit"), "--schedule", str(path), "--out", str(out)]
     assert main([*start, *SMALL]) == 0
-    model = runs.load(out).model
+    model = directory.load(out).model
     for picture in report_facts.read(str(out)).layers:
-        layer = models.layers(model)[picture.layer]
+        layer = architectures.layers(model)[picture.layer]
         values = layer.quantized_weight().flatten(1) / layer.weight_step[:, None]
         multiples = values.round().long().flatten() + 8
         assert picture.codes == multiples.bincount(minlength=16).tolist()
@@ -171,21 +176,21 @@ def test_learned_steps_have_codes_and_ranges(tmp_path):
 
 
 def test_ranges_are_drawn_on_one_scale():
-    text = report_svg.spans("x", [("a", -1.0, 3.0), ("b", 0.0, 1.0)])
+    text = charts.spans("x", [("a", -1.0, 3.0), ("b", 0.0, 1.0)])
     drawn = [float(width) for width in re.findall(r"M[\d.]+ \d+h([\d.]+)v13", text)]
     starts = [float(start) for start in re.findall(r"M([\d.]+) \d+h", text)]
     assert drawn[0] == pytest.approx(4 * drawn[1], abs=0.02)
     assert starts[1] - starts[0] == pytest.approx(drawn[0] / 4, abs=0.1)
-    assert report_svg.spans("x", [("a", 0.0, 0.0)]).count("<path") == 2
+    assert charts.spans("x", [("a", 0.0, 0.0)]).count("<path") == 2
 
 
 def test_constant_weights_and_numbers_that_are_none():
     layer = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(layer.weight, 0.5)
     assert sum(report_facts.picture("x", layer).counts) == 4
-    assert report_svg.lines("x", [report_svg.Line("a", [])]) == ""
+    assert charts.lines("x", [charts.Line("a", [])]) == ""
     points = [(0, 1), (1, float("nan")), (2, 1)]
-    text = report_svg.lines("x", [report_svg.Line("a", points)])
+    text = charts.lines("x", [charts.Line("a", points)])
     assert text.count("<circle") == 2 and "nan" not in text
 
 
@@ -232,15 +237,15 @@ def test_ticks_are_round_and_hold_every_number(logarithmic):
 
 
 def test_loss_is_logarithmic_where_it_can_be_and_the_schedule_lies_below():
-    line = report_svg.Line("loss", [(1, 0.01), (2, 10.0)])
-    drawn = [report_svg.lines("Loss", [line], logarithmic=flag) for flag in (True, False)]
+    line = charts.Line("loss", [(1, 0.01), (2, 10.0)])
+    drawn = [charts.lines("Loss", [line], logarithmic=flag) for flag in (True, False)]
     assert ">0.1<" in drawn[0] and ">0.1<" not in drawn[1]
-    zero = report_svg.Line("loss", [(1, 0.0), (2, 10.0)])
-    assert report_svg.lines("Loss", [zero], logarithmic=True) == report_svg.lines("Loss", [zero])
+    zero = charts.Line("loss", [(1, 0.0), (2, 10.0)])
+    assert charts.lines("Loss", [zero], logarithmic=True) == charts.lines("Loss", [zero])
 
 
 def test_bars_say_their_shares_of_all():
-    text = report_svg.bars("x", [("a", [0.3, 0.1]), ("b" * 40, [0.6, 0.0])], ["s", "o"])
+    text = charts.bars("x", [("a", [0.3, 0.1]), ("b" * 40, [0.6, 0.0])], ["s", "o"])
     assert ">40.0 %<" in text and ">60.0 %<" in text and "…" + "b" * 26 in text
 
 
@@ -254,7 +259,7 @@ def test_pictures_of_the_page_become_png(stages, tmp_path, capsys):
     assert f"{len(files)} pictures" in capsys.readouterr().out
     assert files[0].name == "001-loss.png" and any("-weights-conv1" in f.name for f in files)
     loss = Image.open(files[0]).convert("RGB")
-    assert loss.width == 3 * report_svg.WIDTH
+    assert loss.width == 3 * charts.WIDTH
     colours = {colour for _, colour in loss.getcolors(2**20)}
     line, title = (tuple(bytes.fromhex(text)) for text in ("3b7dd8", "1c2430"))
     assert {(255, 255, 255), line, title} <= colours
@@ -267,7 +272,7 @@ def test_png_needs_its_package_and_a_font(stages, tmp_path, monkeypatch, capsys)
         patch.setattr(importlib.util, "find_spec", lambda name: None)
         assert report.main(command) == 2
     assert not (tmp_path / "r.html").exists()
-    monkeypatch.setattr(report_png, "of_pictures", lambda: "svg text { font-family: none-such }")
+    monkeypatch.setattr(png, "of_pictures", lambda: "svg text { font-family: none-such }")
     assert report.main(command) == 2
     assert "finds no font" in capsys.readouterr().err
     assert not (tmp_path / "png").exists()

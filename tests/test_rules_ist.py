@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from micronet import score
-from micronet.plans import plan_of
-from micronet.quantize import LayerBits
-from micronet.rules import ist, ist_published, leaderboard
-from micronet.rules.ist_operations import OperationRules, operations, published_operations
-from micronet.rules.ist_storage import StorageRules, storage
-from micronet.score_count import walk
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.count import walk
+from micronet.scoring.network.plan_files import plan_of
+from micronet.scoring.rules import ist, ist_published, leaderboard
+from micronet.scoring.rules.ist_operations import OperationRules, operations, published_operations
+from micronet.scoring.rules.ist_storage import StorageRules, storage
 
 PRUNE = Path(__file__).parents[1] / "schedules" / "efficientnet_b1_prune.yaml"
 

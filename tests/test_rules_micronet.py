@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from micronet import score
-from micronet.quantize import LayerBits
-from micronet.tracks import TRACKS, Track
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.rules.tracks import TRACKS, Track
 
 FOUR = LayerBits(4, 4)
 FLOAT = LayerBits(None, None)

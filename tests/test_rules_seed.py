@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from micronet import models, quantize, score
-from micronet.errors import UserError
-from micronet.opcount import Activation, BatchNorm, Conv, Linear, Pool, Residual, Scale
-from micronet.quantize import LayerBits
-from micronet.rules import ist, seed
+from micronet import score
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.operations.operation_walk import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Linear,
+    Pool,
+    Residual,
+    Scale,
+)
+from micronet.scoring.rules import ist, seed
+from micronet.utils.errors import UserError
 
 
 def small_net():
@@ -148,7 +158,7 @@ def test_permuting_channels_changes_nothing(rng):
     for trial in range(5):
         model = random_net(rng, trial)
         before = score.score_model(model, 5, rules=seed)
-        for layer in models.layers(model).values():
+        for layer in architectures.layers(model).values():
             weight = layer.weight.detach()
             weight.copy_(weight[torch.randperm(len(weight), generator=rng)])
         after = score.score_model(model, 5, rules=seed)
@@ -158,7 +168,7 @@ def test_permuting_channels_changes_nothing(rng):
 def test_adding_a_zero_never_raises_the_score(rng):
     for trial in range(5):
         model = random_net(rng, trial)
-        for layer in models.layers(model).values():
+        for layer in architectures.layers(model).values():
             before = score.score_model(model, 5, rules=seed)
             weight = layer.weight.detach().view(-1)
             weight[torch.randint(len(weight), (), generator=rng)] = 0.0
@@ -208,7 +218,7 @@ def test_claims_must_hold():
 def test_quantisers_cost_no_storage():
     model = small_net()
     before = score.score_model(model, 4, rules=seed)
-    quantize.convert_(model, {name: LayerBits(4, 4) for name in models.layers(model)})
+    quantize.convert_(model, {name: LayerBits(4, 4) for name in architectures.layers(model)})
     assert len(model.state_dict()) > len(before.stored)
     after = score.score_model(model, 4, rules=seed)
     assert [cost.name for cost in after.stored] == [cost.name for cost in before.stored]

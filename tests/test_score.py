@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from micronet import checkpoint, models, prune, quantize, score
-from micronet.config import load_schedule
-from micronet.numbers_text import decimal, exact, fixed, rounded
-from micronet.plans import plan_of
-from micronet.quantize import LayerBits
+from micronet import score
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import load_schedule
+from micronet.runs import checkpoint
+from micronet.scoring.network.plan_files import plan_of
+from micronet.utils.number_format import decimal, exact, fixed, rounded
 
 ROOT = Path(__file__).parents[1]
 PRUNE = ROOT / "schedules" / "efficientnet_b1_prune.yaml"
@@ -77,8 +81,8 @@ def test_json_of_the_plan_is_exact(capsys, published):
 
 
 def test_actual_zeros_score_as_the_plan_that_they_follow(published, published_sparsities):
-    model = models.create_model("efficientnet-b1", 1000)
-    for name, layer in models.layers(model).items():
+    model = architectures.create_model("efficientnet-b1", 1000)
+    for name, layer in architectures.layers(model).items():
         weight = layer.weight.detach().view(-1).fill_(1.0)
         weight[: int(published_sparsities[f"{name}.weight"] * weight.numel())] = 0.0
     result = score.score_model(model, 224, rules=score.RULES["seed"])
@@ -88,7 +92,7 @@ def test_actual_zeros_score_as_the_plan_that_they_follow(published, published_sp
 
 def test_prune_schedule_is_the_published_one(published_sparsities):
     with torch.device("meta"):
-        model = models.create_model("efficientnet-b1", 1000)
+        model = architectures.create_model("efficientnet-b1", 1000)
     schedule = load_schedule(PRUNE)
     final = prune.final_sparsities(model, schedule.prune, str(PRUNE))
     assert len(published_sparsities) == 116
@@ -102,7 +106,7 @@ def test_prune_schedule_is_the_published_one(published_sparsities):
 
 def test_qat_schedule_is_the_published_one_with_quantised_activations():
     with torch.device("meta"):
-        model = models.create_model("efficientnet-b1", 1000)
+        model = architectures.create_model("efficientnet-b1", 1000)
     schedule = load_schedule(QAT)
     bits = quantize.plan(model, schedule.quantize, str(QAT))
     assert bits.pop("_conv_stem").is_float
@@ -168,8 +172,8 @@ def test_fixed_places_round_half_up():
 
 def write_run(path, bits, **changes):
     """Write a checkpoint of a small residual network with 100 zeros in one layer."""
-    model = models.create_model("resnet20", 10)
-    layers = models.layers(model)
+    model = architectures.create_model("resnet20", 10)
+    layers = architectures.layers(model)
     for layer in layers.values():
         layer.weight.detach().fill_(1.0)
     layers["layer1.0.conv1"].weight.detach().view(-1)[:100] = 0.0
@@ -211,7 +215,7 @@ def test_a_run_can_be_billed_as_the_2019_script_would(capsys, tmp_path):
     write_run(tmp_path / "best.safetensors", {})
     _, out, _ = cli(capsys, tmp_path, "--rules", "seed", "--assume-bits", "--json")
     with torch.device("meta"):
-        model = models.create_model("resnet20", 10)
+        model = architectures.create_model("resnet20", 10)
     sparsities = {"layer1.0.conv1": 100.5 / 2304}
     plan = score.score_model(model, 32, sparsities=sparsities, rules=score.RULES["seed"])
     assert json.loads(out)["score_exact"] == str(plan.score)

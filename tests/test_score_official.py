@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from micronet import score
-from micronet.plans import plan_of
+from micronet.scoring.network.plan_files import plan_of
 
 COUNTS = Path(__file__).parent / "official_counts.csv"
 KINDS = {

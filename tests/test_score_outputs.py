@@ -15,9 +15,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from micronet import models, score
-from micronet.plans import load_plan, plan_of
-from micronet.score_waterfall import waterfall
+from micronet import score
+from micronet.models import architectures
+from micronet.scoring.network.plan_files import load_plan, plan_of
+from micronet.scoring.waterfall import waterfall
 
 ROOT = Path(__file__).parents[1]
 PLAN = ROOT / "schedules" / "efficientnet_b1_plan.yaml"
@@ -104,7 +105,7 @@ def test_csv_holds_every_number_exactly(capsys, plan):
     record = json.loads(out)
     *layers, total = rows
     assert [row["layer"] for row in layers] == list(
-        models.layers(models.create_model("resnet20", 10))
+        architectures.layers(architectures.create_model("resnet20", 10))
     )
     assert total["layer"] == "total"
     for name in ("storage", "operations", "multiplications", "additions", "score"):
@@ -199,8 +200,8 @@ def test_a_users_own_network(capsys, monkeypatch):
 
 
 def test_weights_of_another_program(capsys, tmp_path, plan):
-    model = models.create_model("resnet20", 10)
-    layer = models.layers(model)["layer1.0.conv1"]
+    model = architectures.create_model("resnet20", 10)
+    layer = architectures.layers(model)["layer1.0.conv1"]
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-7, 8, layer.weight.shape, generator=generator)
     layer.weight.data.copy_(codes * 0.01)

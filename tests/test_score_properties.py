@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from micronet import accumulators, score
-from micronet.layer_facts import spread
-from micronet.opcount import Conv, Linear
-from micronet.quantize import LayerBits
-from micronet.rules import micronet
+from micronet import score
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.network import accumulators
+from micronet.scoring.network.layer_facts import spread
+from micronet.scoring.operations.operation_walk import Conv, Linear
+from micronet.scoring.rules import official
 
 KINDS = st.sampled_from(accumulators.KINDS)
 BITS = st.sampled_from([None, 4.0, 5.0])
@@ -41,13 +42,13 @@ def network(first, second):
 def counted(net, weight_bits, input_bits, kind):
     """Return the score of a network as it is, whose inputs are said to be quantised too."""
     bits = {"0": LayerBits(weight_bits, None), "5": LayerBits(weight_bits, None)}
-    subject = score.describe(net, 5, 4, bits=bits, sparsities=None, rules=micronet)
+    subject = score.describe(net, 5, 4, bits=bits, sparsities=None, rules=official)
     layers = {
         name: dataclasses.replace(f, bits=dataclasses.replace(f.bits, activation_bits=input_bits))
         for name, f in subject.layers.items()
     }
     subject = dataclasses.replace(subject, layers=layers, accumulator=kind)
-    return score.score_subject(subject, micronet)
+    return score.score_subject(subject, official)
 
 
 @EXAMPLES
@@ -86,12 +87,12 @@ def test_adding_a_zero_to_a_plan_never_raises_the_score(kept, weights, inputs, k
     bits = {"0": LayerBits(weights, inputs)}
 
     def planned(nonzeros):
-        subject = score.describe(net, 5, 4, bits=bits, sparsities={}, rules=micronet)
+        subject = score.describe(net, 5, 4, bits=bits, sparsities={}, rules=official)
         facts = dataclasses.replace(
             subject.layers["0"], kept=nonzeros, nonzeros=spread(nonzeros, 6)
         )
         subject = dataclasses.replace(subject, layers={"0": facts}, accumulator=kind)
-        return score.score_subject(subject, micronet)
+        return score.score_subject(subject, official)
 
     assert planned(max(kept - 1, 0)).score <= planned(kept).score
 
@@ -105,13 +106,13 @@ def test_merging_equal_layers_adds_up(first, weights, inputs, kind, copies):
         net = nn.Sequential(nn.Conv2d(2, 6 * times, 3))
         net[0].weight.data.copy_(torch.from_numpy(np.concatenate([first] * times)))
         bits = {"0": LayerBits(weights, None)}
-        subject = score.describe(net, 5, 2, bits=bits, sparsities=None, rules=micronet)
+        subject = score.describe(net, 5, 2, bits=bits, sparsities=None, rules=official)
         facts = subject.layers["0"]
         precision = dataclasses.replace(facts.bits, activation_bits=inputs)
         # Blocks of rows may join channels of two copies.
         facts = dataclasses.replace(facts, bits=precision, blocks=())
         subject = dataclasses.replace(subject, layers={"0": facts}, accumulator=kind)
-        return score.score_subject(subject, micronet)
+        return score.score_subject(subject, official)
 
     single, merged = one(1), one(copies)
     assert merged.operations == copies * single.operations

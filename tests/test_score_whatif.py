@@ -9,11 +9,11 @@ from fractions import Fraction
 import pytest
 
 from micronet import score
-from micronet.plans import load_plan
-from micronet.score_changes import Change, changed
-from micronet.score_count import score_subject
-from micronet.score_search import search
-from micronet.sensitivity import load_sensitivity
+from micronet.scoring.count import score_subject
+from micronet.scoring.network.plan_files import load_plan
+from micronet.scoring.search.changes import Change, changed
+from micronet.scoring.search.search import search
+from micronet.scoring.search.sensitivity import load_sensitivity
 
 RULES = score.RULES["micronet"]
 PLAN = """\

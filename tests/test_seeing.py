@@ -9,8 +9,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from micronet import models, progress, runs
+from micronet.models import architectures
+from micronet.runs import directory
 from micronet.train import main
+from micronet.utils import progress
 
 SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
 FIT = ["fit", "--arch", "resnet20", "--epochs", "3", "--lr", "0.1", *SMALL]
@@ -54,7 +56,10 @@ def stopped_and_resumed(tmp_path_factory):
 
 
 def test_events_hold_the_log_of_every_epoch_once(stopped_and_resumed):
-    records, found = runs.RunDirectory(stopped_and_resumed).metrics(), events(stopped_and_resumed)
+    records, found = (
+        directory.RunDirectory(stopped_and_resumed).metrics(),
+        events(stopped_and_resumed),
+    )
     for tag, key in (("loss/train", "train_loss"), ("top1/validation", "validation_top1")):
         curve = found.Scalars(tag)
         assert [event.value for event in curve] == pytest.approx([r[key] for r in records])
@@ -68,11 +73,11 @@ def test_events_hold_the_log_of_every_epoch_once(stopped_and_resumed):
 
 def test_events_hold_every_layer(stopped_and_resumed):
     found = events(stopped_and_resumed)
-    names = set(models.layers(runs.load(stopped_and_resumed).model))
+    names = set(architectures.layers(directory.load(stopped_and_resumed).model))
     tags = found.Tags()
     assert {f"weights/{name}" for name in names} == set(tags["histograms"])
     assert {f"sparsity/{name}" for name in names} <= set(tags["scalars"])
-    weight = runs.load(stopped_and_resumed / "last.safetensors").model.conv1.weight
+    weight = directory.load(stopped_and_resumed / "last.safetensors").model.conv1.weight
     last = found.Histograms("weights/conv1")[-1].histogram_value
     assert last.num == weight.numel()
     assert last.min == pytest.approx(float(weight.detach().min()))
@@ -83,7 +88,7 @@ def test_events_of_a_quantised_run_hold_ranges_and_steps(stopped_and_resumed, tm
     recipe.write_text(yaml.safe_dump({"train": {"epochs": 1, "lr": 0.01}, "quantize": QUANTIZE}))
     command = ["qat", "--from", str(stopped_and_resumed), "--schedule", str(recipe), *SMALL]
     assert main([*command, "--out", str(out), "--tensorboard"]) == 0
-    found, model = events(out), runs.load(out / "last.safetensors").model
+    found, model = events(out), directory.load(out / "last.safetensors").model
     span = model.conv1.input_quantizer.range
     assert found.Scalars("input low/conv1")[0].value == pytest.approx(float(span[0]))
     assert found.Scalars("input high/conv1")[0].value == pytest.approx(float(span[1]))
@@ -109,7 +114,7 @@ def test_lines_say_what_is_just_now(tmp_path, monkeypatch, capsys):
     )
     found = [re.fullmatch(pattern, line) for line in lines]
     assert len(found) > 20 and all(found)
-    metrics = runs.RunDirectory(tmp_path / "run").metrics()
+    metrics = directory.RunDirectory(tmp_path / "run").metrics()
     assert float(found[-1][1]) == pytest.approx(metrics[-1]["train_loss"], abs=1e-4)
     assert float(found[-1][2]) == pytest.approx(metrics[-1]["train_top1"], abs=0.01)
     assert float(found[-1][4]) > 0.05

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import micronet_kernels as kernels
-from micronet import models, prune, structures
-from micronet.config import PruneGroup, PruneSection
-from micronet.errors import UserError
+from micronet.models import architectures
+from micronet.pruning import patterns, prune
+from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.utils.errors import UserError
 
 SHAPES = [(8, 8, 3, 3), (5, 7, 1, 1), (6, 1, 5, 5), (10, 13), (1, 1)]
 
@@ -18,7 +19,7 @@ def whole(bits, shape):
 
 def loop_mask(weight, structure, count):
     """Prune the count pieces of the lowest mean magnitude, lower index first."""
-    rows, columns = structures.block_size(structure)
+    rows, columns = patterns.block_size(structure)
     pieces = {}
     for index in range(weight.numel()):
         outer, rest = divmod(index, weight[0].numel())
@@ -43,7 +44,7 @@ def test_pieces_match_the_loop(shape, structure, sparsity):
     weight = torch.randn(shape)
     group = PruneGroup(("*",), final_sparsity=sparsity, structure=structure)
     bits = prune.choose_together({"w": weight}, group, sparsity)["w"]
-    count = int(sparsity * structures.pieces(shape, structure))
+    count = int(sparsity * patterns.pieces(shape, structure))
     assert torch.equal(whole(bits, shape), loop_mask(weight, structure, count))
 
 
@@ -51,7 +52,7 @@ def test_pieces_match_the_loop(shape, structure, sparsity):
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_n_of_m_prunes_the_same_number_of_every_four_inputs(shape, count):
     weight = torch.randn(shape)
-    keep = whole(structures.every_group(weight, 4, count), shape)
+    keep = whole(patterns.every_group(weight, 4, count), shape)
     groups = keep.movedim(1, -1).reshape(-1, 4)
     magnitudes = weight.abs().movedim(1, -1).reshape(-1, 4)
     assert bool(((~groups).sum(1) == count).all())
@@ -62,7 +63,7 @@ def test_n_of_m_prunes_the_same_number_of_every_four_inputs(shape, count):
 
 
 def test_ties_prune_the_lower_input_first():
-    keep = whole(structures.every_group(torch.ones(2, 4), 4, 2), (2, 4))
+    keep = whole(patterns.every_group(torch.ones(2, 4), 4, 2), (2, 4))
     assert keep.tolist() == [[False, False, True, True]] * 2
 
 
@@ -81,7 +82,7 @@ def fire(model, s, masks=None):
     for epoch in range(6):
         masks.update(model, s, groups, epoch)
         with torch.no_grad():
-            for layer in models.layers(model).values():
+            for layer in architectures.layers(model).values():
                 layer.weight += 0.1 * torch.randn_like(layer.weight)
         masks.apply_(model)
     return masks
@@ -100,10 +101,10 @@ def test_masks_only_grow_and_end_at_the_target(structure):
             assert torch.equal(bits & before.get(name, bits), bits)
         before = dict(masks.bits)
         with torch.no_grad():
-            for layer in models.layers(model).values():
+            for layer in architectures.layers(model).values():
                 layer.weight += 0.1 * torch.randn_like(layer.weight)
         masks.apply_(model)
-    for name, layer in models.layers(model).items():
+    for name, layer in architectures.layers(model).items():
         assert masks.pruned(name, layer.weight.numel()) >= layer.weight.numel() // 2
     if structure in ("element", "2:4"):
         assert prune.sparsity(model) == 0.5
@@ -114,8 +115,8 @@ def test_one_threshold_for_all_layers_of_a_group():
     with torch.no_grad():
         model[1].weight *= 0.01
     fire(model, section("one-shot", final_sparsity=0.1, scope="group"))
-    counts = [int((layer.weight == 0).sum()) for layer in models.layers(model).values()]
-    total = sum(layer.weight.numel() for layer in models.layers(model).values())
+    counts = [int((layer.weight == 0).sum()) for layer in architectures.layers(model).values()]
+    total = sum(layer.weight.numel() for layer in architectures.layers(model).values())
     assert sum(counts) == int(0.1 * total)
     assert counts[1] > 0.5 * sum(counts)
 
@@ -152,7 +153,7 @@ def test_planned_zeros_are_those_of_the_masks():
     model, s = net(), section(structure="4x1", final_sparsity=0.37)
     planned = prune.final_sparsities(model, s)
     masks = fire(model, section("one-shot", structure="4x1", final_sparsity=0.37))
-    for name, layer in models.layers(model).items():
+    for name, layer in architectures.layers(model).items():
         numel = layer.weight.numel()
         if layer.weight.shape[0] % 4 == 0:
             assert prune.pruned_weights(numel, planned[name]) == masks.pruned(name, numel)

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import killed_runs
-from micronet import checkpoint, keeping, runs, step
-from micronet.errors import UserError
-from micronet.interrupt import Stopped, StopRequest
+from micronet.runs import checkpoint, directory
 from micronet.train import main
+from micronet.training import checkpoint_saver, step
+from micronet.training.signals import Stopped, StopRequest
+from micronet.utils.errors import UserError
 
 SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
 FIT = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", *SMALL]
@@ -61,14 +62,14 @@ def test_stopping_after_any_step_loses_no_step(whole, tmp_path, monkeypatch, cap
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("continuing")]
     assert len(said) == 6 and said[0].endswith("last.safetensors' after 1 steps of epoch 1")
     assert said[-1].endswith("after 10 steps of epoch 2"), "its validation is left"
-    records = runs.RunDirectory(whole).metrics()
+    records = directory.RunDirectory(whole).metrics()
     per_epoch = len(taken) // 2
     assert len(taken) == 2 * per_epoch, "a step was taken twice, or not at all"
     assert killed_runs.differences(whole, out) == []
     timed = {"seconds", "images_per_second"}
     logs = [
         [{k: v for k, v in r.items() if k not in timed} for r in log]
-        for log in (records, runs.RunDirectory(out).metrics())
+        for log in (records, directory.RunDirectory(out).metrics())
     ]
     assert logs[0] == logs[1]
 
@@ -77,7 +78,7 @@ def test_checkpoint_every_step_changes_nothing(whole, tmp_path):
     out = tmp_path / "run"
     assert main([*FIT, "--out", str(out), "--checkpoint-every", "1", "--keep", "1"]) == 0
     assert killed_runs.differences(whole, out) == []
-    assert [p.name for p in runs.RunDirectory(out).kept_epochs()] == ["epoch-0002.safetensors"]
+    assert [p.name for p in directory.RunDirectory(out).kept_epochs()] == ["epoch-0002.safetensors"]
     assert not (out / "epoch-0001.json").exists()
 
 
@@ -89,12 +90,12 @@ def test_every_that_is_neither_steps_nor_time(text, tmp_path, capsys):
 
 
 def test_every(monkeypatch):
-    assert keeping.parse_every("500") == keeping.Every(steps=500)
-    assert keeping.parse_every("90s") == keeping.Every(seconds=90)
-    assert keeping.parse_every("10m") == keeping.Every(seconds=600)
+    assert checkpoint_saver.parse_every("500") == checkpoint_saver.Every(steps=500)
+    assert checkpoint_saver.parse_every("90s") == checkpoint_saver.Every(seconds=90)
+    assert checkpoint_saver.parse_every("10m") == checkpoint_saver.Every(seconds=600)
     clock = iter([0.0, 59.0, 60.0])
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: next(clock))
-    keeper = keeping.Keeper(runs.RunDirectory, {}, keeping.Every(seconds=60))
+    monkeypatch.setattr(checkpoint_saver.time, "monotonic", lambda: next(clock))
+    keeper = checkpoint_saver.Keeper(directory.RunDirectory, {}, checkpoint_saver.Every(seconds=60))
     assert [keeper.is_due(step) for step in (1, 2)] == [False, True]
 
 
@@ -115,7 +116,7 @@ def test_damaged_last_is_passed_over_for_the_epoch_before(whole, tmp_path, capsy
     assert "last.safetensors' is damaged" in printed and "epoch-0001.safetensors" in printed
     assert killed_runs.differences(whole, out) == []
     damage(out / "last.safetensors")
-    for path in runs.RunDirectory(out).kept_epochs():
+    for path in directory.RunDirectory(out).kept_epochs():
         damage(path)
     assert main([*command, "--resume"]) == 2
     assert "no older checkpoint" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 from block_networks import Gated, chain, converted
-from micronet.sync_batch_norm import SyncBatchNorm, synchronise_in_integers_
+from micronet.quantization.sync_batch_norm import SyncBatchNorm, synchronise_in_integers_
 from two_processes import spawn_two
 
 SIZE = (4, 16, 9, 8)

@@ -10,21 +10,16 @@ import yaml
 from efficientnet_pytorch.utils import MemoryEfficientSwish
 from torch import nn
 
-from micronet import (
-    checkpoint,
-    conversion,
-    layers,
-    models,
-    own_networks,
-    prune,
-    quantize,
-    report,
-    runs,
-    score,
-    shared_layers,
-    summary,
-)
-from micronet.config import (
+from micronet import report, score
+from micronet.cli import summary
+from micronet.models import architectures, custom, shared_layers
+from micronet.pruning import prune
+from micronet.quantization import conversion, quantize
+from micronet.quantization.deterministic_layers import FloatConv2d
+from micronet.quantization.layers import QuantizedConv2d
+from micronet.quantization.sync_batch_norm import SyncBatchNorm, synchronised
+from micronet.recipe import layer_patterns
+from micronet.recipe.reader import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,
@@ -32,11 +27,9 @@ from micronet.config import (
     QuantizeSection,
     WeightPrecision,
 )
-from micronet.errors import UserError
-from micronet.exact_modules import FloatConv2d
-from micronet.quantized_modules import QuantizedConv2d
-from micronet.sync_batch_norm import SyncBatchNorm, synchronised
+from micronet.runs import checkpoint, directory
 from micronet.train import main
+from micronet.utils.errors import UserError
 from tied_networks import BITS, SOURCE, convert, pruning, section
 
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1", "--epochs", "1"]
@@ -56,15 +49,15 @@ def module(tmp_path, monkeypatch, request):
     name = f"tied_nets_of_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(own_networks, "_allowed", set())
+    monkeypatch.setattr(custom, "_allowed", set())
     yield name
     sys.modules.pop(name, None)
 
 
 @pytest.fixture
 def build(module):
-    own_networks.allow(*(f"{module}:{net}" for net in [*ONE_MODULE, "Tied"]))
-    return lambda net: own_networks.build(f"{module}:{net}", 10)
+    custom.allow(*(f"{module}:{net}" for net in [*ONE_MODULE, "Tied"]))
+    return lambda net: custom.build(f"{module}:{net}", 10)
 
 
 def calls_of(model, layer):
@@ -188,7 +181,7 @@ def test_two_names_with_two_sparsities_are_an_error(net, build):
 def test_an_exact_name_beats_a_pattern_that_means_another_name():
     names = {"a": ["a", "b"], "c": ["c"]}
     patterns = {"first": ["*"], "second": ["b"]}
-    assigned = layers.assign_layers(names, patterns, "x.yaml", lambda key: key)
+    assigned = layer_patterns.assign_layers(names, patterns, "x.yaml", lambda key: key)
     assert assigned == {"a": "second", "c": "first"}
 
 
@@ -233,11 +226,11 @@ def test_from_fit_to_score(net, module, tmp_path, capsys):
         assert score.main([*own, run]) == 0
     assert report.main([fit, pruned, qat, *own, "--out", str(tmp_path / "page.html")]) == 0
     assert main(["qat", "--out", qat, "--resume", *own]) == 0
-    loaded = runs.load(qat).model
+    loaded = directory.load(qat).model
     weight = loaded.get_submodule("2.0" if net == "block" else "convs.0").weight
     # The average that is loaded is pruned too.
     assert int((weight == 0).sum()) == weight.numel() // 2
-    keys = checkpoint.load(runs.find_checkpoint(qat)).group("model")
+    keys = checkpoint.load(directory.find_checkpoint(qat)).group("model")
     state = loaded.state_dict()
     pointers = {tensor.data_ptr() for tensor in state.values()}
     assert len(keys) == len(pointers) and keys.keys() <= state.keys()
@@ -253,7 +246,7 @@ def test_a_run_scores_as_its_plan(net, build):
     model = convert(build(net))
     model(torch.randn(8, 3, 16, 16))
     with torch.no_grad():
-        for layer in models.layers(model).values():
+        for layer in architectures.layers(model).values():
             # No weight that rounds to zero, so that nothing but the network decides.
             layer.weight.copy_(torch.where(layer.weight < 0, -1.0, 1.0))
     actual = score.score_model(model.eval(), 16, bits=plan)

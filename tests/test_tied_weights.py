@@ -5,22 +5,19 @@ import torch
 from torch import nn
 
 import micronet_kernels as kernels
-from micronet import (
-    models,
-    optimise,
-    prune,
-    quantize,
-    shared_layers,
-)
-from micronet.config import (
+from micronet.models import architectures, shared_layers
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.quantization.layers import QuantizedLayer
+from micronet.recipe.reader import (
     ActivationPrecision,
     QuantizeOverride,
     QuantizeSection,
     WeightPrecision,
 )
-from micronet.errors import UserError
-from micronet.model_ema import ModelEma, averaged_tensors
-from micronet.quantized_modules import QuantizedLayer
+from micronet.training import optimizer
+from micronet.training.ema import ModelEma, averaged_tensors
+from micronet.utils.errors import UserError
 from tied_networks import BITS, convert, pruning, section
 
 
@@ -46,7 +43,7 @@ def test_a_tied_weight_is_pruned_by_one_mask(patterns, scope):
     # The weight counts once.
     zeros = sum(int((model[i].weight == 0).sum()) for i in (0, 2))
     assert prune.sparsity(model) == zeros / (8 * 3 * 9 + 8 * 8 * 9)
-    quantize.convert_(model, dict.fromkeys(models.layers(model), BITS), masks.bits)
+    quantize.convert_(model, dict.fromkeys(architectures.layers(model), BITS), masks.bits)
     assert torch.equal(model[4].mask, model[2].mask) and model[4].mask.numel()
 
 
@@ -68,9 +65,9 @@ def test_learned_steps_are_tied_too():
     steps = quantize.learned_steps(model)
     assert len({id(step) for step in steps.values()}) == len(steps) == 5
     model(torch.randn(2, 3, 8, 8)).sum().backward()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimise.add_steps(torch.optim.SGD([model[0].weight], lr=0.1), model)
-    optimizer.step()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.add_steps(torch.optim.SGD([model[0].weight], lr=0.1), model)
+    sgd.step()
     assert torch.equal(model[2].quantized_weight(), model[4].quantized_weight())
 
 
@@ -98,7 +95,7 @@ def test_overlapping_weights_are_refused_by_name():
     for act in (
         lambda: prune.layer_groups(model, pruning("0")),
         lambda: quantize.plan(model, section()),
-        lambda: optimise.place(model),
+        lambda: optimizer.place(model),
     ):
         with pytest.raises(UserError, match=r"'0\.weight' and '1\.weight' overlap in memory"):
             act()
@@ -117,7 +114,7 @@ def test_halves_of_one_memory_are_two_weights():
 def test_two_parameters_of_one_memory_stay_one_tensor(channels_last):
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
     model[1].weight = nn.Parameter(model[0].weight.data)
-    model = optimise.place(model, channels_last=channels_last)
+    model = optimizer.place(model, channels_last=channels_last)
     assert model[1].weight is not model[0].weight
     assert model[1].weight.data_ptr() == model[0].weight.data_ptr()
     assert shared_layers.owners(model) == {"0": "0", "1": "0"}
@@ -141,11 +138,11 @@ def test_a_file_may_leave_out_all_names_but_one(tmp_path):
     path = tmp_path / "w.pth"
     state = {k: v for k, v in model.state_dict().items() if k != "2.weight"}
     torch.save(state, path)
-    models.load_weights(other, path)
+    architectures.load_weights(other, path)
     assert torch.equal(other[2].weight, model[2].weight)
     torch.save({**state, "2.weight": torch.zeros(8, 8, 3, 3)}, path)
     with pytest.raises(UserError, match=r"'2\.weight' and '4\.weight' are one tensor"):
-        models.load_weights(other, path)
+        architectures.load_weights(other, path)
 
 
 def test_conversion_that_fails_changes_nothing():
@@ -159,7 +156,7 @@ def test_equal_masks_mean_equal_products():
     model, masks = pair(bias=False), prune.Masks()
     s = pruning("4", structure="filter")
     masks.update(model, s, prune.layer_groups(model, s), 0)
-    quantize.convert_(model, dict.fromkeys(models.layers(model), BITS), masks.bits)
+    quantize.convert_(model, dict.fromkeys(architectures.layers(model), BITS), masks.bits)
     for index in (2, 4):
         rounded = model[index].quantized_weight()
         assert int((rounded.abs().sum((1, 2, 3)) == 0).sum()) == 4

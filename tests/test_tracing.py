@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import micronet_kernels as kernels
-from micronet import models, quantize
-from micronet.layer_bits import LayerBits
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.precision import LayerBits
 
 PRECISIONS = {
     "4/4": LayerBits(4, 4),
@@ -45,7 +46,7 @@ def plain():
 def network(request, rng):
     """A converted network that has seen a batch, one of its layers pruned, and images."""
     model = plain()
-    bits = dict.fromkeys(models.layers(model), PRECISIONS[request.param])
+    bits = dict.fromkeys(architectures.layers(model), PRECISIONS[request.param])
     # One layer at least, or nothing is converted at all.
     bits["3"] = LayerBits(4, 4) if request.param == "float" else bits["3"]
     keep = torch.rand(model[3].weight.shape, generator=rng) < 0.7

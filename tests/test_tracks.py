@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from micronet import score_options
-from micronet.errors import UserError
-from micronet.tracks import TRACKS, find
+from micronet.cli import score_arguments
+from micronet.scoring.rules.tracks import TRACKS, find
+from micronet.utils.errors import UserError
 
 
 # Baselines and thresholds as the challenge's page on scoring has them at its deadline.
@@ -44,19 +44,19 @@ def test_tracks(name, storage, operations, threshold, images):
     ],
 )
 def test_verdicts(track, text, sentence, passed):
-    verdict = score_options.verdict(text, TRACKS[track])
+    verdict = score_arguments.verdict(text, TRACKS[track])
     assert (verdict.sentence, verdict.passed) == (sentence, passed)
 
 
 def test_verdicts_of_files(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(json.dumps({"correct": 37512, "total": 50000, "top1": 75.024}))
-    assert score_options.verdict(str(path), TRACKS["imagenet"]).passed
+    assert score_arguments.verdict(str(path), TRACKS["imagenet"]).passed
     path.write_text('{"perplexity": 35.00000000000000000001}')
     # As a double it would be 35.
-    assert not score_options.verdict(str(path), TRACKS["wikitext103"]).passed
+    assert not score_arguments.verdict(str(path), TRACKS["wikitext103"]).passed
     path.write_text('{"perplexity": "34.95"}')
-    assert score_options.verdict(str(path), TRACKS["wikitext103"]).passed
+    assert score_arguments.verdict(str(path), TRACKS["wikitext103"]).passed
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_verdicts_of_files(tmp_path):
 )
 def test_results_that_cannot_be_judged(track, text, message):
     with pytest.raises(UserError, match=message):
-        score_options.verdict(text, TRACKS[track])
+        score_arguments.verdict(text, TRACKS[track])
 
 
 @pytest.mark.parametrize("content", ["[]", '{"top1": 75.0}', '{"correct": 1.5, "total": 2}', "{"])
@@ -81,4 +81,4 @@ def test_files_that_cannot_be_judged(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"result\.json' (has neither|is not a JSON file)"):
-        score_options.verdict(str(path), TRACKS["imagenet"])
+        score_arguments.verdict(str(path), TRACKS["imagenet"])

@@ -9,11 +9,15 @@ import torch
 import yaml
 from PIL import Image
 
-from micronet import checkpoint, loop, models, prune, quantize, runs, step
-from micronet.config import TrainSection
-from micronet.optimise import clip_gradients
-from micronet.recipe import Recipe, Where
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.recipe.reader import TrainSection
+from micronet.runs import checkpoint, directory
 from micronet.train import main
+from micronet.training import loop, step
+from micronet.training.optimizer import clip_gradients
+from micronet.training.plan import Recipe, Where
 
 PRUNE = {
     "end_epoch": 2,
@@ -69,8 +73,8 @@ def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
     assert main([*start, "--out", str(quantised), *SMALL]) == 0
     assert "of their weights, compute in integers" in capsys.readouterr().out
     assert (quantised / "layers.csv").read_text().startswith("layer,kind,weights")
-    loaded = runs.load(quantised)
-    for name, layer in models.layers(loaded.model).items():
+    loaded = directory.load(quantised)
+    for name, layer in architectures.layers(loaded.model).items():
         zeros, numel = int((layer.weight == 0).sum()), layer.weight.numel()
         assert zeros == (int(0.6 * numel) if name.startswith("layer") else 0)
     assert quantize.unready(loaded.model) == []
@@ -82,7 +86,7 @@ def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
 
 
 def len_test():
-    from micronet.data import open_data
+    from micronet.data.datasets import open_data
 
     return open_data("digits", image_size=16, batch_size=64, seed=0).test_size
 
@@ -128,7 +132,7 @@ def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkey
         differing = [key for key in one if not torch.equal(one[key], two[key])]
         assert differing == []
     drop = {"seconds", "images_per_second"}
-    logs = [runs.RunDirectory(run).metrics() for run in (whole, stopped)]
+    logs = [directory.RunDirectory(run).metrics() for run in (whole, stopped)]
     kept = [[{k: v for k, v in r.items() if k not in drop} for r in log] for log in logs]
     assert kept[0] == kept[1]
 
@@ -139,7 +143,7 @@ def test_next_stage_takes_the_data_of_the_run_it_starts_from(tmp_path):
     start = ["fit", "--arch", "resnet20", "--data", str(root), "--holdout", "0.2"]
     assert main([*start, "--out", str(first), *options]) == 0
     assert main(["fit", "--from", str(first), "--out", str(second), *options]) == 0
-    config = runs.RunDirectory(second).config()
+    config = directory.RunDirectory(second).config()
     assert (config["data"], config["holdout"], config["image_size"]) == (str(root), 0.2, 32)
     assert config["images"] == {"train": 16, "validation": 4, "test": 0}
 
@@ -158,7 +162,7 @@ def test_stop_between_record_and_checkpoint_leaves_no_hole_in_the_log(tmp_path, 
     assert main([*command, *SMALL]) == 130
     monkeypatch.setattr(checkpoint, "save", real)
     assert main([*command, *SMALL, "--resume"]) == 0
-    assert [r["epoch"] for r in runs.RunDirectory(out).metrics()] == [0, 1]
+    assert [r["epoch"] for r in directory.RunDirectory(out).metrics()] == [0, 1]
 
 
 def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
@@ -166,14 +170,14 @@ def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
     schedule = recipe(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
     command = ["prune", "--from", str(fitted), "--schedule", schedule, "--out", str(out)]
     assert main([*command, *SMALL]) == 0
-    records = runs.RunDirectory(out).metrics()
+    records = directory.RunDirectory(out).metrics()
     eligible = [r for r in records if r["at_target"]]
     assert [r["epoch"] for r in eligible] == [2, 3]
     best = max(eligible, key=lambda r: (r["validation_top1"], -r["epoch"]))
     meta = checkpoint.load(out / "best.safetensors").meta
     assert meta["best_epoch"] == meta["metrics"]["epoch"] == best["epoch"]
     assert meta["metrics"]["validation_top1"] == best["validation_top1"]
-    assert prune.shown_sparsity(runs.load(out).model) > 0.59
+    assert prune.shown_sparsity(directory.load(out).model) > 0.59
 
 
 def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
@@ -200,7 +204,7 @@ def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
     schedule = recipe(tmp_path, train=train)
     command = ["fit", "--from", str(fitted), "--schedule", schedule, "--amp", "bf16"]
     assert main([*command, "--accumulate", "2", "--out", str(out), *SMALL]) == 0
-    config = runs.RunDirectory(out).config()["recipe"]["train"]
+    config = directory.RunDirectory(out).config()["recipe"]["train"]
     assert (config["amp"], config["accumulate"]) == ("bf16", 2)
     model = torch.nn.Linear(3, 2)
     model(torch.full((4, 3), 100.0)).sum().backward()
@@ -321,7 +325,7 @@ def bad_schedules(tmp_path, fitted):
 
 def weights(tmp_path):
     path = tmp_path / "w.pth"
-    torch.save(models.create_model("resnet32", 10).state_dict(), path)
+    torch.save(architectures.create_model("resnet32", 10).state_dict(), path)
     return path
 
 

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 import micronet_kernels as kernels
-from micronet import layer_facts, prune, sensitivity_scan, structures, summary
-from micronet.config import PruneGroup, PruneSection
-from micronet.errors import UserError
-from micronet.evaluate import Accuracy
-from micronet.layer_bits import LayerBits
+from micronet.cli import summary
+from micronet.pruning import patterns, prune
+from micronet.quantization.precision import LayerBits
+from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.scoring.network import layer_facts
+from micronet.training import sensitivity
+from micronet.training.evaluation import Accuracy
+from micronet.utils.errors import UserError
 
 FLOAT = LayerBits(None, None)
 KINDS = {
@@ -72,18 +75,18 @@ def test_channels_in_groups_are_the_same_input_of_every_group():
 @pytest.mark.parametrize("kind", KINDS)
 def test_exchanging_twice_changes_nothing(kind):
     layer = KINDS[kind]()
-    rows = structures.outputs_first(layer.weight, layer)
-    assert rows.shape == structures.outputs_first_shape(layer)
+    rows = patterns.outputs_first(layer.weight, layer)
+    assert rows.shape == patterns.outputs_first_shape(layer)
     assert rows.shape[:2] == (12, 8 // layer.groups)
-    assert torch.equal(structures.outputs_first(rows, layer), layer.weight)
+    assert torch.equal(patterns.outputs_first(rows, layer), layer.weight)
     bits = kernels.pack_bits(rows > 0)
-    stored = kernels.unpack_bits(structures.stored_bits(bits, layer), rows.numel())
+    stored = kernels.unpack_bits(patterns.stored_bits(bits, layer), rows.numel())
     assert torch.equal(stored.view(layer.weight.shape), layer.weight > 0)
 
 
 def test_rows_in_groups_are_what_a_plain_loop_finds():
     layer = KINDS["2d in groups"]()
-    rows = structures.outputs_first(layer.weight, layer)
+    rows = patterns.outputs_first(layer.weight, layer)
     for output in range(12):
         group, inside = divmod(output, 3)
         for number in range(2):
@@ -134,7 +137,7 @@ def test_a_scan_prunes_outputs():
         found.append(int((weight.abs().sum((0, 2, 3)) == 0).sum()))
         return Accuracy(0, 0, 1, 0, 0.0)
 
-    sensitivity_scan.scan(model, list, ["*"], "filter", [0.25, 0.5], evaluate)
+    sensitivity.scan(model, list, ["*"], "filter", [0.25, 0.5], evaluate)
     assert found == [0, 3, 6]
 
 

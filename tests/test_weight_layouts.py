@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
-from micronet import models
-from micronet.errors import UserError
+from micronet.models import architectures
 from micronet.train import main
+from micronet.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def source():
-    model = models.create_model("resnet20", 10)
+    model = architectures.create_model("resnet20", 10)
     torch.manual_seed(0)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -27,8 +27,8 @@ def source():
 
 
 def loaded(path, network="resnet20"):
-    model = models.create_model(network, 10) if isinstance(network, str) else network
-    models.load_weights(model, path)
+    model = architectures.create_model(network, 10) if isinstance(network, str) else network
+    architectures.load_weights(model, path)
     return model.eval()
 
 
@@ -137,10 +137,10 @@ class Around(nn.Module):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_network_around_another_takes_the_weights_of_either(depth, start, source, tmp_path):
     torch.save({"state_dict": starting(start, source.state_dict())}, tmp_path / "w.pth")
-    network = inner = models.create_model("resnet20", 10)
+    network = inner = architectures.create_model("resnet20", 10)
     for _ in range(depth):
         network = Around(network)
-    models.load_weights(network, tmp_path / "w.pth")
+    architectures.load_weights(network, tmp_path / "w.pth")
     assert_same(inner, source.state_dict())
 
 
@@ -152,8 +152,8 @@ def test_a_layer_alone_is_not_looked_for_by_its_last_name(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_takes_the_weights_of_a_plain_one(source, tmp_path):
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    compiled = torch.compile(models.create_model("resnet20", 10))
-    models.load_weights(compiled, tmp_path / "w.pth")
+    compiled = torch.compile(architectures.create_model("resnet20", 10))
+    architectures.load_weights(compiled, tmp_path / "w.pth")
     assert_same(compiled._orig_mod, source.state_dict())
 
 
@@ -343,7 +343,7 @@ def test_what_lies_beside_the_weights_is_noted(source, tmp_path, capsys):
 def test_the_best_of_what_does_not_fit_is_named(source, tmp_path):
     state = source.state_dict()
     path = tmp_path / "w.pth"
-    hundred = models.create_model("resnet20", 100).state_dict()
+    hundred = architectures.create_model("resnet20", 100).state_dict()
     masks = {k: torch.ones_like(v) for k, v in state.items() if v.dim() == 4}
     torch.save({"masks": masks, "net": starting("module.", hundred)}, path)
     assert_refused(

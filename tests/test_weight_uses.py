@@ -8,11 +8,12 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from micronet import models, own_networks, quantize
-from micronet.errors import UserError
-from micronet.quantize import LayerBits
+from micronet.models import architectures, custom
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+from micronet.quantization.weight_uses import check_uses
 from micronet.train import main
-from micronet.weight_uses import check_uses
+from micronet.utils.errors import UserError
 
 SOURCE = """
 import torch.nn.functional as F
@@ -98,22 +99,22 @@ def test_a_use_around_the_layer_is_refused(make, layer, function):
     [
         OnlyItsShape,
         Fails,
-        lambda: models.create_model("resnet20", 10),
-        lambda: models.create_model("efficientnet-micro", 10),
-        lambda: models.create_model("shufflenet_v2_x0_5", 10),
+        lambda: architectures.create_model("resnet20", 10),
+        lambda: architectures.create_model("efficientnet-micro", 10),
+        lambda: architectures.create_model("shufflenet_v2_x0_5", 10),
     ],
 )
 def test_other_networks_are_not(make):
     model = make()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    check_uses(model, models.layers(model), 3, 32)
+    check_uses(model, architectures.layers(model), 3, 32)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
 
 def test_qat_refuses_before_it_writes(tmp_path, monkeypatch, capsys):
     (tmp_path / "dilated_nets.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(own_networks, "_allowed", set())
+    monkeypatch.setattr(custom, "_allowed", set())
     monkeypatch.delitem(sys.modules, "dilated_nets", raising=False)
     small = ["--image-size", "16", "--batch-size", "250", "--threads", "1", "--epochs", "1"]
     spec, fit, out = "dilated_nets:Dilated", str(tmp_path / "fit"), tmp_path / "qat"
@@ -133,7 +134,7 @@ def test_qat_refuses_before_it_writes(tmp_path, monkeypatch, capsys):
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 def test_a_transformer_evaluates_what_it_trained(stack):
     model = Tokens(stack)
-    bits = {n: LayerBits(2, 2) for n in models.layers(model) if "out_proj" not in n}
+    bits = {n: LayerBits(2, 2) for n in architectures.layers(model) if "out_proj" not in n}
     quantize.convert_(model, bits)
     x = torch.randn(4, 3, 6, 16)
     model(x)

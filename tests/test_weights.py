@@ -12,13 +12,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from micronet import models, weights
-from micronet.errors import UserError
+from micronet.models import architectures, weights
+from micronet.utils.errors import UserError
 
 
 @pytest.fixture
 def source():
-    model = models.create_model("resnet20", 10)
+    model = architectures.create_model("resnet20", 10)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
@@ -26,8 +26,8 @@ def source():
 
 
 def assert_loads(path, source):
-    model = models.create_model("resnet20", 10)
-    models.load_weights(model, path)
+    model = architectures.create_model("resnet20", 10)
+    architectures.load_weights(model, path)
     state = model.state_dict()
     for name, value in source.state_dict().items():
         assert torch.equal(state[name], value), name
@@ -35,7 +35,7 @@ def assert_loads(path, source):
 
 def assert_refused(path, match, arch="resnet20"):
     with pytest.raises(UserError, match=match) as caught:
-        models.load_weights(models.create_model(arch, 10), path)
+        architectures.load_weights(architectures.create_model(arch, 10), path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -185,10 +185,10 @@ def test_another_architecture_is_named_by_its_first_odd_tensor(source, tmp_path)
     torch.save(source.state_dict(), path)
     assert_refused(path, r"'layer1\.3\.conv1\.weight' is absent there", arch="resnet32")
     bigger = tmp_path / "resnet32.pth"
-    torch.save(models.create_model("resnet32", 10).state_dict(), bigger)
+    torch.save(architectures.create_model("resnet32", 10).state_dict(), bigger)
     assert_refused(bigger, r"'layer1\.3\.conv1\.weight' is .* and absent in CifarResNet")
     hundred = tmp_path / "hundred.pth"
-    torch.save(models.create_model("resnet20", 100).state_dict(), hundred)
+    torch.save(architectures.create_model("resnet20", 100).state_dict(), hundred)
     assert_refused(hundred, r"'fc\.weight' is \(100, 64\) there and \(10, 64\)")
 
 

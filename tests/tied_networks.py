@@ -1,14 +1,14 @@
 """Networks with a convolution of two names, or with two that hold one weight."""
 
-from micronet import quantize
-from micronet.config import (
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,
     QuantizeSection,
     WeightPrecision,
 )
-from micronet.quantize import LayerBits
 
 BITS = LayerBits(4, 4)
 # A module of a user's own.

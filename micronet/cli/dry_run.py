@@ -1,0 +1,156 @@
+"""``python -m micronet.train schedule FILE --arch A``: what a schedule would do, untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from micronet.models import architectures, shared_layers
+from micronet.pruning import prune
+from micronet.pruning.patterns import outputs_first_shape
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import (
+    PruneGroup,
+    PruneSection,
+    Schedule,
+    load_schedule,
+    schedule_to_dict,
+)
+from micronet.scoring.network import plan_files
+from micronet.training.optimizer import learning_rate
+
+
+def describe(path: str, arch: str, num_classes: int, plan: str | None = None) -> str:
+    """Return what a schedule does to an architecture: by layer, then by epoch, then its notes.
+
+    A plan file's sparsities and bits stand in for the schedule's, where one is given.
+
+    Raises:
+        UserError: the file, the architecture, or a name in the file is wrong.
+    """
+    schedule = load_schedule(path)
+    if plan:
+        schedule = plan_files.applied(plan, schedule)
+    with torch.device("meta"):
+        model = architectures.create_model(arch, num_classes)
+    groups = prune.layer_groups(model, schedule.prune, schedule.path) if schedule.prune else {}
+    bits = quantize.plan(model, schedule.quantize, schedule.path) if schedule.quantize else {}
+    parts = [
+        f"{path} for {arch}: {', '.join(schedule_to_dict(schedule))}",
+        table(_layer_rows(model, groups, bits)),
+    ]
+    if rows := list(_epoch_rows(model, schedule, groups)):
+        parts.append(table([_epoch_head(schedule), *rows]))
+    if schedule.notes:
+        parts.append("\n".join(["Differs from Distiller:", *(f"- {n}" for n in schedule.notes)]))
+    return "\n\n".join(parts)
+
+
+def _layer_rows(
+    model: nn.Module, groups: dict[str, PruneGroup], bits: dict[str, LayerBits]
+) -> Iterable[Sequence[str]]:
+    yield "layer", "weights", "target", "structure", "epochs", "W bits", "A bits"
+    names, owners = shared_layers.all_names(model), shared_layers.owners(model)
+    for name, layer in architectures.layers(model).items():
+        group, precision = groups.get(owners[name]), bits.get(name, LayerBits(None, None))
+        yield (
+            shared_layers.label(names[name]),
+            f"{layer.weight.numel():,}",
+            target_text(group) if group else "-",
+            group.structure if group else "-",
+            _own_epochs(group) if group else "-",
+            *(_bits(b) for b in (precision.weight_bits, precision.activation_bits)),
+        )
+
+
+def target_text(group: PruneGroup) -> str:
+    """Return a group's target as text: ``60 %``, ``|w| <= 0.1`` or ``0.5 deviations``."""
+    if group.threshold is not None:
+        return f"|w| <= {group.threshold:g}"
+    if group.sensitivity is not None:
+        return f"{group.sensitivity:g} deviations"
+    together = " together" if group.scope == "group" else ""
+    return f"{100 * prune.final_sparsity(group):g} %{together}"
+
+
+def _own_epochs(group: PruneGroup) -> str:
+    own = (group.start_epoch, group.end_epoch, group.frequency)
+    if own == (None, None, None):
+        return "all"
+    return ":".join("" if value is None else str(value) for value in own)
+
+
+def _bits(bits: float | None) -> str:
+    return "float" if bits is None else f"{bits:g}"
+
+
+def _epoch_head(schedule: Schedule) -> list[str]:
+    groups = schedule.prune.groups if schedule.prune else ()
+    columns = [f"group {i}" for i in range(len(groups))]
+    return ["epoch", "lr", *columns, *(["sparsity"] if groups else []), "precision", "loss"]
+
+
+def _epoch_rows(
+    model: nn.Module, schedule: Schedule, groups: dict[str, PruneGroup]
+) -> Iterable[list[str]]:
+    train, section = schedule.train, schedule.prune
+    if train is None:
+        return
+    now = ["-"] * (len(section.groups) if section else 0)
+    pruned: dict[str, int] = {}
+    layers = architectures.layers(model)
+    total = sum(layers[owner].weight.numel() for owner in shared_layers.holders(model))
+    for epoch in range(train.epochs):
+        if section:
+            _fire(section, groups, layers, epoch, now, pruned)
+        overall = [f"{100 * sum(pruned.values()) / total:.2f} %"] if section else []
+        rate = f"{learning_rate(train, epoch):.3g}"
+        yield [str(epoch + 1), rate, *now, *overall, *_precision_and_loss(schedule, epoch)]
+
+
+def _fire(
+    section: PruneSection,
+    groups: dict[str, PruneGroup],
+    layers: dict[str, architectures.Layer],
+    epoch: int,
+    now: list[str],
+    pruned: dict[str, int],
+) -> None:
+    """Bring the text of each group and the pruned weights of each layer to an epoch's targets."""
+    for index, group in enumerate(section.groups):
+        if epoch in prune.firing_epochs(section, group):
+            now[index] = _reached(section, group, epoch)
+    for name, group in groups.items():
+        if epoch in prune.firing_epochs(section, group) and not _by_weights(group):
+            share = prune.target_sparsity(section, group, epoch)
+            pruned[name] = prune.pruned_of(outputs_first_shape(layers[name]), group, share)
+
+
+def _by_weights(group: PruneGroup) -> bool:
+    return group.threshold is not None or group.sensitivity is not None
+
+
+def _reached(section: PruneSection, group: PruneGroup, epoch: int) -> str:
+    if _by_weights(group):
+        return target_text(group)
+    return f"{100 * prune.target_sparsity(section, group, epoch):.2f} %"
+
+
+def _precision_and_loss(schedule: Schedule, epoch: int) -> tuple[str, str]:
+    quantised = schedule.quantize is not None and epoch >= schedule.quantize.start_epoch
+    distils = schedule.distill is not None and epoch >= schedule.distill.start_epoch
+    return "quantised" if quantised else "float", "distilled" if distils else "labels"
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of cells as text: the first column to the left, the others to the right."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *rest in cells:
+        others = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *others]))
+    return "\n".join(lines)

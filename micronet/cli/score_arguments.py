@@ -1,0 +1,203 @@
+"""The command line of ``python -m micronet.score``: options, and what they name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+from micronet.cli.train_arguments import Parser, add_own, positive
+from micronet.scoring.count import DEFAULT_RULES, RULES
+from micronet.scoring.network.accumulators import KINDS
+from micronet.scoring.network.plan_files import Plan, load_plan, plan_of
+from micronet.scoring.network.scored_network import Subject, from_plan, from_run, from_weights
+from micronet.scoring.rules.tracks import (
+    DEFAULT,
+    Track,
+    Verdict,
+    verdict_of_images,
+    verdict_of_perplexity,
+)
+from micronet.utils.errors import UserError, nearest
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    top = Parser(prog="python -m micronet.score", description="Count a network exactly.")
+    _source_options(top)
+    _rule_options(top)
+    _output_options(top)
+    return top
+
+
+def _source_options(top: Parser) -> None:
+    add = top.add_argument
+    add("networks", nargs="*", help="plan (.yaml), run directory or checkpoint")
+    add("--arch", help="architecture of a plan, or module:function of your own")
+    add_own(top)
+    add("--schedule", metavar="FILE", action="append", help="the plan's recipe; may be repeated")
+    add("--weights", metavar="FILE", help="count these weights: zeros and values as they are")
+    add("--image-size", type=positive, help="side of a plan's input in pixels")
+    add("--num-classes", type=positive, help="of a plan (default 1000)")
+    add("--assume-bits", action="store_true", help="bill a run in the rule set's usual bits")
+
+
+def _rule_options(top: Parser) -> None:
+    add = top.add_argument
+    name = DEFAULT_RULES.NAME
+    add("--rules", default=name, help=f"{', '.join(RULES)} (default {name})")
+    add("--track", default=DEFAULT.name, help=f"whose baselines divide (default {DEFAULT.name})")
+    add("--accumulator", choices=KINDS, default=KINDS[0], help="width that additions are billed at")
+    add("--result", metavar="C/N|PPL|FILE", help="evaluation: correct images, perplexity, or JSON")
+
+
+def _output_options(top: Parser) -> None:
+    add = top.add_argument
+    formats = top.add_mutually_exclusive_group()
+    for name, text in (("json", "one JSON object"), ("csv", "CSV"), ("markdown", "Markdown")):
+        formats.add_argument(f"--{name}", action="store_true", help=f"print {text}")
+    add("--as-published", action="store_true", help="add the figures of the rule set's own script")
+    add("--layers", action="store_true", help="print a line for every layer")
+    add("--entries", action="store_true", help="print every operation and stored tensor")
+    add("--proof", action="store_true", help="print how wide each accumulator must be")
+    add("--waterfall", metavar="FILE", help="draw where the score comes from (SVG)")
+    add("--compare", action="store_true", help="score several networks side by side")
+    add("--sweep", metavar="LAYERS=WHAT:A..B", help="bits:2..8, inputs:2..8 or sparsity:0.5..0.9")
+    add("--search", metavar="FILE", help="propose bits and sparsity by this sensitivity table")
+    add("--target", help="score that --search is to reach")
+    add("--proposal", metavar="FILE", help="write what --search proposes as a plan")
+
+
+def rules_named(name: str) -> ModuleType:
+    """Return a rule set by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in RULES:
+        raise UserError(f"there is no rule set {name!r}{nearest(name, RULES)}")
+    return RULES[name]
+
+
+def check(args: argparse.Namespace, rules: ModuleType) -> None:
+    """Hold options to each other.
+
+    Raises:
+        UserError: two of them contradict each other, or one lacks another.
+    """
+    if args.accumulator != KINDS[0] and not hasattr(rules, "BILLS_ACCUMULATORS"):
+        raise UserError(f"rule set {args.rules!r} bills additions at widths of its own")
+    if args.as_published and not hasattr(rules, "published"):
+        raise UserError(f"rule set {args.rules!r} has no program whose figures to repeat")
+    _check_jobs(args)
+    if args.arch and args.assume_bits:
+        raise UserError("--assume-bits belongs to a run; a plan's bits are in its schedule")
+    if args.assume_bits and rules is DEFAULT_RULES:
+        raise UserError(f"--assume-bits: rule set {args.rules!r} takes no bits for granted")
+
+
+def _check_jobs(args: argparse.Namespace) -> None:
+    if bool(args.search) != bool(args.target):
+        raise UserError("--search FILE and --target SCORE go together")
+    if args.proposal and not args.search:
+        raise UserError(f"--proposal {args.proposal} needs --search")
+    jobs = [job for job in ("compare", "sweep", "search") if getattr(args, job)]
+    if len(jobs) > 1:
+        raise UserError(f"--{jobs[0]} and --{jobs[1]} are two jobs: give one of them")
+    if args.compare and len(args.networks) < 2:
+        raise UserError("--compare needs two or more plans, runs or checkpoints")
+
+
+def subjects(args: argparse.Namespace, rules: ModuleType) -> list[Subject]:
+    """Return the networks that the command line names, at least one.
+
+    Raises:
+        UserError: it names none, or options that do not go with them.
+    """
+    if bool(args.networks) == bool(args.arch):
+        raise UserError("give a run or checkpoint, or a plan by --arch, and not both")
+    if args.arch:
+        return [_of_plan(_plan(args), args, rules)]
+    if len(args.networks) > 1 and not args.compare:
+        raise UserError(f"{len(args.networks)} networks are given: add --compare")
+    return [_named(name, args, rules) for name in args.networks]
+
+
+def is_plan(path: str) -> bool:
+    """Whether a path is that of a plan file, by its ending."""
+    return path.endswith((".yaml", ".yml"))
+
+
+def plan_named(args: argparse.Namespace) -> Plan | None:
+    """Return the one plan that the command line names, None where it names another network."""
+    if args.arch:
+        return _plan(args)
+    return load_plan(args.networks[0]) if is_plan(args.networks[0]) else None
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    return plan_of(args.arch, args.schedule or (), args.image_size, args.num_classes)
+
+
+def _of_plan(plan: Plan, args: argparse.Namespace, rules: ModuleType) -> Subject:
+    if args.weights:
+        return from_weights(plan, args.weights, rules, args.accumulator)
+    return from_plan(plan, rules, args.accumulator)
+
+
+def _named(name: str, args: argparse.Namespace, rules: ModuleType) -> Subject:
+    inside_plan = {"--schedule": args.schedule, "--image-size": args.image_size}
+    inside_plan |= {"--num-classes": args.num_classes}
+    for option, value in inside_plan.items():
+        if value is not None:
+            shown = value[0] if isinstance(value, list) else value
+            hint = "is in the plan file" if is_plan(name) else "belongs to a plan"
+            raise UserError(f"{option} {shown} {hint}: give --arch, not {name!r}")
+    if is_plan(name):
+        if args.assume_bits:
+            raise UserError("--assume-bits belongs to a run; a plan's bits are in its schedule")
+        return _of_plan(load_plan(name), args, rules)
+    if args.weights:
+        raise UserError(f"--weights {args.weights} goes with --arch or a plan, not with a run")
+    return from_run(name, rules, args.assume_bits, args.accumulator)
+
+
+def verdict(text: str, track: Track) -> Verdict:
+    """Judge an evaluation result: ``correct/images``, a perplexity, or a file of them.
+
+    A file holds the JSON object of ``micronet.train eval --json`` (``correct``, ``total``), or one
+    with ``perplexity``, a number or, to be exact, its decimal as text.
+
+    Raises:
+        UserError: it is none of these, or not what the track is judged by.
+    """
+    correct, slash, images = text.partition("/")
+    if slash and correct.strip().isdecimal() and images.strip().isdecimal():
+        return verdict_of_images(track, int(correct), int(images))
+    try:
+        perplexity = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        return _verdict_of_file(text, track)
+    return verdict_of_perplexity(track, perplexity)
+
+
+def _verdict_of_file(path: str, track: Track) -> Verdict:
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=Fraction)
+    except OSError as error:
+        hint = "it is no correct/images, no perplexity, and no file"
+        raise UserError(f"--result {path!r}: {hint} ({error.strerror})") from None
+    except ValueError:
+        raise UserError(f"--result {path!r} is not a JSON file") from None
+    record = record if isinstance(record, dict) else {}
+    if all(type(record.get(key)) is int for key in ("correct", "total")):
+        return verdict_of_images(track, record["correct"], record["total"])
+    try:
+        perplexity = Fraction(record["perplexity"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"--result {path!r} has neither whole numbers 'correct' and 'total' nor 'perplexity'"
+        ) from None
+    return verdict_of_perplexity(track, perplexity)

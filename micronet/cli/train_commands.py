@@ -1,0 +1,161 @@
+"""What ``python -m micronet.train`` does besides training: eval, schedule, summary, sensitivity."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from micronet.cli import dry_run, stage, summary
+from micronet.cli.stage import check_data
+from micronet.data.datasets import Data, open_data
+from micronet.models import architectures
+from micronet.models.failures import failures_of
+from micronet.runs import directory
+from micronet.training import network_trial, sensitivity
+from micronet.training.evaluation import evaluate
+from micronet.training.network_trial import Trial
+from micronet.utils import distributed
+from micronet.utils.errors import UserError
+
+
+def run_eval(args: dict[str, Any]) -> int:
+    """Print the accuracy of a run, a checkpoint, or an architecture with weights."""
+    model, meta, name = _network_to_evaluate(args)
+    data = open_data(
+        args["data"] or meta.get("data") or stage.DEFAULT_DATA,
+        image_size=args["image_size"] or meta.get("image_size"),
+        batch_size=args["batch_size"] or 128,
+        seed=0,
+        holdout=args["holdout"] or meta.get("holdout"),
+        workers=args["workers"],
+        trained=False,
+        skip_bad_images=args["skip_bad_images"],
+    ).as_seen_by(distributed.rank(), distributed.size())
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if model is None:
+        model = architectures.create_model(args["arch"], data.num_classes, channels=data.channels)
+        architectures.load_weights(model, args["weights"])
+    else:
+        check_data(meta, name, data)
+    split = args["split"] or ("test" if data.test_size else "validation")
+    if not {"test": data.test_size, "validation": data.validation_size}[split]:
+        raise UserError(f"data {data.name!r} has no {split} images")
+    batches = data.test() if split == "test" else data.validation()
+    judge = _judge(model, args["arch"] or meta["arch"], data, split, meta)
+    _print_accuracy(args, name, split, judge(model, batches))
+    report_skipped(data)
+    return 0
+
+
+def _judge(
+    model: nn.Module, arch: str, data: Data, split: str, meta: Mapping[str, Any]
+) -> sensitivity.Judge:
+    """Move a network to its device; return ``evaluate`` for the order of images that it takes.
+
+    Raises:
+        UserError: it does not take them, or returns no logits of their classes.
+    """
+    images = {"test": data.test_size, "validation": data.validation_size}[split]
+    trial = Trial.of_evaluation(arch, data, images)
+    wanted = meta.get("channels_last", True)
+    order = network_trial.check(model, trial, channels_last=wanted)
+    return functools.partial(evaluate, channels_last=order, name=arch)
+
+
+def report_skipped(data: Data) -> None:
+    """Say how many damaged images were left out, on standard error: JSON stays JSON."""
+    if skipped := data.skipped():
+        count = f"{len(skipped)} damaged image{'s' if len(skipped) > 1 else ''}"
+        print(f"{count} left out, the first: {skipped[0]}", file=sys.stderr)
+
+
+def _network_to_evaluate(args: dict[str, Any]) -> tuple[nn.Module | None, dict[str, Any], str]:
+    if args["run"]:
+        if args["weights"] or args["arch"]:
+            raise UserError("eval takes a run, or --arch with --weights, not both")
+        loaded = directory.load(args["run"])
+        return loaded.model, loaded.meta, str(loaded.path)
+    if not (args["arch"] and args["weights"]):
+        raise UserError("eval needs a run directory, a checkpoint, or --arch with --weights")
+    return None, {}, args["weights"]
+
+
+def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) -> None:
+    if args["json"]:
+        record = dataclasses.asdict(accuracy)
+        print(json.dumps({"network": name, "split": split, **record, "top1": accuracy.top1}))
+        return
+    print(f"{name}: {split} set, {accuracy.correct:,} of {accuracy.total:,} correct")
+    print(
+        f"top-1 {accuracy.top1:.3f} %, top-5 {accuracy.top5:.3f} %, loss {accuracy.loss:.4f}, "
+        f"{accuracy.ties} tied maxima (counted for the lowest class index)"
+    )
+
+
+def run_schedule(args: dict[str, Any]) -> int:
+    """Print what a schedule would do."""
+    print(dry_run.describe(args["file"], args["arch"], args["num_classes"], args["plan"]))
+    return 0
+
+
+def run_summary(args: dict[str, Any]) -> int:
+    """Print the layers of a run, a checkpoint or an architecture."""
+    if bool(args["run"]) == bool(args["arch"]):
+        raise UserError("summary takes a run or --arch, one of them")
+    if args["run"]:
+        loaded = directory.load(args["run"])
+        model, arch, classes = loaded.model, loaded.meta["arch"], loaded.meta["num_classes"]
+        size = args["image_size"] or loaded.meta["image_size"]
+    else:
+        arch, classes = args["arch"], args["num_classes"]
+        model = architectures.create_model(arch, classes)
+        size = args["image_size"] or architectures.default_image_size(arch)
+    with torch.device("meta"):
+        structure = architectures.create_model(arch, classes)
+    with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
+        described = summary.describe(model, structure, size, arch)
+    print(f"{args['run'] or arch} at {size}x{size}\n\n{described}")
+    return 0
+
+
+def run_sensitivity(args: dict[str, Any]) -> int:
+    """Scan a run's layers and write what was found."""
+    levels = sensitivity.levels_of(args["levels"])
+    loaded = directory.load(args["run"])
+    data = open_data(
+        args["data"] or loaded.meta["data"],
+        image_size=loaded.meta["image_size"],
+        batch_size=args["batch_size"],
+        seed=0,
+        holdout=loaded.meta["holdout"],
+        workers=args["workers"],
+        trained=False,
+    ).as_seen_by(distributed.rank(), distributed.size())
+    if args["batches"] and distributed.is_several():
+        raise UserError("--batches goes with one process: several have other batches")
+    check_data(loaded.meta, str(loaded.path), data)
+    batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
+    judge = _judge(loaded.model, loaded.meta["arch"], data, "validation", loaded.meta)
+    out, asked = Path(args["out"]), (args["layers"], args["kind"], levels)
+    found = sensitivity.scan(loaded.model, batches, *asked, judge)
+    distributed.first_alone(lambda: sensitivity.write(out, *found))
+    print(f"written: {out / 'sensitivity.csv'}, search.csv, sensitivity.svg")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "eval": run_eval,
+    "schedule": run_schedule,
+    "summary": run_summary,
+    "sensitivity": run_sensitivity,
+}

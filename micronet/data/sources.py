@@ -1,0 +1,176 @@
+"""Where images come from: sets by name, and folders of classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from micronet.data.batches import FileImages, Images, MemoryImages
+from micronet.data.image_files import Listing, decode, decode_square, entries, list_images
+from micronet.data.splits import stratified_split
+from micronet.utils.errors import UserError, nearest
+
+# Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
+DOWNLOADS = Path(".data")
+
+# The parts of a folder, and how else they are called.
+_PARTS = ("train", "val", "test")
+_OTHER_NAMES = ("training", "validation", "valid", "dev", "eval", "evaluation", "testing", *_PARTS)
+
+_SMALL_SIDE = 64
+# Decoded images above this number of bytes are read from their files instead.
+_MEMORY_LIMIT = 4 << 30
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it comes, before anything is held out; ``notes`` say what was passed over."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    train: Images | None
+    validation: Images | None
+    test: Images | None
+    notes: tuple[str, ...] = ()
+
+
+def find(source: str, image_size: int | None, workers: int, skip_bad: bool) -> Source:
+    """Open a set by name, or a folder with train/, val/ and test/, some of them.
+
+    Raises:
+        UserError: there is no such set or folder, it cannot be fetched or read, or its parts have
+            different classes.
+    """
+    builtin = _BUILTINS.get(source)
+    return builtin(image_size) if builtin else _open_folder(source, image_size, workers, skip_bad)
+
+
+def _open_digits(image_size: int | None) -> Source:
+    """Scikit-learn's 1,797 scanned digits of 8x8 pixels, a fifth of them for test."""
+    from sklearn.datasets import load_digits  # slow to import, and only this set needs it
+
+    digits = load_digits()
+    size = image_size or 32
+    planes = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    planes = F.interpolate(planes, (size, size), mode="bilinear").round().to(torch.uint8)
+    pixels = planes.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    labels = torch.from_numpy(digits.target)
+    train, test = (
+        MemoryImages(pixels[part], labels[part], size, flip=False)
+        for part in stratified_split(labels, 0.2)
+    )
+    classes = tuple(str(name) for name in digits.target_names)
+    return Source("digits", classes, size, train, None, test)
+
+
+def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], size: int | None) -> Source:
+    try:
+        sets = [kind(str(DOWNLOADS), train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot fetch {name} into {str(DOWNLOADS)!r}: {error}") from None
+    size = size or 32
+    train, test = (
+        MemoryImages(torch.from_numpy(s.data), torch.tensor(s.targets), size, flip=True)
+        for s in sets
+    )
+    return Source(name, tuple(sets[0].classes), size, train, None, test)
+
+
+_BUILTINS: dict[str, Callable[[int | None], Source]] = {
+    "digits": _open_digits,
+    "cifar10": lambda size: _open_cifar("cifar10", torchvision.datasets.CIFAR10, size),
+    "cifar100": lambda size: _open_cifar("cifar100", torchvision.datasets.CIFAR100, size),
+}
+
+
+def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bool) -> Source:
+    root = Path(source)
+    if not os.path.isdir(root):
+        known = ", ".join(_BUILTINS)
+        hint = nearest(source, _BUILTINS)
+        raise UserError(f"{source!r} is neither a folder nor a known data set ({known}){hint}")
+    present = [name for name in _PARTS if _is_part(root / name)]
+    if not present:
+        others = "".join(f"; it holds {name}/" for name in _passed_over(root, ()))
+        raise UserError(f"data folder {source!r} holds no folder train/, val/ or test/{others}")
+    listings = [list_images(root / name) for name in present]
+    first = listings[0]
+    for name, listing in zip(present, listings, strict=True):
+        odd = sorted(set(listing.classes) ^ set(first.classes))
+        if odd:
+            holder = name if odd[0] in listing.classes else present[0]
+            raise UserError(
+                f"the classes of {str(root / name)!r} are not those of {present[0]}/: "
+                f"only {holder}/ has {odd[0]!r}"
+            )
+    images: Sequence[MemoryImages | FileImages] | None = None
+    # Images in memory are all read at once: where one may be damaged they stay in their files.
+    if not skip_bad:
+        images = _in_memory(listings, image_size)
+    images = images or [
+        FileImages(each.files, each.labels, image_size or 224, workers=workers, skip_bad=skip_bad)
+        for each in listings
+    ]
+    parts = dict(zip(present, images, strict=True))
+    name, size = root.resolve().name, images[0].image_size
+    train, validation, test = (parts.get(part) for part in _PARTS)
+    notes = _notes(root, first.classes, held_out="train" in parts and "val" not in parts)
+    notes += tuple(_kinds(listing) for listing in listings if listing.passed_over)
+    return Source(name, first.classes, size, train, validation, test, notes)
+
+
+def _kinds(listing: Listing) -> str:
+    count, first = len(listing.passed_over), listing.passed_over[0]
+    files = f"{count} images, such as {first!r}, are" if count > 1 else f"image {first!r} is"
+    return f"{files} passed over: names of images end in {', '.join(IMG_EXTENSIONS)}"
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether there is such a folder; a file or a lost link of that name is a mistake."""
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        problem = "leads nowhere" if folder.is_symlink() else "is no folder"
+        raise UserError(f"{str(folder)!r} {problem}")
+    return os.path.isdir(folder)
+
+
+def _passed_over(root: Path, classes: Sequence[str]) -> list[str]:
+    """Return the folders that look like parts of the data: by their names, or by their classes."""
+    others = [e for e in entries(root) if e.name not in _PARTS and os.path.isdir(e.path)]
+    return [
+        entry.name
+        for entry in others
+        if entry.name.lower() in _OTHER_NAMES
+        or any(os.path.isdir(os.path.join(entry.path, name)) for name in classes)
+    ]
+
+
+def _notes(root: Path, classes: Sequence[str], *, held_out: bool) -> tuple[str, ...]:
+    """Return a note of each folder passed over, and what validates where none was read for it."""
+    instead = "; the validation images are held out of train/" if held_out else ""
+    return tuple(
+        f"{str(root / name)!r} is passed over: only train/, val/ and test/ are read{instead}"
+        for name in _passed_over(root, classes)
+    )
+
+
+def _in_memory(listings: list[Listing], image_size: int | None) -> list[MemoryImages] | None:
+    """Decode all images if they are square, small and of one size; return None if they are not."""
+    width, height = decode(listings[0].files[0]).size
+    total = sum(len(listing.files) for listing in listings)
+    if width != height or width > _SMALL_SIDE or total * 3 * width * height > _MEMORY_LIMIT:
+        return None
+    images: list[MemoryImages] = []
+    for listing in listings:
+        pixels = decode_square(listing.files, width)
+        if pixels is None:
+            return None
+        images.append(MemoryImages(pixels, listing.labels, image_size or width, flip=True))
+    return images

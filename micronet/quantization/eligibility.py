@@ -1,0 +1,56 @@
+"""Which layers can be quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
+from torch import nn
+
+from micronet.models import architectures, shared_layers
+from micronet.quantization import shared_weights
+from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
+from micronet.quantization.layers import QuantizedLayer
+from micronet.quantization.plain_weights import check_weight, has_plain_parameters
+from micronet.quantization.precision import LayerBits
+from micronet.utils.errors import UserError
+
+
+def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "") -> None:
+    """Hold the layers that are quantised to being of a kind that can be.
+
+    Args:
+        model: whose layers they are.
+        bits: precision of every layer.
+        where: how a message begins.
+
+    Raises:
+        UserError: a layer is not, or its weight is used elsewhere at another precision.
+    """
+    hint = "set its weights and activations to null in quantize.overrides"
+    for name, layer in architectures.layers(model).items():
+        if bits[name].is_float or isinstance(layer, QuantizedLayer):
+            continue
+        check_weight(name, layer, "quantised", where, f"; {hint}")
+        if not (is_plain_convolution(layer) or is_plain_linear(layer)):
+            kind = type(layer).__name__
+            raise UserError(f"{where}layer {name!r} ({kind}) cannot be quantised: {hint}")
+    if any(layer.weight_bits is not None for layer in bits.values()):
+        shared_layers.check_memory(model, where)
+        shared_weights.check_precision(model, bits, where)
+
+
+def is_plain_convolution(source: nn.Module) -> bool:
+    """Whether a layer is one of the convolutions that quantised and exact ones stand in for."""
+    # Exact types: a subclass may use its weight without calling forward, as attention does.
+    if not has_plain_parameters(source):
+        return False
+    if isinstance(source, Conv2dStaticSamePadding):
+        # EfficientNet's squeeze-excite layers, whose fixed padding is none.
+        return isinstance(source.static_padding, nn.Identity)
+    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d)
+
+
+def is_plain_linear(source: nn.Module) -> bool:
+    """Whether a layer is a linear layer as torch has it."""
+    return has_plain_parameters(source) and type(source) in (nn.Linear, FloatLinear)

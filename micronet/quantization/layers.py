@@ -1,0 +1,259 @@
+"""Layers whose weights and input activations are codes of a few bits while they train.
+
+The master weights stay in float under their usual names; each forward pass quantises them, masked,
+per output channel, and quantises the layer's input. The step of either operand follows a range, or
+is learned (see ``quantizers``). The arithmetic is ``micronet_kernels``' affine scheme, the same in
+training and evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet.quantization.deterministic_layers import (
+    ExactConv2d,
+    flat_batch,
+    is_computed_here,
+    summed,
+)
+from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers import (
+    ActivationQuantizer,
+    InputQuantizer,
+    LearnedActivationQuantizer,
+    gradient_scale,
+    initial_step,
+    scale_of_steps,
+)
+
+# Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
+_OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1
+
+
+class QuantizedLayer(nn.Module):
+    """What quantised convolutions and linear layers share.
+
+    Where the step of the weights is learned, ``weight_step`` holds one for each output channel.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    weight_step: nn.Parameter | None
+    weight_zero_point: Tensor
+
+    def _quantize_like(self, bits: LayerBits) -> None:
+        self.bits = bits
+        self.input_quantizer = _input_quantizer(bits)
+        # Bits of the pruning mask; empty while the layer is dense. The masks of a run are saved
+        # once, under their own keys, so this one is not part of the state.
+        self.register_buffer("mask", torch.empty(0, dtype=torch.uint8), persistent=False)
+        self.register_parameter("weight_step", None)
+
+    @property
+    def has_weight_range(self) -> bool:
+        """Whether the step of the weights follows their range."""
+        return self.bits.weight_bits is not None and self.bits.weight_step == "range"
+
+    @property
+    def weight_levels(self) -> int:
+        """Number of levels of a quantised weight."""
+        return _levels(self.bits.weight_levels, "weights stay")
+
+    @property
+    def activation_levels(self) -> int:
+        """Number of levels of a quantised input."""
+        return _levels(self.bits.activation_levels, "input stays")
+
+    @property
+    def weight_mask(self) -> Tensor | None:
+        """Bits of the pruning mask, None while the layer is dense."""
+        return self.mask if self.mask.numel() else None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether both operands are codes that the integer convolution takes."""
+        return self.bits.float_because is None
+
+    def _is_computed_here(self, x: Tensor) -> bool:
+        """Whether the kernels compute the layer; raises where no arithmetic of ours could."""
+        if kernels.is_eager(x, self.weight) and self.weight.dtype != torch.float32:
+            raise TypeError(
+                f"a quantized layer computes in float32, but its weights are {self.weight.dtype}"
+            )
+        return is_computed_here(x, self.weight)
+
+    def _codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+        assert isinstance(self.input_quantizer, ActivationQuantizer)
+        return self.input_quantizer.codes(x)
+
+    def start_weight_steps(self) -> None:
+        """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""
+        magnitude = self.weight.detach().float().abs().flatten(1)
+        kept = torch.ones_like(magnitude, dtype=torch.bool)
+        if self.weight_mask is not None:
+            kept = kernels.unpack_bits(self.mask, magnitude.numel()).view(magnitude.shape)
+        mean = (magnitude * kept).sum(1) / kept.sum(1).clamp(min=1)
+        self.weight_step = nn.Parameter(initial_step(mean, self._largest_weight()))
+        zero_point = torch.full_like(mean, self._largest_weight() - (self.weight_levels - 1))
+        self.register_buffer("weight_zero_point", zero_point, persistent=False)
+
+    def _largest_weight(self) -> int:
+        return self.weight_levels - 1 - self.weight_levels // 2
+
+    def quantized_weight(self) -> Tensor:
+        """Return the values that the layer computes with, shaped as ``weight``."""
+        if self.bits.weight_bits is None:
+            return self.weight
+        if self.weight_step is None:
+            return kernels.fake_quant_per_channel(self.weight, self.weight_levels, self.weight_mask)
+        # Contiguous, because the mask follows the logical order; a layer of one channel counts
+        # as one tensor, whose order would be that of its memory.
+        return kernels.fake_quant_learned_step(
+            self.weight.contiguous(),
+            self.weight_step,
+            self.weight_zero_point,
+            self.weight_levels,
+            self.weight_mask,
+            gradient_scale(self.weight[:1].numel(), self._largest_weight()),
+        )
+
+    def weight_scale(self) -> Tensor:
+        """Return the scales S of the weights' values ``i / S``, one for each output channel."""
+        if self.weight_step is not None:
+            return scale_of_steps(self.weight_step)
+        return kernels.quantize_per_channel(self.weight, self.weight_levels, self.weight_mask)[1]
+
+    def _sums_integers(self) -> bool:
+        """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
+        if self.input_quantizer is None or self.bits.weight_bits is None:
+            return False
+        depth = self.weight[0].numel()
+        return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
+
+    def _integer_sums(self, x: Tensor, weight: Tensor, call: kernels.ConvCall) -> Tensor:
+        """Convolve values in evaluation."""
+        assert self.input_quantizer is not None
+        scales = self.input_quantizer.scale, self.weight_scale()
+        bias: Any = self.bias
+        return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], bias, call)
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        return x, self.quantized_weight()
+
+
+def _levels(levels: int | None, what: str) -> int:
+    if levels is None:
+        # The kind of error that hasattr knows; torch.jit asks modules for everything they have.
+        raise AttributeError(f"this layer's {what} in float")
+    return levels
+
+
+def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
+    levels = bits.activation_levels
+    if levels is None:
+        return None
+    if bits.activation_step == "learned":
+        return LearnedActivationQuantizer(levels)
+    return ActivationQuantizer(levels, bits.decay)
+
+
+class QuantizedConv2d(QuantizedLayer, ExactConv2d):
+    """A convolution over quantised weights and inputs, with the source's own parameters."""
+
+    def __init__(self, source: nn.Conv2d, bits: LayerBits) -> None:
+        ExactConv2d.__init__(self, source)
+        self._quantize_like(bits)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (batch, in, height, width) into (batch, out, height', width')."""
+        x = input
+        if not self._is_computed_here(x):
+            return self.convolve(*self._operands(x))
+        if x.dim() == 3:
+            return flat_batch(x, 3, self.forward)
+        if x.dim() != 4:
+            # torch refuses it, in its own words.
+            return self.convolve(x, self.weight)
+        if self.is_exact:
+            images = self.bordered(x)
+            codes = self._codes(images)
+            if codes is not None:
+                call = self._call(images.shape[-2:])
+                return kernels.LazyTensor.convolve(codes, self.weight, self.mask, self.bias, call)
+        if self.training:
+            return self.convolve(*self._operands(x))
+        x, weight = self._operands(x.float())
+        if not self._sums_integers():
+            return self.evaluate(x, weight)
+        images = self.bordered(x)
+        return self._integer_sums(images, weight, self._call(images.shape[-2:]))
+
+    def _call(self, size: torch.Size) -> kernels.ConvCall:
+        return kernels.ConvCall(self.activation_levels, self.weight_levels, *self.geometry(size))
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """A linear layer over quantised weights and, where asked, inputs."""
+
+    def __init__(self, source: nn.Linear, bits: LayerBits) -> None:
+        has_bias = source.bias is not None
+        nn.Linear.__init__(
+            self, source.in_features, source.out_features, bias=has_bias, device="meta"
+        )
+        self.weight, self.bias = source.weight, source.bias
+        self._quantize_like(bits)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``input`` (..., in_features) to (..., out_features)."""
+        x = input
+        if not self._is_computed_here(x):
+            x, weight = self._operands(x)
+            return F.linear(x, weight, self.bias)
+        return self._multiply(x) if x.dim() == 2 else flat_batch(x, 1, self._multiply)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        if self.is_exact:
+            codes = self._codes(x[:, :, None, None])
+            if codes is not None:
+                return self._multiply_codes(codes)
+        if self.training:
+            x, weight = self._operands(x)
+            return F.linear(x, weight, self.bias)
+        return self._evaluate(x.float())
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        levels, mask = 0, None
+        if self.input_quantizer is None and self.has_weight_range:
+            # Integers of the weights are summed, and scaled afterwards.
+            weight, levels, mask = self.weight, self.weight_levels, self.weight_mask
+        else:
+            x, weight = self._operands(x)
+        if self._sums_integers():
+            images, kernel = x[:, :, None, None], weight[:, :, None, None]
+            return self._integer_sums(images, kernel, self._call()).flatten(1)
+        exact = kernels.linear_by_lanes(x, weight, self.bias, levels, mask)
+        return summed(exact, lambda: F.linear(x, self.quantized_weight(), self.bias))
+
+    def _multiply_codes(self, codes: kernels.QuantizedInput) -> Tensor:
+        weight = self.weight[:, :, None, None]
+        y = kernels.LazyTensor.convolve(codes, weight, self.mask, self.bias, self._call())
+        return y.flatten(1)
+
+    def _call(self) -> kernels.ConvCall:
+        """A linear layer is a convolution of images of one pixel."""
+        return kernels.ConvCall(self.activation_levels, self.weight_levels, *_OF_ONE_PIXEL)
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """Yield the quantised layers of a model and their names, in module order."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            yield name, module

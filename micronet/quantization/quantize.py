@@ -1,0 +1,275 @@
+"""Which layers of a network compute in a few bits, and the network with those layers in place.
+
+``plan`` holds a schedule to a network; ``convert_`` replaces its layers by quantised ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet.models import architectures, shared_layers
+from micronet.models.plain_swish import use_plain_swish_
+from micronet.models.replacement import replace_
+from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
+from micronet.quantization.eligibility import check_layers, is_plain_convolution, is_plain_linear
+from micronet.quantization.fast_paths import leave_fast_paths_
+from micronet.quantization.layers import (
+    QuantizedConv2d,
+    QuantizedLayer,
+    QuantizedLinear,
+    quantized_layers,
+)
+from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers import ActivationQuantizer, LearnedActivationQuantizer
+from micronet.quantization.sync_batch_norm import synchronise_in_integers_
+from micronet.recipe.layer_patterns import assign_layers
+from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
+from micronet.recipe.yaml_source import place
+from micronet.utils.errors import UserError
+
+
+def plan(
+    model: nn.Module, section: QuantizeSection, path: str = "<schedule>"
+) -> dict[str, LayerBits]:
+    """Return the precision of every convolution and linear layer of a model.
+
+    Raises:
+        UserError: an override names no layer, two want different things of one, nothing is
+            quantised, the section asks for quantised activations and no layer gets any, or a
+            layer that is quantised cannot be.
+    """
+    layers = architectures.layers(model)
+    by_key = {f"quantize.overrides[{i}].layers": o for i, o in enumerate(section.overrides)}
+    patterns = {key: override.layers for key, override in by_key.items()}
+    names = shared_layers.all_names(model)
+    assigned = assign_layers(
+        names, patterns, path, lambda key: dataclasses.replace(by_key[key], layers=())
+    )
+    bits = {}
+    for name in layers:
+        weights, activations = section.weights, section.activations
+        if name in assigned:
+            override = by_key[assigned[name]]
+            weights = _inherit(override.weights, weights)
+            activations = _inherit(override.activations, activations)
+        bits[name] = _layer_bits(weights, activations)
+    _check_plan(bits, section, path)
+    check_layers(model, bits, f"{place(path, 'quantize')}: ")
+    return bits
+
+
+def _inherit(value: Any, default: Any) -> Any:
+    return default if isinstance(value, Inherit) else value
+
+
+def _layer_bits(
+    weights: WeightPrecision | None, activations: ActivationPrecision | None
+) -> LayerBits:
+    bits = LayerBits(None, None)
+    if weights is not None:
+        own = _bits_of(weights)
+        bits = dataclasses.replace(bits, weight_bits=own, weight_step=weights.step)
+    if activations is not None:
+        bits = dataclasses.replace(
+            bits,
+            activation_bits=_bits_of(activations),
+            decay=activations.decay,
+            activation_step=activations.step,
+        )
+    return bits
+
+
+def _bits_of(precision: WeightPrecision | ActivationPrecision) -> float:
+    """Return the bits of a precision that a recipe gives in bits or in levels."""
+    if precision.levels is not None:
+        return kernels.bits_of_levels(precision.levels)
+    assert precision.bits is not None
+    return precision.bits
+
+
+def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: str) -> None:
+    if all(layer.is_float for layer in bits.values()):
+        raise UserError(f"{place(path, 'quantize')}: quantize quantises no layer of this network")
+    activations = any(layer.activation_bits is not None for layer in bits.values())
+    if section.activations is not None and not activations:
+        key = "quantize.activations"
+        raise UserError(f"{place(path, key)}: {key} is set, but no layer's input is quantised")
+
+
+def convert_(
+    model: nn.Module, bits: Mapping[str, LayerBits], masks: Mapping[str, Tensor] | None = None
+) -> None:
+    """Turn every layer that ``bits`` quantises into a quantised one; parameters stay the same.
+
+    Args:
+        model: its modules keep their names.
+        bits: precision by layer, layers without an entry being left as they are.
+        masks: pruning masks by layer, shared with the new layers; learned steps start from the
+            weights that they keep.
+
+    Raises:
+        UserError: a layer is of a kind that cannot be quantised, or is no layer of this model.
+    """
+    layers = architectures.layers(model)
+    for name in bits:
+        if name not in layers:
+            raise UserError(f"quantised layer {name!r} is no layer of this network")
+    every = {name: bits.get(name, _precision(layer)) for name, layer in layers.items()}
+    check_layers(model, every)
+    new = [
+        name
+        for name, layer in layers.items()
+        if not every[name].is_float and not isinstance(layer, QuantizedLayer)
+    ]
+    for name in new:
+        replace_(layers[name], _quantised(layers[name], every[name]))
+    share_masks(model, masks or {})
+    _start_weight_steps(model, new)
+    if new:
+        use_plain_swish_(model)
+        synchronise_in_integers_(model)
+        leave_fast_paths_(model)
+        _evaluate_floats_exactly(model)
+
+
+def _precision(layer: nn.Module) -> LayerBits:
+    return layer.bits if isinstance(layer, QuantizedLayer) else LayerBits(None, None)
+
+
+def _start_weight_steps(model: nn.Module, names: Collection[str]) -> None:
+    """Give newly quantised layers the steps of their weights to learn, one set for each weight."""
+    owners = shared_layers.owners(model)
+    for name, layer in quantized_layers(model):
+        if name not in names or layer.bits.weight_bits is None or layer.has_weight_range:
+            continue
+        owner = model.get_submodule(owners[name])
+        if owner is layer:
+            layer.start_weight_steps()
+        else:
+            assert isinstance(owner, QuantizedLayer)
+            layer.weight_step = owner.weight_step
+            layer.register_buffer("weight_zero_point", owner.weight_zero_point, persistent=False)
+
+
+def _evaluate_floats_exactly(model: nn.Module) -> None:
+    """Turn the plain layers that stay in float; parameters stay the same objects."""
+    for layer in architectures.layers(model).values():
+        if isinstance(layer, (QuantizedLayer, FloatConv2d, FloatLinear)):
+            continue
+        if isinstance(layer, nn.Conv2d) and is_plain_convolution(layer):
+            replace_(layer, FloatConv2d(layer))
+        elif isinstance(layer, nn.Linear) and is_plain_linear(layer):
+            replace_(layer, FloatLinear(layer))
+
+
+def _quantised(source: nn.Module, bits: LayerBits) -> QuantizedLayer:
+    new: QuantizedLayer
+    if isinstance(source, nn.Conv2d):
+        new = QuantizedConv2d(source, bits)
+    else:
+        assert isinstance(source, nn.Linear)
+        new = QuantizedLinear(source, bits)
+    return new.to(new.weight.device)
+
+
+def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Give quantised layers the bits of their weights' pruning masks, which their weight op fuses.
+
+    Args:
+        model: whose layers they are.
+        masks: by the layer that owns the weight.
+    """
+    owners = shared_layers.owners(model)
+    for name, layer in quantized_layers(model):
+        if owners[name] in masks:
+            layer.mask = masks[owners[name]].to(layer.weight.device)
+
+
+def bits_to_dict(bits: Mapping[str, LayerBits]) -> dict[str, dict[str, Any]]:
+    """Turn a plan into plain data for a checkpoint's header."""
+    return {name: dataclasses.asdict(layer) for name, layer in bits.items()}
+
+
+def bits_from_dict(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, LayerBits]:
+    """Read a plan back from a checkpoint's header."""
+    return {name: LayerBits(**layer) for name, layer in plain.items()}
+
+
+def unready(model: nn.Module) -> list[str]:
+    """Return the activation quantisers that have never seen a training batch."""
+    return [
+        f"{name}.input_quantizer"
+        for name, layer in quantized_layers(model)
+        if layer.input_quantizer is not None and not layer.input_quantizer.is_ready()
+    ]
+
+
+def broken_ranges(model: nn.Module) -> list[str]:
+    """Return the layers whose input held a NaN or an infinity, in module order."""
+    return [
+        name
+        for name, layer in quantized_layers(model)
+        if isinstance(layer.input_quantizer, ActivationQuantizer)
+        and not bool(torch.isfinite(layer.input_quantizer.range).all())
+    ]
+
+
+@torch.no_grad()
+def broken_inputs(model: nn.Module, images: Tensor) -> list[str]:
+    """Return the quantised layers whose input is not finite, in execution order.
+
+    Runs the model on ``images`` once more, because a learned step keeps no trace of its input.
+    """
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not bool(torch.isfinite(inputs[0]).all()):
+                found.append(name)
+
+        return look
+
+    hooks = [
+        layer.register_forward_pre_hook(watch(name)) for name, layer in quantized_layers(model)
+    ]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are steps of quantisers, each by what it is the step of."""
+    steps: dict[str, nn.Parameter] = {}
+    owners = shared_layers.owners(model)
+    for name, layer in quantized_layers(model):
+        if layer.weight_step is not None and owners[name] == name:
+            steps[f"the weights of layer {name!r}"] = layer.weight_step
+        if isinstance(layer.input_quantizer, LearnedActivationQuantizer):
+            steps[f"the input of layer {name!r}"] = layer.input_quantizer.step_size
+    return steps
+
+
+@torch.no_grad()
+def broken_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the first value without a positive, finite reciprocal of each of ``learned_steps``.
+
+    Waits for the device once where there is none.
+    """
+    if not steps or not bool(_is_broken(torch.cat(list(steps.values()))).any()):
+        return {}
+    broken = {owner: step[_is_broken(step)] for owner, step in steps.items()}
+    return {owner: float(values[0]) for owner, values in broken.items() if values.numel()}
+
+
+def _is_broken(steps: Tensor) -> Tensor:
+    inverse = steps.reciprocal()
+    return ~((inverse > 0) & (inverse < torch.inf))

@@ -1,0 +1,196 @@
+"""Quantisers of a layer's input, and the initial step of learned ones.
+
+``ActivationQuantizer`` follows the range of its input. ``LearnedActivationQuantizer`` learns its
+step as a parameter: learned step size quantisation (LSQ), Esser et al. 2020, "Learned Step Size
+Quantization", whose section 2.1 gives the initial step and section 2.2 the gradient's scale.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet.utils import distributed
+
+
+class InputQuantizer(nn.Module, ABC):
+    """Fake-quantises the input of a layer to ``levels`` levels."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    @property
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """The scale S of frozen values ``i / S``, a scalar."""
+
+    @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest value of a frozen input; waits for the device."""
+
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether a training batch has set its state; waits for the device."""
+
+
+class ActivationQuantizer(InputQuantizer):
+    """Fake-quantises its input under the bias-corrected moving average of its range.
+
+    Training updates the range with each batch, then quantises that batch; evaluation freezes it.
+    The state lives in buffers: ``ema`` and ``range`` are (low, high), ``step`` counts batches.
+    """
+
+    ema: Tensor
+    range: Tensor
+    step: Tensor
+
+    def __init__(self, levels: int, decay: float) -> None:
+        super().__init__(levels)
+        self.decay = decay
+        self.register_buffer("ema", torch.zeros(2))
+        self.register_buffer("range", torch.zeros(2))
+        self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantised values of ``x``, any shape."""
+        if self.training:
+            self._follow(x)
+        return kernels.fake_quant_per_tensor(x, self.range, self.levels)
+
+    def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+        """Return the codes of images ``x`` (batch, channels, height, width).
+
+        None where the range is frozen and a value is not finite, for which there is no code; in
+        training such a value makes the range NaN, and with it everything that follows.
+        """
+        if self.training:
+            self._follow(x)
+        elif not kernels.is_finite(x):
+            return None
+        return kernels.quantize_input(x, self.range, self.levels)
+
+    def _follow(self, x: Tensor) -> None:
+        """Move the range by the batch of all processes."""
+        if isinstance(x, kernels.LazyTensor) or distributed.is_several():
+            widest = distributed.widest(kernels.extremes(x))
+            kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
+        else:
+            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale S of values ``i / S`` under the range."""
+        return kernels.scale_of_range(self.range, self.levels)
+
+    def ends(self) -> tuple[float, float]:
+        """Return the range."""
+        return float(self.range[0]), float(self.range[1])
+
+    def is_ready(self) -> bool:
+        """Whether a training batch has set the range."""
+        return int(self.step) > 0
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, decay={self.decay}"
+
+
+class LearnedActivationQuantizer(InputQuantizer):
+    """Fake-quantises its input to whole multiples of a step that the optimiser learns.
+
+    The first training batch sets the initial step and, for good, the zero point: 0 for an input
+    that is never negative. Until then the zero point is NaN, and so is every value.
+    """
+
+    step_size: nn.Parameter
+    zero_point: Tensor
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self.step_size = nn.Parameter(torch.ones(1))
+        self.register_buffer("zero_point", torch.full((1,), torch.nan))
+        # The largest multiple, on the host, so that no later step waits for the device.
+        self._largest: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantised values of ``x`` (batch, ...)."""
+        if self.training and self._largest is None:
+            self._start(x.detach())
+        largest = 1 if self._largest is None else self._largest
+        scale = gradient_scale(x[:1].numel(), largest)
+        return kernels.fake_quant_learned_step(
+            x, self.step_size, self.zero_point, self.levels, gradient_scale=scale
+        )
+
+    @torch.no_grad()
+    def _start(self, x: Tensor) -> None:
+        low, high = distributed.widest(torch.stack(torch.aminmax(x)).float())
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        zero = torch.round((self.levels - 1) * low / (high - low))
+        # Where the input is all zero, or not finite; the step tells these two apart.
+        self.zero_point.copy_(zero.nan_to_num(nan=0.0))
+        self._read_zero_point()
+        magnitude = distributed.mean(x.float().abs().mean())
+        self.step_size.copy_(initial_step(magnitude, self._largest or 1))
+
+    def _read_zero_point(self) -> None:
+        ready = self.is_ready()
+        # An input that is never positive has no positive level; the paper has no such case.
+        self._largest = max(self.levels - 1 + int(self.zero_point), 1) if ready else None
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, *args)
+        if not self.zero_point.is_meta:
+            self._read_zero_point()
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale S of values ``i / S``: one over the step."""
+        return scale_of_steps(self.step_size)[0]
+
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest multiple of the step."""
+        step, lowest = float(self.step_size.detach()), float(self.zero_point)
+        return step * lowest, step * (lowest + self.levels - 1)
+
+    def is_ready(self) -> bool:
+        """Whether a training batch has set the zero point and the initial step."""
+        return not bool(self.zero_point.isnan())
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, step=learned"
+
+
+def scale_of_steps(steps: Tensor) -> Tensor:
+    """Return the scales S of values ``i / S``, one over each learned step, without a gradient."""
+    return torch.ones_like(steps) / steps.detach()
+
+
+def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:
+    """Return ``2 * mean|v| / sqrt(Qp)``, and 1 where all values are zero.
+
+    Args:
+        mean_magnitude: of the values that share a step, any shape.
+        largest: Qp, the largest whole multiple of the step.
+    """
+    step = 2.0 * mean_magnitude / math.sqrt(largest)
+    return torch.where(step == 0, 1.0, step)
+
+
+def gradient_scale(numel: Any, largest: int) -> float:
+    """Return ``1 / sqrt(N * Qp)``, which keeps a step's updates in proportion to the weights'.
+
+    Args:
+        numel: N, how many weights share the step, or how many features of one sample do.
+        largest: Qp, the largest whole multiple of the step.
+    """
+    if not isinstance(numel, int):
+        # A symbol of torch.fx, which stands for a number that it does not know yet.
+        return (numel * largest) ** -0.5
+    return 1.0 / math.sqrt(max(numel, 1) * largest)

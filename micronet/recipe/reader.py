@@ -1,0 +1,81 @@
+"""A recipe: strict YAML in, frozen dataclasses out, and back to plain data for a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from micronet.recipe.checks import check, check_train
+from micronet.recipe.distiller import schedules
+from micronet.recipe.schema import (
+    ActivationPrecision,
+    AugmentSection,
+    DistillSection,
+    PruneGroup,
+    PruneSection,
+    QuantizeOverride,
+    QuantizeSection,
+    Schedule,
+    TrainSection,
+    WeightPrecision,
+)
+from micronet.recipe.strict import Inherit, build, to_plain
+from micronet.recipe.yaml_source import place, read_yaml
+from micronet.utils.errors import UserError
+
+__all__ = [
+    "ActivationPrecision",
+    "AugmentSection",
+    "DistillSection",
+    "Inherit",
+    "PruneGroup",
+    "PruneSection",
+    "QuantizeOverride",
+    "QuantizeSection",
+    "Schedule",
+    "TrainSection",
+    "WeightPrecision",
+    "check_train",
+    "load_schedule",
+    "schedule_from_dict",
+    "schedule_to_dict",
+]
+
+
+def load_schedule(path: str | Path) -> Schedule:
+    """Read a recipe from a YAML file, our own or one of Distiller's, whose differences are noted.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
+    """
+    return schedule_from_dict(*read_yaml(str(path), "schedule"))
+
+
+def schedule_from_dict(document: object, path: str) -> Schedule:
+    """Build a recipe from plain data, as YAML or a run's ``config.json`` holds it.
+
+    Raises:
+        UserError: a key or value in it is not allowed.
+    """
+    if not isinstance(document, dict) or not document:
+        raise UserError(f"schedule {str(path)!r} holds no sections")
+    if schedules.is_distiller(document):
+        converted = schedules.convert(document, path)
+        recipe = schedule_from_dict(converted.recipe, converted.path(path))
+        return dataclasses.replace(recipe, notes=tuple(converted.notes))
+    for key in ("path", "notes"):
+        if key in document:
+            raise UserError(f"{place(path, key)}: unknown key {key!r}")
+    schedule = build(Schedule, document, "", path)
+    schedule = dataclasses.replace(schedule, path=path)
+    check(schedule)
+    return schedule
+
+
+def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
+    """Turn a recipe into plain data that ``schedule_from_dict`` reads back."""
+    plain = to_plain(schedule)
+    for key in ("path", "notes"):
+        plain.pop(key, None)
+    return {key: value for key, value in plain.items() if value is not None}

@@ -1,0 +1,188 @@
+"""The sections of a recipe as frozen dataclasses, which the strict reader fills by their types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from micronet.recipe.strict import Inherit
+
+# Where the step of a quantiser comes from.
+STEPS = ("range", "learned")
+
+
+# How the learning rate moves; see ``optimise.learning_rate``.
+LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
+# Augmentation of one image.
+POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
+# When a pruning group's masks are chosen.
+METHODS = ("gradual", "one-shot")
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """How the weights are optimised: SGD with momentum under a learning-rate schedule.
+
+    ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
+    ``patience`` plateau. A batch is trained in ``accumulate`` parts of equal size, one after the
+    other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss above
+    ``loss_limit`` stops the run, as one that is not finite does. Several processes normalise
+    over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
+    decay of a moving average of the weights, which is what is validated and kept; 0 averages
+    nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
+    memory.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    lr_schedule: str = "cosine"
+    gamma: float = 0.9
+    warmup_epochs: int = 0
+    lr_start_epoch: int = 0
+    lr_min: float = 0.0
+    milestones: tuple[int, ...] = ()
+    power: float = 1.0
+    patience: int = 10
+    label_smoothing: float = 0.0
+    clip_grad_norm: float = 0.0
+    loss_limit: float = 1e4
+    accumulate: int = 1
+    amp: str = "none"
+    sync_batch_norm: bool = True
+    model_ema: float = 0.0
+    compile: bool = False
+    channels_last: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PruneGroup:
+    """Layers that share one pruning target, and when and in which pieces they are pruned.
+
+    The target is one of ``final_sparsity``, ``threshold`` (of the magnitude) or ``sensitivity``
+    (a threshold in standard deviations of the layer's weights). ``structure`` says what is pruned
+    as one: element, filter (an output channel), channel (an input channel), a block of the
+    (outputs, inputs) matrix such as 4x1, or 2:4 and its like, which keep 2 of every 4 consecutive
+    input channels. ``scope`` group ranks the pieces of all the layers together, instead of each
+    layer's. Epochs that a group does not give are the section's.
+    """
+
+    layers: tuple[str, ...]
+    final_sparsity: float | None = None
+    initial_sparsity: float = 0.05
+    threshold: float | None = None
+    sensitivity: float | None = None
+    structure: str = "element"
+    scope: str = "layer"
+    start_epoch: int | None = None
+    end_epoch: int | None = None
+    frequency: int | None = None
+
+
+@dataclass(frozen=True)
+class PruneSection:
+    """When masks are chosen: every ``frequency`` epochs in ``[start_epoch, end_epoch)``.
+
+    ``one-shot`` chooses them once, at ``start_epoch``.
+    """
+
+    groups: tuple[PruneGroup, ...]
+    end_epoch: int | None = None
+    start_epoch: int = 0
+    frequency: int = 1
+    method: str = "gradual"
+
+
+@dataclass(frozen=True)
+class WeightPrecision:
+    """How many values a weight has: ``levels``, or ``floor(2**bits)``, 5 for 2.4 bits.
+
+    The step between two values follows the range of the weights, or is itself learned.
+    """
+
+    bits: float | None = None
+    step: str = "range"
+    levels: int | None = None
+
+
+@dataclass(frozen=True)
+class ActivationPrecision:
+    """How many values an activation has, as of a weight.
+
+    Its step follows a moving average of the range, or is learned; the decay is that of the
+    average, and has no meaning for a learned step.
+    """
+
+    bits: float | None = None
+    decay: float = 0.99
+    step: str = "range"
+    levels: int | None = None
+
+
+@dataclass(frozen=True)
+class QuantizeOverride:
+    """Layers whose precision differs; null keeps an operand in float, absence inherits."""
+
+    layers: tuple[str, ...]
+    weights: WeightPrecision | Inherit | None = Inherit.INHERIT
+    activations: ActivationPrecision | Inherit | None = Inherit.INHERIT
+
+
+@dataclass(frozen=True)
+class QuantizeSection:
+    """The precision of every convolution and linear layer from ``start_epoch`` on."""
+
+    weights: WeightPrecision | None
+    activations: ActivationPrecision | None
+    overrides: tuple[QuantizeOverride, ...] = ()
+    start_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class DistillSection:
+    """Hinton et al. 2015: ``w*CE + d*T^2*KL(teacher || student)`` from ``start_epoch`` on.
+
+    ``d``, the distillation weight, is ``1 - w`` unless it is given. The teacher may stand here
+    instead of on the command line: a run, or an architecture with the file of its weights.
+    """
+
+    temperature: float = 2.0
+    student_weight: float = 0.3
+    distill_weight: float | None = None
+    start_epoch: int = 0
+    teacher: str | None = None
+    teacher_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class AugmentSection:
+    """What is done to training images besides cropping and mirroring; see ``augment``.
+
+    ``operations`` and ``magnitude`` are RandAugment's; ``mixup`` and ``cutmix`` the parameters of
+    their Beta distributions, 0 for none.
+    """
+
+    policy: str = "none"
+    operations: int = 2
+    magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole recipe; a section that the file leaves out is None.
+
+    ``notes`` say what of a foreign file means something else here.
+    """
+
+    train: TrainSection | None = None
+    prune: PruneSection | None = None
+    quantize: QuantizeSection | None = None
+    distill: DistillSection | None = None
+    augment: AugmentSection | None = None
+    path: str = "<none>"
+    notes: tuple[str, ...] = ()

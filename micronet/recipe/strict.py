@@ -1,0 +1,105 @@
+"""Plain data into frozen dataclasses and back; what does not fit is an error that names its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from typing import Any
+
+from micronet.recipe.yaml_source import place
+from micronet.utils.errors import UserError, nearest
+
+
+class Inherit(enum.Enum):
+    """Marks a precision that an override does not mention, as opposed to one it sets to null."""
+
+    INHERIT = "inherit"
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a dataclass into plain data that ``build`` reads back; what is not said is left out."""
+    if dataclasses.is_dataclass(value):
+        fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {f.name: to_plain(item) for f, item in fields if _is_said(f, item)}
+    return [to_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _is_said(field: dataclasses.Field[Any], value: object) -> bool:
+    return value not in (Inherit.INHERIT, ()) and not (value is None and field.default is None)
+
+
+def build(cls: type, mapping: object, where: str, path: str) -> Any:
+    """Build the dataclass ``cls`` from ``mapping``; ``where`` is the dotted key so far.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value is not of its field's type.
+    """
+    if not isinstance(mapping, dict):
+        raise UserError(
+            f"{place(path, where)}: {where or 'the file'} must be a mapping, not {_short(mapping)}"
+        )
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in mapping:
+        if key not in known:
+            hint = nearest(str(key), known)
+            key = _join(where, key)
+            raise UserError(f"{place(path, key)}: unknown key {key!r}{hint}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, field in known.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], _join(where, name), path)
+        elif field.default is dataclasses.MISSING:
+            raise UserError(f"{place(path, where)}: key {_join(where, name)!r} is missing")
+    return cls(**values)
+
+
+def _join(where: str, key: object) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _convert(hint: Any, value: object, where: str, path: str) -> Any:
+    """Check ``value`` against a type hint and convert it."""
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        return _convert_optional(hint, value, where, path)
+    if origin is tuple:
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{place(path, where)}: {where} must be a list with at least one entry")
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(item, v, f"{where}[{i}]", path) for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where, path)
+    return _convert_scalar(hint, value, where, path)
+
+
+def _convert_optional(hint: Any, value: object, where: str, path: str) -> Any:
+    choices = [t for t in typing.get_args(hint) if t is not Inherit]
+    if value is None and type(None) in choices:
+        return None
+    return _convert(next(t for t in choices if t is not type(None)), value, where, path)
+
+
+def _convert_scalar(hint: type, value: object, where: str, path: str) -> object:
+    whole_for_real = hint is float and isinstance(value, int) and not isinstance(value, bool)
+    if whole_for_real:
+        return _as_float(typing.cast(int, value), where, path)
+    if type(value) is not hint:
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+        raise UserError(f"{place(path, where)}: {where} must be {kind}, not {_short(value)}")
+    return value
+
+
+def _as_float(value: int, where: str, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{place(path, where)}: {where} is too large a number") from None
+
+
+def _short(value: object) -> str:
+    """Return a value as a message quotes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

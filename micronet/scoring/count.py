@@ -1,0 +1,225 @@
+"""The score of a network: what it stores and executes, billed by a rule set, added up exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from types import ModuleType
+
+from torch import nn
+
+from micronet.models.failures import failures_of
+from micronet.quantization.quantize import LayerBits
+from micronet.scoring.network.layer_facts import LayerFacts
+from micronet.scoring.network.scored_network import Subject, describe
+from micronet.scoring.operations import operation_walk
+from micronet.scoring.operations.operation_walk import Op
+from micronet.scoring.rules import Cost, ist_2019_07_26, ist_final, leaderboard, official, seed
+from micronet.scoring.rules.tracks import DEFAULT, Track
+from micronet.utils.errors import UserError
+
+RULES: dict[str, ModuleType] = {
+    rules.NAME: rules for rules in (official, seed, ist_2019_07_26, ist_final, leaderboard)
+}
+DEFAULT_RULES = official
+
+
+@dataclass(frozen=True)
+class Score:
+    """Exact totals, and the costs that they are the sums of."""
+
+    subject: Subject
+    rules: ModuleType
+    track: Track
+    ops: tuple[Op, ...]
+    stored: tuple[Cost, ...]
+    executed: tuple[Cost, ...]
+
+    @property
+    def storage(self) -> Fraction:
+        """Storage in the rule set's unit."""
+        return total(self.stored)
+
+    @property
+    def storage_bits(self) -> Fraction:
+        """Storage in bits."""
+        return self.storage * self.rules.WORD_BITS
+
+    @property
+    def storage_dense(self) -> Fraction:
+        """Storage of the same network, dense and in full precision."""
+        return sum((cost.dense for cost in self.stored), Fraction(0))
+
+    @property
+    def operations(self) -> Fraction:
+        """Operations in the rule set's unit."""
+        return total(self.executed)
+
+    @property
+    def operations_dense(self) -> Fraction:
+        """Operations of the same network, dense and in full precision."""
+        return sum((cost.dense for cost in self.executed), Fraction(0))
+
+    @property
+    def score(self) -> Fraction:
+        """The challenge's score; lower is better."""
+        return self.share_of(self.storage, self.operations)
+
+    def share_of(self, storage: Fraction, operations: Fraction) -> Fraction:
+        """Return storage and operations, each over the track's baseline, added."""
+        track = self.track
+        return storage / track.baseline_storage + operations / track.baseline_operations
+
+    def published(self) -> dict[str, str]:
+        """Return the figures as the rule set's own program printed them.
+
+        Raises:
+            UserError: there was no such program.
+        """
+        if not hasattr(self.rules, "published"):
+            raise UserError(f"rule set {self.rules.NAME!r} has no program whose figures to repeat")
+        return self.rules.published(self.subject, self.ops)
+
+    @cached_property
+    def layers(self) -> dict[str, LayerFacts]:
+        """Facts of every convolution and linear layer, those that are no modules last."""
+        return {**self.subject.layers, **self.subject.functional_layers(self.ops)}
+
+    @property
+    def weights(self) -> int:
+        """Number of convolution and linear weights."""
+        return sum(facts.numel for facts in self.layers.values())
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of those that are not zero before they are quantised."""
+        return sum(facts.kept for facts in self.layers.values())
+
+    @property
+    def sparsity(self) -> Fraction:
+        """Share of zeros among them; 0 where there are no weights."""
+        return 1 - Fraction(self.nonzeros, self.weights) if self.weights else Fraction(0)
+
+    def rows(self) -> list[LayerRow]:
+        """Return the costs by layer, in module order; last what precedes or belongs to none."""
+        names = [*self.layers, ""]
+        rows = (LayerRow.of(self, name) for name in names)
+        return [row for row in rows if row.name or row.storage or row.operations]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer is billed, with the element-wise work behind it.
+
+    Operations that a rule set calls neither multiplications nor additions are only in the sum.
+    """
+
+    name: str
+    facts: LayerFacts | None
+    layout: str
+    storage: Fraction
+    multiplications: Fraction
+    additions: Fraction
+    operations: Fraction
+    score: Fraction
+
+    @classmethod
+    def of(cls, score: Score, name: str) -> LayerRow:
+        """Return the row of a layer; the empty name is that of what belongs to none."""
+        stored = [cost for cost in score.stored if cost.layer == name]
+        executed = [cost for cost in score.executed if cost.layer == name]
+        storage, operations = total(stored), total(executed)
+        return cls(
+            name,
+            score.layers.get(name),
+            next((cost.note for cost in stored if cost.kind == "weights"), ""),
+            storage,
+            total(cost for cost in executed if cost.part == "multiply"),
+            total(cost for cost in executed if cost.part == "add"),
+            operations,
+            score.share_of(storage, operations),
+        )
+
+
+def total(costs: Iterable[Cost]) -> Fraction:
+    """Return the sum of what costs are billed."""
+    return sum((cost.used for cost in costs), Fraction(0))
+
+
+def score_subject(
+    subject: Subject,
+    rules: ModuleType = DEFAULT_RULES,
+    track: Track = DEFAULT,
+    ops: Sequence[Op] | None = None,
+) -> Score:
+    """Count a network under a rule set.
+
+    Args:
+        subject: the network.
+        rules: the rule set.
+        track: whose baselines divide the totals.
+        ops: the walk of the network where it is known already.
+
+    Raises:
+        UserError: the network has an operation that no rule counts.
+    """
+    walked = tuple(walk(subject) if ops is None else ops)
+    stored, executed = rules.storage(subject, walked), rules.operations(subject, walked)
+    return Score(subject, rules, track, walked, tuple(stored), tuple(executed))
+
+
+def walk(subject: Subject) -> list[Op]:
+    """Return the operations of a network.
+
+    Raises:
+        UserError: it has an operation that no rule counts.
+    """
+    problem = f"{subject.arch} cannot be counted"
+    with failures_of(problem):
+        try:
+            return operation_walk.walk(subject.model, subject.image_size, subject.channels)
+        except ValueError as error:
+            raise UserError(f"{problem}: {error}") from None
+
+
+def score_model(
+    model: nn.Module,
+    image_size: int,
+    channels: int = 3,
+    *,
+    bits: Mapping[str, LayerBits] | None = None,
+    sparsities: Mapping[str, float] | None = None,
+    rules: ModuleType = DEFAULT_RULES,
+    accumulator: str = "32",
+) -> Score:
+    """Describe a network and count it; see ``describe`` and ``score_subject``."""
+    subject = describe(
+        model,
+        image_size,
+        channels,
+        bits=bits,
+        sparsities=sparsities,
+        rules=rules,
+        accumulator=accumulator,
+    )
+    return score_subject(subject, rules)
+
+
+def by_kind(costs: Iterable[Cost]) -> dict[str, tuple[Fraction, Fraction]]:
+    """Return (used, dense) sums per kind, in order of first appearance."""
+    sums: dict[str, tuple[Fraction, Fraction]] = {}
+    for cost in costs:
+        used, dense = sums.get(cost.kind, (Fraction(0), Fraction(0)))
+        sums[cost.kind] = (used + cost.used, dense + cost.dense)
+    return sums
+
+
+def shares(score: Score) -> Iterator[tuple[str, Fraction]]:
+    """Yield the part of the score that each kind of storage and of operation makes up."""
+    zero = Fraction(0)
+    for kind, (used, _) in by_kind(score.stored).items():
+        yield f"stored {kind}", score.share_of(used, zero)
+    for kind, (used, _) in by_kind(score.executed).items():
+        yield kind, score.share_of(zero, used)

@@ -1,0 +1,197 @@
+"""What is known of one layer with weights: shape, zeros, levels, and the integers it computes with.
+
+Made from a plan, which knows only how many weights are zero, or from the weights themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+
+from micronet.models.architectures import Layer
+from micronet.pruning.patterns import outputs_first, outputs_first_shape
+from micronet.quantization.layers import QuantizedLayer
+from micronet.quantization.plain_weights import check_weight
+from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantizers import InputQuantizer
+from micronet.scoring.network.encodings import Blocks, block_cuts
+from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
+from micronet.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The integer weights of one output channel: sums of the positive and of the negative ones'
+    magnitudes, and the largest magnitude."""
+
+    positive: int
+    negative: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A convolution or linear layer as it is scored.
+
+    Attributes:
+        shape: of the weights, output channels first, those of a transposed convolution too.
+        bits: of both operands; None keeps one in float.
+        nonzeros: of each output channel, weights that are not zero in the forward pass.
+        kept: weights that are not zero before they are quantised, all channels together.
+        bias: whether the layer adds one.
+        blocks: how the weights could be stored in blocks; none where only their number is known.
+        channels: integer weights by output channel; None in a plan, or where they are float.
+        input_codes: smallest and largest integer of the input's quantiser; None where its range
+            is not known or the input is float.
+        shared: whether an earlier layer stores the same weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: LayerBits
+    nonzeros: tuple[int, ...]
+    kept: int
+    bias: bool
+    blocks: tuple[Blocks, ...] = ()
+    channels: tuple[Channel, ...] | None = None
+    input_codes: tuple[int, int] | None = None
+    shared: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+    @property
+    def nonzero(self) -> int:
+        """Weights that are not zero in the forward pass."""
+        return sum(self.nonzeros)
+
+
+def planned(
+    name: str, module: Layer, bits: LayerBits, kept: int, shared: bool = False
+) -> LayerFacts:
+    """Return the facts of a plan, its non-zeros spread over the output channels evenly.
+
+    Args:
+        name: of the layer.
+        module: a convolution or linear layer, of which only the shape counts.
+        bits: of both operands.
+        kept: weights that are not zero.
+        shared: whether an earlier layer stores the same weights.
+
+    Raises:
+        UserError: zeros or a grid are planned for a layer that does not multiply by its parameter
+            ``weight``.
+    """
+    shape = outputs_first_shape(module)
+    if not bits.is_float or kept < prod(shape):
+        check_weight(name, module, "scored")
+    nonzeros = spread(kept, shape[0])
+    return LayerFacts(name, shape, bits, nonzeros, kept, module.bias is not None, shared=shared)
+
+
+def spread(kept: int, channels: int) -> tuple[int, ...]:
+    """Return how many of ``kept`` weights each output channel has if they are spread evenly."""
+    each, more = divmod(kept, channels)
+    return (each + 1,) * more + (each,) * (channels - more)
+
+
+def actual(
+    name: str,
+    module: Layer,
+    bits: LayerBits,
+    where: str,
+    shared: bool = False,
+    holds: bool = True,
+) -> LayerFacts:
+    """Return the facts of a layer with weights, from the values that it computes with.
+
+    Args:
+        name: of the layer.
+        module: a convolution or linear layer.
+        bits: of both operands.
+        where: the weights come from, for messages.
+        shared: whether an earlier layer stores the same weights.
+        holds: hold the values to ``bits``, which else only say what is billed.
+
+    Raises:
+        UserError: the weights are claimed to be quantised, and are not; or the layer does not
+            multiply by its parameter ``weight``.
+    """
+    check_weight(name, module, "scored", f"{where}: ")
+    values = outputs_first(_values(module), module)
+    rows: np.ndarray = values.detach().double().flatten(1).cpu().numpy()
+    epsilon = torch.finfo(values.dtype).eps
+    nonzero = rows != 0
+    kept = int((module.weight.detach() != 0).sum())
+    return LayerFacts(
+        name,
+        tuple(values.shape),
+        bits,
+        tuple(int(n) for n in nonzero.sum(axis=1)),
+        kept,
+        module.bias is not None,
+        block_cuts(nonzero, prod(values.shape[2:])) if kept < nonzero.size else (),
+        _channels(name, module, rows, epsilon, bits, where) if holds else None,
+        _input_codes(getattr(module, "input_quantizer", None)),
+        shared,
+    )
+
+
+@torch.no_grad()
+def _values(module: Layer) -> torch.Tensor:
+    return module.quantized_weight() if isinstance(module, QuantizedLayer) else module.weight
+
+
+def _channels(
+    name: str, module: Layer, rows: np.ndarray, epsilon: float, bits: LayerBits, where: str
+) -> tuple[Channel, ...] | None:
+    """Return the integers that the layer computes with; of another program's, the smallest."""
+    levels = bits.weight_levels
+    if levels is None:
+        return None
+    try:
+        if isinstance(module, QuantizedLayer):
+            whole = integers_at(rows, _steps(module, rows), levels, epsilon)
+        else:
+            whole = integers_of(rows, levels, epsilon)
+    except OffGridError as error:
+        raise UserError(
+            f"{where}: layer {name!r} is claimed to have weights of {bits.weight_bits:g} bits, but "
+            f"output channel {error.row} is on no grid of {levels} levels"
+        ) from None
+    positive, negative = np.maximum(whole, 0).sum(axis=1), np.maximum(-whole, 0).sum(axis=1)
+    largest = np.abs(whole).max(axis=1, initial=0)
+    sums = zip(positive.tolist(), negative.tolist(), largest.tolist(), strict=True)
+    return tuple(Channel(*three) for three in sums)
+
+
+def _steps(module: QuantizedLayer, rows: np.ndarray) -> np.ndarray:
+    """Return the step of each output channel: learned, or the range, zero in it, over L - 1."""
+    if module.weight_step is not None:
+        return module.weight_step.detach().double().cpu().numpy()
+    span = rows.max(axis=1, initial=0) - rows.min(axis=1, initial=0)
+    # A channel of zeros has any step.
+    return np.where(span > 0, span / (module.weight_levels - 1), 1.0)
+
+
+@torch.no_grad()
+def _input_codes(quantizer: InputQuantizer | None) -> tuple[int, int] | None:
+    """Return the smallest and largest integer of an input: it rounds what is far outside to them.
+
+    The quantiser itself is asked, so that its arithmetic is written down in one place only.
+    """
+    if quantizer is None or not quantizer.is_ready():
+        return None
+    far = torch.tensor([-1e30, 1e30])
+    low, high = copy.deepcopy(quantizer).cpu().eval()(far).double().tolist()
+    if not high > low:
+        return None
+    n = quantizer.levels - 1
+    smallest = round(n * low / (high - low))
+    return smallest, smallest + n

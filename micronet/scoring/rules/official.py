@@ -1,0 +1,161 @@
+"""Rule set ``micronet``: the official rules of the MicroNet Challenge 2019, in full. The default.
+
+Source: the challenge's page on scoring and its counter for EfficientNet (``counting.py`` in
+google-research, ``micronet_challenge``). Storage is in parameters of 32 bits, operations in
+operations on 32 bits; multiplications and additions count apart.
+
+* A value of b bits is b/32 of a parameter; L levels take ``ceil(log2 L)`` bits, so 5 levels take 3.
+  A tensor of weights is stored dense, behind a bit mask or behind a block mask, whichever is
+  smallest (``layouts``); the cost's note says which.
+* Normalisations fold into the layer before them where only they read its output: a bias of one
+  float for each output channel, stored and added. Others store a scale and a shift.
+* Quantised weights store one float scale for each output channel and their zero point, quantised
+  inputs one of each; a zero point takes the bits of a code.
+* An operation counts the bits of its widest input over 32. A product of a float and anything is
+  whole, but with weights of one bit, whose values are a scale and a sign, it is 1/32: a float has a
+  sign bit of its own, which codes have not.
+* An output of z products takes z - 1 additions, at the accumulator's width (``accumulators``), and
+  one more of 32 bits for its bias. An output without products is its bias, and takes none.
+* If nothing at all is quantised, parameters and multiplications count as 16 bits, additions as 32.
+* Between layers values are floats: quantisers stand at the inputs of convolutions and linear
+  layers, so activation functions, poolings, gates and residual additions work on 32 bits. To scale
+  an accumulator or to round to a code is a conversion of format, which the rules leave free.
+* A convolution or linear layer that is no module but a function of torch, called with parameters or
+  buffers of the network, is dense and float: nothing prunes or quantizes it.
+* Steps that the counter has no price for follow its definition, one operation a step (see
+  ``ACTIVATIONS``); a maximum is a comparison, priced like ReLU as a multiplication. A reordering of
+  channels is a product with a sparse permutation matrix: one multiplication an element, and its
+  column indices stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import prod
+
+from torch import Tensor
+
+from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantizers import InputQuantizer
+from micronet.scoring.network.encodings import cheapest
+from micronet.scoring.network.layer_facts import LayerFacts
+from micronet.scoring.network.scored_network import Subject
+from micronet.scoring.operations.operation_walk import BatchNorm, Op, Permutation
+from micronet.scoring.rules import Cost
+from micronet.scoring.rules.official_operations import FULL, bits_of, float_bits, operations
+
+__all__ = ["NAME", "WORD_BITS", "assumed_bits", "operations", "storage"]
+
+NAME = "micronet"
+WORD_BITS = FULL
+# Other rule sets bill additions at a width of their own.
+BILLS_ACCUMULATORS = True
+
+
+def assumed_bits(layers: Sequence[str], stem: str, classifier: str) -> dict[str, LayerBits]:
+    """Return no precision: what is not said to be quantised is float."""
+    return {}
+
+
+def storage(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
+    """Yield the parameters of every layer, of what folds into none, and of permutations."""
+    folded = {op.folds_into for op in ops if isinstance(op, BatchNorm)}
+    bits = float_bits(subject)
+    for facts in subject.layers.values():
+        if not facts.shared:
+            yield from _weights(facts, bits)
+        yield from _biases(facts, facts.name in folded, bits)
+        yield from _quantisers(facts)
+    yield from _others(subject, ops, bits)
+    yield from _permutations(ops)
+
+
+def _permutations(ops: Sequence[Op]) -> Iterator[Cost]:
+    """Yield the indices of every reordering, once however often its module is called."""
+    found = {(op.name, op.ordinal): op for op in ops if isinstance(op, Permutation)}
+    for op in found.values():
+        index_bits = ((op.among or op.channels) - 1).bit_length()
+        used = _parameters(op.channels, index_bits)
+        yield Cost(op.name, "permutations", used, used, note=f"indices of {index_bits} bits")
+
+
+def _parameters(values: int, bits: int) -> Fraction:
+    return Fraction(values * bits, WORD_BITS)
+
+
+def _weights(facts: LayerFacts, floats: int) -> Iterator[Cost]:
+    bits = bits_of(facts.bits.weight_levels) or floats
+    layout = cheapest(facts.numel, facts.nonzero, facts.blocks, bits)
+    name, note = f"{facts.name}.weight", f"{layout.name}, {bits} bits"
+    dense = Fraction(facts.numel)
+    yield Cost(name, "weights", _parameters(layout.values, bits), dense, facts.name, note=note)
+    if layout.mask_bits:
+        mask = _parameters(layout.mask_bits, 1)
+        yield Cost(name, "masks", mask, Fraction(0), facts.name, note=layout.name)
+
+
+def _biases(facts: LayerFacts, is_folded: bool, bits: int) -> Iterator[Cost]:
+    if facts.bias or is_folded:
+        channels = facts.shape[0]
+        note = "of the folded normalisation" if is_folded else ""
+        used = _parameters(channels, bits)
+        yield Cost(f"{facts.name}.bias", "biases", used, Fraction(channels), facts.name, note=note)
+
+
+def _quantisers(facts: LayerFacts) -> Iterator[Cost]:
+    """Yield the scales and zero points of both operands."""
+    operands = [
+        ("weights", facts.shape[0], bits_of(facts.bits.weight_levels)),
+        ("input", 1, bits_of(facts.bits.activation_levels)),
+    ]
+    for operand, number, bits in operands:
+        if bits is not None:
+            used = _parameters(number, WORD_BITS) + _parameters(number, bits)
+            name = f"{facts.name} quantiser of {operand}"
+            note = f"{number} scales of {WORD_BITS} bits, zero points of {bits} bits"
+            yield Cost(name, "scales and zero points", used, Fraction(0), facts.name, note=note)
+
+
+def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
+    """Yield the values that belong to no layer: of normalisations, or free-standing.
+
+    A bias that a normalisation folds into is its functional layer's.
+    """
+    # One that folds at one call and not at another is kept.
+    found = sorted(
+        (op for op in ops if isinstance(op, BatchNorm)), key=lambda op: not op.folds_into
+    )
+    norms = {op.name: op for op in found}
+    for name, norm in norms.items():
+        if not norm.folds_into:
+            values = 2 * norm.channels
+            used = _parameters(values, bits)
+            yield Cost(name, "normalisations", used, Fraction(values), note="scale and shift")
+    functions = subject.functional_layers(ops)
+    for entry, tensor in _free_standing(subject, norms, functions):
+        values = prod(tensor.shape)
+        layer = entry if entry in functions else ""
+        yield Cost(entry, "other parameters", _parameters(values, bits), Fraction(values), layer)
+    for norm in norms.values():
+        facts = functions.get(norm.folds_into or "")
+        if facts and not facts.bias:
+            yield from _biases(facts, True, bits)
+
+
+def _free_standing(
+    subject: Subject, norms: Mapping[str, BatchNorm], functions: Mapping[str, LayerFacts]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters that no layer and no normalisation owns, and such weights in buffers."""
+    owners = dict(subject.model.named_modules())
+    done = {*subject.layers, *norms, *(p for op in norms.values() for p in op.parameters)}
+    for entry, parameter in subject.model.named_parameters():
+        owner, _, field = entry.rpartition(".")
+        # What a weight is computed from need not be stored beside it.
+        owner = owner.partition(".parametrizations.")[0]
+        is_extra = entry in functions and field != "weight"
+        # A learned step is the scale of its quantiser.
+        is_owned = owner in done or entry in done or isinstance(owners[owner], InputQuantizer)
+        if is_extra or not is_owned:
+            yield entry, parameter
+    yield from ((entry, b) for entry, b in subject.model.named_buffers() if entry in functions)

@@ -1,0 +1,103 @@
+"""A moving average of the trained weights, which generalises better than the last of them.
+
+Polyak & Juditsky 1992; as EfficientNet was trained, the average is short at the start of a run.
+It is this network that is validated, chosen as best, and loaded again; training goes on with its
+own weights beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from micronet.models.shared_layers import kept_names, weight_key
+from micronet.pruning.prune import Masks
+from micronet.utils import distributed
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is averaged: parameters, and the statistics of batch normalisation.
+
+    Ranges of activations are not, being moving averages themselves. A tensor of several names is
+    averaged once; a weight goes by the layer that owns it, as its mask does.
+    """
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] in _STATISTICS:
+            found[name] = buffer
+    kept = kept_names(model, found)
+    return {name: tensor.detach() for name, tensor in found.items() if name in kept}
+
+
+@dataclass
+class ModelEma:
+    """The average of a network's tensors by name, with weight ``1 - decay`` for the newest.
+
+    A decay of 0 averages nothing and holds nothing.
+    """
+
+    decay: float = 0.0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after the run's optimiser step number ``step``, counted from 1.
+
+        The decay is at most ``(1 + step) / (10 + step)``, so that the first weights of a short run
+        are forgotten. A tensor that is new, as a learned step is, starts at its own value.
+        """
+        if not self.decay:
+            return
+        now = averaged_tensors(model)
+        self.tensors.update({n: t.clone() for n, t in now.items() if n not in self.tensors})
+        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([self.tensors[name] for name in now], list(now.values()), share)
+
+    @torch.no_grad()
+    def prune(self, masks: Masks) -> None:
+        """Make zero what the masks prune: an average of weights and zeros would not be."""
+        for name in masks.bits:
+            if weight_key(name) in self.tensors:
+                masks.fill_(name, self.tensors[weight_key(name)])
+
+    @torch.no_grad()
+    def agree(self) -> None:
+        """Let the processes' statistics of batch normalisation agree on their mean."""
+        if distributed.is_several():
+            for name, tensor in self.tensors.items():
+                if name.rpartition(".")[2] in _STATISTICS:
+                    tensor.copy_(distributed.mean(tensor))
+
+    @contextlib.contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Give ``model`` the averaged tensors, and its own ones back afterwards."""
+        now = averaged_tensors(model) if self.tensors else {}
+        kept = {name: tensor.clone() for name, tensor in now.items()}
+        self._copy(self.tensors, now)
+        try:
+            yield
+        finally:
+            self._copy(kept, now)
+
+    def load(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Continue with the averages of a checkpoint, in the memory order of ``model``'s tensors.
+
+        Raises:
+            KeyError: a tensor of the model has no average in a checkpoint that has some.
+            RuntimeError: one has another shape.
+        """
+        if self.decay and tensors:
+            now = averaged_tensors(model)
+            self.tensors = {n: torch.empty_like(t).copy_(tensors[n]) for n, t in now.items()}
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+        for name, tensor in target.items():
+            tensor.copy_(source[name])

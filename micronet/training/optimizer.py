@@ -1,0 +1,200 @@
+"""The optimiser, its learning rate, and the allocator that training wants."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from micronet.models import shared_layers
+from micronet.models.shared_tensors import first_names
+from micronet.quantization import quantize
+from micronet.recipe.reader import TrainSection
+from micronet.utils.errors import UserError
+
+
+def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
+    """Return SGD with momentum over all parameters; learned steps have no weight decay."""
+    steps = {id(step) for step in quantize.learned_steps(model).values()}
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in model.parameters() if id(parameter) not in steps],
+        lr=section.lr,
+        momentum=section.momentum,
+        weight_decay=section.weight_decay,
+        nesterov=section.nesterov,
+    )
+    add_steps(optimizer, model)
+    return optimizer
+
+
+def add_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let an optimiser train a model's learned steps, which it must not have yet.
+
+    They have no weight decay, which would pull a step towards zero whatever the loss says.
+    """
+    if steps := list(quantize.learned_steps(model).values()):
+        optimizer.add_param_group({"params": steps, "weight_decay": 0.0})
+
+
+@dataclass
+class Plateau:
+    """What a rate that waits for a plateau remembers: the best top-1, and how long ago it was."""
+
+    scale: float = 1.0
+    best: float = -1.0
+    waited: int = 0
+
+    def saw(self, section: TrainSection, top1: float) -> None:
+        """Take in an epoch's validation top-1; after ``patience`` epochs without a rise, reduce.
+
+        Source: torch's ReduceLROnPlateau, mode max, absolute threshold 0.
+        """
+        if section.lr_schedule != "plateau":
+            return
+        if top1 > self.best:
+            self.best, self.waited = top1, 0
+            return
+        self.waited += 1
+        if self.waited > section.patience:
+            self.scale, self.waited = self.scale * section.gamma, 0
+
+
+def learning_rate(section: TrainSection, progress: float) -> float:
+    """Return the rate at ``progress`` epochs since the start, never below ``lr_min``.
+
+    It rises linearly from a tenth over the warm-up. Then: cosine falls to ``lr_min`` at the end
+    (Loshchilov & Hutter 2017, no restarts); polynomial falls to it as ``(1 - share)**power``;
+    exponential multiplies by ``gamma`` at each epoch after ``lr_start_epoch``; step does so at
+    each of ``milestones``; constant and plateau stay (see ``Plateau``).
+    """
+    if progress < section.warmup_epochs:
+        return section.lr * (0.1 + 0.9 * progress / section.warmup_epochs)
+    length = max(section.epochs - section.warmup_epochs, 1)
+    share = (progress - section.warmup_epochs) / length
+    return max(_SHAPES[section.lr_schedule](section, progress, share), section.lr_min)
+
+
+def _cosine(section: TrainSection, progress: float, share: float) -> float:
+    span = section.lr - section.lr_min
+    return section.lr_min + span * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def _exponential(section: TrainSection, progress: float, share: float) -> float:
+    return section.lr * section.gamma ** max(0, int(progress) - section.lr_start_epoch)
+
+
+def _step(section: TrainSection, progress: float, share: float) -> float:
+    passed = sum(progress >= milestone for milestone in section.milestones)
+    return section.lr * section.gamma**passed
+
+
+def _polynomial(section: TrainSection, progress: float, share: float) -> float:
+    return section.lr_min + (section.lr - section.lr_min) * (1.0 - share) ** section.power
+
+
+def _constant(section: TrainSection, progress: float, share: float) -> float:
+    return section.lr
+
+
+_SHAPES = {
+    "cosine": _cosine,
+    "exponential": _exponential,
+    "step": _step,
+    "polynomial": _polynomial,
+    "constant": _constant,
+    "plateau": _constant,
+}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip_gradients(model: nn.Module, section: TrainSection) -> None:
+    """Scale all gradients down to the recipe's norm, where it has one and they exceed it."""
+    if section.clip_grad_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_grad_norm)
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """Return the context of the forward pass: bfloat16 where ``amp`` says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
+
+
+def keep_freed_memory_mapped() -> None:
+    """Tell glibc to reuse freed activations instead of unmapping them; elsewhere do nothing.
+
+    By default glibc maps every large tensor anew and the kernel zeroes its pages at each step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_mmap_max, m_trim_threshold = -4, -1
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def require_compiler() -> None:
+    """Hold this machine to what torch.compile needs.
+
+    Raises:
+        UserError: there is no C++ compiler, in which it writes its kernels for the CPU.
+    """
+    if device().type != "cpu":
+        return
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, RuntimeError):
+        raise UserError(
+            "--compile needs a C++ compiler: put g++ on PATH, or name one in CXX"
+        ) from None
+
+
+def device() -> torch.device:
+    """Return the first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
+    """Move a network to ``device()``, its convolutions in the order asked for, and return it.
+
+    Parameters that are one tensor stay one, though torch moves each by itself.
+
+    Raises:
+        UserError: two overlap in memory without being one.
+    """
+    shared_layers.check_memory(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first = first_names(parameters)
+    model.to(device=device(), memory_format=memory_order(channels_last))  # type: ignore[call-overload]
+    for name, parameter in parameters.items():
+        if parameter is not parameters[first[name]]:
+            parameter.data = parameters[first[name]].data
+    return model
+
+
+def memory_order(channels_last: bool) -> torch.memory_format:
+    """Return the order in which images and weights of convolutions lie in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def in_order(images: torch.Tensor, order: torch.memory_format) -> torch.Tensor:
+    """Return images (N, C, H, W) in a memory order, by their strides too.
+
+    Strides are open where a side is 1, and torch's operators choose the order of their results by
+    them, so ``contiguous`` alone would leave images of one pixel in either.
+    """
+    images = images.contiguous(memory_format=order)
+    wanted = torch.empty(images.shape, memory_format=order, device="meta").stride()
+    return images if images.stride() == wanted else images.as_strided(images.shape, wanted)
