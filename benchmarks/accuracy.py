@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import machine  # noqa: E402 - a neighbour, not a package
+import machine  # noqa: E402 - a neighbor, not a package
 from micronet.cli import pipeline  # noqa: E402
 from micronet.utils.errors import UserError, reports_user_errors  # noqa: E402
 
@@ -59,7 +59,7 @@ def run_seed(data: Path, out: Path, seed: int) -> list[pipeline.StageResult]:
     return [pipeline.describe(runs[stage]) for stage in STAGES]
 
 
-def summarise(seeds: dict[int, list[pipeline.StageResult]]) -> dict[str, float]:
+def summarize(seeds: dict[int, list[pipeline.StageResult]]) -> dict[str, float]:
     """Return the medians over seeds that the RESULT line holds; top-1 and sparsity in per cent."""
 
     def median(index: int) -> float:
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     data = images()
     seeds = {seed: run_seed(data, args.out, seed) for seed in args.seeds}
-    summary = summarise(seeds)
+    summary = summarize(seeds)
     print(write(seeds, summary))
     print("RESULT " + json.dumps(summary))
     return 0

@@ -1,4 +1,4 @@
-"""The methods that fake-quantise an activation, forward and backward, ours and the peers'."""
+"""The methods that fake-quantize an activation, forward and backward, ours and the peers'."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Fake quantisation of activations: our backends beside torch's own operators."""
+"""Fake quantization of activations: our backends beside torch's own operators."""
 
 import activation
 import shapes

@@ -1,4 +1,4 @@
-"""Rounding to a learned step, forward and backward, beside torch's learnable fake quantisation."""
+"""Rounding to a learned step, forward and backward, beside torch's learnable fake quantization."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Fake quantisation of weights: all of EfficientNet-B1 at once, layer by layer, and by torch."""
+"""Fake quantization of weights: all of EfficientNet-B1 at once, layer by layer, and by torch."""
 
 import shapes
 import weights

@@ -1,7 +1,7 @@
 """``make bench-blocks-accuracy``: whether training on integers costs accuracy, on CIFAR-10.
 
 One float resnet20 is trained; from it the recipe ``cifar10_resnet20_qat.yaml`` runs with several
-seeds, once with convolutions of codes and once with the same layers computed by fake quantisation
+seeds, once with convolutions of codes and once with the same layers computed by fake quantization
 in float, as every layer that is not eligible is. Both are evaluated as deployed, in integers, on
 the 10,000 test images, which chose nothing. Writes a table and ends with one RESULT line.
 """
@@ -19,7 +19,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import accuracy  # noqa: E402 - a neighbour, not a package
+import accuracy  # noqa: E402 - a neighbor, not a package
 import machine  # noqa: E402
 import report  # noqa: E402
 from micronet.cli import pipeline  # noqa: E402
@@ -43,7 +43,7 @@ class Result:
 
 @contextmanager
 def trained_in(arithmetic: str) -> Iterator[None]:
-    """Make quantised layers compute in integers, or none of them."""
+    """Make quantized layers compute in integers, or none of them."""
     if arithmetic == INTEGERS:
         yield
         return
@@ -77,7 +77,7 @@ def _stage(arguments: list[str | Path | int], run: Path) -> None:
     pipeline.run_stage([*map(str, arguments), "--out", str(run), *resume])
 
 
-def summarise(results: list[Result]) -> dict[str, float]:
+def summarize(results: list[Result]) -> dict[str, float]:
     """Return mean and standard deviation of top-1 in per cent, and the mean difference."""
     top1 = {
         arithmetic: [100 * r.correct / r.total for r in results if r.arithmetic == arithmetic]
@@ -107,7 +107,7 @@ def markdown(results: list[Result], epochs: tuple[int, int], facts: dict[str, st
             [str(r.seed), r.arithmetic, f"{r.correct:,} of {r.total:,}", share, f"{r.minutes:.1f}"]
         )
     table = ["| " + " | ".join(row) + " |" for row in rows]
-    headlines = [f"- {name}: {value}" for name, value in summarise(results).items()]
+    headlines = [f"- {name}: {value}" for name, value in summarize(results).items()]
     title = "# Accuracy of training on integers, CIFAR-10"
     return "\n".join([title, "", about, "", *headlines, "", *table, "", report.facts(facts)]) + "\n"
 
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--seeds needs at least two: one says nothing of the noise")
     epochs = (args.fit_epochs, args.qat_epochs)
     results = run_all(accuracy.images(), args.out, args.seeds, epochs)
-    facts, summary = machine.describe(), summarise(results)
+    facts, summary = machine.describe(), summarize(results)
     text = markdown(results, epochs, facts)
     record = {"summary": summary, "results": [vars(r) for r in results], "machine": facts}
     report.write(args.results, STEM, text, record)

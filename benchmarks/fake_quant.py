@@ -1,4 +1,4 @@
-"""``make bench-fakequant``: fake quantisation on the CPU beside everything else a user could take.
+"""``make bench-fakequant``: fake quantization on the CPU beside everything else a user could take.
 
 Each setting, an allocator and a number of threads, is a process of its own, because glibc reads
 the variables of its malloc when it starts. Writes every row with the machine and versions under
@@ -114,7 +114,7 @@ def kept_mib() -> float:
 # The RESULT line --------------------------------------------------------------------------------
 
 
-def summarise(tables: Sequence[Table], threads: int, saved: float) -> dict[str, float | None]:
+def summarize(tables: Sequence[Table], threads: int, saved: float) -> dict[str, float | None]:
     """Return the headline figures at one number of threads, the worst over sizes of each.
 
     Where no allocator is named they are of the warm one; that of the weights is the worse of the
@@ -155,7 +155,7 @@ def to_markdown(
 ) -> str:
     """Return the whole report."""
     text = [
-        "# Fake quantisation on the CPU: 16 levels, training steps of activations and weights",
+        "# Fake quantization on the CPU: 16 levels, training steps of activations and weights",
         "Made by `make bench-fakequant`. All methods of a table take turns in one process on the "
         "same tensors; a step ends with its output and its gradient freed. Share of the copy and "
         "ratios without an allocator in their name are of the warm one, that of the weights is the "
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
         for allocator in ALLOCATORS
     ]
     saved = ours.saved_bytes_per_element(settings.backend, 1 << 16)
-    summary = summarise(tables, settings.threads[0], saved)
+    summary = summarize(tables, settings.threads[0], saved)
     # Every table names its own number of threads.
     facts = {name: value for name, value in machine.describe().items() if name != "torch threads"}
     text = to_markdown(tables, summary, facts)

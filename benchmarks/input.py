@@ -1,6 +1,6 @@
-"""``make bench-input``: images a second from files to normalised batches, beside torchvision.
+"""``make bench-input``: images a second from files to normalized batches, beside torchvision.
 
-A thousand ImageNet images of short side 256, at 224: random parts for training, the centre for
+A thousand ImageNet images of short side 256, at 224: random parts for training, the center for
 evaluation. The reference is torchvision's own ImageFolder with the transforms of its training
 recipe and torch's DataLoader. Both in turn, on one thread a process, without workers and with two.
 Writes a table under ``benchmarks/results/`` and ends with one RESULT line.
@@ -58,8 +58,8 @@ def ours(folder: Path, train: bool, workers: int) -> Callable[[], Iterator]:
 def theirs(folder: Path, train: bool, workers: int) -> Callable[[], Iterator]:
     """Return a function that makes one pass over the images with torchvision."""
     crop = [T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip()]
-    centre = [T.Resize(round(SIZE * 256 / 224)), T.CenterCrop(SIZE)]
-    steps = [*(crop if train else centre), T.ToTensor(), T.Normalize(*IMAGENET_STATISTICS)]
+    center = [T.Resize(round(SIZE * 256 / 224)), T.CenterCrop(SIZE)]
+    steps = [*(crop if train else center), T.ToTensor(), T.Normalize(*IMAGENET_STATISTICS)]
     loader = DataLoader(ImageFolder(str(folder), T.Compose(steps)), BATCH, num_workers=workers)
     return lambda: iter(loader)
 
@@ -95,7 +95,7 @@ def markdown(rows: list[dict[str, object]], facts: dict[str, str]) -> str:
     """Return the whole page."""
     about = (
         "Made by `make bench-input`: images a second of a thousand ImageNet images, short side "
-        f"256, as batches of {BATCH} at {SIZE}, float32, normalised; medians. With workers the "
+        f"256, as batches of {BATCH} at {SIZE}, float32, normalized; medians. With workers the "
         "rate is that of all of them together."
     )
     lines = ["| pass | workers | micronet | torchvision | ratio |", "|---|--:|--:|--:|--:|"]

@@ -1,4 +1,4 @@
-"""What else a user could take for fake quantisation, each in the form its users write."""
+"""What else a user could take for fake quantization, each in the form its users write."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ ZERO = -round(LO / STEP)
 
 
 def torch_fused(device: str) -> Function:
-    """torch.ao's observer and fake quantisation in one operator, per tensor."""
+    """torch.ao's observer and fake quantization in one operator, per tensor."""
     on = torch.ones(1, dtype=torch.int64, device=device)
     lowest, highest = (torch.full((1,), end, device=device) for end in (torch.inf, -torch.inf))
     scale = torch.ones(1, device=device)
@@ -31,12 +31,12 @@ def torch_fused(device: str) -> Function:
 
 
 def torch_per_tensor(device: str) -> Function:
-    """Fake quantisation with a known range."""
+    """Fake quantization with a known range."""
     return lambda x: torch.fake_quantize_per_tensor_affine(x, STEP, ZERO, 0, TOP)
 
 
 def torch_per_channel(channels: int, device: str) -> Function:
-    """Fake quantisation with a known range for each index of dimension 1."""
+    """Fake quantization with a known range for each index of dimension 1."""
     scale = torch.full((channels,), STEP, device=device)
     zero = torch.full((channels,), ZERO, dtype=torch.int32, device=device)
     return lambda x: torch.fake_quantize_per_channel_affine(x, scale, zero, 1, 0, TOP)
@@ -61,7 +61,7 @@ class _Range:
         self.ends.copy_(self.biased / (1 - DECAY**self.count))
 
     @torch.no_grad()
-    def quantiser(self) -> tuple[Tensor, Tensor]:
+    def quantizer(self) -> tuple[Tensor, Tensor]:
         lo, hi = self.ends[0].clamp(max=0), self.ends[1].clamp(min=0)
         width = hi - lo
         scale = TOP / torch.where(width == 0, TOP, width)
@@ -84,7 +84,7 @@ def distiller(device: str) -> Function:
 
     def function(x: Tensor) -> Tensor:
         tracked.move(x.detach().min(), x.detach().max())
-        scale, zero = tracked.quantiser()
+        scale, zero = tracked.quantizer()
         lo, hi = tracked.ends.tolist()
         return _RoundStraightThrough.apply(torch.clamp(x, lo, hi), scale, zero)
 
@@ -130,7 +130,7 @@ def observer_and_rounding(device: str) -> Function:
     def function(x: Tensor) -> Tensor:
         lowest, highest = torch.aminmax(x.detach())
         tracked.move(lowest, highest)
-        return _RoundClipped.apply(x, tracked.ends, *tracked.quantiser())
+        return _RoundClipped.apply(x, tracked.ends, *tracked.quantizer())
 
     return function
 
@@ -155,7 +155,7 @@ def compiled_apart(x: Tensor, grad: Tensor) -> Function:
     @torch.compile(fullgraph=True, dynamic=False)
     def forward_pass(x: Tensor) -> Tensor:
         tracked.move(*torch.aminmax(x))
-        scale, zero = tracked.quantiser()
+        scale, zero = tracked.quantizer()
         return (torch.clamp(torch.round(scale * x - zero), 0, TOP) + zero) / scale
 
     @torch.compile(fullgraph=True, dynamic=False)
@@ -192,7 +192,7 @@ def _first_line(error: Exception) -> str:
 
 
 def torchao_per_channel(device: str) -> Function:
-    """torchao's fake quantiser of 4 bits, one range for each row of the last dimension, found anew.
+    """torchao's fake quantizer of 4 bits, one range for each row of the last dimension, found anew.
 
     Raises Unavailable without torchao.
     """
@@ -209,7 +209,7 @@ def torchao_per_channel(device: str) -> Function:
 WeightsFunction = Callable[[list[Tensor]], list[Tensor]]
 
 
-def _quantiser_of(w: Tensor) -> tuple[Tensor, Tensor]:
+def _quantizer_of(w: Tensor) -> tuple[Tensor, Tensor]:
     lowest, highest = torch.aminmax(w.flatten(1), dim=1)
     lowest, highest = lowest.clamp_(max=0), highest.clamp_(min=0)
     scale = (highest - lowest).div_(TOP).clamp_(min=torch.finfo(torch.float32).tiny)
@@ -218,7 +218,7 @@ def _quantiser_of(w: Tensor) -> tuple[Tensor, Tensor]:
 
 def weights_given(weights: list[Tensor], masks: list[Tensor]) -> WeightsFunction:
     """Layer by layer, masked and rounded by torch, the range of each channel being known."""
-    known = [_quantiser_of(w.detach() * mask) for w, mask in zip(weights, masks, strict=True)]
+    known = [_quantizer_of(w.detach() * mask) for w, mask in zip(weights, masks, strict=True)]
 
     def function(weights: list[Tensor]) -> list[Tensor]:
         return [
@@ -235,7 +235,7 @@ def weights_found(masks: list[Tensor]) -> WeightsFunction:
     def layer(w: Tensor, mask: Tensor) -> Tensor:
         masked = w * mask
         with torch.no_grad():
-            scale, zero = _quantiser_of(masked)
+            scale, zero = _quantizer_of(masked)
         return torch.fake_quantize_per_channel_affine(masked, scale, zero, 0, 0, TOP)
 
     return lambda weights: [layer(w, mask) for w, mask in zip(weights, masks, strict=True)]

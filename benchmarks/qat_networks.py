@@ -180,7 +180,7 @@ VARIANTS = {
 def build(name: str, size: Size) -> Training:
     """Build one form; a compiled one compiles in its first step. Raises Unavailable."""
     with warnings.catch_warnings():
-        # torch announces the end of its own quantisation; it is a peer until then.
+        # torch announces the end of its own quantization; it is a peer until then.
         warnings.simplefilter("ignore", DeprecationWarning)
         return VARIANTS[name].build(size)
 

@@ -46,7 +46,7 @@ class Rounded(nn.Module):
 
 
 def round_layers_(network: nn.Module, bits: Mapping[str, LayerBits], sites: Sites) -> None:
-    """Wrap every layer that `bits` quantises."""
+    """Wrap every layer that `bits` quantizes."""
     for name, layer in architectures.layers(network).items():
         inputs, weights = bits[name].activation_levels, bits[name].weight_levels
         if bits[name].is_float:

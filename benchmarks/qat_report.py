@@ -50,7 +50,7 @@ class Results:
     machine: dict[str, str]
 
 
-def summarise(results: Results) -> dict[str, float | None]:
+def summarize(results: Results) -> dict[str, float | None]:
     """Return the headline figures, ours over theirs, of the warm allocator; None: not measured."""
     memory = {row.variant: row for row in results.memory}
 
@@ -177,7 +177,7 @@ _ABOUT_LAYERS = (
 
 def markdown(results: Results) -> str:
     """Return the whole page."""
-    headlines = [f"- {name}: {value}" for name, value in summarise(results).items()]
+    headlines = [f"- {name}: {value}" for name, value in summarize(results).items()]
     forms = [
         f"- `{name}`: {VARIANTS[name].what}"
         for name in dict.fromkeys(row.variant for row in (*results.steps, *results.memory))
@@ -192,7 +192,7 @@ def markdown(results: Results) -> str:
 def write(folder: Path, results: Results, allocators: Mapping[str, Mapping[str, str]]) -> str:
     """Write Markdown and JSON, each whole or not at all; return the Markdown."""
     text = markdown(results)
-    record = {"summary": summarise(results), "allocators": allocators, **asdict(results)}
+    record = {"summary": summarize(results), "allocators": allocators, **asdict(results)}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=STEM, suffix=".tmp") as beside:
         report.write(Path(beside), STEM, text, record)

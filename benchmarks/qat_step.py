@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     results = measure(job_of(args), args.layers)
     print(qat_report.write(args.out, results, ALLOCATORS))
-    print("RESULT " + json.dumps(qat_report.summarise(results)))
+    print("RESULT " + json.dumps(qat_report.summarize(results)))
     return 0
 
 

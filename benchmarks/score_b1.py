@@ -64,22 +64,22 @@ _HEAD = [
 ]
 _AFTER_TOTALS = [
     "",
-    "The 2019 training code quantised no activation of this network (its quantiser wraps ReLU, and"
+    "The 2019 training code quantized no activation of this network (its quantizer wraps ReLU, and"
     " there is none),",
-    "so the line without quantised inputs is what the entry's own network would have been billed."
+    "so the line without quantized inputs is what the entry's own network would have been billed."
     " Narrower",
     "accumulators may be claimed only by an engine that executes or proves them; ours has not been"
     " scored so.",
     "",
     "## Where the official count differs from the leaderboard's 0.3772",
     "",
-    "32-bit accumulators, inputs quantised. In units of the score.",
+    "32-bit accumulators, inputs quantized. In units of the score.",
     "",
 ]
 _BEFORE_LAYERS = [
     "",
     "- Weights and masks: the entry billed its float stem 16 bits a weight, which is not allowed"
-    " beside quantised",
+    " beside quantized",
     "  layers.",
     "- Biases: it billed the folded ones 4 bits, pruned like their layer; they are floats.",
     "- Scales and zero points: it billed none.",
@@ -110,7 +110,7 @@ def _variants(meant: Subject, counted: Score) -> dict[str, Score]:
     for kind in accumulators.KINDS[1:]:
         narrow = dataclasses.replace(meant, accumulator=kind)
         variants[f"as meant, accumulator {kind}"] = score(narrow)
-    variants["no input quantised"] = score(_with_inputs(meant, None))
+    variants["no input quantized"] = score(_with_inputs(meant, None))
     variants["every input at 4 bits, the image's and the classifier's too"] = score(
         _with_inputs(meant, 4)
     )

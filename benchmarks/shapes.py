@@ -28,7 +28,7 @@ def weights() -> tuple[Shape, ...]:
 
 @functools.cache
 def activations() -> dict[Shape, int]:
-    """Return the shapes that are quantised in one training step, largest first, and how often.
+    """Return the shapes that are quantized in one training step, largest first, and how often.
 
     Those are the inputs of all layers but the first, which reads the image.
     """

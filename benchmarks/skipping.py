@@ -115,7 +115,7 @@ def regret(row: Row) -> float:
     return row.chosen / min(row.multiplied, row.skipped)
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, float]:
+def summarize(rows: Sequence[Row]) -> dict[str, float]:
     """Return the headline figures, all ratios."""
     ordered = sorted(regret(row) for row in rows)
     at = {s: sorted(r.torch / r.chosen for r in rows if r.sparsity == s) for s in SPARSITIES}
@@ -155,7 +155,7 @@ def markdown(rows: Sequence[Row], what: str, facts: dict[str, str]) -> str:
             cells = [site, f"{block}x1", *gains, "never" if even is None else f"{even:.0%}"]
             lines.append([*cells, f"{min(ratios):.2f}-{max(ratios):.2f}"])
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    headlines = [f"- {name}: {value}" for name, value in summarise(rows).items()]
+    headlines = [f"- {name}: {value}" for name, value in summarize(rows).items()]
     title = f"# Skipping pruned weights on the CPU: {what}"
     return "\n".join([title, "", ABOUT, "", *headlines, "", *table, "", report.facts(facts)]) + "\n"
 
@@ -182,10 +182,10 @@ def main(argv: list[str] | None = None) -> int:
     what = f"{arch}, batch {batch} at {side}x{side}, {args.threads} threads"
     facts = machine.describe()
     text = markdown(rows, what, facts)
-    record = {"summary": summarise(rows), "rows": [asdict(row) for row in rows], "machine": facts}
+    record = {"summary": summarize(rows), "rows": [asdict(row) for row in rows], "machine": facts}
     report.write(args.out, STEM, text, record)
     print(text)
-    print("RESULT " + json.dumps(summarise(rows)))
+    print("RESULT " + json.dumps(summarize(rows)))
     return 0
 
 

@@ -21,7 +21,7 @@ class Times:
 
     @classmethod
     def of(cls, samples: list[float]) -> "Times":
-        """Summarise at least two samples; the percentiles are interpolated between samples."""
+        """Summarize at least two samples; the percentiles are interpolated between samples."""
         tenths = statistics.quantiles(samples, n=10, method="inclusive")
         return cls(statistics.median(samples), tenths[0], tenths[-1])
 

@@ -1,4 +1,4 @@
-"""The methods that fake-quantise all weights of a network, about 60 % of them pruned."""
+"""The methods that fake-quantize all weights of a network, about 60 % of them pruned."""
 
 import functools
 import math

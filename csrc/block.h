@@ -1,4 +1,4 @@
-// What follows a convolution in a block: normalisation as an affine map of the accumulator, an
+// What follows a convolution in a block: normalization as an affine map of the accumulator, an
 // activation function, a gate, and the codes of the result; and the way back. See core.h for what
 // all launchers share.
 //

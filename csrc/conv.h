@@ -1,4 +1,4 @@
-// Convolution of 4-bit codes with quantised weights, exactly. See core.h for what all launchers
+// Convolution of 4-bit codes with quantized weights, exactly. See core.h for what all launchers
 // share.
 #ifndef MICRONET_CONV_H_
 #define MICRONET_CONV_H_

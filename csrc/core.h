@@ -203,7 +203,7 @@ int smallest_magnitude_mask_cpu(const void* w, Float type, int64_t numel, int64_
 // Defined where the build has CUDA. All pointers are to device memory, but for the structs and
 // lists of structs, which are read on the host before the launcher returns; work is queued on
 // `stream` (a cudaStream_t) and not waited for, unless said otherwise. Every workspace has
-// kWorkspace floats, need not be initialised, and is the launcher's until its work is done.
+// kWorkspace floats, need not be initialized, and is the launcher's until its work is done.
 
 constexpr int64_t kWorkspace = 4096;
 

@@ -1,4 +1,4 @@
-// The arithmetic of quantisation, once for host and device; everything else calls it.
+// The arithmetic of quantization, once for host and device; everything else calls it.
 //
 // All values are float32 and every operation rounds to nearest even. No multiply-add may be
 // contracted: the host is compiled with -ffp-contract=off, the device with --fmad=false.
@@ -26,7 +26,7 @@ enum Scheme : int { kAffine = 0, kDistillerAffine = 1, kDistillerSymmetric = 2 }
 
 // A range widened to hold 0, and what follows from it. Codes are whole numbers in
 // [code_min, code_max]; the value of a code is (code + zero_point) / scale.
-struct Quantiser {
+struct Quantizer {
   float lo;
   float hi;
   float scale;
@@ -53,13 +53,13 @@ MICRONET_HD float clamp_keep_nan(float v, float least, float most) {
   return v > most ? most : v;
 }
 
-// The quantiser of `levels` levels for [lo, hi]; a NaN at either end makes every value NaN.
+// The quantizer of `levels` levels for [lo, hi]; a NaN at either end makes every value NaN.
 // Adding 0 turns a negative zero into a positive one.
-MICRONET_HD Quantiser make_quantiser(float lo, float hi, int levels, int scheme) {
+MICRONET_HD Quantizer make_quantizer(float lo, float hi, int levels, int scheme) {
   const bool symmetric = scheme == kDistillerSymmetric;
   const float n = static_cast<float>(symmetric ? (levels - 1) / 2 : levels - 1);
   const float nan = (lo != lo || hi != hi) ? lo + hi : 0.0f;
-  Quantiser q;
+  Quantizer q;
   float width;
   if (symmetric) {
     const float a = fabsf(lo), b = fabsf(hi);
@@ -83,17 +83,17 @@ MICRONET_HD Quantiser make_quantiser(float lo, float hi, int levels, int scheme)
 // The code of x, a whole number, or NaN where x is not finite: x * 0 is 0 for all else. Clamping
 // first gives the same as rounding first, since the ends are whole numbers, and keeps the argument
 // of round_small small.
-MICRONET_HD float quantise(float x, const Quantiser& q) {
+MICRONET_HD float quantize(float x, const Quantizer& q) {
   const float t = clamp_keep_nan(q.scale * x - q.zero_point, q.code_min, q.code_max);
   return round_small(t) + x * 0.0f;
 }
 
 // The value of a code.
-MICRONET_HD float dequantise(float code, const Quantiser& q) {
+MICRONET_HD float dequantize(float code, const Quantizer& q) {
   return (code + q.zero_point) / q.scale;
 }
 
-MICRONET_HD bool is_inside(float x, const Quantiser& q) { return x >= q.lo && x <= q.hi; }
+MICRONET_HD bool is_inside(float x, const Quantizer& q) { return x >= q.lo && x <= q.hi; }
 
 // base^exponent by repeated squaring in double precision, rounded once to float32.
 MICRONET_HD float power(float base, int64_t exponent) {

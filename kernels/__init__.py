@@ -1,4 +1,4 @@
-"""Quantisers, masks and counts of micronet: one arithmetic on every backend."""
+"""Quantizers, masks and counts of micronet: one arithmetic on every backend."""
 
 from .checks import MOST_CODE_LEVELS
 from .checks_conv import MOST_WEIGHT_LEVELS

@@ -5,7 +5,7 @@ import struct
 import torch
 from torch import Tensor
 
-from .scheme import check_quantiser, packed_bytes
+from .scheme import check_quantizer, packed_bytes
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # Two codes share a byte.
@@ -134,7 +134,7 @@ def fake_quant_per_tensor(x: Tensor, range: Tensor, levels: int, scheme: int) ->
     _check_dense("x", x)
     check("range", range, torch.float32, (2,))
     check_same_device("range", range, x)
-    check_quantiser(levels, scheme)
+    check_quantizer(levels, scheme)
 
 
 def fake_quant_per_tensor_observed(
@@ -166,7 +166,7 @@ def dequantize_per_tensor(
     unpack_codes(codes, numel, MOST_CODE_LEVELS)
     check("range", range, torch.float32, (2,))
     check_same_device("range", range, codes)
-    check_quantiser(levels, scheme)
+    check_quantizer(levels, scheme)
 
 
 def select_by_bits(grad: Tensor, bits: Tensor) -> None:
@@ -177,9 +177,9 @@ def select_by_bits(grad: Tensor, bits: Tensor) -> None:
 
 
 def per_channel(w: Tensor, mask: Tensor, levels: int, scheme: int) -> None:
-    """Check of the operators that quantise weights; an empty mask keeps all."""
+    """Check of the operators that quantize weights; an empty mask keeps all."""
     check_weights(w, mask)
-    check_quantiser(levels, scheme)
+    check_quantizer(levels, scheme)
 
 
 def fake_quant_weights(
@@ -225,7 +225,7 @@ def learned_step(x: Tensor, mask: Tensor, step: Tensor, zero_point: Tensor, leve
     for name, other in (("step", step), ("zero_point", zero_point)):
         check_order(name, other)
         check_same_device(name, other, x)
-    check_quantiser(levels, 0)
+    check_quantizer(levels, 0)
 
 
 def learned_step_backward(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .checks import MOST_CODE_LEVELS, check, check_same_device
-from .scheme import Function, check_quantiser
+from .scheme import Function, check_quantizer
 
 ACCUMULATORS = (torch.int16, torch.int32, torch.float32)
 
@@ -54,7 +54,7 @@ def codes(
     """Check of `block_codes`."""
     values(acc, m, b, function, gate)
     _check_like(acc, range=(range, (2,)))
-    check_quantiser(levels, 0)
+    check_quantizer(levels, 0)
     if levels > MOST_CODE_LEVELS:
         raise ValueError(f"levels is {levels}, but a code of four bits has {MOST_CODE_LEVELS}")
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .checks import MOST_CODE_LEVELS, check, check_same_device, check_weights, unpack_codes
-from .scheme import check_quantiser
+from .scheme import check_quantizer
 from .shapes import ConvShape, accumulator_dtype
 
 # The integer images of weights are signed bytes.
@@ -46,7 +46,7 @@ def quant_conv2d(
 
 
 def _check_levels(name: str, levels: int, most: int) -> None:
-    check_quantiser(levels, 0)
+    check_quantizer(levels, 0)
     if levels > most:
         raise ValueError(f"{name} is {levels}, but must be at most {most}")
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .checks import check, check_same_device, check_weights
-from .scheme import check_quantiser
+from .scheme import check_quantizer
 from .shapes import ConvShape
 
 
@@ -45,6 +45,6 @@ def linear(x: Tensor, w: Tensor, mask: Tensor, levels: int, bias: Tensor) -> Non
         raise ValueError(f"x and w have shapes {sizes}, but must have [N, K] and [O, K], in order")
     check_weights(w, mask)
     if levels:
-        check_quantiser(levels, 0)
+        check_quantizer(levels, 0)
     _check_bias(bias, w)
     check_same_device("w", w, x)

@@ -1,4 +1,4 @@
-"""The quantiser's rules and level counts, as both the operators and the specification name them."""
+"""The quantizer's rules and level counts, as both the operators and the specification name them."""
 
 import math
 from enum import IntEnum
@@ -9,7 +9,7 @@ MAX_LEVELS = 256
 
 
 class Scheme(IntEnum):
-    """Which rule turns a range into a quantiser; the numbers are those of `csrc/quant.h`.
+    """Which rule turns a range into a quantizer; the numbers are those of `csrc/quant.h`.
 
     AFFINE divides the levels by the width. The two Distiller rules multiply by a rounded
     reciprocal instead, which differs in the last bit; the symmetric one has its zero point at 0.
@@ -21,7 +21,7 @@ class Scheme(IntEnum):
 
 
 class Function(IntEnum):
-    """What follows a normalised convolution; the numbers are those of `csrc/function.h`."""
+    """What follows a normalized convolution; the numbers are those of `csrc/function.h`."""
 
     IDENTITY = 0
     RELU = 1
@@ -36,19 +36,19 @@ _SCHEMES = tuple(int(scheme) for scheme in Scheme)
 
 
 def levels_of_bits(bits: float) -> int:
-    """Number of levels of a quantiser of `bits` bits, floor(2^bits); ValueError outside 1 to 8."""
+    """Number of levels of a quantizer of `bits` bits, floor(2^bits); ValueError outside 1 to 8."""
     if not 1 <= bits <= 8:
-        raise ValueError(f"bits is {bits}, but a quantiser has 1 to 8 bits")
+        raise ValueError(f"bits is {bits}, but a quantizer has 1 to 8 bits")
     return math.floor(2.0**bits)
 
 
 def bits_of_levels(levels: int) -> float:
-    """Bits of a quantiser of `levels` levels, log2(levels); ValueError outside 2 to 256.
+    """Bits of a quantizer of `levels` levels, log2(levels); ValueError outside 2 to 256.
 
     Rounded up where it must be, so that `levels_of_bits` gives the levels back.
     """
     if not 2 <= levels <= MAX_LEVELS:
-        raise ValueError(f"levels is {levels}, but a quantiser has 2 to {MAX_LEVELS}")
+        raise ValueError(f"levels is {levels}, but a quantizer has 2 to {MAX_LEVELS}")
     bits = math.log2(levels)
     while levels_of_bits(bits) < levels:
         bits = math.nextafter(bits, math.inf)
@@ -75,8 +75,8 @@ def packed_bytes(numel: int, levels: int) -> int:
     return (-(-numel // size) * bits + 7) // 8
 
 
-def check_quantiser(levels: int, scheme: int) -> None:
-    """Raises ValueError unless `levels` and `scheme` describe a quantiser."""
+def check_quantizer(levels: int, scheme: int) -> None:
+    """Raises ValueError unless `levels` and `scheme` describe a quantizer."""
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme is {scheme}, which is none of {list(_SCHEMES)}")
     fewest = 3 if scheme == Scheme.DISTILLER_SYMMETRIC else 2

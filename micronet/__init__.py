@@ -1,1 +1,1 @@
-"""micronet: prune, quantise, distil, evaluate and score image networks."""
+"""micronet: prune, quantize, distil, evaluate and score image networks."""

@@ -17,7 +17,7 @@ SCHEDULES = Path(__file__).resolve().parents[1] / "schedules"
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fit, prune, quantise under distillation, evaluate and score; return the exit code."""
+    """Fit, prune, quantize under distillation, evaluate and score; return the exit code."""
     parser: argparse.ArgumentParser = Parser(prog="python -m micronet.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="replaced if a demo's")
     out = parser.parse_args(argv).out
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def stages(out: Path) -> None:
     """Train the three stages, each from the one before; the dense network is the teacher."""
     recipe = {stage: SCHEDULES / f"demo_{stage}.yaml" for stage in ("fit", "prune", "qat")}
-    fit, pruned, quantised = out / "fit", out / "prune", out / "qat"
+    fit, pruned, quantized = out / "fit", out / "prune", out / "qat"
     start: list[str | Path] = ["fit", "--arch", "efficientnet-micro", "--data", "digits"]
     pipeline.run_stage([*start, "--schedule", recipe["fit"], "--out", fit])
     start = ["prune", "--from", fit]
     pipeline.run_stage([*start, "--schedule", recipe["prune"], "--out", pruned])
     start = ["qat", "--from", pruned, "--teacher", fit]
-    pipeline.run_stage([*start, "--schedule", recipe["qat"], "--out", quantised])
+    pipeline.run_stage([*start, "--schedule", recipe["qat"], "--out", quantized])
 
 
 def _clear(out: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import zlib
 from contextlib import contextmanager
-from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 import torch
 
 import micronet_kernels as kernels
+from paths import DATA, IMAGES
 
 SEED = int(os.environ.get("MICRONET_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
-SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 # Examples are new in every run, like all other inputs.
@@ -25,7 +24,11 @@ def pytest_report_header():
     return f"random inputs: repeat them with MICRONET_TEST_SEED={SEED}"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if not IMAGES.exists():
+        left = [item for item in items if "data" in item.keywords]
+        items[:] = [item for item in items if "data" not in item.keywords]
+        config.hook.pytest_deselected(items=left)
     if torch.cuda.is_available():
         return
     for item in items:
@@ -136,19 +139,7 @@ def on_all(same):
 
 
 @pytest.fixture
-def shared():
-    """Finds a file of the reference data beside the project, or skips the test and names it."""
-
-    def find(name):
-        if not (SHARED / name).exists():
-            pytest.skip(f"../shared/{name} is missing")
-        return SHARED / name
-
-    return find
-
-
-@pytest.fixture
-def goldens(shared):
+def goldens():
     """The arrays that the 2019 system computed."""
-    with np.load(shared("goldens/distiller.npz")) as archive:
+    with np.load(DATA / "distiller.npz") as archive:
         return {name: torch.from_numpy(archive[name].copy()) for name in archive.files}

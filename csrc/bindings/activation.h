@@ -7,7 +7,7 @@
 namespace micronet {
 namespace {
 
-// The moving range of a quantiser, about to be written behind autograd's back: it has to know that
+// The moving range of a quantizer, about to be written behind autograd's back: it has to know that
 // older views are stale.
 struct MovingRange {
   float *ema, *range;

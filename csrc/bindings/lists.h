@@ -139,7 +139,7 @@ struct MaskedGradient : torch::autograd::Function<MaskedGradient> {
     return dispatch_weights(weights, masks, levels, scheme);
   }
 
-  // None for a weight that nothing depends on, as if it had been quantised by itself.
+  // None for a weight that nothing depends on, as if it had been quantized by itself.
   static Tensors backward(Context* context, Tensors grads) {
     const Tensors masks = context->get_saved_variables();
     Tensors known, theirs;

@@ -72,7 +72,7 @@ int block_extremes_cpu(const Block& block, float* partial, float* extremes,
 
 int block_codes_cpu(const Block& block, const float* range, int levels, uint8_t* codes,
                     const ParallelFor& parallel) {
-  const Quantiser q = make_quantiser(range[0], range[1], levels, kAffine);
+  const Quantizer q = make_quantizer(range[0], range[1], levels, kAffine);
   const auto pack_all = [&](const ParallelFor& threads) {
     const Cut cut(block);
     cut.parallel(threads, [&](int64_t from, int64_t to) {

@@ -11,7 +11,7 @@ GradientRun gradient_run(const BlockGradient& g, int64_t first, const Constants&
   const float most = std::numeric_limits<float>::infinity();
   GradientRun run{g.grad + first, constants.extra.data(), -most, most};
   if (g.range != nullptr) {
-    const Quantiser q = make_quantiser(g.range[0], g.range[1], 2, kAffine);
+    const Quantizer q = make_quantizer(g.range[0], g.range[1], 2, kAffine);
     run.lo = q.lo;
     run.hi = q.hi;
   }

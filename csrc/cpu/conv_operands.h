@@ -20,7 +20,7 @@ constexpr int64_t kLine = 32;   // channels of a depthwise convolution side by s
 
 inline int64_t up_to(int64_t v, int64_t unit) { return (v + unit - 1) / unit * unit; }
 
-// Pairs of neighbouring taps of a row; an odd last one is paired with a weight of zero.
+// Pairs of neighboring taps of a row; an odd last one is paired with a weight of zero.
 inline int64_t tap_pairs(const ConvShape& s) { return (s.kernel_width + 1) / 2; }
 
 // Where everything lies in the workspace; each part starts on a cache line.
@@ -65,7 +65,7 @@ struct ConvOperands {
   const QuantConv& c;
   const ConvShape& s;
   Workspace at;
-  Quantiser q;
+  Quantizer q;
   int zero_point;
   uint8_t* memory;
 
@@ -73,7 +73,7 @@ struct ConvOperands {
       : c(conv),
         s(conv.shape),
         at(conv.shape),
-        q(make_quantiser(conv.range[0], conv.range[1], conv.levels, kAffine)),
+        q(make_quantizer(conv.range[0], conv.range[1], conv.levels, kAffine)),
         zero_point(as_int(q.zero_point)),
         memory(static_cast<uint8_t*>(workspace)) {}
 

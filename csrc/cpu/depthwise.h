@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kBand = 16;  // output rows that share their lines
 
 // A ring of input lines as DepthwiseRow reads them, [positions, channels, 2]: at each position the
-// codes of the two pixels that neighbouring taps meet.
+// codes of the two pixels that neighboring taps meet.
 struct DepthwiseLines {
   const ConvOperands& operands;
   int64_t span;  // lines that one output row reaches over
@@ -59,10 +59,10 @@ struct DepthwiseLines {
 
   void pairs_at(int64_t first, int64_t column, int64_t count, uint8_t* to) const {
     const ConvShape& s = operands.s;
-    const int64_t neighbour = column + s.dilation_x;
+    const int64_t neighbor = column + s.dilation_x;
     const bool left = column >= 0 && column < s.width;
-    const bool right = neighbour >= 0 && neighbour < s.width;
-    const int64_t a = (first + column) * s.in_channels, b = (first + neighbour) * s.in_channels;
+    const bool right = neighbor >= 0 && neighbor < s.width;
+    const int64_t a = (first + column) * s.in_channels, b = (first + neighbor) * s.in_channels;
     if (s.in_channels % 2 == 0) {
       kernels().unpack_pairs(left ? operands.c.codes + a / 2 : outside.data(),
                              right ? operands.c.codes + b / 2 : outside.data(),

@@ -18,10 +18,10 @@ struct Extremes {
   bool has_nan = false;
 };
 
-// A quantiser and, where it has no more than sixteen codes, their values: that of a code is at its
+// A quantizer and, where it has no more than sixteen codes, their values: that of a code is at its
 // lowest four bits, in two's complement.
 struct Rounding {
-  Quantiser q;
+  Quantizer q;
   float values[16];
   bool is_small;
 };
@@ -35,7 +35,7 @@ struct Bits {
 
 // A row with one learned step; code c has the value (c + zero_point) / scale.
 struct LearnedRow {
-  Quantiser q;
+  Quantizer q;
   const void* x;
   Bits mask;
   int64_t numel;
@@ -75,7 +75,7 @@ struct SparseTile {
   int64_t parts;
 };
 
-// A line of a depthwise convolution: the codes below each row of taps, those of two neighbouring
+// A line of a depthwise convolution: the codes below each row of taps, those of two neighboring
 // taps side by side for each channel, and the weights [tap_rows, tap_pairs, padded, 2] for them.
 // `padded` channels, which are read, are whole vectors; the first `channels` are written.
 struct DepthwiseRow {
@@ -148,7 +148,7 @@ struct Kernels {
   void (*block_moments)(const void* acc, Accumulator type, int64_t count, double* sums,
                         double* squares);
   void (*block_extremes)(BlockRun run, float* least, float* most, int32_t* bad);
-  void (*block_codes)(BlockRun run, Quantiser q, uint8_t* codes);
+  void (*block_codes)(BlockRun run, Quantizer q, uint8_t* codes);
   void (*block_values)(BlockRun run, float* values);
   void (*block_add)(BlockRun run, float* sums);
   void (*block_gradient_sums)(BlockRun run, GradientRun g, float* sums, float* products);

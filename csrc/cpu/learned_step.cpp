@@ -11,7 +11,7 @@ LearnedRow row_of(const LearnedStep& s, Float type, int64_t channel, int64_t fro
                   const void* out) {
   const float scale = 1.0f / s.step[channel], zero_point = s.zero_point[channel];
   const int64_t first = channel * s.per_channel + from;
-  const Quantiser q{0.0f, 0.0f, scale, zero_point, 0.0f, static_cast<float>(s.levels - 1)};
+  const Quantizer q{0.0f, 0.0f, scale, zero_point, 0.0f, static_cast<float>(s.levels - 1)};
   const int64_t numel = s.channels * s.per_channel;
   const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0;
   return {q,

@@ -84,12 +84,12 @@ struct MaskReader {
   }
 };
 
-// A quantiser in every lane.
+// A quantizer in every lane.
 struct Lanes {
   Vector scale, zero_point, code_min, code_max, lo, hi, nan;
   const float* values;
 
-  explicit Lanes(const Quantiser& q, const float* table = nullptr)
+  explicit Lanes(const Quantizer& q, const float* table = nullptr)
       : scale(Vector::all(q.scale)),
         zero_point(Vector::all(q.zero_point)),
         code_min(Vector::all(q.code_min)),

@@ -77,11 +77,11 @@ inline void block_extremes(BlockRun run, float* least, float* most, int32_t* bad
   });
 }
 
-inline void block_codes(BlockRun run, Quantiser q, uint8_t* codes) {
+inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
   with_function(run, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
-      const float code = quantise(value_at(run, i, function), q);
+      const float code = quantize(value_at(run, i, function), q);
       codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code == code ? code : 0.0f));
     }
   });

@@ -18,10 +18,10 @@ MICRONET_INLINE Vector load_kept(const T* w, const MaskReader& mask, int64_t i, 
 // and more than one chain of operations.
 constexpr int64_t kShortRow = 4 * kWidth;
 
-// The quantiser of a row of weights from its own extremes; 0 belongs to the range in any case, so
+// The quantizer of a row of weights from its own extremes; 0 belongs to the range in any case, so
 // that the zeros of a partial vector do no harm.
 template <bool kMasked, typename T>
-MICRONET_INLINE Quantiser row_quantiser(const T* w, const MaskReader& mask, int64_t numel,
+MICRONET_INLINE Quantizer row_quantizer(const T* w, const MaskReader& mask, int64_t numel,
                                         int levels, int scheme) {
   LaneExtremes seen;
   int64_t i = 0;
@@ -43,7 +43,7 @@ MICRONET_INLINE Quantiser row_quantiser(const T* w, const MaskReader& mask, int6
   }
   const bool has_nan = Vector::bits(seen.nan) != 0;
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  return make_quantiser(has_nan ? nan : Vector::least_lane(seen.least),
+  return make_quantizer(has_nan ? nan : Vector::least_lane(seen.least),
                         has_nan ? nan : Vector::most_lane(seen.most), levels, scheme);
 }
 
@@ -58,9 +58,9 @@ MICRONET_INLINE void fill_values(const Lanes& q, float* values) {
 }
 
 template <bool kMasked, bool kStreamed, typename T>
-MICRONET_INLINE Quantiser fake_quant_row(const T* w, const MaskReader& mask, int64_t numel,
+MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int64_t numel,
                                          int levels, int scheme, T* w_hat) {
-  const Quantiser found = row_quantiser<kMasked>(w, mask, numel, levels, scheme);
+  const Quantizer found = row_quantizer<kMasked>(w, mask, numel, levels, scheme);
   float values[kWidth] = {};
   const Lanes q(found, values);
   // Also tells that the row is finite: its range is, and a NaN would have made that NaN.
@@ -83,9 +83,9 @@ MICRONET_INLINE Quantiser fake_quant_row(const T* w, const MaskReader& mask, int
 
 // The code itself, in two's complement where it is signed.
 template <bool kMasked, typename T>
-MICRONET_INLINE Quantiser codes_row(const T* w, const MaskReader& mask, int64_t numel, int levels,
+MICRONET_INLINE Quantizer codes_row(const T* w, const MaskReader& mask, int64_t numel, int levels,
                                     int scheme, uint8_t* codes) {
-  const Quantiser found = row_quantiser<kMasked>(w, mask, numel, levels, scheme);
+  const Quantizer found = row_quantizer<kMasked>(w, mask, numel, levels, scheme);
   const Lanes q(found);
   for_vectors(numel, [&](int64_t i, int count) {
     const Vector x = load_kept<kMasked>(w, mask, i, count);
@@ -113,7 +113,7 @@ struct Row {
         numel(weight.per_channel) {}
 };
 
-inline void note(const Weight& weight, int64_t channel, const Quantiser& q) {
+inline void note(const Weight& weight, int64_t channel, const Quantizer& q) {
   if (weight.scale != nullptr) weight.scale[channel] = q.scale;
   if (weight.zero_point != nullptr) weight.zero_point[channel] = q.zero_point;
 }

@@ -8,13 +8,13 @@ namespace micronet {
 
 static inline Rounding rounding_for(const float* range, int levels, int scheme) {
   Rounding r;
-  r.q = make_quantiser(range[0], range[1], levels, scheme);
+  r.q = make_quantizer(range[0], range[1], levels, scheme);
   // An infinite scale has NaN for the code of 0, which no table holds.
   r.is_small = r.q.code_max - r.q.code_min < 16.0f && r.q.scale <= FLT_MAX;
   if (r.is_small) {
     for (int c = 0; c < 16; ++c) {
       const float code = r.q.code_min + static_cast<float>(c);
-      r.values[static_cast<int>(code) & 15] = dequantise(code, r.q);
+      r.values[static_cast<int>(code) & 15] = dequantize(code, r.q);
     }
   }
   return r;

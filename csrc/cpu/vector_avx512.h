@@ -79,7 +79,7 @@ struct Vector {
   static Mask at_most(Vector a, Vector b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
   static Mask below(Vector a, Vector b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
   static Mask is_nan(Vector v) { return _mm512_cmp_ps_mask(v.v, v.v, _CMP_UNORD_Q); }
-  // 0x99: quiet NaN, both infinities, signalling NaN.
+  // 0x99: quiet NaN, both infinities, signaling NaN.
   static Mask is_finite(Vector v) { return static_cast<Mask>(~_mm512_fpclass_ps_mask(v.v, 0x99)); }
   static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
   static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }

@@ -7,11 +7,11 @@ namespace micronet {
 namespace {
 
 // The codes of a lane's eight elements from bit 4e on, 0 where not finite.
-__device__ __forceinline__ unsigned codes_of(const float (&v)[kEach], const Quantiser& q) {
+__device__ __forceinline__ unsigned codes_of(const float (&v)[kEach], const Quantizer& q) {
   unsigned word = 0;
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
-    const unsigned slot = slot_of(quantise(v[e], q), q);
+    const unsigned slot = slot_of(quantize(v[e], q), q);
     word |= (slot < kCodeLevels ? slot : 0u) << (4 * e);
   }
   return word;
@@ -41,7 +41,7 @@ template <typename T>
 __global__ void encode(const T* __restrict__ x, int64_t numel, const float* __restrict__ range,
                        int levels, int scheme, uint8_t* __restrict__ codes,
                        uint8_t* __restrict__ inside, float* extremes, float* partial) {
-  const Quantiser q = make_quantiser(range[0], range[1], levels, scheme);
+  const Quantizer q = make_quantizer(range[0], range[1], levels, scheme);
   Extremes seen;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   for_tiles(numel, is_aligned(x) && is_aligned(codes), [&](int64_t first, int count, auto whole) {
@@ -65,9 +65,9 @@ __global__ void decode(const uint8_t* __restrict__ codes, int64_t numel,
                        const float* __restrict__ range, int levels, int scheme,
                        float* __restrict__ y) {
   __shared__ float table[kCodeLevels];
-  const Quantiser q = make_quantiser(range[0], range[1], levels, scheme);
+  const Quantizer q = make_quantizer(range[0], range[1], levels, scheme);
   if (threadIdx.x < kCodeLevels) {
-    table[threadIdx.x] = dequantise(static_cast<float>(threadIdx.x) + q.code_min, q);
+    table[threadIdx.x] = dequantize(static_cast<float>(threadIdx.x) + q.code_min, q);
   }
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x % kWarp);

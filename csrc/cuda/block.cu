@@ -17,14 +17,14 @@ __global__ void block_values(const Block block, float* values) {
 template <int kFunction>
 __global__ void block_codes(const Block block, const float* range, int levels, uint8_t* codes) {
   constexpr int kCodes = 8;
-  const Quantiser q = make_quantiser(range[0], range[1], levels, kAffine);
+  const Quantizer q = make_quantizer(range[0], range[1], levels, kAffine);
   const int64_t numel = block.numel();
   for (int64_t word = first_of_thread(); word * kCodes < numel; word += threads_of_grid()) {
     unsigned packed = 0;
     for (int e = 0; e < kCodes; ++e) {
       const int64_t i = word * kCodes + e;
       if (i >= numel) break;
-      const float code = quantise(value_at<kFunction>(block, i), q);
+      const float code = quantize(value_at<kFunction>(block, i), q);
       packed |= static_cast<unsigned>(code == code ? code : 0.0f) << (4 * e);
     }
     for (int byte = 0; byte < kCodes / 2; ++byte) {

@@ -8,10 +8,10 @@ namespace {
 // The range that a gradient passes, as constants; without one everything passes.
 struct Passes {
   bool all;
-  Quantiser q;
+  Quantizer q;
 
   __device__ explicit Passes(const float* range) : all(range == nullptr), q() {
-    if (!all) q = make_quantiser(range[0], range[1], 2, kAffine);
+    if (!all) q = make_quantizer(range[0], range[1], 2, kAffine);
   }
   __device__ float operator()(float grad, float value) const {
     return all || is_inside(value, q) ? grad : 0.0f;

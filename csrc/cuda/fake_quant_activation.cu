@@ -9,7 +9,7 @@ namespace {
 // This block's share of x [numel] rounded to y [numel], its bits to inside [bytes_for(numel)].
 template <bool kLookUp, bool kObserved, typename T>
 __device__ __forceinline__ Extremes round_share(const T* __restrict__ x, int64_t numel,
-                                                const Quantiser& q, T* __restrict__ y,
+                                                const Quantizer& q, T* __restrict__ y,
                                                 uint8_t* __restrict__ inside) {
   __shared__ float table[kTableSize];
   if (kLookUp) fill_table(q, table);
@@ -31,7 +31,7 @@ template <bool kLookUp, typename T>
 __global__ void fake_quant(const T* __restrict__ x, int64_t numel, const float* __restrict__ range,
                            int levels, int scheme, T* __restrict__ y,
                            uint8_t* __restrict__ inside) {
-  const Quantiser q = make_quantiser(range[0], range[1], levels, scheme);
+  const Quantizer q = make_quantizer(range[0], range[1], levels, scheme);
   round_share<kLookUp, false>(x, numel, q, y, inside);
 }
 
@@ -49,7 +49,7 @@ __global__ void fake_quant_observed(const T* __restrict__ x, int64_t numel, cons
     hi = all.hi();
     cooperative_groups::this_grid().sync();  // all have read, and may write again
   }
-  const Quantiser q = make_quantiser(lo, hi, levels, scheme);
+  const Quantizer q = make_quantizer(lo, hi, levels, scheme);
   publish(round_share<kLookUp, true>(x, numel, q, y, inside), partial);
   if (blockIdx.x != 0) return;
   const Extremes all = gather(partial);

@@ -11,10 +11,10 @@ constexpr int64_t kShortRow = kTile;
 
 // A value goes to the weight's type, a code to a byte, 0 where it is NaN.
 template <typename T>
-__device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane, const Quantiser& q,
+__device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane, const Quantizer& q,
                                     float (&v)[kEach], T* w_hat) {
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) v[e] = dequantise(quantise(v[e], q), q);
+  for (int e = 0; e < kEach; ++e) v[e] = dequantize(quantize(v[e], q), q);
   row.store(v, tile, lane, w_hat);
 }
 
@@ -24,7 +24,7 @@ struct alignas(kSize) Codes {
 };
 
 template <typename T>
-__device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane, const Quantiser& q,
+__device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane, const Quantizer& q,
                                     float (&v)[kEach], uint8_t* codes) {
   constexpr int kSize = Packet<T>::kSize;
   uint8_t* to = codes + row.first + tile * kTile;
@@ -35,7 +35,7 @@ __device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane,
     Codes<kSize> packet;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
-      const float code = quantise(v[p + i], q);
+      const float code = quantize(v[p + i], q);
       packet.values[i] = static_cast<uint8_t>(static_cast<int>(code == code ? code : 0.0f));
       if (!whole && at + i < row.count(tile)) to[at + i] = packet.values[i];
     }
@@ -63,7 +63,7 @@ __device__ __forceinline__ Extremes over_team(Extremes e) {
 // harm: 0 belongs to every range. The tile that a warp reads last stays in its registers and is
 // rounded first; others, in rows beyond 2048 elements, are read again while still in the cache.
 template <int kTeam, typename T, typename Out>
-__device__ __forceinline__ Quantiser round_row(const Piece<T>& row, int member, int levels,
+__device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member, int levels,
                                                int scheme, Out* out) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t tiles = row.tiles();
@@ -75,7 +75,7 @@ __device__ __forceinline__ Quantiser round_row(const Piece<T>& row, int member, 
     seen.add(v);
   }
   const Extremes all = over_team<kTeam>(seen);
-  const Quantiser q = make_quantiser(all.lo(), all.hi(), levels, scheme);
+  const Quantizer q = make_quantizer(all.lo(), all.hi(), levels, scheme);
   for (int64_t tile = member; tile < tiles; tile += kTeam) {
     if (tile != member) row.load(tile, lane, v);
     put(row, tile, lane, q, v, out);
@@ -98,7 +98,7 @@ __global__ void round_rows(const Weight weight, int scheme) {
     const bool aligned =
         is_aligned(w + first) && reinterpret_cast<uintptr_t>(out + first) % kPacketOut == 0;
     const Piece<T> row{w, weight.mask, first, weight.per_channel, aligned};
-    const Quantiser q = round_row<kTeam>(row, member, weight.levels, scheme, out);
+    const Quantizer q = round_row<kTeam>(row, member, weight.levels, scheme, out);
     if (threadIdx.x % (kTeam * kWarp) != 0) continue;
     if (weight.scale != nullptr) weight.scale[channel] = q.scale;
     if (weight.zero_point != nullptr) weight.zero_point[channel] = q.zero_point;

@@ -10,7 +10,7 @@ namespace {
 static_assert(kSumLanes == kThreads, "a thread for each lane");
 constexpr int kBlockTiles = static_cast<int>(kSumBlock / kTile);
 
-__device__ __forceinline__ Quantiser quantiser_of(const LearnedStep& s, int64_t channel) {
+__device__ __forceinline__ Quantizer quantizer_of(const LearnedStep& s, int64_t channel) {
   const float scale = 1.0f / s.step[channel];
   return {0.0f, 0.0f, scale, s.zero_point[channel], 0.0f, static_cast<float>(s.levels - 1)};
 }
@@ -21,10 +21,10 @@ __global__ void fake_quant(const LearnedStep s, const RowBlocks rows, T* __restr
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const T* x = static_cast<const T*>(s.x);
   int64_t filled = -1;
-  Quantiser q{};
+  Quantizer q{};
   rows.for_each([&](int64_t, int64_t row, int64_t first, int count) {
     if (row != filled) {
-      q = quantiser_of(s, row);
+      q = quantizer_of(s, row);
       if (kLookUp) {
         __syncthreads();  // the table may still be read
         fill_table(q, table);
@@ -70,7 +70,7 @@ __device__ inline float sum_lanes(float mine) {
 // grad_x like s.x. A lane's elements lie 256 apart, so that each access of a warp is one piece
 // whatever the alignment, and half of them are on their way before the first is used.
 template <typename T>
-__device__ __forceinline__ float sum_lane(const LearnedStep& s, const Quantiser& q, int64_t first,
+__device__ __forceinline__ float sum_lane(const LearnedStep& s, const Quantizer& q, int64_t first,
                                           int count, const T* __restrict__ grad,
                                           T* __restrict__ grad_x) {
   constexpr int kAhead = kSumRows / 2;
@@ -97,7 +97,7 @@ __device__ __forceinline__ float sum_lane(const LearnedStep& s, const Quantiser&
       if (at + r * kSumLanes >= count) break;
       const bool keeps = ((bits[r] >> ((first + at) % 8)) & 1) != 0;
       const float one = keeps ? to_float(v[r]) : 0.0f, t = q.scale * one;
-      const float whole = quantise(one, q) + q.zero_point;
+      const float whole = quantize(one, q) + q.zero_point;
       const bool inside = t > least && t < most;
       sum = sum + to_float(g[r]) * (inside ? whole - t : whole);
       grad_x[first + at + r * kSumLanes] = keeps && inside ? g[r] : zero;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     gradients(const LearnedStep s, const RowBlocks rows, const T* __restrict__ grad,
               T* __restrict__ grad_x, float* __restrict__ sums, float scale) {
   rows.for_each([&](int64_t block, int64_t row, int64_t first, int count) {
-    const float sum = sum_lanes(sum_lane(s, quantiser_of(s, row), first, count, grad, grad_x));
+    const float sum = sum_lanes(sum_lane(s, quantizer_of(s, row), first, count, grad, grad_x));
     if (threadIdx.x == 0) sums[block] = sum * scale;
   });
 }

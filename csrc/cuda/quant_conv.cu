@@ -10,7 +10,7 @@ namespace {
 constexpr int kPixels = 64, kOutputs = 64;  // a tile of a product
 constexpr int kDeep = 4;                    // products of a word
 constexpr int kWords = 8;                   // words that a tile is summed over at a time
-constexpr int kAcross = 4;                  // neighbouring outputs of a thread by taps
+constexpr int kAcross = 4;                  // neighboring outputs of a thread by taps
 constexpr int kSide = 4;                    // outputs of a thread of a product, each way
 constexpr int kBlocksAtOnce = 4;            // of a multiprocessor, to hide its memory's latency
 
@@ -55,15 +55,15 @@ __device__ __forceinline__ int whole_of(float zero_point) {
   return zero_point * 0.0f == 0.0f ? static_cast<int>(zero_point) : 0;
 }
 
-__device__ __forceinline__ Quantiser input_quantiser(const QuantConv& c) {
-  return make_quantiser(c.range[0], c.range[1], c.levels, kAffine);
+__device__ __forceinline__ Quantizer input_quantizer(const QuantConv& c) {
+  return make_quantizer(c.range[0], c.range[1], c.levels, kAffine);
 }
 
 __global__ void lay_out(const Operands o, bool by_taps) {
   const ConvShape& s = o.c.shape;
   const int64_t taps = s.taps(), channels = s.group_channels(), padded = o.words * kDeep;
   const int64_t each = by_taps ? taps : taps * padded;
-  const float input_scale = input_quantiser(o.c).scale;
+  const float input_scale = input_quantizer(o.c).scale;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
        i < s.out_channels * each; i += step) {
@@ -113,12 +113,12 @@ __device__ __forceinline__ void put(const QuantConv& c, int64_t i, int64_t chann
   }
 }
 
-// Each thread makes kAcross neighbouring outputs of a channel, with one weight at a time in a
+// Each thread makes kAcross neighboring outputs of a channel, with one weight at a time in a
 // register, zero where it is pruned.
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) by_taps(const Operands o) {
   const QuantConv& c = o.c;
   const ConvShape& s = c.shape;
-  const int zero = whole_of(input_quantiser(c).zero_point);
+  const int zero = whole_of(input_quantizer(c).zero_point);
   const int64_t across = (s.out_width + kAcross - 1) / kAcross;
   const int64_t count = s.images * s.out_height * across * s.out_channels;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -209,7 +209,7 @@ __device__ __forceinline__ int word_of_codes(const Geometry& g, const uint8_t* c
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     products(const QuantConv c, const Geometry g, const int* integers, const uint8_t* used) {
   __shared__ int codes[kWords][kPixels], weights[kWords][kOutputs];
-  const int zero = whole_of(input_quantiser(c).zero_point);
+  const int zero = whole_of(input_quantizer(c).zero_point);
   const int me = static_cast<int>(threadIdx.x), px = me % 16, py = me / 16;
   const int tiles = (g.pixels + kPixels - 1) / kPixels;
   for (int64_t tile = blockIdx.x; tile < static_cast<int64_t>(tiles) * g.blocks;

@@ -94,7 +94,7 @@ __device__ __forceinline__ void store(const float (&v)[kEach], T* tile, int coun
 
 // Writes the bits of a tile of `count` elements, where bit e of `flags` is that of a lane's element
 // e. Every lane of the warp must call. Of float32 each lane has two halves of different bytes, and
-// gives its neighbour the one for the neighbour's byte.
+// gives its neighbor the one for the neighbor's byte.
 template <typename T>
 __device__ __forceinline__ void store_bits(unsigned flags, uint8_t* bits, int count, int lane) {
   int byte = lane;

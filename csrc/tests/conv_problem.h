@@ -55,22 +55,22 @@ inline Problem draw(std::mt19937& random, const ConvShape& s, int levels, int we
 }
 
 inline int integer_of(const Problem& p, int64_t i) {
-  const Quantiser q = make_quantiser(p.range[0], p.range[1], p.levels, kAffine);
+  const Quantizer q = make_quantizer(p.range[0], p.range[1], p.levels, kAffine);
   const uint8_t two = p.codes[static_cast<size_t>(i / 2)];
   return (i % 2 == 0 ? two & 15 : two >> 4) + static_cast<int>(q.zero_point);
 }
 
-// The integers of the weights, rounded by `quantise`, and the ratio of each channel.
-template <typename Quantise>
-std::vector<int> integers(const Problem& p, const Quantise& quantise, std::vector<float>* ratio) {
+// The integers of the weights, rounded by `quantize`, and the ratio of each channel.
+template <typename Quantize>
+std::vector<int> integers(const Problem& p, const Quantize& quantize, std::vector<float>* ratio) {
   const ConvShape& s = p.s;
   const size_t outputs = static_cast<size_t>(s.out_channels);
   std::vector<uint8_t> codes(p.w.size());
   std::vector<float> scale(outputs), zero(outputs);
   const Weight weight{p.w.data(),      p.mask.data(), s.out_channels, s.depth(),
                       p.weight_levels, codes.data(),  scale.data(),   zero.data()};
-  CHECK(quantise(weight) == kOk);
-  const Quantiser q = make_quantiser(p.range[0], p.range[1], p.levels, kAffine);
+  CHECK(quantize(weight) == kOk);
+  const Quantizer q = make_quantizer(p.range[0], p.range[1], p.levels, kAffine);
   std::vector<int> whole(p.w.size());
   for (size_t i = 0; i < whole.size(); ++i) {
     whole[i] = codes[i] + static_cast<int>(zero[i / static_cast<size_t>(s.depth())]);

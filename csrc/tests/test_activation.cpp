@@ -17,10 +17,10 @@ void fake_quant_is_element_by_element(std::mt19937& random, int64_t numel,
   for (const int scheme : {kAffine, kDistillerAffine, kDistillerSymmetric}) {
     CHECK(fake_quant_per_tensor_cpu(x.data(), kFloat32, numel, range.data(), 16, scheme, y.data(),
                                     inside.data(), parallel) == kOk);
-    const Quantiser q = make_quantiser(range[0], range[1], 16, scheme);
+    const Quantizer q = make_quantizer(range[0], range[1], 16, scheme);
     for (int64_t i = 0; i < numel; ++i) {
       const size_t at = static_cast<size_t>(i);
-      CHECK(same(y[at], dequantise(quantise(x[at], q), q)));
+      CHECK(same(y[at], dequantize(quantize(x[at], q), q)));
       CHECK(bit(inside, i) == is_inside(x[at], q));
     }
     for (int64_t i = numel; i < 8 * bytes_for(numel); ++i) CHECK(!bit(inside, i));

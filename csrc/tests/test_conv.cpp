@@ -27,11 +27,11 @@ void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int leve
                               Skipping when) {
   set_skipping(when);
   const Problem p = draw(random, s, levels, wl, when == kAlways ? 0.9 : 0.5);
-  const auto quantise = [](const Weight& weight) {
+  const auto quantize = [](const Weight& weight) {
     return quantize_per_channel_cpu(weight, kFloat32, kAffine, kRunners[0]);
   };
   std::vector<float> ratio;
-  const std::vector<int> expected = expected_sums(p, integers(p, quantise, &ratio));
+  const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
   for (const ParallelFor& parallel : kRunners) {
     const auto whole = convolve<int32_t>(p, kInt32, ratio, parallel);
     const auto values = convolve<float>(p, kValue, ratio, parallel);

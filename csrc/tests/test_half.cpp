@@ -18,7 +18,7 @@ void every_value_comes_back() {
   }
 }
 
-// Between two neighbours: nearer ones win, and of halves the even one.
+// Between two neighbors: nearer ones win, and of halves the even one.
 template <typename Half>
 void halves_go_to_even(uint16_t largest) {
   for (uint16_t word = 0; word < largest; ++word) {

@@ -51,15 +51,15 @@ void values_and_gradients(std::mt19937& random, int64_t channels, int64_t each, 
   for (int64_t c = 0; c < channels; ++c) {
     const size_t channel = static_cast<size_t>(c);
     const float scale = 1.0f / step[channel];
-    const Quantiser q{0.0f, 0.0f, scale, zero[channel], 0.0f, 15.0f};
+    const Quantizer q{0.0f, 0.0f, scale, zero[channel], 0.0f, 15.0f};
     std::vector<float> terms;
     for (int64_t i = c * each; i < (c + 1) * each; ++i) {
       const size_t at = static_cast<size_t>(i);
       const bool kept = !masked || bit(bits, i);
       const float v = kept ? x[at] : 0.0f, t = scale * v;
-      const float code = quantise(v, q), whole = code + zero[channel];
+      const float code = quantize(v, q), whole = code + zero[channel];
       const bool inside = t > zero[channel] && t < zero[channel] + 15.0f;
-      CHECK(same(y[at], dequantise(code, q)));
+      CHECK(same(y[at], dequantize(code, q)));
       CHECK(same(grad_x[at], kept && inside ? grad[at] : 0.0f));
       terms.push_back(grad[at] * (inside ? whole - t : whole));
     }

@@ -35,38 +35,38 @@ void clamp_keeps_nan() {
 }
 
 // Rounding first and clamping afterwards, as the definition has it, gives the same code.
-void quantise_is_its_definition(std::mt19937& random) {
+void quantize_is_its_definition(std::mt19937& random) {
   for (const int levels : {3, 5, 16, 255, 256}) {
     for (const int scheme : {kAffine, kDistillerAffine, kDistillerSymmetric}) {
       const std::vector<float> ends = normals(random, 2);
-      const Quantiser q = make_quantiser(ends[0], ends[1], levels, scheme);
+      const Quantizer q = make_quantizer(ends[0], ends[1], levels, scheme);
       CHECK(q.lo <= 0.0f && q.hi >= 0.0f && q.zero_point <= 0.0f);
-      CHECK(dequantise(quantise(0.0f, q), q) == 0.0f);
+      CHECK(dequantize(quantize(0.0f, q), q) == 0.0f);
       CHECK(is_inside(q.lo, q) && is_inside(q.hi, q));
       CHECK(!is_inside(std::nextafter(q.hi, kInfinity), q) && !is_inside(kNan, q));
       for (const float v : normals(random, 4000)) {
         const float x = 3.0f * v, scaled = q.scale * x;
         const float rounded = std::nearbyint(scaled - q.zero_point);
-        CHECK(quantise(x, q) == std::fmin(std::fmax(rounded, q.code_min), q.code_max));
+        CHECK(quantize(x, q) == std::fmin(std::fmax(rounded, q.code_min), q.code_max));
       }
     }
   }
 }
 
 void schemes_follow_their_formulas() {
-  const Quantiser affine = make_quantiser(-1.0f, 2.0f, 16, kAffine);
+  const Quantizer affine = make_quantizer(-1.0f, 2.0f, 16, kAffine);
   CHECK(affine.scale == 5.0f && affine.zero_point == -5.0f && affine.code_max == 15.0f);
-  const Quantiser reciprocal = make_quantiser(-1.0f, 2.0f, 16, kDistillerAffine);
+  const Quantizer reciprocal = make_quantizer(-1.0f, 2.0f, 16, kDistillerAffine);
   CHECK(reciprocal.scale == (1.0f / 3.0f) * 15.0f);
-  const Quantiser symmetric = make_quantiser(-1.0f, 2.0f, 16, kDistillerSymmetric);
+  const Quantizer symmetric = make_quantizer(-1.0f, 2.0f, 16, kDistillerSymmetric);
   CHECK(symmetric.scale == 3.5f && symmetric.zero_point == 0.0f && symmetric.lo == -2.0f);
   CHECK(symmetric.code_min == -7.0f && symmetric.code_max == 7.0f);
-  const Quantiser empty = make_quantiser(0.0f, -0.0f, 16, kAffine);
+  const Quantizer empty = make_quantizer(0.0f, -0.0f, 16, kAffine);
   CHECK(empty.scale == 1.0f && same(empty.zero_point, 0.0f));
   for (const int scheme : {kAffine, kDistillerAffine, kDistillerSymmetric}) {
-    for (const Quantiser& q :
-         {make_quantiser(kNan, 1.0f, 16, scheme), make_quantiser(-1.0f, kNan, 16, scheme)}) {
-      CHECK(std::isnan(dequantise(quantise(0.5f, q), q)) && !is_inside(0.0f, q));
+    for (const Quantizer& q :
+         {make_quantizer(kNan, 1.0f, 16, scheme), make_quantizer(-1.0f, kNan, 16, scheme)}) {
+      CHECK(std::isnan(dequantize(quantize(0.5f, q), q)) && !is_inside(0.0f, q));
     }
   }
 }
@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
   std::mt19937 random = micronet::new_random(argc, argv);
   micronet::round_small_is_rint();
   micronet::clamp_keeps_nan();
-  micronet::quantise_is_its_definition(random);
+  micronet::quantize_is_its_definition(random);
   micronet::schemes_follow_their_formulas();
   micronet::power_is_close_to_pow();
 }

@@ -40,13 +40,13 @@ void channels_have_their_own_ranges(std::mt19937& random, const Shape& shape, bo
         lo = std::fmin(lo, value(i));
         hi = std::fmax(hi, value(i));
       }
-      const Quantiser q = make_quantiser(lo, hi, 16, scheme);
+      const Quantizer q = make_quantizer(lo, hi, 16, scheme);
       CHECK(same(scale[static_cast<size_t>(c)], q.scale));
       CHECK(same(zero[static_cast<size_t>(c)], q.zero_point));
       for (int64_t i = begin; i < begin + shape.each; ++i) {
         const size_t at = static_cast<size_t>(i);
-        const float code = quantise(value(i), q);
-        CHECK(same(w_hat[at], dequantise(code, q)));
+        const float code = quantize(value(i), q);
+        CHECK(same(w_hat[at], dequantize(code, q)));
         CHECK(codes[at] == static_cast<uint8_t>(static_cast<int8_t>(code)));
       }
     }

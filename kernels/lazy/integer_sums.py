@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backends.reference.quantiser import make_quantiser
+from ..backends.reference.quantizer import make_quantizer
 from ..scheme import Scheme
 from ..shapes import ConvShape, accumulator_bound, accumulator_dtype, is_channels_last
 from .block import Block
@@ -41,7 +41,7 @@ def with_gradient_of(value: Tensor, y: Tensor) -> Tensor:
 
 def scale_of_range(range: Tensor, levels: int) -> Tensor:
     """The scale, a scalar, of the quantizer of `levels` levels under range [2]."""
-    return make_quantiser(range[0], range[1], levels, Scheme.AFFINE).scale
+    return make_quantizer(range[0], range[1], levels, Scheme.AFFINE).scale
 
 
 def conv2d_of_integers(

@@ -1,4 +1,4 @@
-"""Rounding to a learned step: the step of the quantiser is a parameter with a gradient."""
+"""Rounding to a learned step: the step of the quantizer is a parameter with a gradient."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def fake_quant_learned_step(
     S = 1 / step. Gradient to x: 1 strictly between the ends and kept, else 0; to the step,
     times `gradient_scale`: the sum of i - S*x between the ends and of i beyond, in a fixed order.
     x itself is kept for backward. Raises ValueError for sizes or levels, TypeError for a dtype.
-    Source: learned step size quantisation, Esser et al. 2020, equations 1 to 3.
+    Source: learned step size quantization, Esser et al. 2020, equations 1 to 3.
     """
     # A proxy of torch.fx does not say how many steps there are; contiguous suits any number.
     is_one = isinstance(step, Tensor) and step.numel() == 1

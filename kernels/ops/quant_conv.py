@@ -1,4 +1,4 @@
-"""Convolution of 4-bit codes with quantised weights: an exact integer forward pass."""
+"""Convolution of 4-bit codes with quantized weights: an exact integer forward pass."""
 
 from typing import Any
 

@@ -140,9 +140,9 @@ def _reached(section: PruneSection, group: PruneGroup, epoch: int) -> str:
 
 
 def _precision_and_loss(schedule: Schedule, epoch: int) -> tuple[str, str]:
-    quantised = schedule.quantize is not None and epoch >= schedule.quantize.start_epoch
+    quantized = schedule.quantize is not None and epoch >= schedule.quantize.start_epoch
     distils = schedule.distill is not None and epoch >= schedule.distill.start_epoch
-    return "quantised" if quantised else "float", "distilled" if distils else "labels"
+    return "quantized" if quantized else "float", "distilled" if distils else "labels"
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:

@@ -77,7 +77,7 @@ def check_compile(stage: str, schedule: Schedule) -> None:
     """Hold a stage that is to be compiled to what torch.compile can do, here.
 
     Raises:
-        UserError: the stage trains quantised, or this machine has no compiler.
+        UserError: the stage trains quantized, or this machine has no compiler.
     """
     if not require_train(schedule).compile:
         return
@@ -155,7 +155,7 @@ def recipe(stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun |
     if schedule.prune is not None:
         result = _with_pruning(result, schedule, model)
     if schedule.quantize is not None:
-        result = _with_quantisation(result, schedule, model, origin)
+        result = _with_quantization(result, schedule, model, origin)
     return result
 
 
@@ -173,7 +173,7 @@ def _with_pruning(result: Recipe, schedule: Schedule, model: nn.Module) -> Recip
     return dataclasses.replace(result, prune=section, prune_groups=groups)
 
 
-def _with_quantisation(
+def _with_quantization(
     result: Recipe, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
 ) -> Recipe:
     section, path = schedule.quantize, schedule.path
@@ -187,7 +187,7 @@ def _with_quantisation(
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
     if earlier and earlier != bits:
         raise UserError(
-            f"{place(path, 'quantize')}: the network is already quantised at other bits or steps"
+            f"{place(path, 'quantize')}: the network is already quantized at other bits or steps"
         )
     return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)
 

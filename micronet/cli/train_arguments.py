@@ -53,13 +53,13 @@ def parser() -> Parser:
     """Return the parser of all commands."""
     top = Parser(
         prog="python -m micronet.train",
-        description="Train an image network, prune it, train it quantised, and evaluate it.",
+        description="Train an image network, prune it, train it quantized, and evaluate it.",
     )
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
     texts = {
         "fit": "train a dense float network",
         "prune": "prune a trained network gradually",
-        "qat": "train a network with quantised weights and activations",
+        "qat": "train a network with quantized weights and activations",
     }
     for name, text in texts.items():
         _stage_options(commands.add_parser(name, help=text, description=text.capitalize() + "."))

@@ -24,7 +24,7 @@ from micronet.models import architectures
 from micronet.models.failures import failures_of
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
-from micronet.quantization.sync_batch_norm import synchronised
+from micronet.quantization.sync_batch_norm import synchronized
 from micronet.recipe.reader import Schedule
 from micronet.recipe.yaml_source import place as source_location
 from micronet.runs import checkpoint, directory
@@ -75,7 +75,7 @@ def _quiet_unless_first() -> Iterator[None]:
 
 
 def run_stage(args: dict[str, Any]) -> int:
-    """Fit, prune or quantise: build everything, then hand it to the loop."""
+    """Fit, prune or quantize: build everything, then hand it to the loop."""
     run = RunDirectory(Path(args["out"]))
     config, schedule = _configured(args, run)
     train = stage.require_train(schedule)
@@ -91,7 +91,7 @@ def run_stage(args: dict[str, Any]) -> int:
         print(f"note: {note}")
     teacher = _teacher(recipe, data)
     if distributed.is_several() and train.sync_batch_norm:
-        model = synchronised(model)
+        model = synchronized(model)
     recipe = _tried_out(config, schedule, model, recipe, masks, data, teacher)
     rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
     weight_uses.check_uses(model, rounded, data.channels, data.image_size)

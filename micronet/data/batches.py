@@ -31,13 +31,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Images(Protocol):
-    """Labelled images, served in any order."""
+    """Labeled images, served in any order."""
 
     labels: Tensor
     policy: Policy | None
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
-        """Yield (images float32 (N, 3, H, W) normalised, labels int64 (N,)) per index tensor.
+        """Yield (images float32 (N, 3, H, W) normalized, labels int64 (N,)) per index tensor.
 
         ``augment`` is (seed, epoch), or None for the images as they are.
         """
@@ -53,7 +53,7 @@ def mix(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def _normalise(pixels: Tensor, statistics: tuple[tuple[float, ...], ...]) -> Tensor:
+def _normalize(pixels: Tensor, statistics: tuple[tuple[float, ...], ...]) -> Tensor:
     """Turn ``pixels`` (N, 3, H, W) in [0, 255] to float32 of mean 0 and deviation 1."""
     mean, deviation = (255.0 * torch.tensor(row).view(3, 1, 1) for row in statistics)
     return pixels.float().sub_(mean).div_(deviation)
@@ -84,7 +84,7 @@ class MemoryImages:
             if self.image_size != pixels.shape[1]:
                 size = (self.image_size, self.image_size)
                 planes = F.interpolate(planes.float(), size, mode="bilinear", antialias=True)
-            yield _normalise(planes, CIFAR_STATISTICS), self.labels[index]
+            yield _normalize(planes, CIFAR_STATISTICS), self.labels[index]
 
     def _changed(self, pixels: Tensor, index: Tensor, augment: tuple[int, int] | None) -> Tensor:
         if self.policy is None or augment is None:
@@ -122,7 +122,7 @@ class FileImages:
     """Images that are read when they are needed.
 
     Training takes a random part of 8 to 100 % of the area, resized, and mirrors every second one
-    (Szegedy et al. 2015); otherwise the centre, after resizing the short side to 256 / 224 of
+    (Szegedy et al. 2015); otherwise the center, after resizing the short side to 256 / 224 of
     ``image_size``.
 
     A damaged image stops everything, or with ``skip_bad`` is left out of its batch; ``skipped``
@@ -162,7 +162,7 @@ class FileImages:
                 self.skipped[int(index[place])] = message
             if batch.broken and not (self.skip_bad and batch.kept):
                 raise UserError(next(iter(batch.broken.values())))
-            yield _normalise_files(batch.pixels), self.labels[index[batch.kept]]
+            yield _normalize_files(batch.pixels), self.labels[index[batch.kept]]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class _Files(Dataset[Tensor | _Broken]):
     ) -> None:
         self.files, self.size, self.augment, self.policy = files, size, augment, policy
         steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
-        self.centre = v2.Compose(steps)
+        self.center = v2.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -195,7 +195,7 @@ class _Files(Dataset[Tensor | _Broken]):
         except UserError as error:
             return _Broken(str(error))
         if self.augment is None:
-            return self.centre(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
+            return self.center(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
         top, left, height, width, mirrored = _window(pixels, generator(*self.augment, 2, index))
         part = pixels[top : top + height, left : left + width].permute(2, 0, 1)
         size = (self.size, self.size)
@@ -234,8 +234,8 @@ def _window(pixels: Tensor, random: torch.Generator) -> tuple[int, int, int, int
     return (rows - height) // 2, (columns - width) // 2, height, width, mirrored
 
 
-def _normalise_files(pixels: Tensor) -> Tensor:
-    """Turn ``pixels`` uint8 (N, H, W, 3) to float32 (N, 3, H, W), as ``_normalise`` does.
+def _normalize_files(pixels: Tensor) -> Tensor:
+    """Turn ``pixels`` uint8 (N, H, W, 3) to float32 (N, 3, H, W), as ``_normalize`` does.
 
     Image by image, which stays in the cache, and row by row, whose three channels alternate.
     """

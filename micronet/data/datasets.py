@@ -21,7 +21,7 @@ DEFAULT_HOLDOUT = 0.1
 class Data:
     """One data set, ready to be iterated over any number of times.
 
-    All images are float32 (N, channels, image_size, image_size), normalised; labels are int64.
+    All images are float32 (N, channels, image_size, image_size), normalized; labels are int64.
     """
 
     name: str

@@ -15,7 +15,7 @@ from micronet.quantization.precision import LayerBits
 
 INTEGER, ROUNDED, FLOAT = "integer", "rounded float", "float"
 BETWEEN = (
-    "between layers normalisation, activation functions, gates and residual additions compute in "
+    "between layers normalization, activation functions, gates and residual additions compute in "
     "float32; each layer rounds its own input"
 )
 

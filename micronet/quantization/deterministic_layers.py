@@ -1,4 +1,4 @@
-"""Layers that stay in float in a quantised network, and what all its convolutions share.
+"""Layers that stay in float in a quantized network, and what all its convolutions share.
 
 In evaluation they sum in one stated order, so that a network's answer depends neither on the batch
 nor on the threads nor on the machine. In training they are PyTorch's own.

@@ -1,4 +1,4 @@
-"""Which layers can be quantised."""
+"""Which layers can be quantized."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from micronet.utils.errors import UserError
 
 
 def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "") -> None:
-    """Hold the layers that are quantised to being of a kind that can be.
+    """Hold the layers that are quantized to being of a kind that can be.
 
     Args:
         model: whose layers they are.
@@ -31,17 +31,17 @@ def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "
     for name, layer in architectures.layers(model).items():
         if bits[name].is_float or isinstance(layer, QuantizedLayer):
             continue
-        check_weight(name, layer, "quantised", where, f"; {hint}")
+        check_weight(name, layer, "quantized", where, f"; {hint}")
         if not (is_plain_convolution(layer) or is_plain_linear(layer)):
             kind = type(layer).__name__
-            raise UserError(f"{where}layer {name!r} ({kind}) cannot be quantised: {hint}")
+            raise UserError(f"{where}layer {name!r} ({kind}) cannot be quantized: {hint}")
     if any(layer.weight_bits is not None for layer in bits.values()):
         shared_layers.check_memory(model, where)
         shared_weights.check_precision(model, bits, where)
 
 
 def is_plain_convolution(source: nn.Module) -> bool:
-    """Whether a layer is one of the convolutions that quantised and exact ones stand in for."""
+    """Whether a layer is one of the convolutions that quantized and exact ones stand in for."""
     # Exact types: a subclass may use its weight without calling forward, as attention does.
     if not has_plain_parameters(source):
         return False

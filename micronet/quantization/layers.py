@@ -1,7 +1,7 @@
 """Layers whose weights and input activations are codes of a few bits while they train.
 
-The master weights stay in float under their usual names; each forward pass quantises them, masked,
-per output channel, and quantises the layer's input. The step of either operand follows a range, or
+The master weights stay in float under their usual names; each forward pass quantizes them, masked,
+per output channel, and quantizes the layer's input. The step of either operand follows a range, or
 is learned (see ``quantizers``). The arithmetic is ``micronet_kernels``' affine scheme, the same in
 training and evaluation.
 """
@@ -37,7 +37,7 @@ _OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1
 
 
 class QuantizedLayer(nn.Module):
-    """What quantised convolutions and linear layers share.
+    """What quantized convolutions and linear layers share.
 
     Where the step of the weights is learned, ``weight_step`` holds one for each output channel.
     """
@@ -62,12 +62,12 @@ class QuantizedLayer(nn.Module):
 
     @property
     def weight_levels(self) -> int:
-        """Number of levels of a quantised weight."""
+        """Number of levels of a quantized weight."""
         return _levels(self.bits.weight_levels, "weights stay")
 
     @property
     def activation_levels(self) -> int:
-        """Number of levels of a quantised input."""
+        """Number of levels of a quantized input."""
         return _levels(self.bits.activation_levels, "input stays")
 
     @property
@@ -166,7 +166,7 @@ def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
 
 
 class QuantizedConv2d(QuantizedLayer, ExactConv2d):
-    """A convolution over quantised weights and inputs, with the source's own parameters."""
+    """A convolution over quantized weights and inputs, with the source's own parameters."""
 
     def __init__(self, source: nn.Conv2d, bits: LayerBits) -> None:
         ExactConv2d.__init__(self, source)
@@ -201,7 +201,7 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
-    """A linear layer over quantised weights and, where asked, inputs."""
+    """A linear layer over quantized weights and, where asked, inputs."""
 
     def __init__(self, source: nn.Linear, bits: LayerBits) -> None:
         has_bias = source.bias is not None
@@ -253,7 +253,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
-    """Yield the quantised layers of a model and their names, in module order."""
+    """Yield the quantized layers of a model and their names, in module order."""
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
             yield name, module

@@ -35,7 +35,7 @@ class LayerBits:
 
     @property
     def is_float(self) -> bool:
-        """Whether neither operand is quantised."""
+        """Whether neither operand is quantized."""
         return self.weight_bits is None and self.activation_bits is None
 
     @property

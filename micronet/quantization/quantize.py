@@ -1,6 +1,6 @@
 """Which layers of a network compute in a few bits, and the network with those layers in place.
 
-``plan`` holds a schedule to a network; ``convert_`` replaces its layers by quantised ones.
+``plan`` holds a schedule to a network; ``convert_`` replaces its layers by quantized ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from micronet.quantization.layers import (
 )
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.quantizers import ActivationQuantizer, LearnedActivationQuantizer
-from micronet.quantization.sync_batch_norm import synchronise_in_integers_
+from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
 from micronet.recipe.yaml_source import place
@@ -41,8 +41,8 @@ def plan(
 
     Raises:
         UserError: an override names no layer, two want different things of one, nothing is
-            quantised, the section asks for quantised activations and no layer gets any, or a
-            layer that is quantised cannot be.
+            quantized, the section asks for quantized activations and no layer gets any, or a
+            layer that is quantized cannot be.
     """
     layers = architectures.layers(model)
     by_key = {f"quantize.overrides[{i}].layers": o for i, o in enumerate(section.overrides)}
@@ -95,17 +95,17 @@ def _bits_of(precision: WeightPrecision | ActivationPrecision) -> float:
 
 def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: str) -> None:
     if all(layer.is_float for layer in bits.values()):
-        raise UserError(f"{place(path, 'quantize')}: quantize quantises no layer of this network")
+        raise UserError(f"{place(path, 'quantize')}: quantize quantizes no layer of this network")
     activations = any(layer.activation_bits is not None for layer in bits.values())
     if section.activations is not None and not activations:
         key = "quantize.activations"
-        raise UserError(f"{place(path, key)}: {key} is set, but no layer's input is quantised")
+        raise UserError(f"{place(path, key)}: {key} is set, but no layer's input is quantized")
 
 
 def convert_(
     model: nn.Module, bits: Mapping[str, LayerBits], masks: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Turn every layer that ``bits`` quantises into a quantised one; parameters stay the same.
+    """Turn every layer that ``bits`` quantizes into a quantized one; parameters stay the same.
 
     Args:
         model: its modules keep their names.
@@ -114,12 +114,12 @@ def convert_(
             weights that they keep.
 
     Raises:
-        UserError: a layer is of a kind that cannot be quantised, or is no layer of this model.
+        UserError: a layer is of a kind that cannot be quantized, or is no layer of this model.
     """
     layers = architectures.layers(model)
     for name in bits:
         if name not in layers:
-            raise UserError(f"quantised layer {name!r} is no layer of this network")
+            raise UserError(f"quantized layer {name!r} is no layer of this network")
     every = {name: bits.get(name, _precision(layer)) for name, layer in layers.items()}
     check_layers(model, every)
     new = [
@@ -128,12 +128,12 @@ def convert_(
         if not every[name].is_float and not isinstance(layer, QuantizedLayer)
     ]
     for name in new:
-        replace_(layers[name], _quantised(layers[name], every[name]))
+        replace_(layers[name], _quantized(layers[name], every[name]))
     share_masks(model, masks or {})
     _start_weight_steps(model, new)
     if new:
         use_plain_swish_(model)
-        synchronise_in_integers_(model)
+        synchronize_in_integers_(model)
         leave_fast_paths_(model)
         _evaluate_floats_exactly(model)
 
@@ -143,7 +143,7 @@ def _precision(layer: nn.Module) -> LayerBits:
 
 
 def _start_weight_steps(model: nn.Module, names: Collection[str]) -> None:
-    """Give newly quantised layers the steps of their weights to learn, one set for each weight."""
+    """Give newly quantized layers the steps of their weights to learn, one set for each weight."""
     owners = shared_layers.owners(model)
     for name, layer in quantized_layers(model):
         if name not in names or layer.bits.weight_bits is None or layer.has_weight_range:
@@ -168,7 +168,7 @@ def _evaluate_floats_exactly(model: nn.Module) -> None:
             replace_(layer, FloatLinear(layer))
 
 
-def _quantised(source: nn.Module, bits: LayerBits) -> QuantizedLayer:
+def _quantized(source: nn.Module, bits: LayerBits) -> QuantizedLayer:
     new: QuantizedLayer
     if isinstance(source, nn.Conv2d):
         new = QuantizedConv2d(source, bits)
@@ -179,7 +179,7 @@ def _quantised(source: nn.Module, bits: LayerBits) -> QuantizedLayer:
 
 
 def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Give quantised layers the bits of their weights' pruning masks, which their weight op fuses.
+    """Give quantized layers the bits of their weights' pruning masks, which their weight op fuses.
 
     Args:
         model: whose layers they are.
@@ -202,7 +202,7 @@ def bits_from_dict(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, LayerBit
 
 
 def unready(model: nn.Module) -> list[str]:
-    """Return the activation quantisers that have never seen a training batch."""
+    """Return the activation quantizers that have never seen a training batch."""
     return [
         f"{name}.input_quantizer"
         for name, layer in quantized_layers(model)
@@ -222,7 +222,7 @@ def broken_ranges(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def broken_inputs(model: nn.Module, images: Tensor) -> list[str]:
-    """Return the quantised layers whose input is not finite, in execution order.
+    """Return the quantized layers whose input is not finite, in execution order.
 
     Runs the model on ``images`` once more, because a learned step keeps no trace of its input.
     """
@@ -247,7 +247,7 @@ def broken_inputs(model: nn.Module, images: Tensor) -> list[str]:
 
 
 def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are steps of quantisers, each by what it is the step of."""
+    """Return the parameters that are steps of quantizers, each by what it is the step of."""
     steps: dict[str, nn.Parameter] = {}
     owners = shared_layers.owners(model)
     for name, layer in quantized_layers(model):

@@ -1,7 +1,7 @@
-"""Quantisers of a layer's input, and the initial step of learned ones.
+"""Quantizers of a layer's input, and the initial step of learned ones.
 
 ``ActivationQuantizer`` follows the range of its input. ``LearnedActivationQuantizer`` learns its
-step as a parameter: learned step size quantisation (LSQ), Esser et al. 2020, "Learned Step Size
+step as a parameter: learned step size quantization (LSQ), Esser et al. 2020, "Learned Step Size
 Quantization", whose section 2.1 gives the initial step and section 2.2 the gradient's scale.
 """
 
@@ -20,7 +20,7 @@ from micronet.utils import distributed
 
 
 class InputQuantizer(nn.Module, ABC):
-    """Fake-quantises the input of a layer to ``levels`` levels."""
+    """Fake-quantizes the input of a layer to ``levels`` levels."""
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class InputQuantizer(nn.Module, ABC):
 
 
 class ActivationQuantizer(InputQuantizer):
-    """Fake-quantises its input under the bias-corrected moving average of its range.
+    """Fake-quantizes its input under the bias-corrected moving average of its range.
 
-    Training updates the range with each batch, then quantises that batch; evaluation freezes it.
+    Training updates the range with each batch, then quantizes that batch; evaluation freezes it.
     The state lives in buffers: ``ema`` and ``range`` are (low, high), ``step`` counts batches.
     """
 
@@ -59,7 +59,7 @@ class ActivationQuantizer(InputQuantizer):
         self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the quantised values of ``x``, any shape."""
+        """Return the quantized values of ``x``, any shape."""
         if self.training:
             self._follow(x)
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
@@ -102,7 +102,7 @@ class ActivationQuantizer(InputQuantizer):
 
 
 class LearnedActivationQuantizer(InputQuantizer):
-    """Fake-quantises its input to whole multiples of a step that the optimiser learns.
+    """Fake-quantizes its input to whole multiples of a step that the optimizer learns.
 
     The first training batch sets the initial step and, for good, the zero point: 0 for an input
     that is never negative. Until then the zero point is NaN, and so is every value.
@@ -119,7 +119,7 @@ class LearnedActivationQuantizer(InputQuantizer):
         self._largest: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the quantised values of ``x`` (batch, ...)."""
+        """Return the quantized values of ``x`` (batch, ...)."""
         if self.training and self._largest is None:
             self._start(x.detach())
         largest = 1 if self._largest is None else self._largest

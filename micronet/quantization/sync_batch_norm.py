@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all processes, after convolutions in integers too."""
+"""Batch normalization over the batch of all processes, after convolutions in integers too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @classmethod
     def like(cls, source: _BatchNorm) -> SyncBatchNorm:
-        """Return a normalisation with the source's own parameters and statistics."""
+        """Return a normalization with the source's own parameters and statistics."""
         new = cls(
             source.num_features,
             source.eps,
@@ -40,7 +40,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, not {x.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``input`` (batch, channels, height, width)."""
+        """Normalize ``input`` (batch, channels, height, width)."""
         x = input
         group = self._group()
         if group is None:
@@ -77,15 +77,15 @@ class SyncBatchNorm(_BatchNorm):
         return group if dist.get_world_size(group) > 1 else None
 
 
-def synchronise_in_integers_(model: nn.Module) -> None:
-    """Replace the synchronised normalisations of a model; parameters stay the same objects."""
+def synchronize_in_integers_(model: nn.Module) -> None:
+    """Replace the synchronized normalizations of a model; parameters stay the same objects."""
     for module in list(model.modules()):
         if type(module) is nn.SyncBatchNorm:
             replace_(module, SyncBatchNorm.like(module))
 
 
-def synchronised(model: nn.Module) -> nn.Module:
-    """Let a float model normalise over the batch of all processes, on any device, and return it.
+def synchronized(model: nn.Module) -> nn.Module:
+    """Let a float model normalize over the batch of all processes, on any device, and return it.
 
     A subclass with a forward pass of its own keeps it, and its own statistics.
     """
@@ -93,7 +93,7 @@ def synchronised(model: nn.Module) -> nn.Module:
         # Not torch's own conversion, which knows a module that has two names by one of them.
         if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
             replace_(module, SyncBatchNorm.like(module))
-    synchronise_in_integers_(model)
-    # A swish with a gradient of its own would ask a deferred normalisation for its values.
+    synchronize_in_integers_(model)
+    # A swish with a gradient of its own would ask a deferred normalization for its values.
     use_plain_swish_(model)
     return model

@@ -49,7 +49,7 @@ def check_uses(model: nn.Module, names: Iterable[str], channels: int, size: int)
             hook.remove()
     for name, function in uses.found.items():
         raise UserError(
-            f"layer {name!r} cannot be quantised: the network calls {function} with its weight, "
+            f"layer {name!r} cannot be quantized: the network calls {function} with its weight, "
             "which would stay in float there; set its weights to null in quantize.overrides, or "
             "call the layer"
         )

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from micronet.recipe.strict import Inherit
 
-# Where the step of a quantiser comes from.
+# Where the step of a quantizer comes from.
 STEPS = ("range", "learned")
 
 
-# How the learning rate moves; see ``optimise.learning_rate``.
+# How the learning rate moves; see ``optimize.learning_rate``.
 LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
@@ -20,12 +20,12 @@ METHODS = ("gradual", "one-shot")
 
 @dataclass(frozen=True)
 class TrainSection:
-    """How the weights are optimised: SGD with momentum under a learning-rate schedule.
+    """How the weights are optimized: SGD with momentum under a learning-rate schedule.
 
     ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
     ``patience`` plateau. A batch is trained in ``accumulate`` parts of equal size, one after the
     other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss above
-    ``loss_limit`` stops the run, as one that is not finite does. Several processes normalise
+    ``loss_limit`` stops the run, as one that is not finite does. Several processes normalize
     over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
     decay of a moving average of the weights, which is what is validated and kept; 0 averages
     nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in

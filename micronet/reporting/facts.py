@@ -131,8 +131,8 @@ def picture(name: str, layer: architectures.Layer) -> LayerPicture:
     codes, span = None, None
     if isinstance(layer, QuantizedLayer):
         codes = _codes(layer) if layer.bits.weight_bits is not None else None
-        quantiser = layer.input_quantizer
-        span = None if quantiser is None else quantiser.ends()
+        quantizer = layer.input_quantizer
+        span = None if quantizer is None else quantizer.ends()
     zeros = weight.numel() - kept.numel()
     return LayerPicture(name, low, high, counts.long().tolist(), zeros, codes, span)
 

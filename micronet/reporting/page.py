@@ -61,15 +61,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def _curves(runs: Sequence[RunFacts]) -> str:
     def series(*keys: tuple[str, str]) -> list[svg.Line]:
-        """One colour a run; the second of two keys is dashed."""
+        """One color a run; the second of two keys is dashed."""
         return [
             svg.Line(
                 _named(runs, run, name),
                 [(r["epoch"] + 1, r[key]) for r in run.records],
-                colour,
+                color,
                 "dashed" if second else "plain",
             )
-            for colour, run in enumerate(runs)
+            for color, run in enumerate(runs)
             for second, (name, key) in enumerate(keys)
         ]
 
@@ -87,12 +87,12 @@ def _curves(runs: Sequence[RunFacts]) -> str:
 
 def _sparsity(runs: Sequence[RunFacts]) -> list[svg.Line]:
     found: list[svg.Line] = []
-    for colour, run in enumerate(runs):
+    for color, run in enumerate(runs):
         measured = [(r["epoch"] + 1, 100 * r["sparsity"]) for r in run.records]
-        found.append(svg.Line(_named(runs, run, "measured"), measured, colour))
+        found.append(svg.Line(_named(runs, run, "measured"), measured, color))
         aimed = [(e + 1, 100 * t) for e, t in enumerate(run.targets) if t is not None]
         if aimed:
-            found.append(svg.Line(_named(runs, run, "schedule"), aimed, colour, "wide"))
+            found.append(svg.Line(_named(runs, run, "schedule"), aimed, color, "wide"))
     return found
 
 

@@ -55,10 +55,10 @@ def of_page() -> str:
 def of_pictures() -> str:
     """Return the style sheet of a picture that stands alone, on a light ground, in plain CSS."""
     sheet = _PICTURES.replace("system-ui, sans-serif", _FONTS)
-    for name, colour in _LIGHT.items():
-        sheet = sheet.replace(f"var(--{name})", colour)
+    for name, color in _LIGHT.items():
+        sheet = sheet.replace(f"var(--{name})", color)
     return sheet
 
 
-def _variables(colours: dict[str, str]) -> str:
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+def _variables(colors: dict[str, str]) -> str:
+    return " ".join(f"--{name}: {color};" for name, color in colors.items())

@@ -66,7 +66,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last: a folder is synchronised through a descriptor of its own."""
+    """Make a rename last: a folder is synchronized through a descriptor of its own."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

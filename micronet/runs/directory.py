@@ -153,7 +153,7 @@ def _with_average(
 
 
 def load(path: str | Path, *, averaged: bool = True) -> LoadedRun:
-    """Rebuild the network of a run directory or checkpoint, quantised layers in place.
+    """Rebuild the network of a run directory or checkpoint, quantized layers in place.
 
     Args:
         path: what ``find_checkpoint`` takes.

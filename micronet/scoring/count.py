@@ -94,7 +94,7 @@ class Score:
 
     @property
     def nonzeros(self) -> int:
-        """Number of those that are not zero before they are quantised."""
+        """Number of those that are not zero before they are quantized."""
         return sum(facts.kept for facts in self.layers.values())
 
     @property

@@ -55,8 +55,8 @@ def _one(result: Score, longest: Fraction, top: int) -> tuple[list[str], int]:
     bars = [(kind, share) for kind, share in shares(result) if share]
     y, begin = top + _TITLE, Fraction(0)
     for kind, share in bars:
-        colour = _STORED if kind.startswith("stored ") else _EXECUTED
-        parts += _bar(kind, begin, share, longest, y, colour)
+        color = _STORED if kind.startswith("stored ") else _EXECUTED
+        parts += _bar(kind, begin, share, longest, y, color)
         begin += share
         y += _ROW
     parts += _bar("score", Fraction(0), result.score, longest, y, _TOTAL)
@@ -64,7 +64,7 @@ def _one(result: Score, longest: Fraction, top: int) -> tuple[list[str], int]:
 
 
 def _bar(
-    label: str, begin: Fraction, share: Fraction, longest: Fraction, y: int, colour: str
+    label: str, begin: Fraction, share: Fraction, longest: Fraction, y: int, color: str
 ) -> list[str]:
     scale = (_WIDTH - _LABELS - _NUMBERS) / longest
     x, width = _LABELS + begin * scale, share * scale
@@ -72,6 +72,6 @@ def _bar(
     return [
         f'<text x="{_LABELS - 8}" y="{middle}" text-anchor="end">{escape(label)}</text>',
         f'<rect x="{fixed(x, 2)}" y="{y}" width="{fixed(width, 2)}" height="{_BAR}" '
-        f'fill="{colour}"/>',
+        f'fill="{color}"/>',
         f'<text x="{fixed(x + width + 6, 2)}" y="{middle}">{fixed(share, 6)}</text>',
     ]

@@ -72,7 +72,7 @@ class Keeper:
         return seconds is not None and time.monotonic() - self._written >= seconds
 
     def step(self, step: int, loss: float, rate: float) -> None:
-        """Note an optimiser step, counted from 1 over the whole run."""
+        """Note an optimizer step, counted from 1 over the whole run."""
         if self._events is not None:
             self._events.step(step, loss, rate)
 

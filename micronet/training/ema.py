@@ -1,4 +1,4 @@
-"""A moving average of the trained weights, which generalises better than the last of them.
+"""A moving average of the trained weights, which generalizes better than the last of them.
 
 Polyak & Juditsky 1992; as EfficientNet was trained, the average is short at the start of a run.
 It is this network that is validated, chosen as best, and loaded again; training goes on with its
@@ -22,7 +22,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return what is averaged: parameters, and the statistics of batch normalisation.
+    """Return what is averaged: parameters, and the statistics of batch normalization.
 
     Ranges of activations are not, being moving averages themselves. A tensor of several names is
     averaged once; a weight goes by the layer that owns it, as its mask does.
@@ -47,7 +47,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after the run's optimiser step number ``step``, counted from 1.
+        """Take in the weights after the run's optimizer step number ``step``, counted from 1.
 
         The decay is at most ``(1 + step) / (10 + step)``, so that the first weights of a short run
         are forgotten. A tensor that is new, as a learned step is, starts at its own value.
@@ -68,7 +68,7 @@ class ModelEma:
 
     @torch.no_grad()
     def agree(self) -> None:
-        """Let the processes' statistics of batch normalisation agree on their mean."""
+        """Let the processes' statistics of batch normalization agree on their mean."""
         if distributed.is_several():
             for name, tensor in self.tensors.items():
                 if name.rpartition(".")[2] in _STATISTICS:

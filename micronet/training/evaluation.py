@@ -49,7 +49,7 @@ def evaluate(
     Where several processes train, each brings its own images, and all get the sums.
 
     Logits that tie for the maximum count for the lowest class index, and are reported, because
-    quantised networks do tie and another rule would move the top-1.
+    quantized networks do tie and another rule would move the top-1.
 
     Args:
         model: the network.

@@ -1,4 +1,4 @@
-"""The training loop: one loop for fitting, pruning and quantisation-aware training."""
+"""The training loop: one loop for fitting, pruning and quantization-aware training."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _train_and_validate(
         after = f"after {recipe.stage} epoch {epoch + 1}"
         raise UserError(f"the validation loss is {validated.loss} {after}{keeper.last_good()}")
     seconds = state.progress.seconds + time.monotonic() - began
-    # Not what the optimiser holds: a run that goes on after an epoch's last step has not set it.
+    # Not what the optimizer holds: a run that goes on after an epoch's last step has not set it.
     rate = _rate(state, recipe, epoch + 1 - 1 / data.steps_per_epoch)
     state.plateau.saw(recipe.train, validated.top1)
     state.epoch, state.progress = epoch + 1, Progress()
@@ -126,7 +126,7 @@ def validate(state: State, recipe: Recipe, data: Data, stop: StopRequest) -> Acc
 
 
 def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:
-    """Choose masks and put quantised layers in place where the recipe says so."""
+    """Choose masks and put quantized layers in place where the recipe says so."""
     if recipe.prune is not None:
         state.masks.update(state.model, recipe.prune, recipe.prune_groups, epoch)
         state.average.prune(state.masks)
@@ -146,7 +146,7 @@ def train_epoch(
     keeper: Keeper,
     stop: StopRequest,
 ) -> Accuracy:
-    """Take one optimiser step per batch; return the accuracy on the training batches.
+    """Take one optimizer step per batch; return the accuracy on the training batches.
 
     Goes on after ``state.progress.step`` batches of the epoch.
 

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate, and the allocator that training wants."""
+"""The optimizer, its learning rate, and the allocator that training wants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
 
 
 def add_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Let an optimiser train a model's learned steps, which it must not have yet.
+    """Let an optimizer train a model's learned steps, which it must not have yet.
 
     They have no weight decay, which would pull a step towards zero whatever the loss says.
     """

@@ -165,10 +165,10 @@ def plot(before: Accuracy, points: Sequence[Point]) -> str:
         x = left + share / 100 * (width - left)
         parts.append(f'<text x="{x}" y="{height + 26}" text-anchor="middle">{share} %</text>')
     for index, name in enumerate(layers):
-        colour = f"hsl({360 * index // len(layers)} 70% 40%)"
+        color = f"hsl({360 * index // len(layers)} 70% 40%)"
         own = [at(p.sparsity, p.accuracy.top1) for p in points if p.layer == name]
         line = " ".join([at(0.0, before.top1), *own])
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
-        place = f'x="{width + 12}" y="{20 + row * index}" fill="{colour}"'
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{color}"/>')
+        place = f'x="{width + 12}" y="{20 + row * index}" fill="{color}"'
         parts.append(f"<text {place}>{html.escape(name)}</text>")
     return "\n".join([*parts, "</svg>"]) + "\n"

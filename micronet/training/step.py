@@ -1,4 +1,4 @@
-"""One optimiser step's loss and gradient, and what stops a run before they do harm."""
+"""One optimizer step's loss and gradient, and what stops a run before they do harm."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """TensorBoard events of a run: every number of its log, and what each layer looks like.
 
-The x axis counts the run's optimiser steps from 1. The package tensorboard is asked for only here.
+The x axis counts the run's optimizer steps from 1. The package tensorboard is asked for only here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Events:
 
     Args:
         folder: of the run.
-        done: optimiser steps that a resumed run has behind it; events of later ones, which an
+        done: optimizer steps that a resumed run has behind it; events of later ones, which an
             earlier process left, are taken back.
 
     Raises:
@@ -96,10 +96,10 @@ def layer_scalars(model: nn.Module) -> Scalars:
     found = {}
     for name, layer in architectures.layers(model).items():
         found[f"sparsity/{name}"] = float((layer.weight == 0).float().mean())
-    for name, quantised in quantized_layers(model):
-        quantiser = quantised.input_quantizer
-        if quantiser is not None:
-            found[f"input low/{name}"], found[f"input high/{name}"] = quantiser.ends()
-        if isinstance(quantiser, LearnedActivationQuantizer):
-            found[f"input step/{name}"] = float(quantiser.step_size.detach())
+    for name, quantized in quantized_layers(model):
+        quantizer = quantized.input_quantizer
+        if quantizer is not None:
+            found[f"input low/{name}"], found[f"input high/{name}"] = quantizer.ends()
+        if isinstance(quantizer, LearnedActivationQuantizer):
+            found[f"input step/{name}"] = float(quantizer.step_size.detach())
     return found

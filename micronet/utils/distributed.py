@@ -164,7 +164,7 @@ def wrap(model: nn.Module) -> nn.Module:
     """
     if not is_several():
         return model
-    # Ranges and synchronised statistics are equal by construction; see average_statistics.
+    # Ranges and synchronized statistics are equal by construction; see average_statistics.
     return DistributedDataParallel(model, broadcast_buffers=False)
 
 
@@ -176,9 +176,9 @@ def without_meeting(wrapped: nn.Module, last: bool) -> contextlib.AbstractContex
 
 
 def average_statistics(model: nn.Module) -> None:
-    """Let batch normalisations agree on the mean of their statistics.
+    """Let batch normalizations agree on the mean of their statistics.
 
-    Where they are synchronised they have the same ones, whose mean they keep within rounding.
+    Where they are synchronized they have the same ones, whose mean they keep within rounding.
     """
     if not is_several():
         return

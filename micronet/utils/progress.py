@@ -25,7 +25,7 @@ class Running:
     """An epoch so far: what its batches gave, and what is left of the run.
 
     ``loss`` and ``top1`` (per cent) are means over the epoch's batches; ``seconds_left`` is for
-    the optimiser steps of all epochs to come, without their validation.
+    the optimizer steps of all epochs to come, without their validation.
     """
 
     loss: float

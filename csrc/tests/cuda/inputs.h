@@ -144,7 +144,7 @@ inline Range extremes_of(const Elements& x, int64_t numel) {
 }
 
 // The bits of x in the range of q; those beyond the end are 0.
-inline void check_inside(const Elements& x, int64_t numel, const Quantiser& q,
+inline void check_inside(const Elements& x, int64_t numel, const Quantizer& q,
                          const std::vector<uint8_t>& inside) {
   for (int64_t i = 0; i < numel; ++i) CHECK(bit(inside, i) == is_inside(x[i], q));
   for (int64_t i = numel; i < 8 * bytes_for(numel); ++i) CHECK(!bit(inside, i));

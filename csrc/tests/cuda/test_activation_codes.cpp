@@ -23,9 +23,9 @@ void encodes_each_element(std::mt19937& random, Float type, int64_t numel, int s
   CHECK(status == (numel == 0 ? kNoElements : kOk));
   if (numel == 0) return;
   const std::vector<uint8_t> codes(memory.begin() + skipped, memory.end());
-  const Quantiser q = make_quantiser(range.ends[0], range.ends[1], levels, scheme);
+  const Quantizer q = make_quantizer(range.ends[0], range.ends[1], levels, scheme);
   for (int64_t i = 0; i < numel; ++i) {
-    const float code = quantise(x[i], q);
+    const float code = quantize(x[i], q);
     CHECK(code_at(codes, i) == (code != code ? 0u : static_cast<unsigned>(code - q.code_min)));
   }
   if (numel % 2 != 0) CHECK(code_at(codes, numel) == 0);
@@ -42,9 +42,9 @@ void decodes_each_code(std::mt19937& random, int64_t numel, int skip, int levels
   Elements y(kFloat32, numel, skip_y);
   CHECK(dequantize_per_tensor_cuda(codes.data() + skip, numel, range.ends, levels, scheme,
                                    static_cast<float*>(y.data()), nullptr) == kOk);
-  const Quantiser q = make_quantiser(range.ends[0], range.ends[1], levels, scheme);
+  const Quantizer q = make_quantizer(range.ends[0], range.ends[1], levels, scheme);
   for (int64_t i = 0; i < numel; ++i) {
-    CHECK(same(y[i], dequantise(static_cast<float>(code_at(used, i)) + q.code_min, q)));
+    CHECK(same(y[i], dequantize(static_cast<float>(code_at(used, i)) + q.code_min, q)));
   }
 }
 

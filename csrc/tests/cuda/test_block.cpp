@@ -106,7 +106,7 @@ struct Trial {
   float a(int64_t i) const { return activate_by(function, z(i)); }
   float value(int64_t i) const { return gated ? a(i) * gate[gate_of(i)] : a(i); }
   float passed(int64_t i, float at) const {
-    const Quantiser q = make_quantiser(range.ends[0], range.ends[1], 2, kAffine);
+    const Quantizer q = make_quantizer(range.ends[0], range.ends[1], 2, kAffine);
     return !has_range || is_inside(at, q) ? grad[static_cast<size_t>(i)] : 0.0f;
   }
   float dz(int64_t i) const {
@@ -122,12 +122,12 @@ void forward(const Trial& t, int levels) {
   std::vector<uint8_t> codes = dirty(packed_bytes(t.numel, kCodeLevels));
   CHECK(block_codes_cuda(block, t.range.ends, levels, codes.data(), nullptr) == kOk);
   CHECK(block_extremes_cuda(block, room.data(), extremes.data(), nullptr) == kOk);
-  const Quantiser q = make_quantiser(t.range.ends[0], t.range.ends[1], levels, kAffine);
+  const Quantizer q = make_quantizer(t.range.ends[0], t.range.ends[1], levels, kAffine);
   Elements found(kFloat32, t.numel, 0);
   for (int64_t i = 0; i < t.numel; ++i) {
     found.set(i, t.value(i));
     CHECK(same(values[static_cast<size_t>(i)], t.value(i)));
-    const float code = quantise(t.value(i), q);
+    const float code = quantize(t.value(i), q);
     const int packed = codes[static_cast<size_t>(i / 2)] >> (i % 2 * 4) & 15;
     CHECK(packed == (code == code ? static_cast<int>(code) : 0));
   }

@@ -25,9 +25,9 @@ struct Trial {
         inside(dirty(bytes_for(numel))) {}
 
   void check(const float* ends) const {
-    const Quantiser q = make_quantiser(ends[0], ends[1], levels, scheme);
+    const Quantizer q = make_quantizer(ends[0], ends[1], levels, scheme);
     for (int64_t i = 0; i < numel; ++i) {
-      CHECK(same(y[i], rounded_to(type, dequantise(quantise(x[i], q), q))));
+      CHECK(same(y[i], rounded_to(type, dequantize(quantize(x[i], q), q))));
     }
     check_inside(x, numel, q, inside);
   }

@@ -61,24 +61,24 @@ struct Trial {
 
   float kept(int64_t i) const { return !masked || bit(bits, i) ? w[i] : 0.0f; }
 
-  Quantiser quantiser(int64_t c) const {
+  Quantizer quantizer(int64_t c) const {
     Range range{{0.0f, 0.0f}};
     for (int64_t i = c * each; i < (c + 1) * each; ++i) {
       const float v = kept(i);
-      if (v != v) return make_quantiser(v, v, levels, scheme);
+      if (v != v) return make_quantizer(v, v, levels, scheme);
       range.ends[0] = v < range.ends[0] ? v : range.ends[0];
       range.ends[1] = v > range.ends[1] ? v : range.ends[1];
     }
-    return make_quantiser(range.ends[0], range.ends[1], levels, scheme);
+    return make_quantizer(range.ends[0], range.ends[1], levels, scheme);
   }
 
   template <typename Test>
   void for_all(const Test& test) const {
     for (int64_t c = 0; c < channels; ++c) {
-      const Quantiser q = quantiser(c);
+      const Quantizer q = quantizer(c);
       CHECK(same(scale[static_cast<size_t>(c)], q.scale));
       CHECK(same(zero_point[static_cast<size_t>(c)], q.zero_point));
-      for (int64_t i = c * each; i < (c + 1) * each; ++i) test(i, quantise(kept(i), q), q);
+      for (int64_t i = c * each; i < (c + 1) * each; ++i) test(i, quantize(kept(i), q), q);
     }
   }
 };
@@ -86,8 +86,8 @@ struct Trial {
 void rounds_each_channel_to_its_range(Trial t) {
   CHECK(fake_quant_per_channel_cuda(t.weight(t.w_hat.data(), true), t.type, t.scheme, nullptr) ==
         kOk);
-  t.for_all([&](int64_t i, float code, const Quantiser& q) {
-    CHECK(same(t.w_hat[i], rounded_to(t.type, dequantise(code, q))));
+  t.for_all([&](int64_t i, float code, const Quantizer& q) {
+    CHECK(same(t.w_hat[i], rounded_to(t.type, dequantize(code, q))));
   });
   Elements again(t.type, t.channels * t.each, t.skip);
   CHECK(fake_quant_per_channel_cuda(t.weight(again.data(), false), t.type, t.scheme, nullptr) ==
@@ -98,7 +98,7 @@ void rounds_each_channel_to_its_range(Trial t) {
 void gives_the_codes(Trial t) {
   uint8_t* codes = t.codes.data() + t.skip;
   CHECK(quantize_per_channel_cuda(t.weight(codes, true), t.type, t.scheme, nullptr) == kOk);
-  t.for_all([&](int64_t i, float code, const Quantiser&) {
+  t.for_all([&](int64_t i, float code, const Quantizer&) {
     const int whole = code == code ? static_cast<int>(code) : 0;
     CHECK(codes[i] == static_cast<uint8_t>(whole));
   });

@@ -71,7 +71,7 @@ struct Trial {
   template <typename Test>
   void for_channel(int64_t c, const Test& test) const {
     const size_t at = static_cast<size_t>(c);
-    const Quantiser q{0.0f,           0.0f, 1.0f / step[at],
+    const Quantizer q{0.0f,           0.0f, 1.0f / step[at],
                       zero_point[at], 0.0f, static_cast<float>(levels - 1)};
     for (int64_t i = c * each; i < (c + 1) * each; ++i) test(i, !masked || bit(bits, i), q);
   }
@@ -80,9 +80,9 @@ struct Trial {
 void rounds_to_the_step(Trial t) {
   CHECK(fake_quant_learned_step_cuda(t.learned(), t.type, t.y.data(), nullptr) == kOk);
   for (int64_t c = 0; c < t.channels; ++c) {
-    t.for_channel(c, [&](int64_t i, bool kept, const Quantiser& q) {
-      const float code = quantise(kept ? t.x[i] : 0.0f, q);
-      CHECK(same(t.y[i], rounded_to(t.type, dequantise(code, q))));
+    t.for_channel(c, [&](int64_t i, bool kept, const Quantizer& q) {
+      const float code = quantize(kept ? t.x[i] : 0.0f, q);
+      CHECK(same(t.y[i], rounded_to(t.type, dequantize(code, q))));
     });
   }
 }
@@ -94,9 +94,9 @@ void sums_in_the_stated_order(Trial t) {
                                               nullptr) == kOk);
   for (int64_t c = 0; c < t.channels; ++c) {
     std::vector<float> terms;
-    t.for_channel(c, [&](int64_t i, bool kept, const Quantiser& q) {
+    t.for_channel(c, [&](int64_t i, bool kept, const Quantizer& q) {
       const float v = kept ? t.x[i] : 0.0f, scaled = q.scale * v;
-      const float whole = quantise(v, q) + q.zero_point;
+      const float whole = quantize(v, q) + q.zero_point;
       const bool inside = scaled > q.zero_point && scaled < q.zero_point + q.code_max;
       CHECK(same(t.grad_x[i], kept && inside ? t.grad[i] : 0.0f));
       terms.push_back(t.grad[i] * (inside ? whole - scaled : whole));

@@ -5,7 +5,7 @@
 namespace micronet {
 namespace {
 
-// What a quantiser remembers, moved by the plain functions.
+// What a quantizer remembers, moved by the plain functions.
 struct State {
   float ema[2] = {0, 0}, range[2] = {0, 0};
   int64_t step = 0;

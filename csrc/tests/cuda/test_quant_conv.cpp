@@ -29,10 +29,10 @@ void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int leve
                               double pruned) {
   const Problem p = draw(random, s, levels, wl, pruned);
   std::vector<float> ratio;
-  const auto quantise = [](const Weight& weight) {
+  const auto quantize = [](const Weight& weight) {
     return quantize_per_channel_cuda(weight, kFloat32, kAffine, nullptr);
   };
-  const std::vector<int> expected = expected_sums(p, integers(p, quantise, &ratio));
+  const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
   const auto whole = convolve<int32_t>(p, kInt32, ratio);
   const auto values = convolve<float>(p, kValue, ratio);
   CHECK(std::equal(whole.begin(), whole.end(), expected.begin()));

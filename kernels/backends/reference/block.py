@@ -11,7 +11,7 @@ from ...scheme import Function, Scheme
 from .codes import pack_codes
 from .exact import fma, sum_lanes
 from .fake_quant_activation import CODE_SLOTS, memory_order
-from .quantiser import codes, is_inside, make_quantiser
+from .quantizer import codes, is_inside, make_quantizer
 
 # Cephes' expf (Moshier): the polynomial, and ln 2 in two parts.
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -91,7 +91,7 @@ def block_codes(
     acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor, levels: int
 ) -> Tensor:
     """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
-    q = make_quantiser(range[0], range[1], levels, Scheme.AFFINE)
+    q = make_quantizer(range[0], range[1], levels, Scheme.AFFINE)
     whole = codes(block_values(acc, m, b, function, gate), q).nan_to_num(nan=0.0)
     return pack_codes(memory_order(whole.to(torch.uint8)), CODE_SLOTS)
 
@@ -117,7 +117,7 @@ def _gradient(
 def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
     if not range.numel():
         return grad
-    q = make_quantiser(range[0], range[1], 2, Scheme.AFFINE)
+    q = make_quantizer(range[0], range[1], 2, Scheme.AFFINE)
     return torch.where(is_inside(value, q), grad, 0.0)
 
 

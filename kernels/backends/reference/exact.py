@@ -25,7 +25,7 @@ def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     towards = torch.where((lost > 0) == (total > 0), 1, -1)
     is_odd = (bits & 1) == 1
     odd = torch.where((lost == 0) | is_odd | ~total.isfinite(), bits, bits + towards)
-    # An even sum has an odd neighbour on either side; the exact sum lies next to the chosen one.
+    # An even sum has an odd neighbor on either side; the exact sum lies next to the chosen one.
     return odd.view(torch.float64).float()
 
 

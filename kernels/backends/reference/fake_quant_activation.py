@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .bits_and_counts import memory_order, pack_bits
 from .codes import pack_codes, unpack_codes
-from .quantiser import Quantiser, codes, is_inside, make_quantiser, values
+from .quantizer import Quantizer, codes, is_inside, make_quantizer, values
 
 # A code of an activation takes four bits, whatever its levels.
 CODE_SLOTS = 16
@@ -44,15 +44,15 @@ def update_range_(x: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: fl
     move_range_(extremes(x), ema, range, step, decay)
 
 
-def _quantiser(range: Tensor, levels: int, scheme: int) -> Quantiser:
-    return make_quantiser(range[0], range[1], levels, scheme)
+def _quantizer(range: Tensor, levels: int, scheme: int) -> Quantizer:
+    return make_quantizer(range[0], range[1], levels, scheme)
 
 
 def fake_quant_per_tensor(
     x: Tensor, range: Tensor, levels: int, scheme: int
 ) -> tuple[Tensor, Tensor]:
     """Values of the codes of x in x's dtype, and the bits of lo <= x <= hi in memory order."""
-    q = _quantiser(range, levels, scheme)
+    q = _quantizer(range, levels, scheme)
     single = x.float()
     y = values(codes(single, q), q).to(x.dtype)
     return y, pack_bits(memory_order(is_inside(single, q)))
@@ -71,7 +71,7 @@ def quantize_per_tensor(
     x: Tensor, range: Tensor, levels: int, scheme: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes less code_min, two a byte in memory order; bits as above; the extremes of x."""
-    q = _quantiser(range, levels, scheme)
+    q = _quantizer(range, levels, scheme)
     single = x.float()
     whole = (codes(single, q) - q.code_min).nan_to_num(nan=0.0).to(torch.uint8)
     inside = pack_bits(memory_order(is_inside(single, q)))
@@ -82,5 +82,5 @@ def dequantize_per_tensor(
     packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int
 ) -> Tensor:
     """The float32 values of packed 4-bit codes, [numel]."""
-    q = _quantiser(range, levels, scheme)
+    q = _quantizer(range, levels, scheme)
     return values(unpack_codes(packed, numel, CODE_SLOTS).float() + q.code_min, q)

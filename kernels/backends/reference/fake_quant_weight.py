@@ -5,14 +5,14 @@ from torch import Tensor
 
 from ...scheme import Scheme
 from .bits_and_counts import select_by_bits
-from .quantiser import Quantiser, codes, make_quantiser, values
+from .quantizer import Quantizer, codes, make_quantizer, values
 
 
-def _masked_channels(w: Tensor, mask: Tensor, levels: int, scheme: int) -> tuple[Tensor, Quantiser]:
+def _masked_channels(w: Tensor, mask: Tensor, levels: int, scheme: int) -> tuple[Tensor, Quantizer]:
     masked = (select_by_bits(w, mask) if mask.numel() else w).float()
     rows = masked.flatten(1) if w.dim() > 1 else masked[:, None]
     lo, hi = torch.aminmax(rows, dim=1, keepdim=True)
-    return rows, make_quantiser(lo, hi, levels, scheme)
+    return rows, make_quantizer(lo, hi, levels, scheme)
 
 
 def fake_quant_per_channel(

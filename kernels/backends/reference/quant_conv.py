@@ -1,4 +1,4 @@
-"""Convolution of codes with quantised weights: integers, exact in whatever order they are summed.
+"""Convolution of codes with quantized weights: integers, exact in whatever order they are summed.
 
 Float64 holds every partial sum: codes have at most 4 bits and weights 7, so that 2^53 would take
 more than 10^12 products.
@@ -14,7 +14,7 @@ from ...scheme import Scheme
 from ...shapes import ConvShape, accumulator_dtype
 from .codes import unpack_codes
 from .fake_quant_weight import quantize_per_channel
-from .quantiser import make_quantiser
+from .quantizer import make_quantizer
 
 CODE_SLOTS = 16
 
@@ -24,7 +24,7 @@ def _integer_image(codes: Tensor, range: Tensor, shape: ConvShape, levels: int) 
     n, c, h, w = shape.input_size
     flat = unpack_codes(codes, n * c * h * w, CODE_SLOTS)
     images = flat.view(n, h, w, c).permute(0, 3, 1, 2)
-    zero_point = make_quantiser(range[0], range[1], levels, Scheme.AFFINE).zero_point
+    zero_point = make_quantizer(range[0], range[1], levels, Scheme.AFFINE).zero_point
     return images.double() + _whole(zero_point)
 
 
@@ -71,5 +71,5 @@ def quant_conv2d(
     )
     dtype = accumulator_dtype(shape, levels, weight_levels)
     whole = acc.round().to(dtype).contiguous(memory_format=torch.channels_last)
-    scale = make_quantiser(range[0], range[1], levels, Scheme.AFFINE).scale
+    scale = make_quantizer(range[0], range[1], levels, Scheme.AFFINE).scale
     return whole, torch.ones_like(weight_scale) / (scale * weight_scale)

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import as_words, empty_bits, launch
-from .quantiser import elements_of, gather_bits, load_bit, spread_bits, widen
+from .quantizer import elements_of, gather_bits, load_bit, spread_bits, widen
 
 # Bytes of bits that a program takes, with eight times as many elements.
 BYTES = 512

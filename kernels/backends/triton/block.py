@@ -10,7 +10,7 @@ from .function import activate, fma
 from .lanes import LANES, sum_lanes
 from .launch import launch
 from .moving_range import store_extremes
-from .quantiser import make_quantiser, quantise
+from .quantizer import make_quantizer, quantize
 
 # Elements that a program takes, and channels, where one sums over positions.
 TILE = 1024
@@ -102,15 +102,15 @@ def block_codes_kernel(
     HAS_GATE: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    """packed [numel / 2]: the codes of two neighbouring values in each byte."""
-    _, _, scale, zero, low, high = make_quantiser(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
+    """packed [numel / 2]: the codes of two neighboring values in each byte."""
+    _, _, scale, zero, low, high = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
     byte = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     both = tl.zeros((TILE,), tl.int32)
     for half in tl.static_range(2):
         element = 2 * byte + half
         here = element < numel
         found = value_of(acc, m, b, gate, element, size, channels, here, FUNCTION, HAS_GATE)
-        whole = quantise(found, scale, zero, low, high)
+        whole = quantize(found, scale, zero, low, high)
         code = tl.where(here & (whole == whole), whole, 0.0).to(tl.int32)
         both = both | (code << (4 * half))
     tl.store(packed + byte, both.to(tl.uint8), mask=2 * byte < numel)

@@ -10,7 +10,7 @@ from .block import CHANNELS, ROWS, TILE, flat_sizes, new_images, preactivation, 
 from .function import activate, through
 from .lanes import LANES, sum_lanes
 from .launch import launch
-from .quantiser import make_quantiser
+from .quantizer import make_quantizer
 
 _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
@@ -19,7 +19,7 @@ _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 def _passed(grad, value, ends, HAS_RANGE: tl.constexpr):
     """The gradient where the value lies in the range [2], widened to hold 0; else 0."""
     if HAS_RANGE:
-        lo, hi, _, _, _, _ = make_quantiser(
+        lo, hi, _, _, _, _ = make_quantizer(
             tl.load(ends), tl.load(ends + 1), tl.full((), 2, tl.int32), _AFFINE
         )
         return tl.where((value >= lo) & (value <= hi), grad, 0.0)

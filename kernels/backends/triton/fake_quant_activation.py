@@ -16,14 +16,14 @@ from .moving_range import (
     reduce_partial,
     store_extremes,
 )
-from .quantiser import (
-    dequantise,
+from .quantizer import (
+    dequantize,
     elements_of,
     gather_bits,
     larger,
-    make_quantiser,
+    make_quantizer,
     narrow,
-    quantise,
+    quantize,
     smaller,
     widen,
 )
@@ -48,7 +48,7 @@ def _store_inside(inside, byte, x, element, numel, lo, hi):
 @triton.jit
 def _store_rounded(y, inside, byte, x, element, numel, lo, hi, scale, zero, least, most):
     """Values of a tile in y's type, and the bits of what lies in the range."""
-    value = dequantise(quantise(x, scale, zero, least, most), scale, zero)
+    value = dequantize(quantize(x, scale, zero, least, most), scale, zero)
     tl.store(y + element, narrow(value, y.dtype.element_ty), mask=element < numel)
     _store_inside(inside, byte, x, element, numel, lo, hi)
 
@@ -58,7 +58,7 @@ def fake_quant_kernel(
     x, ends, y, inside, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
 ) -> None:
     """y [numel] and inside [numel / 8] of x [numel] for the range ends [2]."""
-    lo, hi, scale, zero, least, most = make_quantiser(
+    lo, hi, scale, zero, least, most = make_quantizer(
         tl.load(ends), tl.load(ends + 1), levels, SCHEME
     )
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
@@ -87,7 +87,7 @@ def fake_quant_observed_kernel(
         hi = tl.load(ends + 1)
     else:
         lo, hi = reduce_partial(first, tl.num_programs(0), MOST)
-    lo, hi, scale, zero, least, most = make_quantiser(lo, hi, levels, SCHEME)
+    lo, hi, scale, zero, least, most = make_quantizer(lo, hi, levels, SCHEME)
     seen_lo = tl.full((BYTES, 8), float("inf"), tl.float32)
     seen_hi = tl.full((BYTES, 8), float("-inf"), tl.float32)
     tiles = tl.cdiv(numel, BYTES * 8)
@@ -115,7 +115,7 @@ def quantize_kernel(
     BYTES: tl.constexpr,
 ) -> None:
     """codes [numel / 2], two a byte, and inside [numel / 8] of x [numel], partial extremes of x."""
-    lo, hi, scale, zero, least, most = make_quantiser(
+    lo, hi, scale, zero, least, most = make_quantizer(
         tl.load(ends), tl.load(ends + 1), levels, SCHEME
     )
     seen_lo = tl.full((BYTES, 8), float("inf"), tl.float32)
@@ -128,7 +128,7 @@ def quantize_kernel(
         here = element < numel
         seen_lo = smaller(seen_lo, tl.where(here, v, float("inf")))
         seen_hi = larger(seen_hi, tl.where(here, v, float("-inf")))
-        code = quantise(v, scale, zero, least, most)
+        code = quantize(v, scale, zero, least, most)
         whole = tl.where(here & (code == code), code - least, 0.0).to(tl.int32)
         halves = tl.reshape(whole, (BYTES * 4, 2)) << (tl.arange(0, 2)[None, :] * 4)
         pair = tile * BYTES * 4 + tl.arange(0, BYTES * 4)
@@ -143,12 +143,12 @@ def dequantize_kernel(
     codes, ends, y, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
 ) -> None:
     """y [numel]: the values of codes [numel / 2], two a byte."""
-    _, _, scale, zero, least, _ = make_quantiser(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+    _, _, scale, zero, least, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
     element = byte[:, None] * 2 + tl.arange(0, 2)[None, :]
     both = tl.load(codes + byte, mask=byte * 2 < numel, other=0).to(tl.int32)
     whole = (both[:, None] >> (tl.arange(0, 2)[None, :] * 4)) & 15
-    value = dequantise(whole.to(tl.float32) + least, scale, zero)
+    value = dequantize(whole.to(tl.float32) + least, scale, zero)
     tl.store(y + element, value, mask=element < numel)
 
 

@@ -8,14 +8,14 @@ from torch import Tensor
 from ...scheme import Scheme
 from .bits_and_counts import select_by_bits
 from .launch import launch
-from .quantiser import (
-    dequantise,
+from .quantizer import (
+    dequantize,
     keeps,
     larger,
     load_kept,
-    make_quantiser,
+    make_quantizer,
     narrow,
-    quantise,
+    quantize,
     smaller,
 )
 
@@ -63,7 +63,7 @@ def fake_quant_per_channel_kernel(
     nan = tl.max((lo != lo).to(tl.int32), axis=1)
     lo = _keep_nan(tl.min(tl.where(lo != lo, float("inf"), lo), axis=1), nan)
     hi = _keep_nan(tl.max(tl.where(hi != hi, float("-inf"), hi), axis=1), nan)
-    lo, hi, scale, zero, least, most = make_quantiser(lo, hi, levels, SCHEME)
+    lo, hi, scale, zero, least, most = make_quantizer(lo, hi, levels, SCHEME)
     tl.store(scale_out + channel, scale, mask=channel < channels)
     tl.store(zero_out + channel, zero, mask=channel < channels)
     scale = scale[:, None]
@@ -74,12 +74,12 @@ def fake_quant_per_channel_kernel(
         here = some & (column < per_channel)
         kept = keeps(mask, first + column, here, HAS_MASK)
         v = load_kept(w, first + column, here, kept)
-        code = quantise(v, scale, zero, least, most)
+        code = quantize(v, scale, zero, least, most)
         if CODES:
             whole = tl.where(code == code, code, 0.0).to(tl.int32)
             tl.store(out + first + column, whole.to(out.dtype.element_ty), mask=here)
         else:
-            value = dequantise(code, scale, zero)
+            value = dequantize(code, scale, zero)
             tl.store(out + first + column, narrow(value, out.dtype.element_ty), mask=here)
         start += COLUMNS
 

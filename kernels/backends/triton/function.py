@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ...scheme import Function
-from .quantiser import larger, round_small, smaller
+from .quantizer import larger, round_small, smaller
 
 # Triton's interpreter multiplies and adds apart, which rounds twice.
 _FMA_BY_HAND = tl.constexpr(triton.knobs.runtime.interpret)

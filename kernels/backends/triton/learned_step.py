@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..reference.learned_step import LANES, ROWS
 from .launch import launch
-from .quantiser import dequantise, keeps, load_kept, narrow, quantise, widen
+from .quantizer import dequantize, keeps, load_kept, narrow, quantize, widen
 
 # Elements that a program of the forward pass takes.
 TILE = 2048
@@ -41,7 +41,7 @@ def learned_step_kernel(
     here = column < per_channel
     inverse, zero, n = _load_steps(step, zero_point, channel, levels)
     v = load_kept(x, element, here, keeps(mask, element, here, HAS_MASK))
-    value = dequantise(quantise(v, inverse, zero, 0.0, n), inverse, zero)
+    value = dequantize(quantize(v, inverse, zero, 0.0, n), inverse, zero)
     tl.store(y + element, narrow(value, y.dtype.element_ty), mask=here)
 
 
@@ -89,7 +89,7 @@ def learned_step_backward_kernel(
         g = widen(tl.load(grad + element, mask=here, other=0.0))
         t = inverse * v
         inside = (t > zero) & (t < zero + n)
-        whole = quantise(v, inverse, zero, 0.0, n) + zero
+        whole = quantize(v, inverse, zero, 0.0, n) + zero
         term = g * tl.where(inside, whole - t, whole)
         lanes = lanes + tl.where(here, term, 0.0)
         passed = tl.where(inside & kept, g, 0.0)

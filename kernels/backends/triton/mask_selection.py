@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import as_words, empty_bits, launch
-from .quantiser import gather_bits
+from .quantizer import gather_bits
 
 # The k-th smallest magnitude is found by eight of its bits at a time, the highest first.
 DIGIT_BITS = 8

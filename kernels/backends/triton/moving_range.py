@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import launch
-from .quantiser import larger, smaller, widen
+from .quantizer import larger, smaller, widen
 
 # Elements that a program reads at a time.
 TILE = 2048

@@ -1,6 +1,6 @@
 """Convolution of codes: integer sums of products, by taps in registers or by tiles of a product.
 
-Codes are dequantised to their integers while a tile is loaded; they are never unpacked in memory.
+Codes are dequantized to their integers while a tile is loaded; they are never unpacked in memory.
 """
 
 import torch
@@ -12,7 +12,7 @@ from ...scheme import Scheme
 from ...shapes import ConvShape, accumulator_dtype
 from .fake_quant_weight import quantize_per_channel
 from .launch import launch
-from .quantiser import make_quantiser
+from .quantizer import make_quantizer
 
 # A tile of a product: pixels, output channels, and products that are summed at a time.
 PIXELS, OUTPUTS, DEPTH = 64, 64, 32
@@ -30,7 +30,7 @@ def _finite_or_zero(zero_point):
 @triton.jit(do_not_specialize=["levels"])
 def conv_ratio_kernel(ends, scale, ratio, levels, outputs, TILE: tl.constexpr) -> None:
     """ratio [O] = 1 / (S_x * S_w)."""
-    _, _, of_input, _, _, _ = make_quantiser(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
+    _, _, of_input, _, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
     channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
     here = channel < outputs
     both = of_input * tl.load(scale + channel, mask=here, other=1.0)
@@ -39,7 +39,7 @@ def conv_ratio_kernel(ends, scale, ratio, levels, outputs, TILE: tl.constexpr) -
 
 @triton.jit
 def _input_zero_point(ends, levels):
-    _, _, _, zero, _, _ = make_quantiser(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
+    _, _, _, zero, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
     return _finite_or_zero(zero)
 
 

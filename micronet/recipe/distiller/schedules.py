@@ -1,6 +1,6 @@
 """Distiller's schedule files, read as they are: one of them becomes a recipe and some notes.
 
-Gradual and one-shot pruning, range-linear quantisation-aware training and learning rates have a
+Gradual and one-shot pruning, range-linear quantization-aware training and learning rates have a
 counterpart. What differs is noted, each with its reason; what has none is an error. Nothing of
 the file is executed: class names are only compared.
 """

@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 
 
+# The difference of an axis's ends, as a share of the larger one.
+_LEAST_SPREAD = 1e-3
+
+
 def ticks(low: float, high: float, logarithmic: bool = False) -> list[float]:
     """Return round numbers from at most ``low`` to at least ``high``: the ends of the axis too.
 
@@ -17,6 +21,9 @@ def ticks(low: float, high: float, logarithmic: bool = False) -> list[float]:
     if not high > low:
         spread = abs(low) / 2 or 0.5
         low, high = low - spread, high + spread
+    # Ends that are nearly one number would take labels of more digits than there is room for.
+    lacking = max(_LEAST_SPREAD * max(abs(low), abs(high)) - (high - low), 0.0)
+    low, high = low - lacking / 2, high + lacking / 2
     step = _round_up((high - low) / 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, last + 1)]
@@ -39,8 +46,18 @@ def _round_up(step: float) -> float:
 
 
 def label(value: float, of: Sequence[float]) -> str:
-    """Return the text of a tick among others; very large or small ones are powers of ten."""
-    largest = max(abs(tick) for tick in of)
+    """Return the text of a tick among others; very large or small ones are powers of ten.
+
+    It has as many digits as tell the ticks apart, at least three.
+    """
+    largest = max(map(abs, of))
     if largest >= 1e6 or 0 < largest < 1e-3:
-        return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")
+        texts = ({_scientific(tick, digits) for tick in of} for digits in range(2, 17))
+        digits = next(n for n, found in enumerate(texts, 2) if len(found) == len(set(of)))
+        return _scientific(value, digits)
     return f"{value:,.10g}"
+
+
+def _scientific(value: float, decimals: int) -> str:
+    mantissa, power = f"{value:.{decimals}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}" if value else "0"

@@ -1,6 +1,6 @@
 """Small plots as SVG: lines over epochs, bars by layer, histograms. No script, no font, no link.
 
-Colours come from the page by class, so that a dark page has a dark plot; every text is escaped.
+Colors come from the page by class, so that a dark page has a dark plot; every text is escaped.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Point: TypeAlias = tuple[float, float]
 
 
 class Line(NamedTuple):
-    """One line of a plot: a colour by number, and a style: plain, dashed or wide."""
+    """One line of a plot: a color by number, and a style: plain, dashed or wide."""
 
     name: str
     points: Sequence[Point]
-    colour: int = 0
+    color: int = 0
     style: str = "plain"
 
 
@@ -75,13 +75,13 @@ def _drawn(line: Line, at: Callable[[float, float], Point]) -> list[str]:
     drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in good)
     parts = [f'<polyline class="{_class(line)}" points="{drawn}"/>']
     if line.style == "plain" or len(good) == 1:
-        dot = f'<circle class="dot c{line.colour % 8}"'
+        dot = f'<circle class="dot c{line.color % 8}"'
         parts += [f'{dot} cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in good]
     return parts
 
 
 def _class(line: Line) -> str:
-    return f"line c{line.colour % 8}" + (f" {line.style}" if line.style != "plain" else "")
+    return f"line c{line.color % 8}" + (f" {line.style}" if line.style != "plain" else "")
 
 
 def bars(title: str, rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str]) -> str:

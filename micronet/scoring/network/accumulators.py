@@ -143,7 +143,7 @@ def _root_width(s: _Sum) -> int:
 def _tree_bits(products: int, leaf: int, bound: int) -> int:
     """Return the bits of the products - 1 additions of a balanced tree.
 
-    On each level neighbours are added; a node without one waits for the next level.
+    On each level neighbors are added; a node without one waits for the next level.
     """
     bits, nodes, size, rest = 0, products, 1, 0
     while nodes + (rest > 0) > 1:

@@ -1,6 +1,6 @@
-"""The integers behind quantised weights: which whole multiples of a step the values of a row are.
+"""The integers behind quantized weights: which whole multiples of a step the values of a row are.
 
-A quantiser of L levels leaves in each output channel at most L values, whole multiples of one step
+A quantizer of L levels leaves in each output channel at most L values, whole multiples of one step
 with zero among the possible ones, at most L - 1 steps apart (``i / S`` with ``0 <= i - zp < L``).
 """
 
@@ -14,7 +14,7 @@ Values = NDArray[np.float64]
 
 
 class OffGridError(ValueError):
-    """Values that no quantiser of so many levels leaves; ``row`` is the first such row."""
+    """Values that no quantizer of so many levels leaves; ``row`` is the first such row."""
 
     def __init__(self, row: int) -> None:
         super().__init__(f"row {row} is on no grid")

@@ -41,11 +41,11 @@ class LayerFacts:
         shape: of the weights, output channels first, those of a transposed convolution too.
         bits: of both operands; None keeps one in float.
         nonzeros: of each output channel, weights that are not zero in the forward pass.
-        kept: weights that are not zero before they are quantised, all channels together.
+        kept: weights that are not zero before they are quantized, all channels together.
         bias: whether the layer adds one.
         blocks: how the weights could be stored in blocks; none where only their number is known.
         channels: integer weights by output channel; None in a plan, or where they are float.
-        input_codes: smallest and largest integer of the input's quantiser; None where its range
+        input_codes: smallest and largest integer of the input's quantizer; None where its range
             is not known or the input is float.
         shared: whether an earlier layer stores the same weights.
     """
@@ -120,7 +120,7 @@ def actual(
         holds: hold the values to ``bits``, which else only say what is billed.
 
     Raises:
-        UserError: the weights are claimed to be quantised, and are not; or the layer does not
+        UserError: the weights are claimed to be quantized, and are not; or the layer does not
             multiply by its parameter ``weight``.
     """
     check_weight(name, module, "scored", f"{where}: ")
@@ -184,7 +184,7 @@ def _steps(module: QuantizedLayer, rows: np.ndarray) -> np.ndarray:
 def _input_codes(quantizer: InputQuantizer | None) -> tuple[int, int] | None:
     """Return the smallest and largest integer of an input: it rounds what is far outside to them.
 
-    The quantiser itself is asked, so that its arithmetic is written down in one place only.
+    The quantizer itself is asked, so that its arithmetic is written down in one place only.
     """
     if quantizer is None or not quantizer.is_ready():
         return None

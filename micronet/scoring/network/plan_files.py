@@ -136,7 +136,7 @@ def load_plan(path: str) -> Plan:
 def applied(path: str, schedule: Schedule) -> Schedule:
     """Return a schedule with the pruning and precision of a plan file in place of its own.
 
-    A schedule that only prunes, or only quantises, takes only that; one without either takes both.
+    A schedule that only prunes, or only quantizes, takes only that; one without either takes both.
 
     Raises:
         UserError: the plan cannot be read, or has nothing that the schedule takes.

@@ -57,7 +57,7 @@ class Subject:
 
     @property
     def nonzeros(self) -> dict[str, int]:
-        """Non-zero weights by layer before they are quantised, as pruning leaves them."""
+        """Non-zero weights by layer before they are quantized, as pruning leaves them."""
         return {name: facts.kept for name, facts in self.layers.items()}
 
     def facts_of(self, op: Conv | Linear) -> LayerFacts:
@@ -92,8 +92,8 @@ class Subject:
         return {op.name: self.facts_of(op) for op in found if op.name not in self.layers}
 
     @property
-    def is_quantised(self) -> bool:
-        """Whether any operand of any layer is quantised."""
+    def is_quantized(self) -> bool:
+        """Whether any operand of any layer is quantized."""
         return any(not facts.bits.is_float for facts in self.layers.values())
 
 
@@ -198,7 +198,7 @@ def _check_precision(
 ) -> None:
     """Hold what is claimed of a network to what its layers do.
 
-    A plain layer may hold weights that another program has quantised, which their values show;
+    A plain layer may hold weights that another program has quantized, which their values show;
     the rounding of its input they cannot show.
     """
     for layer, module in layers.items():
@@ -281,12 +281,12 @@ def from_run(
         accumulator: one of ``accumulators.KINDS``.
 
     Raises:
-        UserError: there is no checkpoint, or a layer recorded as quantised is not.
+        UserError: there is no checkpoint, or a layer recorded as quantized is not.
     """
     loaded = directory.load(path)
     where, meta = str(loaded.path), loaded.meta
     if unready := quantize.unready(loaded.model):
-        raise UserError(f"{where!r}: quantiser {unready[0]!r} has never seen data")
+        raise UserError(f"{where!r}: quantizer {unready[0]!r} has never seen data")
     image_size = meta.get("image_size")
     if not isinstance(image_size, int):
         raise UserError(f"checkpoint {where!r} does not say its image size")

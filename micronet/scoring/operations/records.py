@@ -1,7 +1,7 @@
 """What one operation of a network is: typed records of facts, without a price.
 
 All sizes are for one image. ``name`` is the module that does the work, the empty string being the
-network itself. A convolution, linear layer or batch normalisation that is called as a function is
+network itself. A convolution, linear layer or batch normalization that is called as a function is
 named by the layer whose weights it takes, or by the parameter or buffer that they are.
 """
 
@@ -63,11 +63,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """A batch normalisation of ``numel`` elements in ``channels`` channels.
+    """A batch normalization of ``numel`` elements in ``channels`` channels.
 
     ``folds_into`` names the convolution or linear layer whose output only it reads, so that in
     evaluation its scale and shift become part of that layer; None where there is no such layer.
-    ``parameters`` are those of a normalisation that no module of its own does.
+    ``parameters`` are those of a normalization that no module of its own does.
     """
 
     name: str
@@ -79,7 +79,7 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """A layer normalisation of ``numel`` elements, in ``groups`` groups with their own moments."""
+    """A layer normalization of ``numel`` elements, in ``groups`` groups with their own moments."""
 
     name: str
     numel: int

@@ -8,9 +8,9 @@ the versions; the others are in the tests, beside the figures that were publishe
 The scripts saw float weights only and took the precision for granted: 4 bits for everything but a
 float stem, float biases and the classifier. They knew EfficientNet only. Where they had no rule: an
 element-wise addition outside an MBConv block costs what their extra activation inside one does;
-any other product, pooling or activation follows the same formulas; entries of normalisations are
-stored and element-wise work is done in the bits of the widest quantised activation. The state dict
-is the float network's, as theirs was: ranges and learned steps that our quantisers keep beside the
+any other product, pooling or activation follows the same formulas; entries of normalizations are
+stored and element-wise work is done in the bits of the widest quantized activation. The state dict
+is the float network's, as theirs was: ranges and learned steps that our quantizers keep beside the
 weights, and pruning masks, cost nothing.
 """
 
@@ -36,7 +36,7 @@ def assumed_bits(
 ) -> dict[str, LayerBits]:
     """Return the precision that the scripts took for granted; the stem is float."""
     bits = {name: LayerBits(ASSUMED_BITS, ASSUMED_BITS) for name in layers if name != stem}
-    # Its input was never said to be quantised.
+    # Its input was never said to be quantized.
     bits[classifier] = LayerBits(classifier_bits, None)
     return bits
 
@@ -47,7 +47,7 @@ def weight_bits(subject: Subject, layer: str, whole: bool) -> Fraction | None:
     Args:
         subject: the network.
         layer: of it; what is none of its layers is float.
-        whole: bill a fractional number of bits as the next whole one, as the organisers asked.
+        whole: bill a fractional number of bits as the next whole one, as the organizers asked.
     """
     facts = subject.layers.get(layer)
     bits = facts.bits.weight_bits if facts else None
@@ -59,7 +59,7 @@ def weight_bits(subject: Subject, layer: str, whole: bool) -> Fraction | None:
 
 
 def elementwise_bits(subject: Subject) -> Fraction | None:
-    """Return the bits of the widest quantised activation, None where none is quantised."""
+    """Return the bits of the widest quantized activation, None where none is quantized."""
     bits = (facts.bits.activation_bits for facts in subject.layers.values())
     return max((Fraction(str(b)) for b in bits if b is not None), default=None)
 

@@ -1,7 +1,7 @@
 """Rule set ``ist-2019-07-26``: the 2019 entry's second count of itself, a day after ``seed``.
 
 Storage is that of ``seed``. BatchNorms, swishes, the outputs of blocks and poolings are now billed
-in full precision; what remains quantised beside products are a gate's squeeze, its sigmoid, and
+in full precision; what remains quantized beside products are a gate's squeeze, its sigmoid, and
 dropout.
 """
 
@@ -21,7 +21,7 @@ STORAGE = ist_storage.StorageRules()
 OPERATIONS = ist_operations.OperationRules(
     word_bits=WORD_BITS,
     float_activations="maps",
-    normalisation="float",
+    normalization="float",
     float_pooling=True,
 )
 

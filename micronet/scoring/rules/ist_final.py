@@ -1,7 +1,7 @@
 """Rule set ``ist-final``: the 2019 entry's last script (October 2019), as its README quotes it.
 
 Words have 32 bits; products and additions count apart, additions in full precision; a swish is
-three operations; normalisations are folded and free, but for a bias; sparse tensors have a bit
+three operations; normalizations are folded and free, but for a bias; sparse tensors have a bit
 mask; the classifier's 2.4 bits are billed as 3.
 """
 
@@ -23,7 +23,7 @@ OPERATIONS = ist_operations.OperationRules(
     classifier="apart",
     additions="float",
     steps=3,
-    normalisation="free",
+    normalization="free",
     whole_bits=True,
 )
 

@@ -3,7 +3,7 @@
 Quirks in every version: work of a grouped convolution is divided by the groups a second time; a
 sigmoid gate is billed on the map that it scales, which stands for the product too; every MBConv
 block pays one more activation after its last BatchNorm, whether it has a skip or not, which stands
-for the addition; dropout counts as an activation. Biases of folded normalisations are one addition
+for the addition; dropout counts as an activation. Biases of folded normalizations are one addition
 a position, not one an output element.
 """
 
@@ -44,12 +44,12 @@ class OperationRules:
         word_bits: an operation on so many bits is one.
         classifier: "single" counts a product and its addition once, "double" twice, "apart" bills
             products in the weights' bits and additions in words.
-        additions: of convolutions: "fused" into one operation a product, "quantised" or "float".
+        additions: of convolutions: "fused" into one operation a product, "quantized" or "float".
         float_block_0: the first convolution of the first block is billed in words.
         steps: operations of one activated element.
         float_activations: those billed in words, beside the stem's: "none", "maps" (all but those
             over single pixels, gates and dropout) or "all".
-        normalisation: "quantised", "float", or "free".
+        normalization: "quantized", "float", or "free".
         float_pooling: poolings are billed in words.
         whole_bits: a fractional number of bits is billed as the next whole one.
     """
@@ -60,7 +60,7 @@ class OperationRules:
     float_block_0: bool = False
     steps: int = 1
     float_activations: str = "none"
-    normalisation: str = "quantised"
+    normalization: str = "quantized"
     float_pooling: bool = False
     whole_bits: bool = False
 
@@ -120,7 +120,7 @@ def _behind(rules: OperationRules, subject: Subject, op: Conv | Linear, place: _
     """Return the place behind a layer."""
     if isinstance(op, Linear):
         return _Place(op.name, place.bits, False)
-    # Normalisation and activation behind a float stem are float too.
+    # Normalization and activation behind a float stem are float too.
     widest = elementwise_bits(subject)
     is_float = widest is None or weight_bits(subject, op.name, False) is None
     bits = Fraction(rules.word_bits) if is_float or widest is None else widest
@@ -150,7 +150,7 @@ def _conv(rules: OperationRules, op: Conv, nonzero: Any, ratio: Any) -> Any:
     full = rules.additions == "float"
     width = 1 if full else ratio
     additions = (nonzero - 1) * op.positions / op.groups * width
-    # Every convolution has a bias once its normalisation is folded.
+    # Every convolution has a bias once its normalization is folded.
     additions += op.positions * width
     return additions + products
 
@@ -170,9 +170,9 @@ def _elementwise(rules: OperationRules, op: Op, place: _Place) -> Iterator[_Term
         bits = word if rules.float_pooling else place.bits
         yield _element_term(rules, op.name, "pooling", place, op.input_numel, bits)
     elif isinstance(op, (BatchNorm, LayerNorm)):
-        if rules.normalisation != "free":
-            bits = word if rules.normalisation == "float" else place.bits
-            yield _element_term(rules, op.name, "normalisation", place, op.numel, bits)
+        if rules.normalization != "free":
+            bits = word if rules.normalization == "float" else place.bits
+            yield _element_term(rules, op.name, "normalization", place, op.numel, bits)
         if op.name.endswith(_BLOCK_END):
             name = op.name + " (block output)"
             bits = place.bits if rules.float_activations == "none" else word

@@ -1,10 +1,10 @@
 """Storage as the scripts of the 2019 entry (IST) counted it, in all of their versions.
 
 First in words of 16 bits over every entry of the state dict, running statistics and counters of
-normalisations included; from its fourth version in bits, with a bit mask for each tensor that has a
-zero, without normalisations but with the biases that they fold into. Quirks of the latter: such a
+normalizations included; from its fourth version in bits, with a bit mask for each tensor that has a
+zero, without normalizations but with the biases that they fold into. Quirks of the latter: such a
 bias is billed in its layer's bits, sparse like the layer's weights and with a mask; scales and zero
-points are forgotten; a float layer is billed 16 bits though others are quantised.
+points are forgotten; a float layer is billed 16 bits though others are quantized.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _in_words(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
             used = subject.nonzeros[name] * Fraction(bits) / FLOAT_BITS
             yield Cost(entry, _kind(subject, name), used, dense, layer)
         else:
-            yield Cost(entry, "normalisation", dense * elementwise / FLOAT_BITS, dense)
+            yield Cost(entry, "normalization", dense * elementwise / FLOAT_BITS, dense)
 
 
 def _in_bits(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
@@ -88,7 +88,7 @@ def _in_bits(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
 
 
 def _layer(rules: StorageRules, subject: Subject, entry: str, name: str) -> Iterator[Cost]:
-    """Yield the cost of a layer's weights, and of the bias that its normalisation folds into."""
+    """Yield the cost of a layer's weights, and of the bias that its normalization folds into."""
     facts = subject.layers[name]
     bits = weight_bits(subject, name, rules.whole_bits) or Fraction(FLOAT_BITS)
     kept = Fraction(subject.nonzeros[name], facts.numel)

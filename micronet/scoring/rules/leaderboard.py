@@ -1,4 +1,4 @@
-"""Rule set ``leaderboard``: the score of the 2019 entry that the organisers verified, 0.3772.
+"""Rule set ``leaderboard``: the score of the 2019 entry that the organizers verified, 0.3772.
 
 As ``ist-final``, but all activation functions in full precision (README of December 2019).
 """
@@ -22,7 +22,7 @@ OPERATIONS = ist_operations.OperationRules(
     additions="float",
     steps=3,
     float_activations="all",
-    normalisation="free",
+    normalization="free",
     whole_bits=True,
 )
 

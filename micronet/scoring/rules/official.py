@@ -7,17 +7,17 @@ operations on 32 bits; multiplications and additions count apart.
 * A value of b bits is b/32 of a parameter; L levels take ``ceil(log2 L)`` bits, so 5 levels take 3.
   A tensor of weights is stored dense, behind a bit mask or behind a block mask, whichever is
   smallest (``layouts``); the cost's note says which.
-* Normalisations fold into the layer before them where only they read its output: a bias of one
+* Normalizations fold into the layer before them where only they read its output: a bias of one
   float for each output channel, stored and added. Others store a scale and a shift.
-* Quantised weights store one float scale for each output channel and their zero point, quantised
+* Quantized weights store one float scale for each output channel and their zero point, quantized
   inputs one of each; a zero point takes the bits of a code.
 * An operation counts the bits of its widest input over 32. A product of a float and anything is
   whole, but with weights of one bit, whose values are a scale and a sign, it is 1/32: a float has a
   sign bit of its own, which codes have not.
 * An output of z products takes z - 1 additions, at the accumulator's width (``accumulators``), and
   one more of 32 bits for its bias. An output without products is its bias, and takes none.
-* If nothing at all is quantised, parameters and multiplications count as 16 bits, additions as 32.
-* Between layers values are floats: quantisers stand at the inputs of convolutions and linear
+* If nothing at all is quantized, parameters and multiplications count as 16 bits, additions as 32.
+* Between layers values are floats: quantizers stand at the inputs of convolutions and linear
   layers, so activation functions, poolings, gates and residual additions work on 32 bits. To scale
   an accumulator or to round to a code is a conversion of format, which the rules leave free.
 * A convolution or linear layer that is no module but a function of torch, called with parameters or
@@ -54,7 +54,7 @@ BILLS_ACCUMULATORS = True
 
 
 def assumed_bits(layers: Sequence[str], stem: str, classifier: str) -> dict[str, LayerBits]:
-    """Return no precision: what is not said to be quantised is float."""
+    """Return no precision: what is not said to be quantized is float."""
     return {}
 
 
@@ -66,7 +66,7 @@ def storage(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
         if not facts.shared:
             yield from _weights(facts, bits)
         yield from _biases(facts, facts.name in folded, bits)
-        yield from _quantisers(facts)
+        yield from _quantizers(facts)
     yield from _others(subject, ops, bits)
     yield from _permutations(ops)
 
@@ -98,12 +98,12 @@ def _weights(facts: LayerFacts, floats: int) -> Iterator[Cost]:
 def _biases(facts: LayerFacts, is_folded: bool, bits: int) -> Iterator[Cost]:
     if facts.bias or is_folded:
         channels = facts.shape[0]
-        note = "of the folded normalisation" if is_folded else ""
+        note = "of the folded normalization" if is_folded else ""
         used = _parameters(channels, bits)
         yield Cost(f"{facts.name}.bias", "biases", used, Fraction(channels), facts.name, note=note)
 
 
-def _quantisers(facts: LayerFacts) -> Iterator[Cost]:
+def _quantizers(facts: LayerFacts) -> Iterator[Cost]:
     """Yield the scales and zero points of both operands."""
     operands = [
         ("weights", facts.shape[0], bits_of(facts.bits.weight_levels)),
@@ -112,15 +112,15 @@ def _quantisers(facts: LayerFacts) -> Iterator[Cost]:
     for operand, number, bits in operands:
         if bits is not None:
             used = _parameters(number, WORD_BITS) + _parameters(number, bits)
-            name = f"{facts.name} quantiser of {operand}"
+            name = f"{facts.name} quantizer of {operand}"
             note = f"{number} scales of {WORD_BITS} bits, zero points of {bits} bits"
             yield Cost(name, "scales and zero points", used, Fraction(0), facts.name, note=note)
 
 
 def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
-    """Yield the values that belong to no layer: of normalisations, or free-standing.
+    """Yield the values that belong to no layer: of normalizations, or free-standing.
 
-    A bias that a normalisation folds into is its functional layer's.
+    A bias that a normalization folds into is its functional layer's.
     """
     # One that folds at one call and not at another is kept.
     found = sorted(
@@ -131,7 +131,7 @@ def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
         if not norm.folds_into:
             values = 2 * norm.channels
             used = _parameters(values, bits)
-            yield Cost(name, "normalisations", used, Fraction(values), note="scale and shift")
+            yield Cost(name, "normalizations", used, Fraction(values), note="scale and shift")
     functions = subject.functional_layers(ops)
     for entry, tensor in _free_standing(subject, norms, functions):
         values = prod(tensor.shape)
@@ -146,7 +146,7 @@ def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
 def _free_standing(
     subject: Subject, norms: Mapping[str, BatchNorm], functions: Mapping[str, LayerFacts]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters that no layer and no normalisation owns, and such weights in buffers."""
+    """Yield the parameters that no layer and no normalization owns, and such weights in buffers."""
     owners = dict(subject.model.named_modules())
     done = {*subject.layers, *norms, *(p for op in norms.values() for p in op.parameters)}
     for entry, parameter in subject.model.named_parameters():
@@ -154,7 +154,7 @@ def _free_standing(
         # What a weight is computed from need not be stored beside it.
         owner = owner.partition(".parametrizations.")[0]
         is_extra = entry in functions and field != "weight"
-        # A learned step is the scale of its quantiser.
+        # A learned step is the scale of its quantizer.
         is_owned = owner in done or entry in done or isinstance(owners[owner], InputQuantizer)
         if is_extra or not is_owned:
             yield entry, parameter

@@ -30,8 +30,8 @@ from micronet.scoring.operations.operation_walk import (
 from micronet.scoring.rules import Cost
 
 FULL = 32
-# What a float may count as where nothing in the network is quantised.
-UNQUANTISED = 16
+# What a float may count as where nothing in the network is quantized.
+UNQUANTIZED = 16
 
 # Multiplications and additions of one element; a comparison and a transcendental function count as
 # multiplications. The first three are the counter's own.
@@ -53,7 +53,7 @@ def bits_of(levels: int | None) -> int | None:
 
 def float_bits(subject: Subject) -> int:
     """Return what a float counts as in storage and in multiplications."""
-    return FULL if subject.is_quantised else UNQUANTISED
+    return FULL if subject.is_quantized else UNQUANTIZED
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _layer_norm(op: LayerNorm) -> _Work:
     """
     affine = op.numel if op.affine else 0
     return _Work(
-        "normalisations", 2 * op.numel + 3 * op.groups + affine, 3 * op.numel - op.groups + affine
+        "normalizations", 2 * op.numel + 3 * op.groups + affine, 3 * op.numel - op.groups + affine
     )
 
 
@@ -158,7 +158,7 @@ _FORMULAS: dict[type, Callable[[Any], _Work]] = {
     Pool: _pool,
     Scale: lambda op: _Work("products", op.numel),
     Residual: lambda op: _Work("residual additions", 0, op.numel),
-    BatchNorm: lambda op: _Work("normalisations", op.numel, op.numel),
+    BatchNorm: lambda op: _Work("normalizations", op.numel, op.numel),
     LayerNorm: _layer_norm,
     Permutation: lambda op: _Work("permutations", op.numel),
 }

@@ -1,7 +1,7 @@
 """Rule set ``seed``: how the 2019 challenge entry of IST first scored itself (July 2019).
 
 Storage is in 16-bit words over every entry of the state dict; one operation is one
-multiply-accumulate, one normalised, activated or pooled element, in 16-bit units. ``ist`` tells
+multiply-accumulate, one normalized, activated or pooled element, in 16-bit units. ``ist`` tells
 what its script took for granted and where it went wrong.
 """
 

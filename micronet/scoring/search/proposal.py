@@ -101,7 +101,7 @@ def plan_text(result: Score, plan: Plan) -> str:
     layers = result.subject.layers
     if groups := _groups(layers):
         document["prune"] = _prune(groups, plan)
-    if result.subject.is_quantised:
+    if result.subject.is_quantized:
         document["quantize"] = _quantize(layers)
     return yaml.safe_dump(document, sort_keys=False, width=100)
 

@@ -59,7 +59,7 @@ class _Search:
         self.options = {name: [_AS_PLANNED, *rows] for name, rows in options.items()}
         self.chosen = dict.fromkeys(options, _AS_PLANNED)
         self.steps: list[Step] = []
-        # A layer's costs do not depend on the other layers once anything is quantised.
+        # A layer's costs do not depend on the other layers once anything is quantized.
         self.gains = {
             (name, option): self._gain(name, option)
             for name, rows in self.options.items()
@@ -123,16 +123,16 @@ def search(base: Score, options: Mapping[str, list[Option]], target: Fraction) -
     """Return bits and sparsities whose score is at most ``target``.
 
     Args:
-        base: the score of a plan that quantises something.
+        base: the score of a plan that quantizes something.
         options: alternatives by layer; see ``sensitivity``.
         target: score to reach.
 
     Raises:
-        UserError: the plan quantises nothing, or no choice of alternatives reaches the target.
+        UserError: the plan quantizes nothing, or no choice of alternatives reaches the target.
     """
-    if not base.subject.is_quantised and any(_quantises(row) for row in options.values()):
-        reason = "what is quantised first costs all layers their 16-bit allowance"
-        raise UserError(f"--search needs a plan that quantises something: {reason}")
+    if not base.subject.is_quantized and any(_quantizes(row) for row in options.values()):
+        reason = "what is quantized first costs all layers their 16-bit allowance"
+        raise UserError(f"--search needs a plan that quantizes something: {reason}")
     state = _Search(base, options)
     while state.score > target:
         step = state.best_step()
@@ -147,5 +147,5 @@ def search(base: Score, options: Mapping[str, list[Option]], target: Fraction) -
     return Proposal(chosen, tuple(state.steps), result)
 
 
-def _quantises(rows: list[Option]) -> bool:
+def _quantizes(rows: list[Option]) -> bool:
     return any(o.change.bits is not None or o.change.inputs is not None for o in rows)

@@ -1,0 +1,234 @@
+"""The benchmark of training steps, at tiny sizes: its peers, its counts, what it writes."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import qat_layers
+import qat_memory
+import qat_networks
+import qat_peers
+import qat_report
+import qat_sites
+import qat_step
+from methods import Unavailable
+from paths import ROOT
+from qat_report import MemoryRow, Results, StepRow
+
+FIGURES = [
+    "step_vs_plain",
+    "step_vs_compiled_qat",
+    "saved_vs_plain",
+    "saved_vs_plain_recompute",
+    "rss_vs_plain",
+]
+SIZE = qat_networks.Size("efficientnet-micro", 2, 32)
+EAGER = [name for name, variant in qat_networks.VARIANTS.items() if not variant.compiled]
+
+
+# Forms ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_forms_train(name):
+    training = qat_networks.build(name, SIZE)
+    before = copy.deepcopy(list(training.network.parameters()))
+    losses = [float(training()) for _ in range(2)]
+    assert all(map(math.isfinite, losses))
+    after = training.network.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_what_is_compiled_computes_without_the_compiler():
+    network = qat_networks.network(SIZE.arch)
+    bits = qat_networks.precisions(network)
+    qat_peers.round_layers_(network, bits, qat_peers.STRAIGHT_THROUGH)
+    training = qat_networks.Training(network, SIZE)
+    assert all(math.isfinite(float(training())) for _ in range(2))
+
+
+def test_peers_quantize_the_layers_that_ours_quantizes():
+    network = qat_networks.network(SIZE.arch)
+    bits = qat_networks.precisions(network)
+    qat_peers.round_layers_(network, bits, qat_peers.TORCH_FUSED)
+    rounded = {n: m for n, m in network.named_modules() if isinstance(m, qat_peers.Rounded)}
+    assert set(rounded) == {name for name in bits if name != "_conv_stem"}
+    assert [n for n, m in rounded.items() if m.of_input is None] == ["_fc"]
+    assert bits["_fc"].weight_levels == 5
+
+
+def test_rounding_straight_through_passes_the_gradient_inside_the_range():
+    x = torch.tensor([[-2.0, -0.9, 0.0, 0.4, 1.1, 3.0]], requires_grad=True)
+    lowest, highest = torch.tensor(-1.0), torch.tensor(2.0)
+    y = qat_peers._round_straight_through(x, lowest, highest, 4)
+    y.sum().backward()
+    assert y.tolist() == [[-1, -1, 0, 0, 1, 2]]
+    assert x.grad.tolist() == [[0, 1, 1, 1, 1, 0]]
+
+
+def test_padding_by_numbers_changes_nothing():
+    network = qat_networks.network(SIZE.arch).eval()
+    image = torch.randn(1, 3, 32, 32)
+    expected = network(image)
+    qat_peers._pad_by_numbers_(network, image)
+    assert not any("SamePadding" in type(module).__name__ for module in network.modules())
+    torch.testing.assert_close(network(image), expected)
+
+
+def test_a_torch_without_fx_is_a_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.ao.quantization.quantize_fx", None)
+    with pytest.raises(Unavailable, match="no quantize_fx"):
+        qat_networks.build("torch-fx", SIZE)
+
+
+def test_a_failing_compiler_is_a_reason(monkeypatch):
+    def fail():
+        raise RuntimeError("no compiler\nand more")
+
+    with pytest.raises(Unavailable, match=r"inductor: RuntimeError: no compiler$"):
+        qat_networks.compile_now("compiled-qat", fail)
+    qat_networks.compile_now("plain", fail)
+
+
+# Memory -----------------------------------------------------------------------------------------
+
+
+def test_saved_bytes_of_a_chain_are_those_counted_by_hand():
+    n, features, hidden = 8, 16, 32
+    chain = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 4))
+    x = torch.randn(n, features)
+    # The input; the output of the activation, once, though two layers keep it; no weight.
+    expected = 4 * n * (features + hidden)
+    assert qat_memory.saved_bytes(lambda: chain(x).sum(), chain.parameters()) == expected
+    assert all(p.grad is not None for p in chain.parameters())
+
+
+# In a process of its own: one that has freed much memory may keep it, and then nothing rises.
+PEAK = """\
+import torch
+import qat_memory
+held, kept = torch.ones(1 << 22), []
+def step():
+    kept.append(torch.ones(1 << 23))
+    kept.clear()
+print(qat_memory.peak_above_start(step))
+"""
+
+
+def test_the_peak_is_above_the_start():
+    command, folder = [sys.executable, "-c", PEAK], ROOT / "benchmarks"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert 0.9 * 2**25 < int(done.stdout) < 4 * 2**25
+
+
+# Sites ------------------------------------------------------------------------------------------
+
+
+def test_sites_have_the_sizes_that_the_network_computes():
+    network = qat_networks.network(SIZE.arch)
+    found = qat_sites.sites(network, torch.zeros(2, 3, 32, 32))
+    outputs = {}
+    for name in found:
+        network.get_submodule(name).register_forward_hook(
+            lambda module, inputs, y, name=name: outputs.update({name: tuple(y.shape)})
+        )
+    with torch.no_grad():
+        network(torch.zeros(2, 3, 32, 32))
+    assert {name: site.output_size for name, site in found.items()} == outputs
+
+
+def test_the_chosen_layers_of_b1():
+    found = qat_layers.chosen("efficientnet-b1", 16, 224)
+    kinds = [kind for kind, _ in found.values()]
+    assert kinds.count(qat_layers.POINTWISE) == 10
+    depthwise = [count for kind, count in found.values() if kind == qat_layers.DEPTHWISE]
+    assert sum(depthwise) == 23  # one in each block
+
+
+@pytest.mark.parametrize("stride, padding", [((1, 1), (1, 1, 1, 1)), ((2, 2), (0, 0, 1, 1))])
+def test_both_convolutions_of_a_site_have_its_output(stride, padding):
+    site = qat_sites.Site((2, 8, 6, 6), (8, 1, 3, 3), stride, padding, 8)
+    sums, _ = qat_layers.ours(site)()
+    assert sums.shape == qat_layers.torchs(site)().shape == site.output_size
+    assert sums.dtype == torch.int16
+    outputs = math.prod(site.output_size)
+    assert qat_layers.moved_bytes(site) == 2 * 8 * 36 / 2 + 2 * outputs
+    assert site.macs == 9 * outputs
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+def test_groups_bound_the_memory_and_compile_only_where_asked():
+    every = list(qat_networks.VARIANTS)
+    assert tuple(qat_step.groups(every, True)) == qat_step.GROUPS
+    assert qat_step.groups(every, False)[-1] == ("plain-compiled", "compiled-qat")
+    assert qat_step.groups(["plain", "micronet"], True) == [("plain", "micronet")]
+    assert qat_step.groups(["plain"], True) == [("plain",)]
+
+
+def _step(group, variant, seconds, allocator="warm"):
+    return StepRow(allocator, group, variant, seconds, seconds, seconds, 1.0)
+
+
+def test_headlines_are_of_the_warm_allocator_within_a_group():
+    steps = [
+        _step(1, "plain", 9.0, "default"),
+        _step(1, "micronet", 1.0, "default"),
+        _step(1, "plain", 2.0),
+        _step(1, "micronet", 3.0),
+        _step(5, "micronet", 4.0),
+        _step(5, "compiled-qat", 2.0),
+    ]
+    memory = [MemoryRow("plain", 8.0, 10.0, 1.0), MemoryRow("micronet", 2.0, 5.0, 1.0)]
+    found = qat_report.summarize(Results("", steps, memory, [], {}))
+    assert list(found) == FIGURES
+    assert list(found.values()) == [1.5, 2.0, 0.25, None, 0.5]
+
+
+def test_what_was_not_measured_is_none():
+    row = StepRow("warm", 1, "compiled-qat", None, None, None, None, "not here")
+    results = Results("", [_step(1, "micronet", 3.0), row], [], [], {})
+    assert list(qat_report.summarize(results).values()) == [None] * 5
+    assert "compiled-qat (not here)" in qat_report.markdown(results)
+
+
+def test_two_rounds_at_least(capsys):
+    with pytest.raises(SystemExit):
+        qat_step.parse(["--rounds", "1"])
+    assert "at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_measures_all_parts_and_ends_with_one_line(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "qat_step.py", "--quick", "--out", tmp_path]
+    command += ["--arch", "efficientnet-micro"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert done.stdout.count("RESULT") == 1 and last.startswith("RESULT ")
+    summary = json.loads(last.removeprefix("RESULT "))
+    assert list(summary) == FIGURES
+    assert [name for name, value in summary.items() if value is None] == ["step_vs_compiled_qat"]
+    assert all(value > 0 for value in summary.values() if value is not None)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"qat_step_cpu.md", "qat_step_cpu.json"}
+    record = json.loads((tmp_path / "qat_step_cpu.json").read_text())
+    assert record["summary"] == summary
+    text = (tmp_path / "qat_step_cpu.md").read_text()
+    assert record["machine"]["processor"] in text
+    for part, field in (("steps", "seconds"), ("memory", "saved_mib"), ("memory", "peak_mib")):
+        for row in record[part]:
+            is_compiled = row["variant"].endswith("compiled") or row["variant"] == "compiled-qat"
+            assert bool(row["note"]) == is_compiled == (row[field] is None)
+            assert is_compiled or row[field] > 0
+    assert all(row["ms"] > 0 and row["torch_ms"] > 0 for row in record["layers"])
+    shares = [row["share_of_copy"] for row in record["layers"]]
+    assert any(share is not None and share > 0 for share in shares)

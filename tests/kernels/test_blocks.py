@@ -1,0 +1,175 @@
+"""Blocks on codes: the specification's bits on every instruction set, and what a step keeps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import micronet_kernels as kernels
+from block_networks import Gated, chain, converted, images
+from micronet.models import architectures
+from micronet.quantization import quantize
+from micronet.quantization.quantize import LayerBits
+
+OP = torch.ops.micronet
+NONE = torch.empty(0)
+SIZES = [(2, 16, 5, 7), (3, 7, 3, 5), (1, 600, 2, 3), (2, 32, 1, 1), (16, 33, 20, 17)]
+TYPES = [torch.int16, torch.int32, torch.float32]
+FUNCTIONS = range(4)
+
+
+@pytest.fixture(params=[(s, t, f) for s in SIZES[:3] for t in TYPES for f in FUNCTIONS], ids=str)
+def block(request, rng):
+    """Accumulators with their affine map and function."""
+    size, dtype, function = request.param
+    c = size[1]
+    m, b = 0.01 * torch.rand(c, generator=rng), torch.randn(c, generator=rng)
+    return images(rng, size, dtype, 500.0), m, b, function
+
+
+def test_reading_is_the_same_everywhere(on_all, rng, threads, block):
+    acc = block[0]
+    range = torch.tensor([-0.25, 1.9])
+    for gate in (NONE, torch.randn(acc.shape[:2], generator=rng)):
+        on_all(lambda gate=gate: OP.block_extremes(*block, gate))
+        on_all(lambda gate=gate: OP.block_values(*block, gate))
+        on_all(lambda gate=gate: OP.block_codes(*block, gate, range, 16))
+    on_all(lambda: OP.block_means(*block))
+
+
+def test_gradients_are_the_same_everywhere(on_all, rng, threads, block):
+    acc = block[0]
+    grad, range = images(rng, acc.shape), torch.tensor([-0.25, 1.9])
+    k = torch.randn(3, acc.shape[1], generator=rng)
+    gate, extra = (torch.randn(acc.shape[:2], generator=rng) for _ in (0, 1))
+    for ends in (NONE, range):
+        for more in (NONE, extra):
+            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k))
+        on_all(lambda e=ends: OP.block_gate_gradient(grad, *block, gate, e))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_sums_by_channel(backend, rng, threads, size):
+    acc = images(rng, size, torch.int16, 5000.0)
+    wide = acc.double()
+    expected = torch.stack([wide.sum((0, 2, 3)), (wide * wide).sum((0, 2, 3))])
+    assert torch.equal(OP.channel_moments(acc), expected)
+    grad, m, b = images(rng, size), torch.ones(size[1]), torch.zeros(size[1])
+    sums = OP.block_gradient_sums(grad, images(rng, size), m, b, 0, NONE, NONE)
+    assert torch.allclose(sums[0], grad.double().sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_not_finite_shows(on_all):
+    acc = torch.ones(1, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    acc[0, 1, 2, 2] = torch.nan
+    given = (acc, torch.ones(2), torch.zeros(2), 2)
+    assert on_all(lambda: OP.block_extremes(*given, NONE)).isnan().all()
+    codes = on_all(lambda: OP.block_codes(*given, NONE, torch.tensor([0.0, 1.0]), 16))
+    assert kernels.unpack_codes(codes, 18, 16)[-1] == 0
+    acc[0, 1, 2, 2] = torch.inf
+    assert on_all(lambda: OP.block_extremes(*given, NONE))[1] == torch.inf
+
+
+def test_swish_within_two_ulp_of_exp(on_all, rng):
+    """Sigmoid at -x is 1 / (1 + e^x): far out it is e^-x, of which exp is to be within 2 ulp."""
+    x = 20 * torch.randn(1, 64, 16, 16, generator=rng) - 40
+    x = x.contiguous(memory_format=torch.channels_last)
+    one, zero = torch.ones(64), torch.zeros(64)
+    y = on_all(lambda: OP.block_values(x, one, zero, 3, NONE))
+    expected = torch.sigmoid(x.double())
+    seen = expected > 2.0**-126
+    ulp = 2.0 ** (torch.floor(torch.log2(expected)) - 23)
+    assert (((y.double() - expected).abs() / ulp)[seen] <= 3).all()
+
+
+# Whole blocks -----------------------------------------------------------------------------------
+
+
+def test_the_gradient_stops_outside_the_range(backend, rng):
+    """The only reader's range is applied by the activation itself; with two readers, by each."""
+    layers = dict(chain().named_children())
+    model = nn.Sequential(layers["0"], layers["1"], layers["2"], layers["6"].__class__(24, 8, 1))
+    quantize.convert_(model, dict.fromkeys(architectures.layers(model), LayerBits(4, 4)))
+    x = images(rng, (2, 16, 6, 6))
+    model(x)
+    reader = model[3].input_quantizer.eval()
+    reader.range.copy_(torch.tensor([-10.0, -9.0]))  # widened to hold 0, and no swish is below -0.3
+    model(x).sum().backward()
+    inside = [p.grad.abs().sum() for p in model[0].parameters()]
+    reader.range.copy_(torch.tensor([5.0, 5.1]))
+    model.zero_grad()
+    model(x).sum().backward()
+    assert all(torch.isfinite(value) for value in inside)
+    y = F.silu(model[1](model[0](x))) + 0
+    assert ((y <= 0) | (y > 5.1)).any() and (model[0].weight.grad != 0).any()
+
+
+def test_integers_that_are_made_again_change_no_bit(rng):
+    x = images(rng, (3, 16, 9, 8))
+    model = converted(Gated, x)
+    found = []
+    for wanted in (False, True):
+        model.zero_grad()
+        with kernels.recompute_in_backward(wanted):
+            y = model(x) + 0
+        y.square().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def saved_bytes(model, x, recompute):
+    kept = {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with kernels.recompute_in_backward(recompute):
+            y = model(x)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert y.requires_grad
+    return sum(size for at, size in kept.items() if at not in own)
+
+
+def test_a_step_keeps_integers_and_codes_and_no_float(rng):
+    x = images(rng, (4, 16, 32, 32))
+    model = converted(chain, x)
+    outputs = x[:, :1].numel() * (24 + 24 + 16)
+    inputs = x[:, :1].numel() * (16 + 24 + 24)
+    # 16 bits an output that is normalized, 4 an input, one bit for the first input's gradient.
+    expected = 2 * outputs + inputs / 2 + x.numel() / 8
+    assert saved_bytes(model, x, False) <= 1.02 * expected + 8192
+    assert saved_bytes(model, x, True) <= 1.02 * (inputs / 2 + x.numel() / 8) + 8192
+
+
+def test_code_that_goes_around_torch_finds_the_values(rng):
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = images(rng, (2, 16, 5, 5))
+    y = converted(chain, x)(x)
+    assert isinstance(y, kernels.LazyTensor)
+    assert torch.equal(Double.apply(y.as_subclass(torch.Tensor)), 2 * y)
+    with pytest.raises(RuntimeError, match="data pointer"):
+        torch.utils.dlpack.to_dlpack(converted(chain, x)(x).detach_())
+
+
+def test_evaluation_normalizes_by_the_running_statistics(backend, rng):
+    x = images(rng, (2, 16, 6, 6))
+    model = converted(chain, x).eval()
+    with torch.no_grad():
+        codes = model[0](x) + 0
+        first = model[2](model[1](model[0](x))) + 0
+        norm = model[1]
+        expected = F.silu(
+            F.batch_norm(codes, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+    assert torch.allclose(first, expected, atol=1e-5)
+    assert torch.equal(model(x) + 0, model(x) + 0)

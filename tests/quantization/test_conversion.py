@@ -1,0 +1,83 @@
+"""What is said of a conversion, held to the layers that it makes."""
+
+import csv
+import io
+from itertools import product
+
+import pytest
+
+from micronet.models import architectures
+from micronet.quantization import conversion, quantize
+from micronet.quantization.layers import QuantizedLayer
+from micronet.quantization.quantize import LayerBits
+
+LIMIT = "integer convolutions take up to"
+PRECISIONS = [
+    LayerBits(weights, inputs, 0.99, weight_step, input_step)
+    for weights, inputs in product((None, 2.4, 4, 7, 8), (None, 4, 5))
+    for weight_step, input_step in product(("range", "learned"), repeat=2)
+]
+
+
+@pytest.mark.parametrize("bits", PRECISIONS, ids=str)
+def test_the_arithmetic_is_the_layers_own(bits):
+    model = architectures.create_model("resnet20", 10)
+    layers = dict.fromkeys(architectures.layers(model), bits)
+    rows = conversion.report(model, layers)
+    quantize.convert_(model, layers)
+    assert [row.layer for row in rows] == list(layers)
+    for row in rows:
+        layer = model.get_submodule(row.layer)
+        quantized = isinstance(layer, QuantizedLayer)
+        exact = quantized and layer.is_exact
+        expected = "integer" if exact else "rounded float" if quantized else "float"
+        assert row.arithmetic == expected and bool(row.reason) == (not exact)
+        assert row.weights == layer.weight.numel()
+
+
+@pytest.mark.parametrize(
+    "bits, reason",
+    [
+        (LayerBits(None, None), "the schedule leaves it in float"),
+        (LayerBits(4, None), "its input stays in float"),
+        (LayerBits(None, 4), "its weights stay in float"),
+        (LayerBits(4, 4, 0.99, "learned"), "a learned step; evaluated in integers"),
+        (LayerBits(4, 4, 0.99, "range", "learned"), "a learned step; evaluated in integers"),
+        (LayerBits(4, 5), f"inputs of 32 levels, {LIMIT} 16; evaluated in integers"),
+        (LayerBits(8, 4), f"weights of 256 levels, {LIMIT} 128; evaluated in integers"),
+        (LayerBits(4, 4), ""),
+    ],
+)
+def test_reasons(bits, reason):
+    model = architectures.create_model("resnet20", 10)
+    (row, *_) = conversion.report(model, dict.fromkeys(architectures.layers(model), bits))
+    assert row.reason == reason
+
+
+def test_totals_and_exceptions():
+    model = architectures.create_model("resnet20", 10)
+    bits = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
+    bits |= {"conv1": LayerBits(None, None), "fc": LayerBits(2.5, None)}
+    rows = conversion.report(model, bits)
+    total = sum(row.weights for row in rows)
+    first, *others = conversion.as_text(rows).splitlines()
+    share = (total - 3 * 16 * 9 - 640) / total
+    assert first == (
+        f"{len(rows) - 2} of {len(rows)} layers, {share:.1%} of their weights, compute in integers "
+        "(weights of 16 levels, inputs of 16 levels)"
+    )
+    assert others[:2] == [
+        "  float, the schedule leaves it in float: conv1",
+        "  rounded float, its input stays in float (weights of 5 levels): fc",
+    ]
+    table = list(csv.DictReader(io.StringIO(conversion.as_csv(rows))))
+    assert [row["layer"] for row in table] == list(bits)
+    assert table[0]["kind"] == "3x3 convolution 3 -> 16" and table[-1]["weight_levels"] == "5"
+
+
+def test_kinds():
+    model = architectures.create_model("efficientnet-b0", 10)
+    rows = conversion.report(model, dict.fromkeys(architectures.layers(model), LayerBits(4, 4)))
+    kinds = {row.layer: row.kind for row in rows}
+    assert kinds["_blocks.1._depthwise_conv"] == "3x3 depthwise 96 -> 96"
+    assert kinds["_fc"] == "linear 1280 -> 10"

@@ -1,0 +1,153 @@
+"""The recipes that come with the project: each one plans, and the ones for B1 do what they say."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+import yaml
+
+from micronet import score
+from micronet.cli import dry_run
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.quantization.layers import quantized_layers
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import load_schedule
+from micronet.runs import directory
+from micronet.scoring.count import score_subject
+from micronet.scoring.network.plan_files import load_plan
+from micronet.scoring.rules import official as rules
+from micronet.train import main
+from micronet.training.optimizer import learning_rate
+from paths import ROOT
+
+SCHEDULES = ROOT / "schedules"
+NETWORKS = {"cifar10": "resnet20", "demo": "efficientnet-micro", "efficientnet": "efficientnet-b1"}
+LONGER = SCHEDULES / "efficientnet_b1_longer_plan.yaml"
+HEAD = {"arch": "resnet20", "image_size": 16, "num_classes": 10}
+RECIPES = sorted(p.name for p in SCHEDULES.glob("*.yaml") if not p.name.endswith("_plan.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_planned(name):
+    arch = NETWORKS[name.split("_")[0]]
+    text = dry_run.describe(str(SCHEDULES / name), arch, 10)
+    schedule = load_schedule(SCHEDULES / name)
+    with torch.device("meta"):
+        layers = architectures.layers(architectures.create_model(arch, 10))
+    assert all(f"\n{layer} " in text for layer in layers)
+    last = text.splitlines()[-1].split()
+    assert int(last[0]) == schedule.train.epochs
+    if schedule.prune is not None:
+        assert prune.last_firing_epoch(schedule.prune) < schedule.train.epochs
+
+
+def scored(name, accumulator="32"):
+    plan = load_plan(str(SCHEDULES / name))
+    return score_subject(score.from_plan(plan, rules), rules), plan
+
+
+def test_longer_recipe_scores_what_it_says_and_less_than_the_one_of_2019(capsys):
+    counted, _ = scored(LONGER.name)
+    earlier, _ = scored("efficientnet_b1_plan.yaml")
+    assert f"{float(counted.score):.6f}" in LONGER.read_text()
+    assert counted.score < Fraction(4, 5) * earlier.score
+    assert score.main([str(LONGER), "--accumulator", "proven"]) == 0
+    proven = capsys.readouterr().out.splitlines()[-1].split()[1]
+    assert proven in LONGER.read_text()
+
+
+def test_longer_recipe_prunes_the_share_that_it_says():
+    schedule = load_schedule(SCHEDULES / "efficientnet_b1_longer_prune.yaml")
+    with torch.device("meta"):
+        model = architectures.create_model("efficientnet-b1", 1000)
+    shares = prune.final_sparsities(model, schedule.prune)
+    layers = architectures.layers(model)
+    assert shares.keys() == layers.keys()
+    zeros = sum(prune.pruned_weights(layers[n].weight.numel(), s) for n, s in shares.items())
+    total = sum(layer.weight.numel() for layer in layers.values())
+    head = (SCHEDULES / "efficientnet_b1_longer_prune.yaml").read_text().splitlines()[0]
+    assert f"{100 * zeros / total:.1f} %" in head
+    rates = [learning_rate(schedule.train, epoch) for epoch in range(schedule.train.epochs + 1)]
+    assert rates[0] < rates[2] == schedule.train.lr and rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_longer_recipe_trains_every_layer_in_codes():
+    """B1 itself, on images too small to mean anything: a step forward and back, in every layer."""
+    schedule = load_schedule(SCHEDULES / "efficientnet_b1_longer_qat.yaml")
+    torch.manual_seed(0)
+    model = architectures.create_model("efficientnet-b1", 10)
+    bits = quantize.plan(model, schedule.quantize)
+    learned = LayerBits(4, 4, 0.99, "learned", "learned")
+    assert bits.pop("_conv_stem") == LayerBits(8, 8)
+    assert bits.pop("_fc") == LayerBits(4, 8, 0.99, "learned", "learned")
+    assert len(bits) == 114 and set(bits.values()) == {learned}
+    quantize.convert_(model, quantize.plan(model, schedule.quantize))
+    model.train()
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert quantize.unready(model) == []
+    for name, layer in quantized_layers(model):
+        assert layer.weight.grad is not None and layer.weight.grad.isfinite().all(), name
+    steps = quantize.learned_steps(model)
+    assert len(steps) == 2 * 115
+    assert all(s.grad is not None and s.grad.isfinite().all() for s in steps.values())
+
+
+@pytest.fixture(scope="module")
+def proposal(tmp_path_factory):
+    """A fitted network, and the plan that a search over made-up losses proposes for it."""
+    folder = tmp_path_factory.mktemp("proposal")
+    fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--lr", "0.1", "--threads", "1"]
+    assert main([*fit, "--image-size", "16", "--out", str(folder / "fit")]) == 0
+    sections = {
+        "prune": {"end_epoch": 1, "groups": [{"layers": ["layer*"], "final_sparsity": 0.3}]},
+        "quantize": {
+            "weights": {"bits": 4, "step": "learned"},
+            "activations": {"bits": 4, "decay": 0.9},
+            "overrides": [{"layers": ["conv1"], "weights": None, "activations": None}],
+        },
+    }
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**HEAD, **sections}))
+    table = "layer,sparsity,loss\nlayer3.2.conv2,0.9,0.1\nlayer3.2.conv1,0.85,0.2\n"
+    (folder / "search.csv").write_text(table)
+    base = score_subject(score.from_plan(load_plan(str(folder / "plan.yaml")), rules), rules)
+    command = [str(folder / "plan.yaml"), "--search", str(folder / "search.csv")]
+    command += ["--target", f"{float(base.score) * 0.93:.9f}"]
+    assert score.main([*command, "--proposal", str(folder / "new.yaml")]) == 0
+    for name in ("prune", "quantize"):
+        recipe = {"train": {"epochs": 1, "lr": 0.01}, name: sections[name]}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def test_what_a_search_proposes_is_trained(proposal):
+    """Its sparsities by pruning, its precisions by quantized training, steps and decays too."""
+    small = ["--image-size", "16", "--threads", "1", "--plan", str(proposal / "new.yaml")]
+    pruned, quantized = proposal / "runs" / "prune", proposal / "runs" / "qat"
+    command = ["prune", "--from", str(proposal / "fit"), *small, "--out", str(pruned)]
+    assert main([*command, "--schedule", str(proposal / "prune.yaml")]) == 0
+    layers = architectures.layers(directory.load(pruned).model)
+    zeros = {n: float((layer.weight == 0).float().mean()) for n, layer in layers.items()}
+    assert zeros["layer3.2.conv2"] == pytest.approx(0.9, abs=1e-4)
+    assert zeros["layer1.0.conv1"] == pytest.approx(0.3, abs=1e-3) and zeros["conv1"] == 0
+    command = ["qat", "--from", str(pruned), *small, "--out", str(quantized)]
+    assert main([*command, "--schedule", str(proposal / "quantize.yaml")]) == 0
+    recipe = directory.RunDirectory(quantized).config()["recipe"]
+    assert "prune" not in recipe
+    bits = dict(quantized_layers(directory.load(quantized).model))["layer3.2.conv2"].bits
+    assert bits == LayerBits(4, 4, 0.9, "learned", "range")
+    found = score_subject(score.from_run(str(quantized), rules), rules)
+    planned = score_subject(score.from_plan(load_plan(str(proposal / "new.yaml")), rules), rules)
+    assert float(found.score) == pytest.approx(float(planned.score), rel=0.05)
+
+
+def test_plan_of_another_kind_is_refused(proposal, tmp_path, capsys):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump({"arch": "resnet20", "quantize": {"weights": None,
+                                    "activations": {"bits": 4}}}))  # fmt: skip
+    command = ["prune", "--from", str(proposal / "fit"), "--plan", str(plan)]
+    command += ["--schedule", str(proposal / "prune.yaml"), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "has no section 'prune'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

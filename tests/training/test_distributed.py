@@ -1,0 +1,217 @@
+"""Two processes that train one network, started by torchrun as a user would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from micronet.data.datasets import Data
+from micronet.runs import checkpoint, directory
+from micronet.train import main
+from micronet.training import loop
+from two_processes import spawn_two
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+RECIPE = {
+    "train": {"epochs": 2, "lr": 0.001, "lr_schedule": "constant", "model_ema": 0.9},
+    "prune": {
+        "end_epoch": 1,
+        "groups": [{"layers": ["layer*"], "initial_sparsity": 0.3, "final_sparsity": 0.3}],
+    },
+    "quantize": {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4},
+        "overrides": [{"layers": ["conv1"], "weights": None, "activations": None}],
+    },
+}
+
+
+def torchrun(arguments, *options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    return [*command, "--standalone", *options, "-m", "micronet.train", *map(str, arguments)]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("start") / "fit"
+    fit = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", *SMALL]
+    assert main([*fit, "--out", str(out)]) == 0
+    return out
+
+
+# Images of a batch. Of quantized training one step alone is compared with another order of sums:
+# after it weights differ by rounding, and one that lies between two codes may take either.
+BATCH = {"fit": 400, "qat": 1200, "qat of three steps": 400}
+
+
+def arguments_of(kind, fitted, tmp_path):
+    """A few steps, pruned and quantized or in float."""
+    batch = str(BATCH[kind])
+    common = ["--from", str(fitted), *SMALL, "--batch-size", batch, "--epochs", "1"]
+    if kind == "fit":
+        return ["fit", *common, "--lr", "0.01"]
+    schedule = tmp_path / "recipe.yaml"
+    schedule.write_text(yaml.safe_dump(RECIPE))
+    return ["qat", *common, "--schedule", str(schedule)]
+
+
+def process(rank, port, arguments, answers):
+    """One of two processes, as torchrun would start it; leaves its whole state."""
+    os.environ.update(environment())
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    real, found = loop.train, {}
+
+    def watched(*args):
+        state = real(*args)
+        found.update({f"model/{k}": v.clone() for k, v in state.model.state_dict().items()})
+        found.update({f"mask/{k}": v.clone() for k, v in state.masks.bits.items()})
+        found.update({f"average/{k}": v.clone() for k, v in state.average.tensors.items()})
+        return state
+
+    loop.train = watched
+    assert main(arguments) == 0
+    answers[rank] = found
+
+
+def distance(one, two):
+    """Root of the sum of squared differences of all weights."""
+    keys = [key for key in one if key.startswith("model/") and key.endswith("weight")]
+    return sum(float((one[k].double() - two[k].double()).pow(2).sum()) for k in keys) ** 0.5
+
+
+def whole_images(share, total):
+    """The images that a percentage of ``total`` is; fails where they are no whole number."""
+    hits = share * total / 100
+    assert hits == pytest.approx(round(hits), abs=1e-6), "an image counted twice or not at all"
+    return round(hits)
+
+
+def check_agreement(kind, out, first, second):
+    """Hold two processes' weights, masks, ranges and averages to each other, to the last bit."""
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    assert any(key.startswith("mask/") for key in first) == kind.startswith("qat")
+    assert any(key.endswith(".range") for key in first) == kind.startswith("qat")
+    written = checkpoint.load(out / "last.safetensors").tensors
+    assert all(torch.equal(written[key], first[key]) for key in first)
+    (record,), images = (
+        directory.RunDirectory(out).metrics(),
+        directory.RunDirectory(out).config()["images"],
+    )
+    assert whole_images(record["validation_top1"], images["validation"]) > 0
+    whole = images["train"] // BATCH[kind] * BATCH[kind]
+    assert whole_images(record["train_top1"], whole) > 0
+
+
+def test_two_processes_agree_after_three_quantized_steps(fitted, tmp_path):
+    kind, out = "qat of three steps", tmp_path / "two"
+    start = arguments_of(kind, fitted, tmp_path)
+    check_agreement(kind, out, *spawn_two(process, [*start, "--out", str(out)]))
+
+
+@pytest.mark.parametrize("kind", ["fit", "qat"])
+def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
+    """As far from one process as the same batches in another order within themselves are."""
+    start = arguments_of(kind, fitted, tmp_path)
+    one, two, turned = tmp_path / "one", tmp_path / "two", tmp_path / "turned"
+    assert main([*start, "--out", str(one)]) == 0
+    real = Data.train
+
+    def reversed_within(self, epoch, start_step=0):
+        for images, labels in real(self, epoch, start_step):
+            yield images.flip(0), labels.flip(0)
+
+    monkeypatch.setattr(Data, "train", reversed_within)
+    assert main([*start, "--out", str(turned)]) == 0
+    check_agreement(kind, two, *spawn_two(process, [*start, "--out", str(two)]))
+    written = {out: checkpoint.load(out / "last.safetensors").tensors for out in (one, two, turned)}
+    rounding = distance(written[one], written[turned])
+    assert 0 < distance(written[one], written[two]) <= 4 * rounding
+    losses = [directory.RunDirectory(out).metrics()[0]["train_loss"] for out in (one, two)]
+    # The most that the order of a sum of so many losses can change.
+    assert losses[0] == pytest.approx(losses[1], rel=BATCH[kind] * 2.0**-24)
+
+
+def test_two_processes_evaluate_each_image_once(fitted, tmp_path, capsys):
+    """And scan layers, with the numbers of one process."""
+    capsys.readouterr()
+    scan = ["sensitivity", fitted, "--layers", "conv1", "fc", "--levels", "0.5", "--threads", "1"]
+    commands = [["eval", fitted, "--json", "--threads", "1"], [*scan, "--out", tmp_path / "two"]]
+    alone = [["eval", str(fitted), "--json"], [*map(str, scan), "--out", str(tmp_path / "one")]]
+    printed = []
+    for command, arguments in zip(commands, alone, strict=True):
+        assert main(arguments) == 0
+        one = capsys.readouterr().out
+        done = subprocess.run(
+            torchrun(command), capture_output=True, text=True, env=environment(), check=True
+        )
+        printed.append((one, done.stdout))
+    records = [json.loads(text) for text in printed[0]]
+    losses = [record.pop("loss") for record in records]
+    assert records[0] == records[1] and records[0]["total"] == 359
+    assert losses[0] == pytest.approx(losses[1], rel=359 * 2.0**-24)
+    tables = [(tmp_path / name / "search.csv").read_text() for name in ("one", "two")]
+    assert tables[0] == tables[1] and len(tables[0].splitlines()) == 3
+
+
+def started(arguments, out, *options):
+    process = subprocess.Popen(
+        torchrun(arguments, *options),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "last.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def children(process):
+    listed = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def test_killed_rank_ends_the_other_with_a_sentence_and_restarts_resume(fitted, tmp_path):
+    out = tmp_path / "run"
+    fit = ["fit", "--from", fitted, *SMALL, "--epochs", "6", "--lr", "0.01", "--out", out]
+    process = started([*fit, "--checkpoint-every", "2"], out, "--max-restarts", "1")
+    os.kill(children(process)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    sentence = next(line for line in errors.splitlines() if line.startswith("error: process"))
+    assert "lost another one" in sentence and "last.safetensors" in sentence
+    assert "Traceback" not in errors
+    records = directory.RunDirectory(out).metrics()
+    assert [r["epoch"] for r in records] == list(range(6))
+    # The batches of both processes, those before the stop too, count in each epoch.
+    images = directory.RunDirectory(out).config()["images"]["train"] // 128 * 128
+    assert all(whole_images(record["train_top1"], images) > 0 for record in records)
+
+
+def test_batch_that_two_cannot_share(fitted, tmp_path):
+    arguments = ["fit", "--from", fitted, "--batch-size", "127", "--out", tmp_path / "run"]
+    result = subprocess.run(
+        torchrun(arguments), capture_output=True, text=True, env=environment(), check=False
+    )
+    assert result.returncode != 0
+    assert "2 processes cannot share a batch of 127 images" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,356 @@
+"""The trainer as a user runs it: stages, chaining, resuming, and answers to bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.quantization import quantize
+from micronet.recipe.reader import TrainSection
+from micronet.runs import checkpoint, directory
+from micronet.train import main
+from micronet.training import loop, step
+from micronet.training.optimizer import clip_gradients
+from micronet.training.plan import Recipe, Where
+
+PRUNE = {
+    "end_epoch": 2,
+    "groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}],
+}
+QUANTIZE = {
+    "weights": {"bits": 4},
+    "activations": {"bits": 4},
+    "overrides": [
+        {"layers": ["conv1"], "weights": None, "activations": None},
+        {"layers": ["fc"], "weights": {"bits": 2.4}, "activations": None},
+    ],
+}
+SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+
+
+def recipe(tmp_path, name="recipe.yaml", **sections):
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump(sections))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A resnet20 after two short epochs on small digits."""
+    out = tmp_path_factory.mktemp("runs") / "fit"
+    arguments = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", "--out", str(out)]
+    assert main([*arguments, *SMALL]) == 0
+    return out
+
+
+def tensors(run, name="last"):
+    return checkpoint.load(Path(run) / f"{name}.safetensors").tensors
+
+
+def test_fit_lowers_the_loss_and_leaves_a_run(fitted):
+    records = [json.loads(line) for line in (fitted / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == [0, 1]
+    assert records[1]["train_loss"] < records[0]["train_loss"]
+    names = {p.name for p in fitted.iterdir()}
+    files = {"config.json", "schedule.yaml", "metrics.jsonl", "summary.csv"}
+    checkpoints = {f"{n}.{e}" for n in ("last", "best") for e in ("json", "safetensors")}
+    assert names == files | checkpoints
+
+
+def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
+    pruned, quantized = tmp_path / "prune", tmp_path / "qat"
+    schedule = recipe(tmp_path, train={"epochs": 3, "lr": 0.05}, prune=PRUNE)
+    start = ["prune", "--from", str(fitted), "--schedule", schedule]
+    assert main([*start, "--out", str(pruned), *SMALL]) == 0
+    schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.02}, quantize=QUANTIZE, distill={})
+    start = ["qat", "--from", str(pruned), "--schedule", schedule, "--teacher", str(fitted)]
+    assert main([*start, "--out", str(quantized), *SMALL]) == 0
+    assert "of their weights, compute in integers" in capsys.readouterr().out
+    assert (quantized / "layers.csv").read_text().startswith("layer,kind,weights")
+    loaded = directory.load(quantized)
+    for name, layer in architectures.layers(loaded.model).items():
+        zeros, numel = int((layer.weight == 0).sum()), layer.weight.numel()
+        assert zeros == (int(0.6 * numel) if name.startswith("layer") else 0)
+    assert quantize.unready(loaded.model) == []
+    capsys.readouterr()
+    assert main(["eval", str(quantized), "--json", "--threads", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["split"] == "test" and result["total"] == len_test()
+    assert 0 < result["correct"] <= result["total"]
+
+
+def len_test():
+    from micronet.data.datasets import open_data
+
+    return open_data("digits", image_size=16, batch_size=64, seed=0).test_size
+
+
+def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkeypatch):
+    """Prune and quantize in one schedule, stopped after every epoch and in the middle of one."""
+    section = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-4, "nesterov": True}
+    schedule = recipe(
+        tmp_path, train=section, prune=PRUNE, quantize={**QUANTIZE, "start_epoch": 1}, distill={}
+    )
+    start = ["qat", "--from", str(fitted), "--schedule", schedule, "--teacher", str(fitted)]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main([*start, "--out", str(whole), *SMALL]) == 0
+
+    real_step, steps = torch.optim.SGD.step, iter(range(10**6))
+
+    def interrupted(self, *args, **kwargs):
+        if next(steps) % 5 == 4:
+            raise KeyboardInterrupt
+        return real_step(self, *args, **kwargs)
+
+    command = [*start, "--out", str(stopped), *SMALL]
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupted)
+    assert main(command) == 130
+    monkeypatch.setattr(torch.optim.SGD, "step", real_step)
+    original = loop.train_epoch
+
+    def one_epoch(state, recipe, data, epoch, *rest):
+        if state.epoch > one_epoch.begun:
+            raise KeyboardInterrupt
+        return original(state, recipe, data, epoch, *rest)
+
+    monkeypatch.setattr(loop, "train_epoch", one_epoch)
+    for begun in range(3):
+        one_epoch.begun = begun
+        assert main([*command, "--resume"]) == 130
+    monkeypatch.setattr(loop, "train_epoch", original)
+    assert main(["qat", "--out", str(stopped), "--resume", "--threads", "1"]) == 0
+
+    for name in ("last", "best"):
+        one, two = tensors(whole, name), tensors(stopped, name)
+        assert one.keys() == two.keys()
+        differing = [key for key in one if not torch.equal(one[key], two[key])]
+        assert differing == []
+    drop = {"seconds", "images_per_second"}
+    logs = [directory.RunDirectory(run).metrics() for run in (whole, stopped)]
+    kept = [[{k: v for k, v in r.items() if k not in drop} for r in log] for log in logs]
+    assert kept[0] == kept[1]
+
+
+def test_next_stage_takes_the_data_of_the_run_it_starts_from(tmp_path):
+    root, first, second = folder(tmp_path / "pets", count=10), tmp_path / "a", tmp_path / "b"
+    options = ["--epochs", "1", "--batch-size", "8", "--threads", "1"]
+    start = ["fit", "--arch", "resnet20", "--data", str(root), "--holdout", "0.2"]
+    assert main([*start, "--out", str(first), *options]) == 0
+    assert main(["fit", "--from", str(first), "--out", str(second), *options]) == 0
+    config = directory.RunDirectory(second).config()
+    assert (config["data"], config["holdout"], config["image_size"]) == (str(root), 0.2, 32)
+    assert config["images"] == {"train": 16, "validation": 4, "test": 0}
+
+
+def test_stop_between_record_and_checkpoint_leaves_no_hole_in_the_log(tmp_path, monkeypatch):
+    out = tmp_path / "fit"
+    command = ["fit", "--arch", "resnet20", "--epochs", "2", "--out", str(out)]
+    real = checkpoint.save
+
+    def stopped(path, tensors, meta):
+        if meta["epoch"] == 2:
+            raise KeyboardInterrupt
+        real(path, tensors, meta)
+
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    assert main([*command, *SMALL]) == 130
+    monkeypatch.setattr(checkpoint, "save", real)
+    assert main([*command, *SMALL, "--resume"]) == 0
+    assert [r["epoch"] for r in directory.RunDirectory(out).metrics()] == [0, 1]
+
+
+def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
+    out = tmp_path / "prune"
+    schedule = recipe(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
+    command = ["prune", "--from", str(fitted), "--schedule", schedule, "--out", str(out)]
+    assert main([*command, *SMALL]) == 0
+    records = directory.RunDirectory(out).metrics()
+    eligible = [r for r in records if r["at_target"]]
+    assert [r["epoch"] for r in eligible] == [2, 3]
+    best = max(eligible, key=lambda r: (r["validation_top1"], -r["epoch"]))
+    meta = checkpoint.load(out / "best.safetensors").meta
+    assert meta["best_epoch"] == meta["metrics"]["epoch"] == best["epoch"]
+    assert meta["metrics"]["validation_top1"] == best["validation_top1"]
+    assert prune.shown_sparsity(directory.load(out).model) > 0.59
+
+
+def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
+    """Without batch norm's batch statistics: a network in which the parts do not interact."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    images, labels = torch.randn(12, 3, 2, 2), torch.randint(5, (12,))
+    gradients = []
+    for parts in (1, 4):
+        recipe = Recipe("fit", TrainSection(accumulate=parts))
+        state = loop.start(model, recipe, prune.Masks())
+        where = Where("fit", 0, 0, "")
+        loss, correct = step.backward(state, model, recipe, (images, labels, labels), None, where)
+        gradients.append(model[1].weight.grad.double().clone())
+        whole = torch.nn.functional.cross_entropy(model(images).detach(), labels)
+        assert loss == pytest.approx(float(whole))
+        assert correct == int((model(images).argmax(1) == labels).sum())
+    torch.testing.assert_close(*gradients)
+
+
+def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
+    out = tmp_path / "run"
+    train = {"epochs": 1, "lr": 0.01, "clip_grad_norm": 0.5, "loss_limit": 100.0, "momentum": 0.0}
+    schedule = recipe(tmp_path, train=train)
+    command = ["fit", "--from", str(fitted), "--schedule", schedule, "--amp", "bf16"]
+    assert main([*command, "--accumulate", "2", "--out", str(out), *SMALL]) == 0
+    config = directory.RunDirectory(out).config()["recipe"]["train"]
+    assert (config["amp"], config["accumulate"]) == ("bf16", 2)
+    model = torch.nn.Linear(3, 2)
+    model(torch.full((4, 3), 100.0)).sum().backward()
+    clip_gradients(model, TrainSection(clip_grad_norm=0.5))
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    assert float(norm) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, monkeypatch):
+    seen, real = [], step._loss
+
+    def watched(recipe, logits, labels, taught):
+        seen.append(taught is not None)
+        return real(recipe, logits, labels, taught)
+
+    monkeypatch.setattr(step, "_loss", watched)
+    distill = {"start_epoch": 1, "teacher": str(fitted), "distill_weight": 0.5}
+    schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
+    command = ["fit", "--from", str(fitted), "--schedule", schedule]
+    assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
+    half = len(seen) // 2
+    assert seen == [False] * half + [True] * half
+
+
+def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monkeypatch):
+    real = step._loss
+    calls = iter(range(100))
+
+    def broken(*args):
+        return real(*args) * (float("nan") if next(calls) == 7 else 1)
+
+    monkeypatch.setattr(step, "_loss", broken)
+    out = tmp_path / "run"
+    command = ["fit", "--from", str(fitted), "--epochs", "3", "--lr", "0.01", "--out", str(out)]
+    assert main([*command, *SMALL]) == 2
+    message = capsys.readouterr().err
+    assert "loss is nan" in message and "epoch 2" in message and "last.safetensors" in message
+    assert all(torch.isfinite(t.float()).all() for t in tensors(out).values())
+
+
+def folder(root, classes=("cat", "dog"), count=4, splits=("train",)):
+    for split in splits:
+        for label in classes:
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (i * 20, 100, 50)).save(
+                    root / split / label / f"{i}.png"
+                )
+    return root
+
+
+def bad_commands(tmp_path, fitted):
+    """Yield (name, arguments, parts of the one sentence that answers them)."""
+    out = ["--out", tmp_path / "out"]
+    fit = ["fit", "--arch", "resnet20", *out]
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((fitted / "last.safetensors").read_bytes()[:5000])
+    two = folder(tmp_path / "two")
+    yield "unknown arch", ["fit", "--arch", "resnet21", *out], ["resnet21", "did you mean"]
+    yield "no arch", ["fit", *out], ["--arch"]
+    yield "unknown command", ["fitt", *out], ["fitt"]
+    yield "unknown option", [*fit, "--frobnicate"], ["--frobnicate"]
+    yield "wrong epochs", [*fit, "--epochs", "0"], ["0"]
+    yield "wrong holdout", [*fit, "--holdout", "1.5"], ["1.5"]
+    yield "negative rate", [*fit, "--lr", "-1"], ["lr"]
+    yield "cut checkpoint", ["fit", "--from", cut, *out], ["cut.safetensors"]
+    yield "weights of another network", [*fit, "--weights", weights(tmp_path)], ["w.pth"]
+    yield "no checkpoint", ["fit", "--from", tmp_path / "no", *out], ["no run or checkpoint"]
+    yield "eval of nothing", ["eval"], ["eval needs"]
+    yield "eval of no run", ["eval", tmp_path / "no"], ["no run or checkpoint"]
+    yield "other classes", ["eval", fitted, "--data", two], ["classes"]
+    yield "occupied", ["fit", "--arch", "resnet20", "--out", fitted], ["not empty"]
+    yield "resume otherwise", ["fit", "--resume", "--out", fitted, "--lr", "9"], ["--lr", "9"]
+    yield "resume of no run", ["fit", "--resume", *out], ["no run directory"]
+    yield "prune without weights", ["prune", "--arch", "resnet20", *out], ["prune"]
+
+
+def bad_data(tmp_path, fitted):
+    fit = ["fit", "--arch", "resnet20", "--out", tmp_path / "out"]
+    empty, corrupt = folder(tmp_path / "empty"), folder(tmp_path / "corrupt")
+    (empty / "train" / "owl").mkdir()
+    (corrupt / "train" / "cat" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no image")
+    yield "no folder", [*fit, "--data", tmp_path / "none"], ["none"]
+    yield "empty class folder", [*fit, "--data", empty], ["owl"]
+    yield "corrupt image", [*fit, "--data", corrupt], ["bad.jpg"]
+    yield "no train", [*fit, "--data", folder(tmp_path / "v", splits=("val",))], ["train"]
+
+
+def bad_schedules(tmp_path, fitted):
+    start = ["--from", fitted, *SMALL, "--out", tmp_path / "out", "--schedule"]
+
+    def pruning(name, **changes):
+        group = {**PRUNE["groups"][0], **changes}
+        sections = {"train": {"epochs": 3}, "prune": {**PRUNE, "groups": [group]}}
+        return ["prune", *start, recipe(tmp_path, f"{name}.yaml", **sections)]
+
+    where = ["prune.groups[0].layers", "glob.yaml"]
+    late = recipe(tmp_path, "late.yaml", train={"epochs": 1}, prune=PRUNE)
+    distils = recipe(tmp_path, "d.yaml", quantize=QUANTIZE, distill={})
+    qat = ["qat", *start, distils]
+    yield "no schedule", ["prune", *start[:-1]], ["prune"]
+    yield "no such schedule", ["prune", *start, "none.yaml"], ["none.yaml"]
+    yield "pattern", pruning("glob", layers=["layr1*"]), ["layr1*", *where]
+    yield "layer", pruning("layer", layers=["layer1.0.conv3"]), ["did you mean 'layer1.0.conv"]
+    yield (
+        "key",
+        pruning("key", final_sparsty=0.5),
+        ["final_sparsty", "'final_sparsity'", "key.yaml"],
+    )
+    yield "below initial", pruning("below", final_sparsity=0.1), ["0.1", "initial_sparsity"]
+    nothing = pruning("nothing", final_sparsity=0.00001, initial_sparsity=0)
+    yield "prunes nothing", nothing, ["prunes no weight", "nothing.yaml"]
+    yield "ends early", ["prune", *start, late], ["end_epoch", "late.yaml"]
+    yield "other arch", [*pruning("arch"), "--arch", "resnet32"], ["resnet32", "resnet20"]
+    yield "no teacher", qat, ["--teacher"]
+    yield "untrained teacher", [*qat, "--teacher", "resnet20"], ["--teacher-weights"]
+
+
+def weights(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(architectures.create_model("resnet32", 10).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("cases", [bad_commands, bad_data, bad_schedules])
+def test_bad_input_is_one_sentence_and_exit_code_2(cases, fitted, tmp_path, capsys):
+    checked = 0
+    for name, arguments, parts in cases(tmp_path, fitted):
+        assert main([str(a) for a in arguments]) == 2, name
+        captured = capsys.readouterr()
+        message = captured.err.strip()
+        assert message.startswith("error: ") and "\n" not in message, (name, message)
+        for part in parts:
+            assert part in message, (name, part, message)
+        assert not (tmp_path / "out").exists(), name
+        checked += 1
+    assert checked >= 4
+
+
+def test_eval_of_weights_of_another_architecture(tmp_path, capsys):
+    command = ["eval", "--arch", "resnet20", "--weights", str(weights(tmp_path)), *SMALL]
+    assert main(command) == 2
+    assert "w.pth" in capsys.readouterr().err
+
+
+def test_eval_from_a_moved_run(fitted, tmp_path, capsys):
+    shutil.copytree(fitted, tmp_path / "moved")
+    assert main(["eval", str(tmp_path / "moved"), "--threads", "1"]) == 0
+    assert " correct" in capsys.readouterr().out
