@@ -18,7 +18,8 @@ from micronet.scoring.count import Score, score_subject
 from micronet.scoring.network import accumulators
 from micronet.scoring.network.plan_files import load_plan
 from micronet.scoring.network.scored_network import Subject, from_plan
-from micronet.scoring.rules import leaderboard, official
+from micronet.scoring.rules.ist_versions import LEADERBOARD
+from micronet.scoring.rules.official import OFFICIAL
 from micronet.utils.errors import UserError, reports_user_errors
 from micronet.utils.number_format import decimal, fixed, markdown_grid
 
@@ -29,9 +30,9 @@ _WORK_OF_LAYERS = {"multiplications", "additions", "bias additions", "convolutio
 def document() -> str:
     """Return the whole text; its figures are counted anew."""
     plan = load_plan(str(PLAN))
-    meant = from_plan(plan, official)
-    verified = score_subject(from_plan(plan, leaderboard), leaderboard)
-    counted = score_subject(meant, official, ops=verified.ops)
+    meant = from_plan(plan, OFFICIAL)
+    verified = score_subject(from_plan(plan, LEADERBOARD), LEADERBOARD)
+    counted = score_subject(meant, OFFICIAL, ops=verified.ops)
     variants = _variants(meant, counted)
     return "\n".join(
         [
@@ -104,7 +105,7 @@ _BEFORE_LAYERS = [
 
 def _variants(meant: Subject, counted: Score) -> dict[str, Score]:
     def score(subject: Subject) -> Score:
-        return score_subject(subject, official, ops=counted.ops)
+        return score_subject(subject, OFFICIAL, ops=counted.ops)
 
     variants = {"as meant, accumulator 32": counted}
     for kind in accumulators.KINDS[1:]:

@@ -32,6 +32,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> None:
+    """Raise TypeError or ValueError unless x has this dtype, and this shape where one is given."""
     if x.dtype != dtype:
         raise TypeError(f"{name} is {x.dtype}, but must be {dtype}")
     if shape is not None and x.shape != shape:
@@ -39,11 +40,13 @@ def check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | Non
 
 
 def check_float(name: str, x: Tensor) -> None:
+    """Raise TypeError unless x is float32, bfloat16 or float16."""
     if x.dtype not in FLOATS:
         raise TypeError(f"{name} is {x.dtype}, but must be float32, bfloat16 or float16")
 
 
 def check_same_device(name: str, x: Tensor, other: Tensor) -> None:
+    """Raise ValueError unless both tensors are on one device."""
     if x.device != other.device:
         raise ValueError(f"{name} is on {x.device}, but the data is on {other.device}")
 
@@ -55,16 +58,19 @@ def _check_dense(name: str, x: Tensor) -> None:
 
 
 def check_order(name: str, x: Tensor) -> None:
+    """Raise ValueError unless x is contiguous."""
     if not x.is_contiguous():
         raise ValueError(f"{name} has strides {list(x.stride())}, but must be contiguous")
 
 
 def check_contiguous(name: str, x: Tensor, dtype: torch.dtype) -> None:
+    """Raise TypeError or ValueError unless x is contiguous and of this dtype."""
     check(name, x, dtype)
     check_order(name, x)
 
 
 def check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
+    """Raise TypeError or ValueError unless bits are packed bits, uint8, of numel elements."""
     check_contiguous(name, bits, torch.uint8)
     if bits.dim() != 1 or bits.numel() != bytes_for(numel):
         raise ValueError(
@@ -73,6 +79,7 @@ def check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
 
 
 def check_weights(w: Tensor, mask: Tensor) -> None:
+    """Raise TypeError or ValueError unless w has channels and mask, packed bits, fits it or is empty."""
     check_float("w", w)
     check_order("w", w)
     if w.dim() == 0 or w.numel() == 0:
@@ -84,6 +91,7 @@ def check_weights(w: Tensor, mask: Tensor) -> None:
 
 
 def check_count(name: str, count: int) -> None:
+    """Raise ValueError if a count is negative."""
     if count < 0:
         raise ValueError(f"{name} is {count}, but must not be negative")
 

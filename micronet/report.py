@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--out", type=Path, help="default: report.html in the first run")
     parser.add_argument("--png", type=Path, metavar="FOLDER", help="its pictures as files too")
-    parser.add_argument("--rules", default=DEFAULT_RULES.NAME, help="rule set of the score")
+    parser.add_argument("--rules", default=DEFAULT_RULES.name, help="rule set of the score")
     parser.add_argument("--track", default=DEFAULT.name, help="whose baselines divide it")
     add_own(parser)
     args = parser.parse_args(argv)

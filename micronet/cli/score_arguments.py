@@ -6,13 +6,13 @@ import argparse
 import json
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 from micronet.cli.train_arguments import Parser, add_own, positive
 from micronet.scoring.count import DEFAULT_RULES, RULES
 from micronet.scoring.network.accumulators import KINDS
 from micronet.scoring.network.plan_files import Plan, load_plan, plan_of
 from micronet.scoring.network.scored_network import Subject, from_plan, from_run, from_weights
+from micronet.scoring.rules.rule_set import RuleSet
 from micronet.scoring.rules.tracks import (
     DEFAULT,
     Track,
@@ -46,7 +46,7 @@ def _source_options(top: Parser) -> None:
 
 def _rule_options(top: Parser) -> None:
     add = top.add_argument
-    name = DEFAULT_RULES.NAME
+    name = DEFAULT_RULES.name
     add("--rules", default=name, help=f"{', '.join(RULES)} (default {name})")
     add("--track", default=DEFAULT.name, help=f"whose baselines divide (default {DEFAULT.name})")
     add("--accumulator", choices=KINDS, default=KINDS[0], help="width that additions are billed at")
@@ -70,7 +70,7 @@ def _output_options(top: Parser) -> None:
     add("--proposal", metavar="FILE", help="write what --search proposes as a plan")
 
 
-def rules_named(name: str) -> ModuleType:
+def rules_named(name: str) -> RuleSet:
     """Return a rule set by name.
 
     Raises:
@@ -81,15 +81,15 @@ def rules_named(name: str) -> ModuleType:
     return RULES[name]
 
 
-def check(args: argparse.Namespace, rules: ModuleType) -> None:
+def check(args: argparse.Namespace, rules: RuleSet) -> None:
     """Hold options to each other.
 
     Raises:
         UserError: two of them contradict each other, or one lacks another.
     """
-    if args.accumulator != KINDS[0] and not hasattr(rules, "BILLS_ACCUMULATORS"):
+    if args.accumulator != KINDS[0] and not rules.bills_accumulators:
         raise UserError(f"rule set {args.rules!r} bills additions at widths of its own")
-    if args.as_published and not hasattr(rules, "published"):
+    if args.as_published and rules.published is None:
         raise UserError(f"rule set {args.rules!r} has no program whose figures to repeat")
     _check_jobs(args)
     if args.arch and args.assume_bits:
@@ -110,7 +110,7 @@ def _check_jobs(args: argparse.Namespace) -> None:
         raise UserError("--compare needs two or more plans, runs or checkpoints")
 
 
-def subjects(args: argparse.Namespace, rules: ModuleType) -> list[Subject]:
+def subjects(args: argparse.Namespace, rules: RuleSet) -> list[Subject]:
     """Return the networks that the command line names, at least one.
 
     Raises:
@@ -141,13 +141,13 @@ def _plan(args: argparse.Namespace) -> Plan:
     return plan_of(args.arch, args.schedule or (), args.image_size, args.num_classes)
 
 
-def _of_plan(plan: Plan, args: argparse.Namespace, rules: ModuleType) -> Subject:
+def _of_plan(plan: Plan, args: argparse.Namespace, rules: RuleSet) -> Subject:
     if args.weights:
         return from_weights(plan, args.weights, rules, args.accumulator)
     return from_plan(plan, rules, args.accumulator)
 
 
-def _named(name: str, args: argparse.Namespace, rules: ModuleType) -> Subject:
+def _named(name: str, args: argparse.Namespace, rules: RuleSet) -> Subject:
     inside_plan = {"--schedule": args.schedule, "--image-size": args.image_size}
     inside_plan |= {"--num-classes": args.num_classes}
     for option, value in inside_plan.items():

@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong option in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
         raise UserError(message)
 
 

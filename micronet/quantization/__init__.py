@@ -1,1 +1,15 @@
-"""TODO."""
+"""Layers that compute in a few bits: their precision, quantizers, conversion and report.
+
+Arithmetic is in the package ``micronet_kernels``; here are the modules that call it.
+"""
+
+# The modules that other packages may use; the others are this one's own.
+__all__ = [
+    "conversion",
+    "layers",
+    "plain_weights",
+    "quantize",
+    "quantizers",
+    "sync_batch_norm",
+    "weight_uses",
+]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from micronet.runs import directory
 from micronet.runs.directory import RunDirectory
 from micronet.scoring.count import DEFAULT_RULES, Score, score_subject
 from micronet.scoring.network.scored_network import from_run
+from micronet.scoring.rules.rule_set import RuleSet
 from micronet.scoring.rules.tracks import DEFAULT, Track
 from micronet.utils.errors import UserError
 
@@ -60,7 +60,7 @@ class RunFacts:
         return Path(self.name).resolve().name
 
 
-def read(path: str, rules: ModuleType = DEFAULT_RULES, track: Track = DEFAULT) -> RunFacts:
+def read(path: str, rules: RuleSet = DEFAULT_RULES, track: Track = DEFAULT) -> RunFacts:
     """Read a run directory.
 
     Args:
@@ -86,7 +86,7 @@ def read(path: str, rules: ModuleType = DEFAULT_RULES, track: Track = DEFAULT) -
     return RunFacts(path, config, records, targets, counted, pictures, missing)
 
 
-def _score(path: str, rules: ModuleType, track: Track, missing: list[str]) -> Score | None:
+def _score(path: str, rules: RuleSet, track: Track, missing: list[str]) -> Score | None:
     try:
         return score_subject(from_run(path, rules), rules, track)
     except UserError as error:

@@ -137,7 +137,7 @@ def _score(counted: Score) -> list[str]:
         cells.append([row.name or "between layers", count, zeros, *texts, *amounts])
     cells.append(["all", "", "", "", "", f"{total_stored:,.1f}", f"{total_ops:,.1f}"])
     plots = f'<div class="plots">{whole}{each}</div>'
-    by = f"rule set {counted.rules.NAME}, track {counted.track.name}"
+    by = f"rule set {counted.rules.name}, track {counted.track.name}"
     return [f"<h3>Score</h3><p>Counted by {escape(by)}.</p>", plots, table(cells)]
 
 

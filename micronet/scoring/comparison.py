@@ -28,7 +28,7 @@ def comparison(results: Sequence[Score], form: str) -> str:
     write = markdown_grid if form == "markdown" else grid
     totals = [_HEAD, *(_cells(result, results[0]) for result in results)]
     first = results[0]
-    rules = f"rules {first.rules.NAME}, track {first.track.name}"
+    rules = f"rules {first.rules.name}, track {first.track.name}"
     return f"{write(totals)}\n\n{write(_kinds(results))}\n\n{rules}"
 
 

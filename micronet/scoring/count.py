@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from types import ModuleType
 
 from torch import nn
 
@@ -16,14 +15,16 @@ from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import Subject, describe
 from micronet.scoring.operations import operation_walk
 from micronet.scoring.operations.operation_walk import Op
-from micronet.scoring.rules import Cost, ist_2019_07_26, ist_final, leaderboard, official, seed
+from micronet.scoring.rules.ist_versions import IST_2019_07_26, IST_FINAL, LEADERBOARD, SEED
+from micronet.scoring.rules.official import OFFICIAL
+from micronet.scoring.rules.rule_set import Cost, RuleSet
 from micronet.scoring.rules.tracks import DEFAULT, Track
 from micronet.utils.errors import UserError
 
-RULES: dict[str, ModuleType] = {
-    rules.NAME: rules for rules in (official, seed, ist_2019_07_26, ist_final, leaderboard)
+RULES: dict[str, RuleSet] = {
+    rules.name: rules for rules in (OFFICIAL, SEED, IST_2019_07_26, IST_FINAL, LEADERBOARD)
 }
-DEFAULT_RULES = official
+DEFAULT_RULES = OFFICIAL
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Score:
     """Exact totals, and the costs that they are the sums of."""
 
     subject: Subject
-    rules: ModuleType
+    rules: RuleSet
     track: Track
     ops: tuple[Op, ...]
     stored: tuple[Cost, ...]
@@ -45,7 +46,7 @@ class Score:
     @property
     def storage_bits(self) -> Fraction:
         """Storage in bits."""
-        return self.storage * self.rules.WORD_BITS
+        return self.storage * self.rules.word_bits
 
     @property
     def storage_dense(self) -> Fraction:
@@ -78,8 +79,8 @@ class Score:
         Raises:
             UserError: there was no such program.
         """
-        if not hasattr(self.rules, "published"):
-            raise UserError(f"rule set {self.rules.NAME!r} has no program whose figures to repeat")
+        if self.rules.published is None:
+            raise UserError(f"rule set {self.rules.name!r} has no program whose figures to repeat")
         return self.rules.published(self.subject, self.ops)
 
     @cached_property
@@ -150,7 +151,7 @@ def total(costs: Iterable[Cost]) -> Fraction:
 
 def score_subject(
     subject: Subject,
-    rules: ModuleType = DEFAULT_RULES,
+    rules: RuleSet = DEFAULT_RULES,
     track: Track = DEFAULT,
     ops: Sequence[Op] | None = None,
 ) -> Score:
@@ -191,7 +192,7 @@ def score_model(
     *,
     bits: Mapping[str, LayerBits] | None = None,
     sparsities: Mapping[str, float] | None = None,
-    rules: ModuleType = DEFAULT_RULES,
+    rules: RuleSet = DEFAULT_RULES,
     accumulator: str = "32",
 ) -> Score:
     """Describe a network and count it; see ``describe`` and ``score_subject``."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from micronet.scoring.count import Score, by_kind
 from micronet.scoring.network.accumulators import Proof, prove
-from micronet.scoring.rules import Cost
+from micronet.scoring.rules.rule_set import Cost
 from micronet.scoring.rules.tracks import Verdict
 from micronet.scoring.tables import layer_records
 from micronet.utils.number_format import decimal, exact, fixed, grid, rounded
@@ -29,7 +29,7 @@ def totals(result: Score, verdict: Verdict | None = None) -> str:
         f"weights  {result.nonzeros} of {result.weights} are not zero, "
         f"sparsity {float(result.sparsity):.4f}, {subject.zeros_source}",
         f"bits     {subject.precision_source}",
-        f"rules    {result.rules.NAME}, track {result.track.name}"
+        f"rules    {result.rules.name}, track {result.track.name}"
         + (f", accumulator {subject.accumulator}" if _bills_accumulators(result) else ""),
         f"storage  {rounded(result.storage)}{fraction}, dense {decimal(result.storage_dense)}, "
         f"ratio {float(result.storage / result.storage_dense):.4f}",
@@ -41,7 +41,7 @@ def totals(result: Score, verdict: Verdict | None = None) -> str:
 
 
 def _bills_accumulators(result: Score) -> bool:
-    return hasattr(result.rules, "BILLS_ACCUMULATORS")
+    return result.rules.bills_accumulators
 
 
 def published(figures: Mapping[str, str]) -> str:
@@ -93,7 +93,7 @@ def as_record(
         "network": subject.name,
         "arch": subject.arch,
         "image_size": subject.image_size,
-        "rules": result.rules.NAME,
+        "rules": result.rules.name,
         "track": result.track.name,
         "bits": subject.precision_source,
         "zeros": subject.zeros_source,

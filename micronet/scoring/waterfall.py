@@ -47,7 +47,7 @@ def waterfall(results: Sequence[Score]) -> str:
 def _one(result: Score, longest: Fraction, top: int) -> tuple[list[str], int]:
     """Return the elements of one score and their height in pixels."""
     title = f"{result.subject.arch}, {result.subject.name}"
-    rules = f"rules {result.rules.NAME}, track {result.track.name}"
+    rules = f"rules {result.rules.name}, track {result.track.name}"
     parts = [
         f'<text x="10" y="{top + 18}" font-weight="bold">{escape(title)}</text>',
         f'<text x="10" y="{top + 34}" fill="#555555">{escape(rules)}</text>',

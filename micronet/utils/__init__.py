@@ -1,1 +1,7 @@
-"""TODO."""
+"""What every package may use: the user's error, several processes, numbers as text, progress.
+
+Knows nothing of networks. Nothing here imports another package of micronet.
+"""
+
+# The modules that other packages may use; the others are this one's own.
+__all__ = ["distributed", "errors", "number_format", "progress"]

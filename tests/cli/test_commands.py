@@ -11,7 +11,7 @@ from micronet.models import architectures
 from micronet.runs import directory
 from micronet.scoring.network.plan_files import plan_of
 from micronet.scoring.network.scored_network import from_plan
-from micronet.scoring.rules import seed
+from micronet.scoring.rules.ist_versions import SEED
 from micronet.scoring.search.sensitivity import load_sensitivity
 from micronet.train import main
 from micronet.training import sensitivity
@@ -62,7 +62,7 @@ def test_sensitivity_measures_each_layer_and_leaves_the_network(fitted, tmp_path
     rows = list(csv.DictReader((out / "sensitivity.csv").read_text().splitlines()))
     assert len(rows) == 2 * 7 and rows[-1]["layer"] == "fc"
     assert (out / "sensitivity.svg").read_text().count("<polyline") == 7
-    subject = from_plan(plan_of("resnet20", num_classes=10), seed)
+    subject = from_plan(plan_of("resnet20", num_classes=10), SEED)
     options = load_sensitivity(str(out / "search.csv"), subject)
     assert len(options) == 7 and all(len(alternatives) == 2 for alternatives in options.values())
 

@@ -24,7 +24,7 @@ def test_describe_counts_the_test_set(run):
     assert 0 <= result.accuracy.correct <= result.accuracy.total
     assert result.sparsity == 0 and result.minutes > 0
     # What quantizes nothing counts in 16 bits.
-    assert result.score.rules.NAME == "micronet"
+    assert result.score.rules.name == "micronet"
     assert 2 * result.score.storage == result.score.storage_dense
 
 

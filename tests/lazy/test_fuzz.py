@@ -1,4 +1,4 @@
-"""Some hundred combinations of the fuzz of lazy tensors, others at each run; the seed is printed."""
+"""Some hundred combinations of the fuzz of lazy tensors, others each time; the seed is printed."""
 
 import collections
 import random

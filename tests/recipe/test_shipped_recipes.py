@@ -17,7 +17,7 @@ from micronet.recipe.reader import load_schedule
 from micronet.runs import directory
 from micronet.scoring.count import score_subject
 from micronet.scoring.network.plan_files import load_plan
-from micronet.scoring.rules import official as rules
+from micronet.scoring.rules.official import OFFICIAL as rules
 from micronet.train import main
 from micronet.training.optimizer import learning_rate
 from paths import ROOT

@@ -21,7 +21,8 @@ from micronet.scoring.operations.operation_walk import (
     Residual,
     Scale,
 )
-from micronet.scoring.rules import ist, seed
+from micronet.scoring.rules import ist
+from micronet.scoring.rules.ist_versions import SEED
 from micronet.utils.errors import UserError
 
 
@@ -43,7 +44,7 @@ PLANNED = {"3": 0.5, "7": 0.25}
 
 
 def test_storage_and_operations_of_a_small_network_by_hand():
-    result = score.score_model(small_net(), 4, sparsities=PLANNED, rules=seed)
+    result = score.score_model(small_net(), 4, sparsities=PLANNED, rules=SEED)
     # Non-zero weights: 108 of the stem, 36 - int(.5 * 36) = 18, and 20 - int(.25 * 20) = 15.
     assert result.subject.nonzeros == {"0": 108, "3": 18, "7": 15}
     assert result.sparsity == 1 - Fraction(108 + 18 + 15, 108 + 36 + 20)
@@ -68,7 +69,7 @@ def test_storage_and_operations_of_a_small_network_by_hand():
 
 def test_recorded_bits_replace_the_assumed_ones():
     bits = {"0": LayerBits(8, 8), "3": LayerBits(4, 2), "7": LayerBits(2.4, None)}
-    result = score.score_model(small_net(), 4, bits=bits, sparsities=PLANNED, rules=seed)
+    result = score.score_model(small_net(), 4, bits=bits, sparsities=PLANNED, rules=SEED)
     # Element-wise work and BatchNorm follow the widest activation, 8 bits, half a word.
     norm = Fraction(13, 2)
     stored = Fraction(108, 2) + norm + 4 + Fraction(18, 4) + 4 + Fraction(9, 4) + 5
@@ -79,7 +80,7 @@ def test_recorded_bits_replace_the_assumed_ones():
 
 
 def test_float_networks_are_billed_whole_words():
-    result = score.score_model(small_net(), 4, bits={}, sparsities={}, rules=seed)
+    result = score.score_model(small_net(), 4, bits={}, sparsities={}, rules=SEED)
     assert (result.storage, result.operations) == (result.storage_dense, result.operations_dense)
 
 
@@ -98,11 +99,11 @@ def test_quirks_of_efficientnet_blocks():
     model = nn.ModuleDict({"a": nn.Conv2d(8, 4, 1, bias=False), "b": nn.Linear(6, 2, bias=False)})
     sparsities = {"a": 12.5 / 32, "b": 5.5 / 12}
     bits = {"a": LayerBits(4, 4)}
-    subject = score.describe(model, 4, bits=bits, sparsities=sparsities, rules=seed)
+    subject = score.describe(model, 4, bits=bits, sparsities=sparsities, rules=SEED)
     names = {"_blocks.3._project_conv": "a", "head": "b"}
     layers = {name: subject.layers[own] for name, own in names.items()}
     subject = dataclasses.replace(subject, layers=layers)
-    costs = seed.operations(subject, ops)
+    costs = SEED.operations(subject, ops)
     # The addition in a block is its extra activation, the gate's sigmoid its product.
     assert [(cost.name, cost.kind, cost.dense, cost.used) for cost in costs] == [
         ("_blocks.3._project_conv", "convolution", 32 * 4, 20),
@@ -157,11 +158,11 @@ def test_later_versions_of_a_small_network_by_hand():
 def test_permuting_channels_changes_nothing(rng):
     for trial in range(5):
         model = random_net(rng, trial)
-        before = score.score_model(model, 5, rules=seed)
+        before = score.score_model(model, 5, rules=SEED)
         for layer in architectures.layers(model).values():
             weight = layer.weight.detach()
             weight.copy_(weight[torch.randperm(len(weight), generator=rng)])
-        after = score.score_model(model, 5, rules=seed)
+        after = score.score_model(model, 5, rules=SEED)
         assert (after.score, after.storage) == (before.score, before.storage)
 
 
@@ -169,10 +170,10 @@ def test_adding_a_zero_never_raises_the_score(rng):
     for trial in range(5):
         model = random_net(rng, trial)
         for layer in architectures.layers(model).values():
-            before = score.score_model(model, 5, rules=seed)
+            before = score.score_model(model, 5, rules=SEED)
             weight = layer.weight.detach().view(-1)
             weight[torch.randint(len(weight), (), generator=rng)] = 0.0
-            after = score.score_model(model, 5, rules=seed)
+            after = score.score_model(model, 5, rules=SEED)
             changed = before.nonzeros - after.nonzeros
             assert changed in (0, 1)
             assert after.score <= before.score
@@ -196,7 +197,7 @@ def random_net(rng, trial):
 
 def test_bits_are_parsed_as_decimals():
     bits = {"0": LayerBits(2.4, None), "3": LayerBits(None, 3)}
-    subject = score.describe(small_net(), 4, bits=bits, sparsities={}, rules=seed)
+    subject = score.describe(small_net(), 4, bits=bits, sparsities={}, rules=SEED)
     assert ist.weight_bits(subject, "0", whole=False) == Fraction(12, 5) != Fraction(2.4)
     assert ist.weight_bits(subject, "0", whole=True) == 3
     assert ist.weight_bits(subject, "3", whole=True) is None
@@ -217,9 +218,9 @@ def test_claims_must_hold():
 
 def test_quantizers_cost_no_storage():
     model = small_net()
-    before = score.score_model(model, 4, rules=seed)
+    before = score.score_model(model, 4, rules=SEED)
     quantize.convert_(model, {name: LayerBits(4, 4) for name in architectures.layers(model)})
     assert len(model.state_dict()) > len(before.stored)
-    after = score.score_model(model, 4, rules=seed)
+    after = score.score_model(model, 4, rules=SEED)
     assert [cost.name for cost in after.stored] == [cost.name for cost in before.stored]
     assert after.storage == before.storage

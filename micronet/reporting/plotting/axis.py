@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-
 # The difference of an axis's ends, as a share of the larger one.
 _LEAST_SPREAD = 1e-3
 

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from micronet.recipe.reader import (
 )
 from micronet.recipe.strict import build
 from micronet.recipe.yaml_source import read_yaml
+from micronet.scoring.network.assumptions import Assumptions
 from micronet.utils.errors import UserError
 
 CLASSES = 1000
@@ -75,7 +75,7 @@ class Plan:
             return custom.build(self.arch, self.num_classes)
         return architectures.create_model(self.arch, self.num_classes or CLASSES)
 
-    def size_for(self, rules: ModuleType) -> int:
+    def size_for(self, rules: Assumptions) -> int:
         """Return the side of the input in pixels: as planned, the rule set's, or the network's.
 
         Raises:
@@ -85,7 +85,7 @@ class Plan:
             return self.image_size
         own = architectures.default_image_size(self.arch)
         is_efficientnet = self.arch.startswith("efficientnet-b")
-        return getattr(rules, "IMAGE_SIZE", own) if is_efficientnet else own
+        return rules.image_size or own if is_efficientnet else own
 
     def targets(self, model: nn.Module) -> tuple[dict[str, float], dict[str, LayerBits] | None]:
         """Return the final sparsity of the pruned layers and the bits of all, None if unplanned.

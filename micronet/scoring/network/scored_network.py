@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -21,6 +20,7 @@ from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.quantize import LayerBits
 from micronet.runs import directory
 from micronet.scoring.network import layer_facts
+from micronet.scoring.network.assumptions import Assumptions
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.plan_files import Plan
 from micronet.scoring.operations.records import Conv, Linear, Op
@@ -111,7 +111,7 @@ def describe(
     *,
     bits: Mapping[str, LayerBits] | None,
     sparsities: Mapping[str, float] | None,
-    rules: ModuleType,
+    rules: Assumptions,
     name: str = "network",
     arch: str | None = None,
     accumulator: str = "32",
@@ -158,7 +158,7 @@ def describe(
 
 
 def _known_bits(
-    model: nn.Module, bits: Mapping[str, LayerBits] | None, rules: ModuleType
+    model: nn.Module, bits: Mapping[str, LayerBits] | None, rules: Assumptions
 ) -> dict[str, LayerBits]:
     """Return the precision of every layer: as given, or as the rule set assumes."""
     layers = architectures.layers(model)
@@ -221,7 +221,7 @@ def _text(bits: LayerBits) -> str:
     return "{} weights and {} inputs".format(*words)
 
 
-def from_plan(plan: Plan, rules: ModuleType, accumulator: str = "32") -> Subject:
+def from_plan(plan: Plan, rules: Assumptions, accumulator: str = "32") -> Subject:
     """Describe a network that need not exist yet: an architecture and a schedule's targets.
 
     Raises:
@@ -241,7 +241,7 @@ def from_plan(plan: Plan, rules: ModuleType, accumulator: str = "32") -> Subject
     )
 
 
-def from_weights(plan: Plan, weights: str, rules: ModuleType, accumulator: str = "32") -> Subject:
+def from_weights(plan: Plan, weights: str, rules: Assumptions, accumulator: str = "32") -> Subject:
     """Describe weights that another program made, by their actual zeros and values.
 
     Args:
@@ -269,7 +269,7 @@ def from_weights(plan: Plan, weights: str, rules: ModuleType, accumulator: str =
 
 
 def from_run(
-    path: str, rules: ModuleType, assume_bits: bool = False, accumulator: str = "32"
+    path: str, rules: Assumptions, assume_bits: bool = False, accumulator: str = "32"
 ) -> Subject:
     """Describe a trained network by its actual zeros and the precision it really has.
 

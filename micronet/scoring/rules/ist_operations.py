@@ -29,8 +29,8 @@ from micronet.scoring.operations.operation_walk import (
     Residual,
     Scale,
 )
-from micronet.scoring.rules import Cost
 from micronet.scoring.rules.ist import BLOCK, elementwise_bits, sum_in_blocks, weight_bits
+from micronet.scoring.rules.rule_set import Cost
 
 _GATES = {"sigmoid", "hardsigmoid"}
 _BLOCK_END = "._bn2"

@@ -17,8 +17,8 @@ from torch import nn
 
 from micronet.quantization.quantizers import InputQuantizer
 from micronet.scoring.network.scored_network import Subject
-from micronet.scoring.rules import Cost
 from micronet.scoring.rules.ist import elementwise_bits, weight_bits
+from micronet.scoring.rules.rule_set import Cost
 
 FLOAT_BITS = 16
 

@@ -42,15 +42,8 @@ from micronet.scoring.network.encodings import cheapest
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import Subject
 from micronet.scoring.operations.operation_walk import BatchNorm, Op, Permutation
-from micronet.scoring.rules import Cost
 from micronet.scoring.rules.official_operations import FULL, bits_of, float_bits, operations
-
-__all__ = ["NAME", "WORD_BITS", "assumed_bits", "operations", "storage"]
-
-NAME = "micronet"
-WORD_BITS = FULL
-# Other rule sets bill additions at a width of their own.
-BILLS_ACCUMULATORS = True
+from micronet.scoring.rules.rule_set import Cost, RuleSet
 
 
 def assumed_bits(layers: Sequence[str], stem: str, classifier: str) -> dict[str, LayerBits]:
@@ -81,7 +74,7 @@ def _permutations(ops: Sequence[Op]) -> Iterator[Cost]:
 
 
 def _parameters(values: int, bits: int) -> Fraction:
-    return Fraction(values * bits, WORD_BITS)
+    return Fraction(values * bits, FULL)
 
 
 def _weights(facts: LayerFacts, floats: int) -> Iterator[Cost]:
@@ -111,9 +104,9 @@ def _quantizers(facts: LayerFacts) -> Iterator[Cost]:
     ]
     for operand, number, bits in operands:
         if bits is not None:
-            used = _parameters(number, WORD_BITS) + _parameters(number, bits)
+            used = _parameters(number, FULL) + _parameters(number, bits)
             name = f"{facts.name} quantizer of {operand}"
-            note = f"{number} scales of {WORD_BITS} bits, zero points of {bits} bits"
+            note = f"{number} scales of {FULL} bits, zero points of {bits} bits"
             yield Cost(name, "scales and zero points", used, Fraction(0), facts.name, note=note)
 
 
@@ -159,3 +152,6 @@ def _free_standing(
         if is_extra or not is_owned:
             yield entry, parameter
     yield from ((entry, b) for entry, b in subject.model.named_buffers() if entry in functions)
+
+
+OFFICIAL = RuleSet("micronet", FULL, assumed_bits, storage, operations, bills_accumulators=True)

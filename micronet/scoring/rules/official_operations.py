@@ -27,7 +27,7 @@ from micronet.scoring.operations.operation_walk import (
     Scale,
     Softmax,
 )
-from micronet.scoring.rules import Cost
+from micronet.scoring.rules.rule_set import Cost
 
 FULL = 32
 # What a float may count as where nothing in the network is quantized.
