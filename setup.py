@@ -105,5 +105,6 @@ setup(
         "micronet_kernels",
         *(f"micronet_kernels.{name}" for name in find_packages("kernels")),
     ],
+    package_data={"micronet": ["py.typed", "recipes/*.yaml"], "micronet_kernels": ["py.typed"]},
     package_dir={"micronet": "micronet", "micronet_kernels": "kernels"},
 )

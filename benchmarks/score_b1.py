@@ -23,13 +23,13 @@ from micronet.scoring.rules.official import OFFICIAL
 from micronet.utils.errors import UserError, reports_user_errors
 from micronet.utils.number_format import decimal, fixed, markdown_grid
 
-PLAN = Path(__file__).parents[1] / "schedules" / "efficientnet_b1_plan.yaml"
+PLAN = "efficientnet_b1_plan"
 _WORK_OF_LAYERS = {"multiplications", "additions", "bias additions", "convolution", "linear"}
 
 
 def document() -> str:
     """Return the whole text; its figures are counted anew."""
-    plan = load_plan(str(PLAN))
+    plan = load_plan(PLAN)
     meant = from_plan(plan, OFFICIAL)
     verified = score_subject(from_plan(plan, LEADERBOARD), LEADERBOARD)
     counted = score_subject(meant, OFFICIAL, ops=verified.ops)

@@ -79,7 +79,7 @@ def check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
 
 
 def check_weights(w: Tensor, mask: Tensor) -> None:
-    """Raise TypeError or ValueError unless w has channels, and mask fits its weights or is empty."""
+    """Raise TypeError or ValueError unless w has channels, and mask fits them or is empty."""
     check_float("w", w)
     check_order("w", w)
     if w.dim() == 0 or w.numel() == 0:

@@ -12,8 +12,6 @@ from micronet.cli import pipeline
 from micronet.cli.train_arguments import Parser
 from micronet.utils.errors import UserError, reports_user_errors
 
-SCHEDULES = Path(__file__).resolve().parents[1] / "schedules"
-
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,14 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def stages(out: Path) -> None:
     """Train the three stages, each from the one before; the dense network is the teacher."""
-    recipe = {stage: SCHEDULES / f"demo_{stage}.yaml" for stage in ("fit", "prune", "qat")}
     fit, pruned, quantized = out / "fit", out / "prune", out / "qat"
     start: list[str | Path] = ["fit", "--arch", "efficientnet-micro", "--data", "digits"]
-    pipeline.run_stage([*start, "--schedule", recipe["fit"], "--out", fit])
+    pipeline.run_stage([*start, "--schedule", "demo_fit", "--out", fit])
     start = ["prune", "--from", fit]
-    pipeline.run_stage([*start, "--schedule", recipe["prune"], "--out", pruned])
+    pipeline.run_stage([*start, "--schedule", "demo_prune", "--out", pruned])
     start = ["qat", "--from", pruned, "--teacher", fit]
-    pipeline.run_stage([*start, "--schedule", recipe["qat"], "--out", quantized])
+    pipeline.run_stage([*start, "--schedule", "demo_qat", "--out", quantized])
 
 
 def _clear(out: Path) -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from micronet.cli.train_arguments import Parser, add_own, positive
+from micronet.recipe.shipped import is_shipped
 from micronet.scoring.count import DEFAULT_RULES, RULES
 from micronet.scoring.network.accumulators import KINDS
 from micronet.scoring.network.plan_files import Plan, load_plan, plan_of
@@ -126,8 +127,8 @@ def subjects(args: argparse.Namespace, rules: RuleSet) -> list[Subject]:
 
 
 def is_plan(path: str) -> bool:
-    """Whether a path is that of a plan file, by its ending."""
-    return path.endswith((".yaml", ".yml"))
+    """Whether a path is a plan file's, by its ending, or a name that of a shipped plan."""
+    return path.endswith((".yaml", ".yml")) or is_shipped(path)
 
 
 def plan_named(args: argparse.Namespace) -> Plan | None:

@@ -4,4 +4,4 @@ Knows layers by name only; what a recipe means for one network, the plan, is in 
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["checks", "layer_patterns", "reader", "schema", "strict", "yaml_source"]
+__all__ = ["checks", "layer_patterns", "reader", "schema", "shipped", "strict", "yaml_source"]

@@ -20,6 +20,7 @@ from micronet.recipe.schema import (
     TrainSection,
     WeightPrecision,
 )
+from micronet.recipe.shipped import located
 from micronet.recipe.strict import Inherit, build, to_plain
 from micronet.recipe.yaml_source import place, read_yaml
 from micronet.utils.errors import UserError
@@ -46,10 +47,13 @@ __all__ = [
 def load_schedule(path: str | Path) -> Schedule:
     """Read a recipe from a YAML file, our own or one of Distiller's, whose differences are noted.
 
+    Args:
+        path: the file, or the name of a recipe of the package.
+
     Raises:
         UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
     """
-    return schedule_from_dict(*read_yaml(str(path), "schedule"))
+    return schedule_from_dict(*read_yaml(str(located(path, "schedule")), "schedule"))
 
 
 def schedule_from_dict(document: object, path: str) -> Schedule:

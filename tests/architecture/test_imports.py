@@ -14,7 +14,7 @@ FLOORS = (
     *("utils", "recipe", "data", "models", "quantization", "pruning", "runs"),
     *("scoring", "training", "reporting", "cli"),
 )
-COMMANDS = {"train", "score", "report", "demo"}
+COMMANDS = {"train", "score", "report", "demo", "__main__"}
 KERNEL_FLOORS = (
     *("scheme", "shapes", "checks", "backends", "dispatch", "memory"),
     *("flops", "onnx_symbolics", "ops", "lazy"),

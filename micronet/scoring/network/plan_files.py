@@ -27,6 +27,7 @@ from micronet.recipe.reader import (
     load_schedule,
     schedule_from_dict,
 )
+from micronet.recipe.shipped import located
 from micronet.recipe.strict import build
 from micronet.recipe.yaml_source import read_yaml
 from micronet.scoring.network.assumptions import Assumptions
@@ -119,6 +120,7 @@ def load_plan(path: str) -> Plan:
     Raises:
         UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
     """
+    path = str(located(path, "plan"))
     document, place = _read(path)
     names = set(PlanHead.__dataclass_fields__)
     head = build(PlanHead, {k: v for k, v in document.items() if k in names}, "", place)
