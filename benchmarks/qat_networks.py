@@ -80,7 +80,7 @@ def network(arch: str) -> nn.Module:
 
 def precisions(model: nn.Module) -> dict[str, LayerBits]:
     """Return the precision of every layer under the recipe."""
-    section = reader.load_schedule(RECIPE).quantize
+    section = reader.load_recipe(RECIPE).quantize
     assert section is not None
     return quantize.plan(model, section, str(RECIPE))
 

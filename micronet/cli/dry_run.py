@@ -16,8 +16,8 @@ from micronet.recipe.reader import (
     PruneGroup,
     PruneSection,
     Schedule,
-    load_schedule,
-    schedule_to_dict,
+    load_recipe,
+    recipe_to_dict,
 )
 from micronet.scoring.network import plan_files
 from micronet.training.optimizer import learning_rate
@@ -31,7 +31,7 @@ def describe(path: str, arch: str, num_classes: int, plan: str | None = None) ->
     Raises:
         UserError: the file, the architecture, or a name in the file is wrong.
     """
-    schedule = load_schedule(path)
+    schedule = load_recipe(path)
     if plan:
         schedule = plan_files.applied(plan, schedule)
     with torch.device("meta"):
@@ -39,7 +39,7 @@ def describe(path: str, arch: str, num_classes: int, plan: str | None = None) ->
     groups = prune.layer_groups(model, schedule.prune, schedule.path) if schedule.prune else {}
     bits = quantize.plan(model, schedule.quantize, schedule.path) if schedule.quantize else {}
     parts = [
-        f"{path} for {arch}: {', '.join(schedule_to_dict(schedule))}",
+        f"{path} for {arch}: {', '.join(recipe_to_dict(schedule))}",
         table(_layer_rows(model, groups, bits)),
     ]
     if rows := list(_epoch_rows(model, schedule, groups)):

@@ -17,16 +17,16 @@ from micronet.recipe.reader import (
     Schedule,
     TrainSection,
     check_train,
-    load_schedule,
-    schedule_from_dict,
-    schedule_to_dict,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
 )
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.runs import checkpoint, directory
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.scoring.network import plan_files
 from micronet.training.optimizer import require_compiler
-from micronet.training.plan import Recipe
+from micronet.training.plan import TrainingPlan
 from micronet.utils.errors import UserError
 
 DEFAULT_DATA = "digits"
@@ -48,7 +48,7 @@ def new_config(args: dict[str, Any]) -> tuple[dict[str, Any], Schedule]:
     config["stage"] = stage
     config.update(_data_options(args))
     path = args["schedule"]
-    schedule = load_schedule(path) if path else Schedule(path=COMMAND_LINE)
+    schedule = load_recipe(path) if path else Schedule(path=COMMAND_LINE)
     if args["plan"]:
         schedule = plan_files.applied(args["plan"], schedule)
     needed = {"prune": schedule.prune, "qat": schedule.quantize}
@@ -69,7 +69,7 @@ def new_config(args: dict[str, Any]) -> tuple[dict[str, Any], Schedule]:
         quantize=schedule.quantize if stage == "qat" else None,
         distill=_distill_section(schedule, args),
     )
-    config["recipe"] = schedule_to_dict(schedule)
+    config["recipe"] = recipe_to_dict(schedule)
     return config, schedule
 
 
@@ -83,8 +83,8 @@ def check_compile(stage: str, schedule: Schedule) -> None:
         return
     if stage == "qat":
         raise UserError(
-            f"{place(schedule.path, 'train.compile')}: qat cannot be compiled: its layers compute "
-            "in kernels of their own, which torch.compile does not see into"
+            f"{line_of(schedule.path, 'train.compile')}: qat cannot be compiled: its layers "
+            "compute in kernels of their own, which torch.compile does not see into"
         )
     require_compiler()
 
@@ -115,7 +115,7 @@ def _distill_section(schedule: Schedule, args: dict[str, Any]) -> DistillSection
     if args["command"] != "qat":
         return None
     raise UserError(
-        f"{place(schedule.path, 'distill')}: the schedule distils: give distill.teacher, "
+        f"{line_of(schedule.path, 'distill')}: the schedule distils: give distill.teacher, "
         "--teacher ARCH or --teacher RUN"
     )
 
@@ -133,7 +133,7 @@ def resumed_config(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, A
         if args[key] is not None and args[key] != config.get(key):
             flag = "--" + key.replace("_", "-")
             raise UserError(f"{flag} {args[key]} differs from the run's own, {config.get(key)}")
-    return config, schedule_from_dict(config["recipe"], str(run.config_file))
+    return config, recipe_from_dict(config["recipe"], str(run.config_file))
 
 
 def require_train(schedule: Schedule) -> TrainSection:
@@ -143,13 +143,15 @@ def require_train(schedule: Schedule) -> TrainSection:
     return schedule.train
 
 
-def recipe(stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun | None) -> Recipe:
+def recipe(
+    stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
+) -> TrainingPlan:
     """Hold a schedule's names and epochs to the network.
 
     Raises:
         UserError: a name is no layer, or training ends before the schedule reaches its target.
     """
-    result = Recipe(
+    result = TrainingPlan(
         stage, require_train(schedule), distill=schedule.distill, augment=schedule.augment
     )
     if schedule.prune is not None:
@@ -159,7 +161,7 @@ def recipe(stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun |
     return result
 
 
-def _with_pruning(result: Recipe, schedule: Schedule, model: nn.Module) -> Recipe:
+def _with_pruning(result: TrainingPlan, schedule: Schedule, model: nn.Module) -> TrainingPlan:
     section, path = schedule.prune, schedule.path
     assert section is not None
     groups = prune.layer_groups(model, section, path)
@@ -167,27 +169,27 @@ def _with_pruning(result: Recipe, schedule: Schedule, model: nn.Module) -> Recip
     if last >= result.train.epochs:
         key = "prune.end_epoch" if section.method == "gradual" else "prune.start_epoch"
         raise UserError(
-            f"{place(path, key)}: {key} reaches its sparsity in epoch {last + 1}, "
+            f"{line_of(path, key)}: {key} reaches its sparsity in epoch {last + 1}, "
             f"but training ends after epoch {result.train.epochs}"
         )
     return dataclasses.replace(result, prune=section, prune_groups=groups)
 
 
 def _with_quantization(
-    result: Recipe, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
-) -> Recipe:
+    result: TrainingPlan, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
+) -> TrainingPlan:
     section, path = schedule.quantize, schedule.path
     assert section is not None
     bits = quantize.plan(model, section, path)
     if section.start_epoch >= result.train.epochs:
         raise UserError(
-            f"{place(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} is "
-            f"not before the end of training, {result.train.epochs} epochs"
+            f"{line_of(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} "
+            f"is not before the end of training, {result.train.epochs} epochs"
         )
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
     if earlier and earlier != bits:
         raise UserError(
-            f"{place(path, 'quantize')}: the network is already quantized at other bits or steps"
+            f"{line_of(path, 'quantize')}: the network is already quantized at other bits or steps"
         )
     return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)
 

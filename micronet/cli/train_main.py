@@ -26,14 +26,14 @@ from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.sync_batch_norm import synchronized
 from micronet.recipe.reader import Schedule
-from micronet.recipe.yaml_source import place as source_location
+from micronet.recipe.yaml_source import line_of
 from micronet.runs import checkpoint, directory
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.training import checkpoint_saver, loop, network_trial
 from micronet.training.distillation import Teacher
 from micronet.training.network_trial import Trial
 from micronet.training.optimizer import keep_freed_memory_mapped
-from micronet.training.plan import Recipe
+from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import State, pack, unpack
 from micronet.training.tensorboard import Events, require_package
@@ -113,8 +113,8 @@ def run_stage(args: dict[str, Any]) -> int:
     steps = state.epoch * data.steps_per_epoch + state.progress.step
     rules = args["checkpoint_every"], args["keep"], distributed.is_first()
     with StopRequest() as stop, _events(args, run, steps) as events:
-        keeper = checkpoint_saver.Keeper(run, meta, *rules, events)
-        state = loop.train(state, recipe, data, keeper, teacher, stop)
+        saver = checkpoint_saver.CheckpointSaver(run, meta, *rules, events)
+        state = loop.train(state, recipe, data, saver, teacher, stop)
     train_commands.report_skipped(data)
     return _report(state, run)
 
@@ -132,18 +132,18 @@ def _tried_out(
     config: dict[str, Any],
     schedule: Schedule,
     model: nn.Module,
-    recipe: Recipe,
+    recipe: TrainingPlan,
     masks: prune.Masks,
     data: Data,
     teacher: Teacher | None,
-) -> Recipe:
+) -> TrainingPlan:
     """Return the recipe, and record it, with the memory order that the network turns out to take.
 
     Raises:
         UserError: the network does not do what the recipe and the data ask of it.
     """
     trial = Trial.of_training(
-        config["arch"], data, recipe, masks.bits, source_location(schedule.path, "quantize")
+        config["arch"], data, recipe, masks.bits, line_of(schedule.path, "quantize")
     )
     wanted = recipe.train.channels_last
     taken = network_trial.check(model, trial, channels_last=wanted, teacher=teacher)
@@ -169,7 +169,7 @@ def _events(args: dict[str, Any], run: RunDirectory, done: int) -> Iterator[Even
         events.close()
 
 
-def _report_conversion(model: nn.Module, recipe: Recipe, run: RunDirectory) -> None:
+def _report_conversion(model: nn.Module, recipe: TrainingPlan, run: RunDirectory) -> None:
     if recipe.bits:
         rows = conversion.report(model, recipe.bits)
         if distributed.is_first():
@@ -178,8 +178,8 @@ def _report_conversion(model: nn.Module, recipe: Recipe, run: RunDirectory) -> N
 
 
 def _report(state: State, run: RunDirectory) -> int:
-    if unready := quantize.unready(state.model):
-        name = unready[0]
+    if uninitialized := quantize.uninitialized(state.model):
+        name = uninitialized[0]
         raise UserError(f"layer {name!r} never saw an activation: its range or step is unknown")
     print(
         f"best validation top-1 {state.best_top1:.2f} in epoch {state.best_epoch + 1}: {run.best}"
@@ -235,7 +235,7 @@ def _starting_network(
     return model, prune.Masks(), None
 
 
-def _teacher(recipe: Recipe, data: Data) -> Teacher | None:
+def _teacher(recipe: TrainingPlan, data: Data) -> Teacher | None:
     if recipe.distill is None or recipe.distill.teacher is None:
         return None
     name, weights = recipe.distill.teacher, recipe.distill.teacher_weights
@@ -267,7 +267,7 @@ def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
-def _meta(config: dict[str, Any], data: Data, recipe: Recipe) -> dict[str, Any]:
+def _meta(config: dict[str, Any], data: Data, recipe: TrainingPlan) -> dict[str, Any]:
     """Return what every checkpoint of the run says of itself."""
     return {
         "arch": config["arch"],

@@ -25,7 +25,7 @@ from micronet.pruning.sparsity_schedule import (
 from micronet.quantization.plain_weights import check_weight
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import PruneGroup, PruneSection
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 
 __all__ = [
@@ -62,13 +62,13 @@ def layer_groups(
     assigned = assign_layers(names, names_of, path, lambda key: _treatment(section, by_key[key]))
     groups = {name: by_key[key] for name, key in assigned.items()}
     if groups:
-        shared_layers.check_memory(model, f"{place(path, 'prune.groups')}: ")
+        shared_layers.check_memory(model, f"{line_of(path, 'prune.groups')}: ")
     for name, group in groups.items():
         _check_group(model, name, group, assigned[name], path)
     shapes = {name: _shape(architectures.layers(model)[name]) for name in groups}
     if not any(_prunes(shapes[name], group) for name, group in groups.items()):
         raise UserError(
-            f"{place(path, 'prune.groups')}: prune.groups prunes no weight of this network"
+            f"{line_of(path, 'prune.groups')}: prune.groups prunes no weight of this network"
         )
     return groups
 
@@ -82,11 +82,11 @@ def _treatment(section: PruneSection, group: PruneGroup) -> object:
 def _check_group(model: nn.Module, name: str, group: PruneGroup, key: str, path: str) -> None:
     """Hold a layer to having a weight that a group can prune."""
     layer = architectures.layers(model)[name]
-    check_weight(name, layer, "pruned", f"{place(path, key)}: ", f"; leave it out of {key}")
+    check_weight(name, layer, "pruned", f"{line_of(path, key)}: ", f"; leave it out of {key}")
     key = key.replace(".layers", ".structure")
     if reason := patterns.problem(_shape(layer), group.structure):
-        raise UserError(f"{place(path, key)}: {key} {group.structure!r}: layer {name!r} {reason}")
-    shared_layers.check_pruned(model, name, group.structure, f"{place(path, key)}: ")
+        raise UserError(f"{line_of(path, key)}: {key} {group.structure!r}: layer {name!r} {reason}")
+    shared_layers.check_pruned(model, name, group.structure, f"{line_of(path, key)}: ")
 
 
 def _shape(layer: architectures.Layer) -> tuple[int, ...]:

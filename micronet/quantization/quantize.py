@@ -30,7 +30,7 @@ from micronet.quantization.quantizers import ActivationQuantizer, LearnedActivat
 from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 
 
@@ -60,7 +60,7 @@ def plan(
             activations = _inherit(override.activations, activations)
         bits[name] = _layer_bits(weights, activations)
     _check_plan(bits, section, path)
-    check_layers(model, bits, f"{place(path, 'quantize')}: ")
+    check_layers(model, bits, f"{line_of(path, 'quantize')}: ")
     return bits
 
 
@@ -95,11 +95,11 @@ def _bits_of(precision: WeightPrecision | ActivationPrecision) -> float:
 
 def _check_plan(bits: Mapping[str, LayerBits], section: QuantizeSection, path: str) -> None:
     if all(layer.is_float for layer in bits.values()):
-        raise UserError(f"{place(path, 'quantize')}: quantize quantizes no layer of this network")
+        raise UserError(f"{line_of(path, 'quantize')}: quantize quantizes no layer of this network")
     activations = any(layer.activation_bits is not None for layer in bits.values())
     if section.activations is not None and not activations:
         key = "quantize.activations"
-        raise UserError(f"{place(path, key)}: {key} is set, but no layer's input is quantized")
+        raise UserError(f"{line_of(path, key)}: {key} is set, but no layer's input is quantized")
 
 
 def convert_(
@@ -201,7 +201,7 @@ def bits_from_dict(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, LayerBit
     return {name: LayerBits(**layer) for name, layer in plain.items()}
 
 
-def unready(model: nn.Module) -> list[str]:
+def uninitialized(model: nn.Module) -> list[str]:
     """Return the activation quantizers that have never seen a training batch."""
     return [
         f"{name}.input_quantizer"
@@ -210,7 +210,7 @@ def unready(model: nn.Module) -> list[str]:
     ]
 
 
-def broken_ranges(model: nn.Module) -> list[str]:
+def nonfinite_ranges(model: nn.Module) -> list[str]:
     """Return the layers whose input held a NaN or an infinity, in module order."""
     return [
         name
@@ -221,7 +221,7 @@ def broken_ranges(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def broken_inputs(model: nn.Module, images: Tensor) -> list[str]:
+def nonfinite_inputs(model: nn.Module, images: Tensor) -> list[str]:
     """Return the quantized layers whose input is not finite, in execution order.
 
     Runs the model on ``images`` once more, because a learned step keeps no trace of its input.
@@ -259,7 +259,7 @@ def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def broken_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
+def invalid_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the first value without a positive, finite reciprocal of each of ``learned_steps``.
 
     Waits for the device once where there is none.

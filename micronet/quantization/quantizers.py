@@ -79,7 +79,7 @@ class ActivationQuantizer(InputQuantizer):
     def _follow(self, x: Tensor) -> None:
         """Move the range by the batch of all processes."""
         if isinstance(x, kernels.LazyTensor) or distributed.is_several():
-            widest = distributed.widest(kernels.extremes(x))
+            widest = distributed.all_reduce_range(kernels.extremes(x))
             kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
         else:
             kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
@@ -130,7 +130,7 @@ class LearnedActivationQuantizer(InputQuantizer):
 
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
-        low, high = distributed.widest(torch.stack(torch.aminmax(x)).float())
+        low, high = distributed.all_reduce_range(torch.stack(torch.aminmax(x)).float())
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         zero = torch.round((self.levels - 1) * low / (high - low))
         # Where the input is all zero, or not finite; the step tells these two apart.

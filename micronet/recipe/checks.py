@@ -20,7 +20,7 @@ from micronet.recipe.schema import (
     WeightPrecision,
 )
 from micronet.recipe.strict import Inherit
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError, nearest
 
 STRUCTURES = ("element", "filter", "channel")
@@ -33,7 +33,7 @@ _BLOCK = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}|[0-9]{1,2}:[1-9][0-9]?")
 def _require(condition: bool, path: str, key: str, problem: str) -> None:
     """Raise ``file:line: key problem`` unless the condition holds."""
     if not condition:
-        raise UserError(f"{place(path, key)}: {key} {problem}")
+        raise UserError(f"{line_of(path, key)}: {key} {problem}")
 
 
 def _one_of(value: str, names: tuple[str, ...], path: str, key: str) -> None:

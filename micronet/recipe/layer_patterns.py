@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError, nearest
 
 # Marks a pattern as a regular expression.
@@ -41,7 +41,7 @@ def match_layers(
         if pattern in names:
             assigned.setdefault(pattern, key)
     for key, pattern in every:
-        for name in layers_meant(names, pattern, f"{place(path, key)}: {key}"):
+        for name in layers_meant(names, pattern, f"{line_of(path, key)}: {key}"):
             assigned.setdefault(name, key)
     return assigned
 
@@ -77,7 +77,7 @@ def assign_layers(
             keys = by_name[found[0]], by_name[name]
             if treatment(keys[0]) != treatment(keys[1]):
                 raise UserError(
-                    f"{place(path, keys[1])}: {found[0]!r} and {name!r} are names of one weight, "
+                    f"{line_of(path, keys[1])}: {found[0]!r} and {name!r} are names of one weight, "
                     f"of which {keys[0]} and {keys[1]} want different things"
                 )
         if found:

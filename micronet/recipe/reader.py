@@ -22,7 +22,7 @@ from micronet.recipe.schema import (
 )
 from micronet.recipe.shipped import located
 from micronet.recipe.strict import Inherit, build, to_plain
-from micronet.recipe.yaml_source import place, read_yaml
+from micronet.recipe.yaml_source import line_of, read_yaml
 from micronet.utils.errors import UserError
 
 __all__ = [
@@ -38,13 +38,13 @@ __all__ = [
     "TrainSection",
     "WeightPrecision",
     "check_train",
-    "load_schedule",
-    "schedule_from_dict",
-    "schedule_to_dict",
+    "load_recipe",
+    "recipe_from_dict",
+    "recipe_to_dict",
 ]
 
 
-def load_schedule(path: str | Path) -> Schedule:
+def load_recipe(path: str | Path) -> Schedule:
     """Read a recipe from a YAML file, our own or one of Distiller's, whose differences are noted.
 
     Args:
@@ -53,10 +53,10 @@ def load_schedule(path: str | Path) -> Schedule:
     Raises:
         UserError: the file cannot be read, is not YAML, or a key or value in it is not allowed.
     """
-    return schedule_from_dict(*read_yaml(str(located(path, "schedule")), "schedule"))
+    return recipe_from_dict(*read_yaml(str(located(path, "schedule")), "schedule"))
 
 
-def schedule_from_dict(document: object, path: str) -> Schedule:
+def recipe_from_dict(document: object, path: str) -> Schedule:
     """Build a recipe from plain data, as YAML or a run's ``config.json`` holds it.
 
     Raises:
@@ -66,19 +66,19 @@ def schedule_from_dict(document: object, path: str) -> Schedule:
         raise UserError(f"schedule {str(path)!r} holds no sections")
     if schedules.is_distiller(document):
         converted = schedules.convert(document, path)
-        recipe = schedule_from_dict(converted.recipe, converted.path(path))
+        recipe = recipe_from_dict(converted.recipe, converted.path(path))
         return dataclasses.replace(recipe, notes=tuple(converted.notes))
     for key in ("path", "notes"):
         if key in document:
-            raise UserError(f"{place(path, key)}: unknown key {key!r}")
+            raise UserError(f"{line_of(path, key)}: unknown key {key!r}")
     schedule = build(Schedule, document, "", path)
     schedule = dataclasses.replace(schedule, path=path)
     check(schedule)
     return schedule
 
 
-def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
-    """Turn a recipe into plain data that ``schedule_from_dict`` reads back."""
+def recipe_to_dict(schedule: Schedule) -> dict[str, Any]:
+    """Turn a recipe into plain data that ``recipe_from_dict`` reads back."""
     plain = to_plain(schedule)
     for key in ("path", "notes"):
         plain.pop(key, None)

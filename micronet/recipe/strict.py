@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError, nearest
 
 
@@ -38,21 +38,22 @@ def build(cls: type, mapping: object, where: str, path: str) -> Any:
     """
     if not isinstance(mapping, dict):
         raise UserError(
-            f"{place(path, where)}: {where or 'the file'} must be a mapping, not {_short(mapping)}"
+            f"{line_of(path, where)}: {where or 'the file'} must be a mapping, "
+            f"not {_short(mapping)}"
         )
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in mapping:
         if key not in known:
             hint = nearest(str(key), known)
             key = _join(where, key)
-            raise UserError(f"{place(path, key)}: unknown key {key!r}{hint}")
+            raise UserError(f"{line_of(path, key)}: unknown key {key!r}{hint}")
     hints = typing.get_type_hints(cls)
     values = {}
     for name, field in known.items():
         if name in mapping:
             values[name] = _convert(hints[name], mapping[name], _join(where, name), path)
         elif field.default is dataclasses.MISSING:
-            raise UserError(f"{place(path, where)}: key {_join(where, name)!r} is missing")
+            raise UserError(f"{line_of(path, where)}: key {_join(where, name)!r} is missing")
     return cls(**values)
 
 
@@ -67,7 +68,9 @@ def _convert(hint: Any, value: object, where: str, path: str) -> Any:
         return _convert_optional(hint, value, where, path)
     if origin is tuple:
         if not isinstance(value, list) or not value:
-            raise UserError(f"{place(path, where)}: {where} must be a list with at least one entry")
+            raise UserError(
+                f"{line_of(path, where)}: {where} must be a list with at least one entry"
+            )
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, v, f"{where}[{i}]", path) for i, v in enumerate(value))
     if dataclasses.is_dataclass(hint):
@@ -88,7 +91,7 @@ def _convert_scalar(hint: type, value: object, where: str, path: str) -> object:
         return _as_float(typing.cast(int, value), where, path)
     if type(value) is not hint:
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
-        raise UserError(f"{place(path, where)}: {where} must be {kind}, not {_short(value)}")
+        raise UserError(f"{line_of(path, where)}: {where} must be {kind}, not {_short(value)}")
     return value
 
 
@@ -96,7 +99,7 @@ def _as_float(value: int, where: str, path: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise UserError(f"{place(path, where)}: {where} is too large a number") from None
+        raise UserError(f"{line_of(path, where)}: {where} is too large a number") from None
 
 
 def _short(value: object) -> str:

@@ -36,7 +36,7 @@ class YamlPath(str):
         return made
 
 
-def place(path: str, where: str) -> str:
+def line_of(path: str, where: str) -> str:
     """Return ``file:line`` for a key, or for the nearest key around it; the file if unknown."""
     lines = path.lines if isinstance(path, YamlPath) else {}
     while where and where not in lines:

@@ -14,7 +14,7 @@ import micronet_kernels as kernels
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.layers import QuantizedLayer
-from micronet.recipe.reader import schedule_from_dict
+from micronet.recipe.reader import recipe_from_dict
 from micronet.runs import directory
 from micronet.runs.directory import RunDirectory
 from micronet.scoring.count import DEFAULT_RULES, Score, score_subject
@@ -101,7 +101,7 @@ def layers_of(model: nn.Module) -> list[tuple[str, architectures.Layer]]:
 
 def _targets(config: Mapping[str, Any], model: nn.Module | None) -> list[float | None]:
     """Return, by epoch, the sparsity that the schedule aims at, of the layers that a log counts."""
-    schedule = schedule_from_dict(config["recipe"], str(config["schedule"]))
+    schedule = recipe_from_dict(config["recipe"], str(config["schedule"]))
     section, train = schedule.prune, schedule.train
     if section is None or train is None or model is None:
         return []

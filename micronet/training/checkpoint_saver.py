@@ -39,7 +39,7 @@ def parse_every(text: str) -> Every:
     return Every(steps=count) if not unit else Every(seconds=count * (60.0 if unit == "m" else 1.0))
 
 
-class Keeper:
+class CheckpointSaver:
     """Writes a run's checkpoints: ``last``, ``best``, and the newest few of whole epochs.
 
     Args:

@@ -16,7 +16,7 @@ from micronet.data.batches import mix
 from micronet.data.datasets import Data
 from micronet.pruning import prune
 from micronet.quantization import quantize
-from micronet.training.checkpoint_saver import Keeper
+from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.distillation import Teacher
 from micronet.training.ema import ModelEma
 from micronet.training.evaluation import Accuracy, evaluate
@@ -27,7 +27,7 @@ from micronet.training.optimizer import (
     make_optimizer,
     set_learning_rate,
 )
-from micronet.training.plan import Recipe, Where
+from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
 from micronet.training.step import backward, check_steps
@@ -36,19 +36,19 @@ from micronet.utils.errors import UserError
 from micronet.utils.progress import Running, track
 
 
-def start(model: nn.Module, recipe: Recipe, masks: prune.Masks) -> State:
+def start(model: nn.Module, plan: TrainingPlan, masks: prune.Masks) -> State:
     """Return the state before the first epoch."""
-    average = ModelEma(recipe.train.model_ema)
-    optimizer = make_optimizer(model, recipe.train)
-    compiled = cast(nn.Module, torch.compile(model)) if recipe.train.compile else None
+    average = ModelEma(plan.train.model_ema)
+    optimizer = make_optimizer(model, plan.train)
+    compiled = cast(nn.Module, torch.compile(model)) if plan.train.compile else None
     return State(model, optimizer, masks, average=average, compiled=compiled)
 
 
 def train(
     state: State,
-    recipe: Recipe,
+    plan: TrainingPlan,
     data: Data,
-    keeper: Keeper,
+    saver: CheckpointSaver,
     teacher: Teacher | None = None,
     stop: StopRequest | None = None,
 ) -> State:
@@ -56,7 +56,7 @@ def train(
 
     Args:
         state: changed in place and returned.
-        recipe: the stage.
+        plan: of the stage.
         data: train and validation images.
         keeper: writes metrics and checkpoints.
         teacher: distils where given.
@@ -68,50 +68,50 @@ def train(
     """
     stop = stop or StopRequest()
     try:
-        for epoch in range(state.epoch, recipe.train.epochs):
-            _train_and_validate(state, recipe, data, epoch, keeper, teacher, stop)
+        for epoch in range(state.epoch, plan.train.epochs):
+            _train_and_validate(state, plan, data, epoch, saver, teacher, stop)
     except Stopped:
         # All processes stop after the same step, so that the first one's state is everybody's.
-        keeper.save_last(state)
+        saver.save_last(state)
         raise
     return state
 
 
 def _train_and_validate(
     state: State,
-    recipe: Recipe,
+    plan: TrainingPlan,
     data: Data,
     epoch: int,
-    keeper: Keeper,
+    saver: CheckpointSaver,
     teacher: Teacher | None,
     stop: StopRequest,
 ) -> None:
     if state.progress.step == 0:
-        begin_epoch(state, recipe, epoch)
-    taught_by = teacher if recipe.distills(epoch) else None
-    trained = train_epoch(state, recipe, data, epoch, taught_by, keeper, stop)
+        begin_epoch(state, plan, epoch)
+    taught_by = teacher if plan.distills(epoch) else None
+    trained = train_epoch(state, plan, data, epoch, taught_by, saver, stop)
     began = time.monotonic()
-    validated = validate(state, recipe, data, stop)
+    validated = validate(state, plan, data, stop)
     if not math.isfinite(validated.loss):
-        after = f"after {recipe.stage} epoch {epoch + 1}"
-        raise UserError(f"the validation loss is {validated.loss} {after}{keeper.last_good()}")
+        after = f"after {plan.stage} epoch {epoch + 1}"
+        raise UserError(f"the validation loss is {validated.loss} {after}{saver.last_good()}")
     seconds = state.progress.seconds + time.monotonic() - began
     # Not what the optimizer holds: a run that goes on after an epoch's last step has not set it.
-    rate = _rate(state, recipe, epoch + 1 - 1 / data.steps_per_epoch)
-    state.plateau.saw(recipe.train, validated.top1)
+    rate = _rate(state, plan, epoch + 1 - 1 / data.steps_per_epoch)
+    state.plateau.saw(plan.train, validated.top1)
     state.epoch, state.progress = epoch + 1, Progress()
-    state.metrics = _metrics(state, recipe, rate, trained, validated, seconds)
-    improved = recipe.at_target(epoch) and validated.top1 > state.best_top1
+    state.metrics = _metrics(state, plan, rate, trained, validated, seconds)
+    improved = plan.at_target(epoch) and validated.top1 > state.best_top1
     if improved:
         state.best_top1, state.best_epoch = validated.top1, epoch
     # Recorded first: a stop before the checkpoint repeats the epoch and its record, whereas a
     # checkpoint without a record would leave a hole in the log.
-    keeper.record(state, (epoch + 1) * data.steps_per_epoch)
-    keeper.save_epoch(state, improved)
-    print(_line(recipe, state.metrics), flush=True)
+    saver.record(state, (epoch + 1) * data.steps_per_epoch)
+    saver.save_epoch(state, improved)
+    print(_line(plan, state.metrics), flush=True)
 
 
-def validate(state: State, recipe: Recipe, data: Data, stop: StopRequest) -> Accuracy:
+def validate(state: State, plan: TrainingPlan, data: Data, stop: StopRequest) -> Accuracy:
     """Evaluate the network that a user of the checkpoint gets: the average, where there is one."""
     distributed.average_statistics(state.model)
     state.average.agree()
@@ -120,30 +120,30 @@ def validate(state: State, recipe: Recipe, data: Data, stop: StopRequest) -> Acc
     validation = data.validation()
     with state.average.in_place(state.model):
         watched = stop.watch(validation) if alone else validation
-        name = f"{recipe.stage} epoch {state.epoch + 1}, validation: {type(state.model).__name__}"
-        order = recipe.train.channels_last
+        name = f"{plan.stage} epoch {state.epoch + 1}, validation: {type(state.model).__name__}"
+        order = plan.train.channels_last
         return evaluate(state.model, watched, channels_last=order, name=name)
 
 
-def begin_epoch(state: State, recipe: Recipe, epoch: int) -> None:
+def begin_epoch(state: State, plan: TrainingPlan, epoch: int) -> None:
     """Choose masks and put quantized layers in place where the recipe says so."""
-    if recipe.prune is not None:
-        state.masks.update(state.model, recipe.prune, recipe.prune_groups, epoch)
+    if plan.prune is not None:
+        state.masks.update(state.model, plan.prune, plan.prune_groups, epoch)
         state.average.prune(state.masks)
-    if recipe.bits and not state.bits and epoch >= recipe.quantize_from:
-        quantize.convert_(state.model, recipe.bits, state.masks.bits)
+    if plan.bits and not state.bits and epoch >= plan.quantize_from:
+        quantize.convert_(state.model, plan.bits, state.masks.bits)
         add_steps(state.optimizer, state.model)
-        state.bits = dict(recipe.bits)
+        state.bits = dict(plan.bits)
     quantize.share_masks(state.model, state.masks.bits)
 
 
 def train_epoch(
     state: State,
-    recipe: Recipe,
+    plan: TrainingPlan,
     data: Data,
     epoch: int,
     teacher: Teacher | None,
-    keeper: Keeper,
+    saver: CheckpointSaver,
     stop: StopRequest,
 ) -> Accuracy:
     """Take one optimizer step per batch; return the accuracy on the training batches.
@@ -157,25 +157,25 @@ def train_epoch(
     state.model.train()
     steps, done = data.steps_per_epoch, state.progress
     learned = quantize.learned_steps(state.model)
-    label = f"{recipe.stage} epoch {epoch + 1}/{recipe.train.epochs}"
+    label = f"{plan.stage} epoch {epoch + 1}/{plan.train.epochs}"
     began, before = time.monotonic(), done.seconds
     batches = data.train(epoch, done.step)
     wrapped = distributed.wrap(state.model if state.compiled is None else state.compiled)
     sparsity = prune.shown_sparsity(state.model, state.masks.bits)
-    now = functools.partial(_running, state, recipe, data, sparsity)
+    now = functools.partial(_running, state, plan, data, sparsity)
     shown = track(batches, steps - done.step, label, now) if distributed.is_first() else batches
     for images, labels in stop.watch(shown):
-        seed = mix(recipe.train.seed, epoch, done.step, distributed.rank())
+        seed = mix(plan.train.seed, epoch, done.step, distributed.rank())
         torch.manual_seed(seed)
         shares = None
-        if recipe.augment is not None:
-            images, shares = mixed(images, labels, data.num_classes, recipe.augment, seed)
-        rate = _rate(state, recipe, epoch + done.step / steps)
+        if plan.augment is not None:
+            images, shares = mixed(images, labels, data.num_classes, plan.augment, seed)
+        rate = _rate(state, plan, epoch + done.step / steps)
         set_learning_rate(state.optimizer, rate)
-        where = Where(recipe.stage, epoch, done.step, keeper.last_good())
+        where = StepLocation(plan.stage, epoch, done.step, saver.last_good())
         batch = images, labels, labels if shares is None else shares
-        loss, correct = backward(state, wrapped, recipe, batch, teacher, where)
-        clip_gradients(state.model, recipe.train)
+        loss, correct = backward(state, wrapped, plan, batch, teacher, where)
+        clip_gradients(state.model, plan.train)
         state.optimizer.step()
         check_steps(learned, where)
         state.masks.apply_(state.model)
@@ -183,18 +183,18 @@ def train_epoch(
         state.average.update(state.model, epoch * steps + done.step)
         hits, count, loss_sum = distributed.sums(correct, len(labels), loss * len(labels))
         done.add(hits, count, loss_sum, before + time.monotonic() - began)
-        keeper.step(epoch * steps + done.step, loss_sum / count, rate)
-        if keeper.is_due(done.step):
-            keeper.save_last(state)
+        saver.step(epoch * steps + done.step, loss_sum / count, rate)
+        if saver.is_due(done.step):
+            saver.save_last(state)
     return Accuracy(done.correct, done.correct, done.total, 0, done.loss_sum / max(done.total, 1))
 
 
-def _running(state: State, recipe: Recipe, data: Data, sparsity: float) -> Running | None:
+def _running(state: State, plan: TrainingPlan, data: Data, sparsity: float) -> Running | None:
     """Return what the epoch so far looks like, or None before its first step."""
     done = state.progress
     if not done.step:
         return None
-    left = data.steps_per_epoch * (recipe.train.epochs - state.epoch) - done.step
+    left = data.steps_per_epoch * (plan.train.epochs - state.epoch) - done.step
     return Running(
         loss=done.loss_sum / done.total,
         top1=100.0 * done.correct / done.total,
@@ -204,14 +204,14 @@ def _running(state: State, recipe: Recipe, data: Data, sparsity: float) -> Runni
     )
 
 
-def _rate(state: State, recipe: Recipe, progress: float) -> float:
-    scaled = state.plateau.scale * learning_rate(recipe.train, progress)
-    return max(scaled, recipe.train.lr_min)
+def _rate(state: State, plan: TrainingPlan, progress: float) -> float:
+    scaled = state.plateau.scale * learning_rate(plan.train, progress)
+    return max(scaled, plan.train.lr_min)
 
 
 def _metrics(
     state: State,
-    recipe: Recipe,
+    plan: TrainingPlan,
     rate: float,
     trained: Accuracy,
     validated: Accuracy,
@@ -227,15 +227,15 @@ def _metrics(
         "validation_top1": validated.top1,
         "validation_top5": validated.top5,
         "sparsity": prune.shown_sparsity(state.model, state.masks.bits),
-        "at_target": recipe.at_target(epoch),
+        "at_target": plan.at_target(epoch),
         "seconds": seconds,
         "images_per_second": trained.total / seconds,
     }
 
 
-def _line(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
+def _line(plan: TrainingPlan, metrics: Mapping[str, Any]) -> str:
     return (
-        f"{recipe.stage} epoch {metrics['epoch'] + 1}/{recipe.train.epochs}: "
+        f"{plan.stage} epoch {metrics['epoch'] + 1}/{plan.train.epochs}: "
         f"loss {metrics['train_loss']:.4f}, train top-1 {metrics['train_top1']:.2f}, "
         f"validation top-1 {metrics['validation_top1']:.2f}, "
         f"sparsity {100 * metrics['sparsity']:.1f} %, lr {metrics['lr']:.2g}, "

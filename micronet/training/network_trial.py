@@ -20,8 +20,15 @@ from micronet.models.unchanged import unchanged
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
 from micronet.training.distillation import Teacher
-from micronet.training.optimizer import autocast, device, device_of, in_order, memory_order, place
-from micronet.training.plan import Recipe
+from micronet.training.optimizer import (
+    autocast,
+    device,
+    device_of,
+    in_order,
+    memory_order,
+    to_device,
+)
+from micronet.training.plan import TrainingPlan
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
@@ -65,15 +72,15 @@ class Trial:
 
     @classmethod
     def of_training(
-        cls, name: str, data: Data, recipe: Recipe, masks: Mapping[str, Tensor], where: str
+        cls, name: str, data: Data, plan: TrainingPlan, masks: Mapping[str, Tensor], where: str
     ) -> Trial:
         """Return the trial of a stage: its steps, and its passes over the validation images."""
         batch = min(data.batch_size, data.train_size) // data.processes
         return dataclasses.replace(
             cls.of_evaluation(name, data, data.validation_size),
-            trained=_few(_sizes(batch, -(-batch // recipe.train.accumulate))),
-            amp=recipe.train.amp,
-            bits=recipe.bits,
+            trained=_few(_sizes(batch, -(-batch // plan.train.accumulate))),
+            amp=plan.train.amp,
+            bits=plan.bits,
             masks=masks,
             where=where,
         )
@@ -138,7 +145,7 @@ def _attempt(
         networks[_of_teacher(trial)] = teacher.model
     for name, network in networks.items():
         with failures_of(f"{name} cannot be moved to {device()}, {order}"):
-            place(network, channels_last=channels_last)
+            to_device(network, channels_last=channels_last)
     with unchanged(model):
         if trial.trained:
             notes = _unreached(model, trial.name, _try_training(model, trial, order))
@@ -186,10 +193,10 @@ def _try_quantized(model: nn.Module, trial: Trial, order: torch.memory_format) -
     trial = dataclasses.replace(trial, name=f"{trial.name} with quantized layers")
     for _ in range(_PASSES):
         _try_training(model, trial, order)
-        if not (unready := quantize.unready(model)):
+        if not (uninitialized := quantize.uninitialized(model)):
             break
     else:
-        layer = unready[0].removesuffix(".input_quantizer")
+        layer = uninitialized[0].removesuffix(".input_quantizer")
         raise UserError(
             f"{trial.where}: layer {layer!r} of {trial.name} is never called, so the range of its "
             "input cannot be known: set its activations to null in quantize.overrides"

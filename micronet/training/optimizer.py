@@ -166,7 +166,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def place(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
+def to_device(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
     """Move a network to ``device()``, its convolutions in the order asked for, and return it.
 
     Parameters that are one tensor stay one, though torch moves each by itself.

@@ -17,7 +17,7 @@ from micronet.recipe.reader import (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingPlan:
     """What a stage does, with every name already held to the network."""
 
     stage: str
@@ -40,7 +40,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Where:
+class StepLocation:
     """A step of a run, as messages name it, and what they say of the last good checkpoint."""
 
     stage: str

@@ -119,7 +119,7 @@ def first_alone(act: Callable[[], None]) -> None:
         raise UserError(answer[0])
 
 
-def widest(extremes: Tensor) -> Tensor:
+def all_reduce_range(extremes: Tensor) -> Tensor:
     """Return the lowest minimum and the highest maximum of all processes' ``extremes`` (2,)."""
     if not is_several():
         return extremes
@@ -168,7 +168,7 @@ def wrap(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def without_meeting(wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+def no_sync(wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
     """Return the context of one part of a batch: only the ``last`` meets the other processes."""
     if last or not isinstance(wrapped, DistributedDataParallel):
         return contextlib.nullcontext()

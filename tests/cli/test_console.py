@@ -6,7 +6,7 @@ import pytest
 
 from micronet.__main__ import PROGRAMS, main
 from micronet.recipe import shipped
-from micronet.recipe.reader import load_schedule
+from micronet.recipe.reader import load_recipe
 from micronet.utils.errors import UserError
 from paths import ROOT
 
@@ -32,16 +32,16 @@ def test_a_recipe_has_a_name(tmp_path, monkeypatch):
     files = {path.stem: path for path in (ROOT / "micronet" / "recipes").glob("*.yaml")}
     assert shipped.names() == sorted(files) and len(files) >= 12
     for name in (n for n in files if not n.endswith("_plan")):
-        assert load_schedule(name).train == load_schedule(files[name]).train
+        assert load_recipe(name).train == load_recipe(files[name]).train
     with pytest.raises(
         UserError, match="'cifar10_resnet20_qta'; did you mean 'cifar10_resnet20_qat'"
     ):
-        load_schedule("cifar10_resnet20_qta")
+        load_recipe("cifar10_resnet20_qta")
 
 
 def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo_fit").write_text("train: {epochs: 77}\n")
-    assert load_schedule("demo_fit").train.epochs == 77
+    assert load_recipe("demo_fit").train.epochs == 77
     with pytest.raises(UserError, match=r"cannot read schedule 'demo_fit\.yaml'"):
-        load_schedule("demo_fit.yaml")
+        load_recipe("demo_fit.yaml")

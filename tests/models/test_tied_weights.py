@@ -95,7 +95,7 @@ def test_overlapping_weights_are_refused_by_name():
     for act in (
         lambda: prune.layer_groups(model, pruning("0")),
         lambda: quantize.plan(model, section()),
-        lambda: optimizer.place(model),
+        lambda: optimizer.to_device(model),
     ):
         with pytest.raises(UserError, match=r"'0\.weight' and '1\.weight' overlap in memory"):
             act()
@@ -114,7 +114,7 @@ def test_halves_of_one_memory_are_two_weights():
 def test_two_parameters_of_one_memory_stay_one_tensor(channels_last):
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
     model[1].weight = nn.Parameter(model[0].weight.data)
-    model = optimizer.place(model, channels_last=channels_last)
+    model = optimizer.to_device(model, channels_last=channels_last)
     assert model[1].weight is not model[0].weight
     assert model[1].weight.data_ptr() == model[0].weight.data_ptr()
     assert shared_layers.owners(model) == {"0": "0", "1": "0"}

@@ -81,12 +81,12 @@ def test_unready_until_a_training_batch_and_after_reloading():
     model = converted(small_net())
     names = ["0.input_quantizer", "3.input_quantizer"]
     x = torch.randn(2, 3, 6, 6)
-    assert model.eval()(x).isnan().all() and quantize.unready(model) == names
+    assert model.eval()(x).isnan().all() and quantize.uninitialized(model) == names
     model.train()(x)
-    assert quantize.unready(model) == []
+    assert quantize.uninitialized(model) == []
     fresh = converted(small_net())
     fresh.load_state_dict(model.state_dict())
-    assert quantize.unready(fresh) == []
+    assert quantize.uninitialized(fresh) == []
     fresh.train()(50 * x)
     key = "0.input_quantizer.step_size"
     assert torch.equal(fresh.state_dict()[key], model.state_dict()[key])
@@ -190,7 +190,7 @@ def test_inputs_that_are_not_finite_are_named_in_execution_order():
     model(torch.rand(2, 3))
     with torch.no_grad():
         model[0].bias[1] = torch.inf
-    assert quantize.broken_inputs(model, torch.rand(2, 3)) == ["2", "3"]
+    assert quantize.nonfinite_inputs(model, torch.rand(2, 3)) == ["2", "3"]
     assert all(not layer._forward_pre_hooks for layer in architectures.layers(model).values())
 
 
@@ -199,20 +199,20 @@ def test_first_batch_that_is_not_finite_breaks_its_step():
     x = torch.randn(2, 3, 6, 6)
     x[1, 2, 3, 4] = torch.nan
     assert model(x).isnan().any()
-    assert quantize.unready(model) == []
-    assert quantize.broken_inputs(model, x)[0] == "0"
+    assert quantize.uninitialized(model) == []
+    assert quantize.nonfinite_inputs(model, x)[0] == "0"
     steps = quantize.learned_steps(model)
-    assert next(iter(quantize.broken_steps(steps))) == "the input of layer '0'"
+    assert next(iter(quantize.invalid_steps(steps))) == "the input of layer '0'"
 
 
 def test_broken_steps_are_named_with_their_value():
     steps = quantize.learned_steps(converted(small_net()))
-    assert len(steps) == 4 and quantize.broken_steps(steps) == {}
+    assert len(steps) == 4 and quantize.invalid_steps(steps) == {}
     with torch.no_grad():
         steps["the weights of layer '0'"][2] = -2.0
         steps["the input of layer '3'"].fill_(torch.inf)
     broken = {"the weights of layer '0'": -2.0, "the input of layer '3'": torch.inf}
-    assert quantize.broken_steps(steps) == broken
+    assert quantize.invalid_steps(steps) == broken
 
 
 # What else reads a run ---------------------------------------------------------------------------

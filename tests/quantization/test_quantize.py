@@ -154,11 +154,11 @@ def test_plan_round_trips_through_plain_data():
 
 def test_unready_and_broken_ranges_are_named():
     model = nn.Sequential(QuantizedConv2d(nn.Conv2d(3, 4, 1), BITS))
-    assert quantize.unready(model) == ["0.input_quantizer"]
+    assert quantize.uninitialized(model) == ["0.input_quantizer"]
     x = torch.randn(2, 3, 5, 5)
     x[1, 2, 3, 4] = torch.nan
     assert torch.isnan(model(x)).any()
-    assert quantize.unready(model) == [] and quantize.broken_ranges(model) == ["0"]
+    assert quantize.uninitialized(model) == [] and quantize.nonfinite_ranges(model) == ["0"]
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "efficientnet-micro"])
@@ -177,5 +177,5 @@ def test_whole_networks_convert_and_train_one_step(arch):
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert len(quantized) == len(convolutions) - 1
     model(torch.randn(4, 3, 32, 32)).sum().backward()
-    assert quantize.unready(model) == []
+    assert quantize.uninitialized(model) == []
     assert all(p.grad is not None for p in model.parameters())

@@ -9,7 +9,7 @@ from micronet.models.architectures import create_model
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.recipe.distiller import common
-from micronet.recipe.reader import load_schedule
+from micronet.recipe.reader import load_recipe
 from micronet.train import main
 from micronet.utils.errors import UserError
 from paths import ROOT
@@ -20,7 +20,7 @@ DOCUMENT = ROOT / common.DOCUMENT
 def schedule(tmp_path, document):
     path = tmp_path / "old.yaml"
     path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
-    return load_schedule(str(path))
+    return load_recipe(str(path))
 
 
 def gradual(weights, **more):

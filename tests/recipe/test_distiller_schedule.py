@@ -6,7 +6,7 @@ import yaml
 from micronet.models.architectures import create_model
 from micronet.pruning import prune
 from micronet.quantization import quantize
-from micronet.recipe.reader import load_schedule, schedule_to_dict
+from micronet.recipe.reader import load_recipe, recipe_to_dict
 from micronet.train import main
 from micronet.utils.errors import UserError
 
@@ -70,8 +70,8 @@ def write(tmp_path, document):
 
 
 def test_gradual_pruning(tmp_path):
-    schedule = load_schedule(write(tmp_path, AGP))
-    assert schedule_to_dict(schedule)["prune"] == {
+    schedule = load_recipe(write(tmp_path, AGP))
+    assert recipe_to_dict(schedule)["prune"] == {
         "start_epoch": 0,
         "end_epoch": 20,
         "frequency": 2,
@@ -102,7 +102,7 @@ def test_gradual_pruning(tmp_path):
 
 
 def test_quantization(tmp_path):
-    section = load_schedule(write(tmp_path, QAT)).quantize
+    section = load_recipe(write(tmp_path, QAT)).quantize
     assert (section.weights.bits, section.activations.bits) == (4, 4)
     assert (section.activations.decay, section.start_epoch) == (0.99, 3)
     every, classifier, stem = section.overrides
@@ -126,7 +126,7 @@ def test_pruners_of_one_shot(tmp_path):
         },
         "policies": [{"pruner": {"instance_name": n}, "epochs": [2]} for n in "abcd"],
     }
-    schedule = load_schedule(write(tmp_path, document))
+    schedule = load_recipe(write(tmp_path, document))
     a, b, c, d = schedule.prune.groups
     assert schedule.prune.method == "one-shot" and schedule.prune.start_epoch == 2
     assert a.final_sparsity == 0.5 and a.layers == ("fc",)
@@ -151,7 +151,7 @@ def test_numbers_of_each_weight_become_groups(tmp_path):
         },
         "policies": [{"pruner": {"instance_name": "a"}, "epochs": [0]}],
     }
-    schedule = load_schedule(write(tmp_path, document))
+    schedule = load_recipe(write(tmp_path, document))
     groups = prune.layer_groups(create_model("resnet20", 10), schedule.prune, schedule.path)
     found = {name: (group.sensitivity, group.final_sparsity) for name, group in groups.items()}
     assert found.pop("conv1") == found.pop("layer1.0.conv2") == (0.25, None)
@@ -163,7 +163,7 @@ def test_numbers_of_each_weight_become_groups(tmp_path):
 def test_expressions_are_held_to_whole_names_and_the_first_wins(tmp_path):
     text = changed(QAT, ".*: {bits_bias: null}", "'layer(1|2).*conv[12]': {bits_weights: 3}")
     text = changed(text, "conv1: {bits", "'module.(conv1|layer1.*)': {bits")
-    schedule = load_schedule(write(tmp_path, text))
+    schedule = load_recipe(write(tmp_path, text))
     bits = quantize.plan(create_model("resnet20", 10), schedule.quantize, schedule.path)
     assert bits["layer1.0.conv2"].weight_bits == bits["layer2.2.conv1"].weight_bits == 3
     assert bits["layer3.0.conv1"].weight_bits == 4
@@ -179,14 +179,14 @@ def test_what_lasts_and_what_is_thinned_is_noted(tmp_path):
     text = changed(
         text, "ending_epoch: 200\n    frequency: 1", "ending_epoch: 200\n    frequency: 3"
     )
-    notes = load_schedule(write(tmp_path, text)).notes
+    notes = load_recipe(write(tmp_path, text)).notes
     for part in ("extensions.thin: pruned pieces keep", "from epoch 200 on", "in every epoch"):
         assert any(part in note for note in notes), part
     ranked = changed(AGP, "AutomatedGradualPruner", "L1RankedStructureParameterPruner_AGP")
     ranked = ranked.replace(
         "    weights", "    group_type: 3D\n    group_dependency: Leader\n    weights"
     )
-    notes = load_schedule(write(tmp_path, ranked)).notes
+    notes = load_recipe(write(tmp_path, ranked)).notes
     assert sum("followed a leader" in note for note in notes) == 2
 
 
@@ -235,7 +235,7 @@ def test_learning_rates(tmp_path, name):
     settings, expected = RATES[name]
     policy = {"lr_scheduler": {"instance_name": "x"}, "starting_epoch": 0, "ending_epoch": 9}
     document = {"lr_schedulers": {"x": settings}, "policies": [{**policy, "frequency": 1}]}
-    train = load_schedule(write(tmp_path, document)).train
+    train = load_recipe(write(tmp_path, document)).train
     assert {key: getattr(train, key) for key in expected} == expected
 
 
@@ -306,7 +306,7 @@ def test_mistake_is_one_sentence(tmp_path, name):
     text, parts = MISTAKES[name]
     path = write(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        load_schedule(path)
+        load_recipe(path)
     message = str(caught.value)
     assert path in message and "\n" not in message
     for part in parts:

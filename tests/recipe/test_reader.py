@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from micronet.recipe.reader import Inherit, load_schedule, schedule_from_dict, schedule_to_dict
+from micronet.recipe.reader import Inherit, load_recipe, recipe_from_dict, recipe_to_dict
 from micronet.utils.errors import UserError
 
 WHOLE = """
@@ -31,7 +31,7 @@ def write(tmp_path, text):
 
 
 def test_reads_every_section(tmp_path):
-    schedule = load_schedule(write(tmp_path, WHOLE))
+    schedule = load_recipe(write(tmp_path, WHOLE))
     assert schedule.train.epochs == 3
     assert schedule.train.lr == 1.0 and isinstance(schedule.train.lr, float)
     assert schedule.prune.groups[0].layers == ("a*",)
@@ -45,13 +45,13 @@ def test_reads_every_section(tmp_path):
 
 @pytest.mark.parametrize("text", [WHOLE, "quantize: {weights: null, activations: {bits: 4}}"])
 def test_round_trips_through_plain_data(tmp_path, text):
-    schedule = load_schedule(write(tmp_path, text))
-    again = schedule_from_dict(schedule_to_dict(schedule), schedule.path)
+    schedule = load_recipe(write(tmp_path, text))
+    again = recipe_from_dict(recipe_to_dict(schedule), schedule.path)
     assert again == schedule
 
 
 def test_absent_sections_are_none(tmp_path):
-    schedule = load_schedule(write(tmp_path, "train: {epochs: 1}"))
+    schedule = load_recipe(write(tmp_path, "train: {epochs: 1}"))
     assert schedule.prune is None and schedule.quantize is None and schedule.distill is None
     assert dataclasses.asdict(schedule)["train"]["batch_size"] == 128
 
@@ -179,7 +179,7 @@ MISTAKES = {
 def test_mistake_is_one_sentence_with_file_and_key(tmp_path, text):
     path = write(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        load_schedule(path)
+        load_recipe(path)
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     for part in MISTAKES[text]:
@@ -188,11 +188,11 @@ def test_mistake_is_one_sentence_with_file_and_key(tmp_path, text):
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no_such\.yaml"):
-        load_schedule(tmp_path / "no_such.yaml")
+        load_recipe(tmp_path / "no_such.yaml")
 
 
 def test_binary_file_is_refused(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
-        load_schedule(path)
+        load_recipe(path)

@@ -13,7 +13,7 @@ from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import load_schedule
+from micronet.recipe.reader import load_recipe
 from micronet.runs import directory
 from micronet.scoring.count import score_subject
 from micronet.scoring.network.plan_files import load_plan
@@ -33,7 +33,7 @@ RECIPES = sorted(p.name for p in SCHEDULES.glob("*.yaml") if not p.name.endswith
 def test_every_recipe_can_be_planned(name):
     arch = NETWORKS[name.split("_")[0]]
     text = dry_run.describe(str(SCHEDULES / name), arch, 10)
-    schedule = load_schedule(SCHEDULES / name)
+    schedule = load_recipe(SCHEDULES / name)
     with torch.device("meta"):
         layers = architectures.layers(architectures.create_model(arch, 10))
     assert all(f"\n{layer} " in text for layer in layers)
@@ -59,7 +59,7 @@ def test_longer_recipe_scores_what_it_says_and_less_than_the_one_of_2019(capsys)
 
 
 def test_longer_recipe_prunes_the_share_that_it_says():
-    schedule = load_schedule(SCHEDULES / "efficientnet_b1_longer_prune.yaml")
+    schedule = load_recipe(SCHEDULES / "efficientnet_b1_longer_prune.yaml")
     with torch.device("meta"):
         model = architectures.create_model("efficientnet-b1", 1000)
     shares = prune.final_sparsities(model, schedule.prune)
@@ -75,7 +75,7 @@ def test_longer_recipe_prunes_the_share_that_it_says():
 
 def test_longer_recipe_trains_every_layer_in_codes():
     """B1 itself, on images too small to mean anything: a step forward and back, in every layer."""
-    schedule = load_schedule(SCHEDULES / "efficientnet_b1_longer_qat.yaml")
+    schedule = load_recipe(SCHEDULES / "efficientnet_b1_longer_qat.yaml")
     torch.manual_seed(0)
     model = architectures.create_model("efficientnet-b1", 10)
     bits = quantize.plan(model, schedule.quantize)
@@ -86,7 +86,7 @@ def test_longer_recipe_trains_every_layer_in_codes():
     quantize.convert_(model, quantize.plan(model, schedule.quantize))
     model.train()
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
-    assert quantize.unready(model) == []
+    assert quantize.uninitialized(model) == []
     for name, layer in quantized_layers(model):
         assert layer.weight.grad is not None and layer.weight.grad.isfinite().all(), name
     steps = quantize.learned_steps(model)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from micronet.recipe.yaml_source import place, read_yaml
+from micronet.recipe.yaml_source import line_of, read_yaml
 from micronet.utils.errors import UserError
 
 SCALARS = {
@@ -49,8 +49,8 @@ def test_not_a_number(tmp_path):
 def test_lines(tmp_path):
     _, path = read(tmp_path, "a:\n  b: 1\n  c:\n    - x: 1\n    - {y: 2,\n       z: 3}\n")
     for key, line in {"a": 1, "a.b": 2, "a.c[0].x": 4, "a.c[1].z": 6, "a.c[1].q": 5}.items():
-        assert place(path, key) == f"{path}:{line}"
-    assert place(path, "q") == str(path)
+        assert line_of(path, key) == f"{path}:{line}"
+    assert line_of(path, "q") == str(path)
 
 
 @pytest.mark.parametrize(

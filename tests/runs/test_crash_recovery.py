@@ -95,8 +95,10 @@ def test_every(monkeypatch):
     assert checkpoint_saver.parse_every("10m") == checkpoint_saver.Every(seconds=600)
     clock = iter([0.0, 59.0, 60.0])
     monkeypatch.setattr(checkpoint_saver.time, "monotonic", lambda: next(clock))
-    keeper = checkpoint_saver.Keeper(directory.RunDirectory, {}, checkpoint_saver.Every(seconds=60))
-    assert [keeper.is_due(step) for step in (1, 2)] == [False, True]
+    saver = checkpoint_saver.CheckpointSaver(
+        directory.RunDirectory, {}, checkpoint_saver.Every(seconds=60)
+    )
+    assert [saver.is_due(step) for step in (1, 2)] == [False, True]
 
 
 def damage(path):

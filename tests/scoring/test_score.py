@@ -13,7 +13,7 @@ from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import load_schedule
+from micronet.recipe.reader import load_recipe
 from micronet.runs import checkpoint
 from micronet.scoring.network.plan_files import plan_of
 from micronet.utils.number_format import decimal, exact, fixed, rounded
@@ -92,7 +92,7 @@ def test_actual_zeros_score_as_the_plan_that_they_follow(published, published_sp
 def test_prune_schedule_is_the_published_one(published_sparsities):
     with torch.device("meta"):
         model = architectures.create_model("efficientnet-b1", 1000)
-    schedule = load_schedule(PRUNE)
+    schedule = load_recipe(PRUNE)
     final = prune.final_sparsities(model, schedule.prune, str(PRUNE))
     assert len(published_sparsities) == 116
     assert {f"{name}.weight": sparsity for name, sparsity in final.items()} == published_sparsities
@@ -106,7 +106,7 @@ def test_prune_schedule_is_the_published_one(published_sparsities):
 def test_qat_schedule_is_the_published_one_with_quantized_activations():
     with torch.device("meta"):
         model = architectures.create_model("efficientnet-b1", 1000)
-    schedule = load_schedule(QAT)
+    schedule = load_recipe(QAT)
     bits = quantize.plan(model, schedule.quantize, str(QAT))
     assert bits.pop("_conv_stem").is_float
     classifier = bits.pop("_fc")

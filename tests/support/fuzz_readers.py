@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from micronet.recipe.reader import load_schedule
+from micronet.recipe.reader import load_recipe
 from micronet.runs import checkpoint
 from micronet.utils.errors import UserError
 from paths import ROOT
@@ -108,7 +108,7 @@ def fuzz(inputs, seed, folder):
         if index % 2:
             changed = changed_text(chance.choice(schedules), chance).encode("utf-8", "replace")
             path.write_bytes(changed)
-            read, file = load_schedule, path
+            read, file = load_recipe, path
         else:
             changed = changed_bytes(content, chance)
             whole.write_bytes(changed)

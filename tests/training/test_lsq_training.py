@@ -101,7 +101,7 @@ def test_loss_falls_and_every_step_learns(whole):
 def test_reloaded_network_answers_the_same_bit_for_bit(whole):
     loaded = directory.load(whole.out / "last.safetensors")
     images = torch.randn(64, loaded.meta["channels"], 16, 16)
-    answers = [optimizer.place(m).eval()(images) for m in (whole.model, loaded.model)]
+    answers = [optimizer.to_device(m).eval()(images) for m in (whole.model, loaded.model)]
     assert torch.equal(*answers) and answers[0].isfinite().all()
 
 

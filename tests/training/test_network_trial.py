@@ -611,7 +611,7 @@ def test_a_quantized_network_is_left_as_it_was(step):
     assert network_trial.check(model, trial, channels_last=True)
     for key, value in model.state_dict().items():
         assert torch.equal(value.nan_to_num(), before[key].nan_to_num()), key
-    assert quantize.unready(model) == ["0.input_quantizer", "3.input_quantizer"]
+    assert quantize.uninitialized(model) == ["0.input_quantizer", "3.input_quantizer"]
 
 
 def test_a_network_is_put_back_after_an_error_too():

@@ -17,7 +17,7 @@ from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training import loop, step
 from micronet.training.optimizer import clip_gradients
-from micronet.training.plan import Recipe, Where
+from micronet.training.plan import StepLocation, TrainingPlan
 
 PRUNE = {
     "end_epoch": 2,
@@ -34,7 +34,7 @@ QUANTIZE = {
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
 
 
-def recipe(tmp_path, name="recipe.yaml", **sections):
+def plan(tmp_path, name="recipe.yaml", **sections):
     path = tmp_path / name
     path.write_text(yaml.safe_dump(sections))
     return str(path)
@@ -65,10 +65,10 @@ def test_fit_lowers_the_loss_and_leaves_a_run(fitted):
 
 def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
     pruned, quantized = tmp_path / "prune", tmp_path / "qat"
-    schedule = recipe(tmp_path, train={"epochs": 3, "lr": 0.05}, prune=PRUNE)
+    schedule = plan(tmp_path, train={"epochs": 3, "lr": 0.05}, prune=PRUNE)
     start = ["prune", "--from", str(fitted), "--schedule", schedule]
     assert main([*start, "--out", str(pruned), *SMALL]) == 0
-    schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.02}, quantize=QUANTIZE, distill={})
+    schedule = plan(tmp_path, train={"epochs": 2, "lr": 0.02}, quantize=QUANTIZE, distill={})
     start = ["qat", "--from", str(pruned), "--schedule", schedule, "--teacher", str(fitted)]
     assert main([*start, "--out", str(quantized), *SMALL]) == 0
     assert "of their weights, compute in integers" in capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
     for name, layer in architectures.layers(loaded.model).items():
         zeros, numel = int((layer.weight == 0).sum()), layer.weight.numel()
         assert zeros == (int(0.6 * numel) if name.startswith("layer") else 0)
-    assert quantize.unready(loaded.model) == []
+    assert quantize.uninitialized(loaded.model) == []
     capsys.readouterr()
     assert main(["eval", str(quantized), "--json", "--threads", "1"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -94,7 +94,7 @@ def len_test():
 def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkeypatch):
     """Prune and quantize in one schedule, stopped after every epoch and in the middle of one."""
     section = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-4, "nesterov": True}
-    schedule = recipe(
+    schedule = plan(
         tmp_path, train=section, prune=PRUNE, quantize={**QUANTIZE, "start_epoch": 1}, distill={}
     )
     start = ["qat", "--from", str(fitted), "--schedule", schedule, "--teacher", str(fitted)]
@@ -114,10 +114,10 @@ def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkey
     monkeypatch.setattr(torch.optim.SGD, "step", real_step)
     original = loop.train_epoch
 
-    def one_epoch(state, recipe, data, epoch, *rest):
+    def one_epoch(state, plan, data, epoch, *rest):
         if state.epoch > one_epoch.begun:
             raise KeyboardInterrupt
-        return original(state, recipe, data, epoch, *rest)
+        return original(state, plan, data, epoch, *rest)
 
     monkeypatch.setattr(loop, "train_epoch", one_epoch)
     for begun in range(3):
@@ -167,7 +167,7 @@ def test_stop_between_record_and_checkpoint_leaves_no_hole_in_the_log(tmp_path, 
 
 def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
     out = tmp_path / "prune"
-    schedule = recipe(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
+    schedule = plan(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
     command = ["prune", "--from", str(fitted), "--schedule", schedule, "--out", str(out)]
     assert main([*command, *SMALL]) == 0
     records = directory.RunDirectory(out).metrics()
@@ -187,10 +187,10 @@ def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
     images, labels = torch.randn(12, 3, 2, 2), torch.randint(5, (12,))
     gradients = []
     for parts in (1, 4):
-        recipe = Recipe("fit", TrainSection(accumulate=parts))
-        state = loop.start(model, recipe, prune.Masks())
-        where = Where("fit", 0, 0, "")
-        loss, correct = step.backward(state, model, recipe, (images, labels, labels), None, where)
+        plan = TrainingPlan("fit", TrainSection(accumulate=parts))
+        state = loop.start(model, plan, prune.Masks())
+        where = StepLocation("fit", 0, 0, "")
+        loss, correct = step.backward(state, model, plan, (images, labels, labels), None, where)
         gradients.append(model[1].weight.grad.double().clone())
         whole = torch.nn.functional.cross_entropy(model(images).detach(), labels)
         assert loss == pytest.approx(float(whole))
@@ -201,7 +201,7 @@ def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
 def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
     out = tmp_path / "run"
     train = {"epochs": 1, "lr": 0.01, "clip_grad_norm": 0.5, "loss_limit": 100.0, "momentum": 0.0}
-    schedule = recipe(tmp_path, train=train)
+    schedule = plan(tmp_path, train=train)
     command = ["fit", "--from", str(fitted), "--schedule", schedule, "--amp", "bf16"]
     assert main([*command, "--accumulate", "2", "--out", str(out), *SMALL]) == 0
     config = directory.RunDirectory(out).config()["recipe"]["train"]
@@ -216,13 +216,13 @@ def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
 def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, monkeypatch):
     seen, real = [], step._loss
 
-    def watched(recipe, logits, labels, taught):
+    def watched(plan, logits, labels, taught):
         seen.append(taught is not None)
-        return real(recipe, logits, labels, taught)
+        return real(plan, logits, labels, taught)
 
     monkeypatch.setattr(step, "_loss", watched)
     distill = {"start_epoch": 1, "teacher": str(fitted), "distill_weight": 0.5}
-    schedule = recipe(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
+    schedule = plan(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
     command = ["fit", "--from", str(fitted), "--schedule", schedule]
     assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
     half = len(seen) // 2
@@ -299,11 +299,11 @@ def bad_schedules(tmp_path, fitted):
     def pruning(name, **changes):
         group = {**PRUNE["groups"][0], **changes}
         sections = {"train": {"epochs": 3}, "prune": {**PRUNE, "groups": [group]}}
-        return ["prune", *start, recipe(tmp_path, f"{name}.yaml", **sections)]
+        return ["prune", *start, plan(tmp_path, f"{name}.yaml", **sections)]
 
     where = ["prune.groups[0].layers", "glob.yaml"]
-    late = recipe(tmp_path, "late.yaml", train={"epochs": 1}, prune=PRUNE)
-    distils = recipe(tmp_path, "d.yaml", quantize=QUANTIZE, distill={})
+    late = plan(tmp_path, "late.yaml", train={"epochs": 1}, prune=PRUNE)
+    distils = plan(tmp_path, "d.yaml", quantize=QUANTIZE, distill={})
     qat = ["qat", *start, distils]
     yield "no schedule", ["prune", *start[:-1]], ["prune"]
     yield "no such schedule", ["prune", *start, "none.yaml"], ["none.yaml"]

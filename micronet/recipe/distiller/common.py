@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from micronet.recipe.yaml_source import place
+from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 
 DOCUMENT = "docs/from_distiller.md"
@@ -45,7 +45,7 @@ ROWS = (
 
 def error(path: str, where: str, problem: str) -> UserError:
     """Return the error of a key: its place, its name, and what is wrong with it."""
-    return UserError(f"{place(path, where)}: {where} {problem}")
+    return UserError(f"{line_of(path, where)}: {where} {problem}")
 
 
 def no_counterpart(row: str) -> str:

@@ -24,8 +24,8 @@ from micronet.recipe.reader import (
     PruneSection,
     QuantizeSection,
     Schedule,
-    load_schedule,
-    schedule_from_dict,
+    load_recipe,
+    recipe_from_dict,
 )
 from micronet.recipe.shipped import located
 from micronet.recipe.strict import build
@@ -110,7 +110,7 @@ def plan_of(
         UserError: a schedule cannot be read, or two of them have the same section.
     """
     name = f"plan {', '.join(schedules)}" if schedules else "plan without a schedule"
-    loaded = [load_schedule(path) for path in schedules]
+    loaded = [load_recipe(path) for path in schedules]
     return _plan(name, PlanHead(arch, image_size, num_classes), loaded)
 
 
@@ -129,9 +129,9 @@ def load_plan(path: str) -> Plan:
         if value is not None and value < 1:
             raise UserError(f"{path}: {key} {value} is not at least 1")
     sections = {k: v for k, v in document.items() if k not in names}
-    schedules = [load_schedule(Path(path).parent / name) for name in head.schedules]
+    schedules = [load_recipe(Path(path).parent / name) for name in head.schedules]
     if sections:
-        schedules.append(schedule_from_dict(sections, place))
+        schedules.append(recipe_from_dict(sections, place))
     return _plan(f"plan {path}", head, schedules)
 
 

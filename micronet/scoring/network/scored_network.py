@@ -285,8 +285,8 @@ def from_run(
     """
     loaded = directory.load(path)
     where, meta = str(loaded.path), loaded.meta
-    if unready := quantize.unready(loaded.model):
-        raise UserError(f"{where!r}: quantizer {unready[0]!r} has never seen data")
+    if uninitialized := quantize.uninitialized(loaded.model):
+        raise UserError(f"{where!r}: quantizer {uninitialized[0]!r} has never seen data")
     image_size = meta.get("image_size")
     if not isinstance(image_size, int):
         raise UserError(f"checkpoint {where!r} does not say its image size")
