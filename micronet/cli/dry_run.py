@@ -15,7 +15,7 @@ from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import (
     PruneGroup,
     PruneSection,
-    Schedule,
+    Recipe,
     load_recipe,
     recipe_to_dict,
 )
@@ -31,21 +31,21 @@ def describe(path: str, arch: str, num_classes: int, plan: str | None = None) ->
     Raises:
         UserError: the file, the architecture, or a name in the file is wrong.
     """
-    schedule = load_recipe(path)
+    recipe = load_recipe(path)
     if plan:
-        schedule = plan_files.applied(plan, schedule)
+        recipe = plan_files.applied(plan, recipe)
     with torch.device("meta"):
         model = architectures.create_model(arch, num_classes)
-    groups = prune.layer_groups(model, schedule.prune, schedule.path) if schedule.prune else {}
-    bits = quantize.plan(model, schedule.quantize, schedule.path) if schedule.quantize else {}
+    groups = prune.layer_groups(model, recipe.prune, recipe.path) if recipe.prune else {}
+    bits = quantize.plan(model, recipe.quantize, recipe.path) if recipe.quantize else {}
     parts = [
-        f"{path} for {arch}: {', '.join(recipe_to_dict(schedule))}",
+        f"{path} for {arch}: {', '.join(recipe_to_dict(recipe))}",
         table(_layer_rows(model, groups, bits)),
     ]
-    if rows := list(_epoch_rows(model, schedule, groups)):
-        parts.append(table([_epoch_head(schedule), *rows]))
-    if schedule.notes:
-        parts.append("\n".join(["Differs from Distiller:", *(f"- {n}" for n in schedule.notes)]))
+    if rows := list(_epoch_rows(model, recipe, groups)):
+        parts.append(table([_epoch_head(recipe), *rows]))
+    if recipe.notes:
+        parts.append("\n".join(["Differs from Distiller:", *(f"- {n}" for n in recipe.notes)]))
     return "\n\n".join(parts)
 
 
@@ -87,16 +87,16 @@ def _bits(bits: float | None) -> str:
     return "float" if bits is None else f"{bits:g}"
 
 
-def _epoch_head(schedule: Schedule) -> list[str]:
-    groups = schedule.prune.groups if schedule.prune else ()
+def _epoch_head(recipe: Recipe) -> list[str]:
+    groups = recipe.prune.groups if recipe.prune else ()
     columns = [f"group {i}" for i in range(len(groups))]
     return ["epoch", "lr", *columns, *(["sparsity"] if groups else []), "precision", "loss"]
 
 
 def _epoch_rows(
-    model: nn.Module, schedule: Schedule, groups: dict[str, PruneGroup]
+    model: nn.Module, recipe: Recipe, groups: dict[str, PruneGroup]
 ) -> Iterable[list[str]]:
-    train, section = schedule.train, schedule.prune
+    train, section = recipe.train, recipe.prune
     if train is None:
         return
     now = ["-"] * (len(section.groups) if section else 0)
@@ -108,7 +108,7 @@ def _epoch_rows(
             _fire(section, groups, layers, epoch, now, pruned)
         overall = [f"{100 * sum(pruned.values()) / total:.2f} %"] if section else []
         rate = f"{learning_rate(train, epoch):.3g}"
-        yield [str(epoch + 1), rate, *now, *overall, *_precision_and_loss(schedule, epoch)]
+        yield [str(epoch + 1), rate, *now, *overall, *_precision_and_loss(recipe, epoch)]
 
 
 def _fire(
@@ -139,9 +139,9 @@ def _reached(section: PruneSection, group: PruneGroup, epoch: int) -> str:
     return f"{100 * prune.target_sparsity(section, group, epoch):.2f} %"
 
 
-def _precision_and_loss(schedule: Schedule, epoch: int) -> tuple[str, str]:
-    quantized = schedule.quantize is not None and epoch >= schedule.quantize.start_epoch
-    distils = schedule.distill is not None and epoch >= schedule.distill.start_epoch
+def _precision_and_loss(recipe: Recipe, epoch: int) -> tuple[str, str]:
+    quantized = recipe.quantize is not None and epoch >= recipe.quantize.start_epoch
+    distils = recipe.distill is not None and epoch >= recipe.distill.start_epoch
     return "quantized" if quantized else "float", "distilled" if distils else "labels"
 
 

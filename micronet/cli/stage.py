@@ -1,29 +1,27 @@
-"""What a stage is to do: the command line, the schedule and the network, held to each other."""
+"""What a stage is to do: the command line, the recipe and the network, held to each other."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from micronet.cli import train_arguments
+from micronet.cli.options import TrainOptions
 from micronet.data.datasets import Data
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.recipe.reader import (
     DistillSection,
-    Schedule,
+    Recipe,
     TrainSection,
     check_train,
     load_recipe,
-    recipe_from_dict,
-    recipe_to_dict,
 )
 from micronet.recipe.yaml_source import line_of
-from micronet.runs import checkpoint, directory
 from micronet.runs.directory import LoadedRun, RunDirectory
+from micronet.runs.run_config import Request, RunConfig
 from micronet.scoring.network import plan_files
 from micronet.training.optimizer import require_compiler
 from micronet.training.plan import TrainingPlan
@@ -34,164 +32,157 @@ DEFAULT_DATA = "digits"
 COMMAND_LINE = "command line"
 
 
-def new_config(args: dict[str, Any]) -> tuple[dict[str, Any], Schedule]:
-    """Resolve the command line and the schedule's file into what the run records.
+def new_config(options: TrainOptions, earlier: Mapping[str, Any]) -> RunConfig:
+    """Resolve the command line and the recipe's file into what the run records.
+
+    Args:
+        options: the command line.
+        earlier: what the checkpoint that the run starts from says of itself; empty for none.
 
     Returns:
-        The record, and its recipe as a schedule that still knows the lines of its file.
+        The settings, whose recipe still knows the lines of its file.
 
     Raises:
-        UserError: the schedule is wrong, or what is given does not go together.
+        UserError: the recipe is wrong, or what is given does not go together.
     """
-    stage = args["command"]
-    config = {key: args[key] for key in train_arguments.RECORDED}
-    config["stage"] = stage
-    config.update(_data_options(args))
-    path = args["schedule"]
-    schedule = load_recipe(path) if path else Schedule(path=COMMAND_LINE)
-    if args["plan"]:
-        schedule = plan_files.applied(args["plan"], schedule)
-    needed = {"prune": schedule.prune, "qat": schedule.quantize}
+    stage, request = options.stage, options.request
+    path = request.schedule
+    recipe = load_recipe(path) if path else Recipe(path=COMMAND_LINE)
+    if request.plan:
+        recipe = plan_files.applied(request.plan, recipe)
+    needed = {"prune": recipe.prune, "qat": recipe.quantize}
     if stage in needed and needed[stage] is None:
         section = {"prune": "prune", "qat": "quantize"}[stage]
         lacking = f"schedule {path!r} has" if path else "without --schedule there is"
         raise UserError(f"{stage} needs a {section!r} section: {lacking} none")
-    given = {key: args[key] for key in train_arguments.OF_TRAIN}
-    given = {key: value for key, value in given.items() if value is not None}
-    train = dataclasses.replace(schedule.train or TrainSection(), **given)
+    train = replace(recipe.train or TrainSection(), **request.overrides.given())
     # The file's own numbers have been checked: what is wrong now, an option made wrong.
     check_train(train, COMMAND_LINE)
     # A stage takes its own sections, so that one file can hold the recipe of all three.
-    schedule = dataclasses.replace(
-        schedule,
+    recipe = replace(
+        recipe,
         train=train,
-        prune=None if stage == "fit" else schedule.prune,
-        quantize=schedule.quantize if stage == "qat" else None,
-        distill=_distill_section(schedule, args),
+        prune=None if stage == "fit" else recipe.prune,
+        quantize=recipe.quantize if stage == "qat" else None,
+        distill=_distill_section(stage, recipe, request),
     )
-    config["recipe"] = recipe_to_dict(schedule)
-    return config, schedule
+    return RunConfig(stage, _with_data(request, earlier), recipe)
 
 
-def check_compile(stage: str, schedule: Schedule) -> None:
+def train_section(config: RunConfig) -> TrainSection:
+    """Return the ``train`` section, which every run's recipe has."""
+    assert config.recipe.train is not None
+    return config.recipe.train
+
+
+def check_compile(config: RunConfig) -> None:
     """Hold a stage that is to be compiled to what torch.compile can do, here.
 
     Raises:
         UserError: the stage trains quantized, or this machine has no compiler.
     """
-    if not require_train(schedule).compile:
+    if not train_section(config).compile:
         return
-    if stage == "qat":
+    if config.stage == "qat":
         raise UserError(
-            f"{line_of(schedule.path, 'train.compile')}: qat cannot be compiled: its layers "
+            f"{line_of(config.recipe.path, 'train.compile')}: qat cannot be compiled: its layers "
             "compute in kernels of their own, which torch.compile does not see into"
         )
     require_compiler()
 
 
-def _data_options(args: dict[str, Any]) -> dict[str, Any]:
-    """Return where images come from: as given, else as the run in --from had them."""
-    earlier = {}
-    if args["from"]:
-        earlier = checkpoint.load(directory.find_checkpoint(args["from"])).meta
-    given = {key: args[key] for key in ("data", "holdout", "image_size")}
-    if given["data"] is None:
-        given["data"] = earlier.get("data", DEFAULT_DATA)
-        given["holdout"] = given["holdout"] or earlier.get("holdout")
-    given["image_size"] = given["image_size"] or earlier.get("image_size")
-    return given
+def _with_data(request: Request, earlier: Mapping[str, Any]) -> Request:
+    """Add where images come from: as given, else as an earlier run had them."""
+    data, holdout = request.data, request.holdout
+    if data is None:
+        data, holdout = earlier.get("data", DEFAULT_DATA), holdout or earlier.get("holdout")
+    image_size = request.image_size or earlier.get("image_size")
+    return replace(request, data=data, holdout=holdout, image_size=image_size)
 
 
-def _distill_section(schedule: Schedule, args: dict[str, Any]) -> DistillSection | None:
-    """Return how a stage distils; the command line's teacher goes before the schedule's."""
-    section = schedule.distill
-    if args["teacher"]:
-        named = {key: args[key] for key in ("teacher", "teacher_weights")}
-        return dataclasses.replace(section or DistillSection(), **named)
-    if args["teacher_weights"]:
+def _distill_section(stage: str, recipe: Recipe, request: Request) -> DistillSection | None:
+    """Return how a stage distils; the command line's teacher goes before the recipe's."""
+    section = recipe.distill
+    if request.teacher:
+        section = section or DistillSection()
+        return replace(section, teacher=request.teacher, teacher_weights=request.teacher_weights)
+    if request.teacher_weights:
         raise UserError("--teacher-weights needs --teacher ARCH")
     if section is None or section.teacher:
         return section
-    if args["command"] != "qat":
+    if stage != "qat":
         return None
     raise UserError(
-        f"{line_of(schedule.path, 'distill')}: the schedule distils: give distill.teacher, "
+        f"{line_of(recipe.path, 'distill')}: the schedule distils: give distill.teacher, "
         "--teacher ARCH or --teacher RUN"
     )
 
 
-def resumed_config(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, Any], Schedule]:
-    """Return what the run recorded, and its recipe; options given again must agree with it.
+def resumed_config(options: TrainOptions, run: RunDirectory) -> RunConfig:
+    """Return what the run recorded; options given again must agree with it.
 
     Raises:
         UserError: they do not, or the record is damaged.
     """
-    config = run.config()
-    if config.get("stage") != args["command"]:
-        raise UserError(f"{str(run.path)!r} is a {config.get('stage')} run, not {args['command']}")
-    for key in train_arguments.RECORDED:
-        if args[key] is not None and args[key] != config.get(key):
+    config = RunConfig.of_run(run)
+    if config.stage != options.stage:
+        raise UserError(f"{str(run.path)!r} is a {config.stage} run, not {options.stage}")
+    recorded = config.request.by_option()
+    for key, value in options.request.by_option().items():
+        if value is not None and value != recorded[key]:
             flag = "--" + key.replace("_", "-")
-            raise UserError(f"{flag} {args[key]} differs from the run's own, {config.get(key)}")
-    return config, recipe_from_dict(config["recipe"], str(run.config_file))
+            raise UserError(f"{flag} {value} differs from the run's own, {recorded[key]}")
+    return config
 
 
-def require_train(schedule: Schedule) -> TrainSection:
-    """Return the train section that every recorded recipe has."""
-    if schedule.train is None:
-        raise UserError(f"{schedule.path}: the run's configuration has no train section")
-    return schedule.train
-
-
-def recipe(
-    stage: str, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
-) -> TrainingPlan:
-    """Hold a schedule's names and epochs to the network.
+def resolve(config: RunConfig, model: nn.Module, origin: LoadedRun | None) -> TrainingPlan:
+    """Hold a recipe's names and epochs to the network.
 
     Raises:
-        UserError: a name is no layer, or training ends before the schedule reaches its target.
+        UserError: a name is no layer, or training ends before the recipe reaches its target.
     """
-    result = TrainingPlan(
-        stage, require_train(schedule), distill=schedule.distill, augment=schedule.augment
+    recipe = config.recipe
+    plan = TrainingPlan(
+        config.stage, train_section(config), distill=recipe.distill, augment=recipe.augment
     )
-    if schedule.prune is not None:
-        result = _with_pruning(result, schedule, model)
-    if schedule.quantize is not None:
-        result = _with_quantization(result, schedule, model, origin)
-    return result
+    if recipe.prune is not None:
+        plan = _with_pruning(plan, recipe, model)
+    if recipe.quantize is not None:
+        plan = _with_quantization(plan, recipe, model, origin)
+    return plan
 
 
-def _with_pruning(result: TrainingPlan, schedule: Schedule, model: nn.Module) -> TrainingPlan:
-    section, path = schedule.prune, schedule.path
+def _with_pruning(plan: TrainingPlan, recipe: Recipe, model: nn.Module) -> TrainingPlan:
+    section, path = recipe.prune, recipe.path
     assert section is not None
     groups = prune.layer_groups(model, section, path)
     last = prune.last_firing_epoch(section)
-    if last >= result.train.epochs:
+    if last >= plan.train.epochs:
         key = "prune.end_epoch" if section.method == "gradual" else "prune.start_epoch"
         raise UserError(
             f"{line_of(path, key)}: {key} reaches its sparsity in epoch {last + 1}, "
-            f"but training ends after epoch {result.train.epochs}"
+            f"but training ends after epoch {plan.train.epochs}"
         )
-    return dataclasses.replace(result, prune=section, prune_groups=groups)
+    return replace(plan, prune=section, prune_groups=groups)
 
 
 def _with_quantization(
-    result: TrainingPlan, schedule: Schedule, model: nn.Module, origin: LoadedRun | None
+    plan: TrainingPlan, recipe: Recipe, model: nn.Module, origin: LoadedRun | None
 ) -> TrainingPlan:
-    section, path = schedule.quantize, schedule.path
+    section, path = recipe.quantize, recipe.path
     assert section is not None
     bits = quantize.plan(model, section, path)
-    if section.start_epoch >= result.train.epochs:
+    if section.start_epoch >= plan.train.epochs:
         raise UserError(
             f"{line_of(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} "
-            f"is not before the end of training, {result.train.epochs} epochs"
+            f"is not before the end of training, {plan.train.epochs} epochs"
         )
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
     if earlier and earlier != bits:
         raise UserError(
             f"{line_of(path, 'quantize')}: the network is already quantized at other bits or steps"
         )
-    return dataclasses.replace(result, bits=bits, quantize_from=section.start_epoch)
+    return replace(plan, bits=bits, quantize_from=section.start_epoch)
 
 
 def image_counts(data: Data) -> dict[str, int]:
@@ -200,13 +191,13 @@ def image_counts(data: Data) -> dict[str, int]:
     return dict(zip(("train", "validation", "test"), sizes, strict=True))
 
 
-def check_images(config: Mapping[str, Any], data: Data) -> None:
+def check_images(record: Mapping[str, Any], data: Data) -> None:
     """Hold the data to the images that a run began with, whose order would be another now.
 
     Raises:
         UserError: there are more or fewer of them.
     """
-    recorded = config.get("images")
+    recorded = record.get("images")
     for part, count in image_counts(data).items():
         began = recorded.get(part, count) if isinstance(recorded, dict) else count
         if count != began:

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
+from micronet.cli.options import (
+    CommandOptions,
+    EvalOptions,
+    ScheduleOptions,
+    SensitivityOptions,
+    SummaryOptions,
+    TrainOptions,
+)
 from micronet.models import custom
+from micronet.runs.run_config import Request
 from micronet.training.checkpoint_saver import Every, parse_every
 from micronet.utils.errors import UserError
 
-# Options that a run records, so that --resume needs none of them and refuses other values.
-RECORDED = (
-    "arch",
-    "data",
-    "image_size",
-    "holdout",
-    "schedule",
-    "plan",
-    "from",
-    "weights",
-    "pretrained",
-    "teacher",
-    "teacher_weights",
-    "epochs",
-    "batch_size",
-    "lr",
-    "accumulate",
-    "amp",
-    "model_ema",
-    "compile",
-    "channels_last",
-    "seed",
-)
-# Those of them that override a key of the recipe's train section.
-OF_TRAIN = RECORDED[RECORDED.index("epochs") :]
-
+STAGES = {
+    "fit": "train a dense float network",
+    "prune": "prune a trained network gradually",
+    "qat": "train a network with quantized weights and activations",
+}
 _ARCH = (
     "efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, torchvision's, or module:function of "
     "your own"
@@ -57,12 +48,7 @@ def parser() -> Parser:
         description="Train an image network, prune it, train it quantized, and evaluate it.",
     )
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
-    texts = {
-        "fit": "train a dense float network",
-        "prune": "prune a trained network gradually",
-        "qat": "train a network with quantized weights and activations",
-    }
-    for name, text in texts.items():
+    for name, text in STAGES.items():
         _stage_options(commands.add_parser(name, help=text, description=text.capitalize() + "."))
     dry_run = "print what a schedule would do, layer by layer and epoch by epoch"
     _schedule_options(
@@ -154,14 +140,22 @@ def _sensitivity_options(command: argparse.ArgumentParser) -> None:
     add("run", help="run directory or checkpoint")
     add_own(command)
     add("--kind", choices=("element", "filter", "channel"), default="element")
-    add("--levels", default="0.1:0.9:0.1", help="START:STOP:STEP or a list, default 0.1:0.9:0.1")
+    # Its old name goes on working.
+    text = "START:STOP:STEP or a list, default 0.1:0.9:0.1"
+    add("--sparsities", "--levels", default="0.1:0.9:0.1", help=text)
     add("--layers", nargs="+", default=["*"], help="names or patterns, default all")
     add("--data", help="default: the run's own")
     add("--batch-size", type=positive, default=128)
     add("--batches", type=positive, help="evaluate on the first so many batches only")
     add("--workers", type=whole, default=0, help="processes that decode large images")
     add("--threads", type=positive, help="CPU threads of torch")
-    add("--out", required=True, metavar="FOLDER", help="for sensitivity.csv, search.csv and .svg")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="for sensitivity.csv, search.csv and .svg",
+    )
 
 
 def _eval_options(command: argparse.ArgumentParser) -> None:
@@ -173,15 +167,49 @@ def _eval_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def parse(argv: Sequence[str] | None) -> dict[str, Any]:
-    """Return the options by name; an option that was not given is None.
+@dataclass(frozen=True)
+class Invocation:
+    """A command line as read: its command's options, and what concerns the process."""
+
+    command: str
+    options: CommandOptions
+    threads: int | None
+
+
+def parse(argv: Sequence[str] | None) -> Invocation:
+    """Read a command line, and allow the networks of a user's own that it names.
 
     Raises:
         UserError: an option is unknown or its value is wrong.
     """
     args = vars(parser().parse_args(argv))
     allow_own(args)
-    return args
+    return Invocation(args["command"], _options(args), args.get("threads"))
+
+
+def _options(args: Mapping[str, Any]) -> CommandOptions:
+    command = args["command"]
+    if command in STAGES:
+        return TrainOptions(
+            stage=command,
+            request=Request.of(args),
+            out=Path(args["out"]),
+            **_named(args, "resume checkpoint_every keep tensorboard workers skip_bad_images"),
+        )
+    kinds: dict[str, type] = {
+        "eval": EvalOptions,
+        "schedule": ScheduleOptions,
+        "summary": SummaryOptions,
+        "sensitivity": SensitivityOptions,
+    }
+    kind = kinds[command]
+    names = " ".join(field.name for field in dataclasses.fields(kind))
+    options: CommandOptions = kind(**_named(args, names))
+    return options
+
+
+def _named(args: Mapping[str, Any], names: str) -> dict[str, Any]:
+    return {name: args[name] for name in names.split()}
 
 
 def positive(text: str) -> int:

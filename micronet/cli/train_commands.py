@@ -8,13 +8,13 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from micronet.cli import dry_run, stage, summary
+from micronet.cli.options import EvalOptions, ScheduleOptions, SensitivityOptions, SummaryOptions
 from micronet.cli.stage import check_data
 from micronet.data.datasets import Data, open_data
 from micronet.models import architectures
@@ -27,32 +27,34 @@ from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
 
-def run_eval(args: dict[str, Any]) -> int:
+def run_eval(options: EvalOptions) -> int:
     """Print the accuracy of a run, a checkpoint, or an architecture with weights."""
-    model, meta, name = _network_to_evaluate(args)
+    model, meta, name = _network_to_evaluate(options)
     data = open_data(
-        args["data"] or meta.get("data") or stage.DEFAULT_DATA,
-        image_size=args["image_size"] or meta.get("image_size"),
-        batch_size=args["batch_size"] or 128,
+        options.data or meta.get("data") or stage.DEFAULT_DATA,
+        image_size=options.image_size or meta.get("image_size"),
+        batch_size=options.batch_size or 128,
         seed=0,
-        holdout=args["holdout"] or meta.get("holdout"),
-        workers=args["workers"],
+        holdout=options.holdout or meta.get("holdout"),
+        workers=options.workers,
         trained=False,
-        skip_bad_images=args["skip_bad_images"],
+        skip_bad_images=options.skip_bad_images,
     ).as_seen_by(distributed.rank(), distributed.size())
     for note in data.notes:
         print(f"note: {note}", file=sys.stderr)
     if model is None:
-        model = architectures.create_model(args["arch"], data.num_classes, channels=data.channels)
-        architectures.load_weights(model, args["weights"])
+        model = architectures.create_model(
+            str(options.arch), data.num_classes, channels=data.channels
+        )
+        architectures.load_weights(model, name)
     else:
         check_data(meta, name, data)
-    split = args["split"] or ("test" if data.test_size else "validation")
+    split = options.split or ("test" if data.test_size else "validation")
     if not {"test": data.test_size, "validation": data.validation_size}[split]:
         raise UserError(f"data {data.name!r} has no {split} images")
     batches = data.test() if split == "test" else data.validation()
-    judge = _judge(model, args["arch"] or meta["arch"], data, split, meta)
-    _print_accuracy(args, name, split, judge(model, batches))
+    judge = _judge(model, options.arch or meta["arch"], data, split, meta)
+    _print_accuracy(options, name, split, judge(model, batches))
     report_skipped(data)
     return 0
 
@@ -79,19 +81,19 @@ def report_skipped(data: Data) -> None:
         print(f"{count} left out, the first: {skipped[0]}", file=sys.stderr)
 
 
-def _network_to_evaluate(args: dict[str, Any]) -> tuple[nn.Module | None, dict[str, Any], str]:
-    if args["run"]:
-        if args["weights"] or args["arch"]:
+def _network_to_evaluate(options: EvalOptions) -> tuple[nn.Module | None, dict[str, Any], str]:
+    if options.run:
+        if options.weights or options.arch:
             raise UserError("eval takes a run, or --arch with --weights, not both")
-        loaded = directory.load(args["run"])
+        loaded = directory.load(options.run)
         return loaded.model, loaded.meta, str(loaded.path)
-    if not (args["arch"] and args["weights"]):
+    if not (options.arch and options.weights):
         raise UserError("eval needs a run directory, a checkpoint, or --arch with --weights")
-    return None, {}, args["weights"]
+    return None, {}, options.weights
 
 
-def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) -> None:
-    if args["json"]:
+def _print_accuracy(options: EvalOptions, name: str, split: str, accuracy: Any) -> None:
+    if options.json:
         record = dataclasses.asdict(accuracy)
         print(json.dumps({"network": name, "split": split, **record, "top1": accuracy.top1}))
         return
@@ -102,58 +104,58 @@ def _print_accuracy(args: dict[str, Any], name: str, split: str, accuracy: Any) 
     )
 
 
-def run_schedule(args: dict[str, Any]) -> int:
+def run_schedule(options: ScheduleOptions) -> int:
     """Print what a schedule would do."""
-    print(dry_run.describe(args["file"], args["arch"], args["num_classes"], args["plan"]))
+    print(dry_run.describe(options.file, options.arch, options.num_classes, options.plan))
     return 0
 
 
-def run_summary(args: dict[str, Any]) -> int:
+def run_summary(options: SummaryOptions) -> int:
     """Print the layers of a run, a checkpoint or an architecture."""
-    if bool(args["run"]) == bool(args["arch"]):
+    if bool(options.run) == bool(options.arch):
         raise UserError("summary takes a run or --arch, one of them")
-    if args["run"]:
-        loaded = directory.load(args["run"])
+    if options.run:
+        loaded = directory.load(options.run)
         model, arch, classes = loaded.model, loaded.meta["arch"], loaded.meta["num_classes"]
-        size = args["image_size"] or loaded.meta["image_size"]
+        size = options.image_size or loaded.meta["image_size"]
     else:
-        arch, classes = args["arch"], args["num_classes"]
+        arch, classes = str(options.arch), options.num_classes
         model = architectures.create_model(arch, classes)
-        size = args["image_size"] or architectures.default_image_size(arch)
+        size = options.image_size or architectures.default_image_size(arch)
     with torch.device("meta"):
         structure = architectures.create_model(arch, classes)
     with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
         described = summary.describe(model, structure, size, arch)
-    print(f"{args['run'] or arch} at {size}x{size}\n\n{described}")
+    print(f"{options.run or arch} at {size}x{size}\n\n{described}")
     return 0
 
 
-def run_sensitivity(args: dict[str, Any]) -> int:
+def run_sensitivity(options: SensitivityOptions) -> int:
     """Scan a run's layers and write what was found."""
-    levels = sensitivity.levels_of(args["levels"])
-    loaded = directory.load(args["run"])
+    levels = sensitivity.sparsities_of(options.sparsities)
+    loaded = directory.load(options.run)
     data = open_data(
-        args["data"] or loaded.meta["data"],
+        options.data or loaded.meta["data"],
         image_size=loaded.meta["image_size"],
-        batch_size=args["batch_size"],
+        batch_size=options.batch_size,
         seed=0,
         holdout=loaded.meta["holdout"],
-        workers=args["workers"],
+        workers=options.workers,
         trained=False,
     ).as_seen_by(distributed.rank(), distributed.size())
-    if args["batches"] and distributed.is_several():
+    if options.batches and distributed.is_several():
         raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)
-    batches = lambda: itertools.islice(data.validation(), args["batches"])  # noqa: E731
+    batches = lambda: itertools.islice(data.validation(), options.batches)  # noqa: E731
     judge = _judge(loaded.model, loaded.meta["arch"], data, "validation", loaded.meta)
-    out, asked = Path(args["out"]), (args["layers"], args["kind"], levels)
+    out, asked = options.out, (options.layers, options.kind, levels)
     found = sensitivity.scan(loaded.model, batches, *asked, judge)
     distributed.first_alone(lambda: sensitivity.write(out, *found))
     print(f"written: {out / 'sensitivity.csv'}, search.csv, sensitivity.svg")
     return 0
 
 
-COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+COMMANDS: dict[str, Callable[[Any], int]] = {
     "eval": run_eval,
     "schedule": run_schedule,
     "summary": run_summary,

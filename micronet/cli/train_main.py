@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from micronet.cli import stage, train_arguments, train_commands
+from micronet.cli.options import CommandOptions, TrainOptions
 from micronet.data.augmentation import policy
 from micronet.data.datasets import Data, open_data
 from micronet.models import architectures
@@ -25,10 +26,10 @@ from micronet.models.failures import failures_of
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.sync_batch_norm import synchronized
-from micronet.recipe.reader import Schedule
 from micronet.recipe.yaml_source import line_of
 from micronet.runs import checkpoint, directory
 from micronet.runs.directory import LoadedRun, RunDirectory
+from micronet.runs.run_config import RunConfig
 from micronet.training import checkpoint_saver, loop, network_trial
 from micronet.training.distillation import Teacher
 from micronet.training.network_trial import Trial
@@ -44,24 +45,30 @@ from micronet.utils.errors import UserError, reports_user_errors
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
-    args = train_arguments.parse(argv)
+    called = train_arguments.parse(argv)
+    options = called.options
     keep_freed_memory_mapped()
-    if args.get("threads"):
-        torch.set_num_threads(args["threads"])
-    trains = args["command"] not in train_commands.COMMANDS
-    act = run_stage if trains else train_commands.COMMANDS[args["command"]]
+    if called.threads:
+        torch.set_num_threads(called.threads)
     try:
         with distributed.processes(), _quiet_unless_first():
-            return act(args)
+            if isinstance(options, TrainOptions):
+                return run_stage(options)
+            return train_commands.COMMANDS[called.command](options)
     except distributed.LostProcess as error:
-        last = RunDirectory(Path(args["out"])).last if trains else Path()
-        go_on = f"; the last good checkpoint is {str(last)!r}" if last.is_file() else ""
-        print(f"error: {error}{go_on}", file=sys.stderr)
+        print(f"error: {error}{_last_good(options)}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Stopped) as stop:
-        go_on = f"; continue with --out {args['out']} --resume" if trains else ""
+        go_on = ""
+        if isinstance(options, TrainOptions):
+            go_on = f"; continue with --out {options.out} --resume"
         print(f"stopped{go_on}", file=sys.stderr)
         return 128 + (stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def _last_good(options: CommandOptions) -> str:
+    last = RunDirectory(options.out).last if isinstance(options, TrainOptions) else Path()
+    return f"; the last good checkpoint is {str(last)!r}" if last.is_file() else ""
 
 
 @contextlib.contextmanager
@@ -74,92 +81,113 @@ def _quiet_unless_first() -> Iterator[None]:
         yield
 
 
-def run_stage(args: dict[str, Any]) -> int:
+def run_stage(options: TrainOptions) -> int:
     """Fit, prune or quantize: build everything, then hand it to the loop."""
-    run = RunDirectory(Path(args["out"]))
-    config, schedule = _configured(args, run)
-    train = stage.require_train(schedule)
-    stage.check_compile(config["stage"], schedule)
+    run = RunDirectory(options.out)
+    if options.tensorboard:
+        require_package()
+    # torchrun repeats the command as it was when it starts a run's processes again.
+    resumes = options.resume or (distributed.was_restarted() and run.config_file.exists())
+    config, origin, goes_on = _settings(options, run, resumes)
+    stage.check_compile(config)
+    train = stage.train_section(config)
     torch.manual_seed(train.seed)
-    found = checkpoint_saver.to_continue_from(run) if args["resume"] else None
-    data = _open_data(config, schedule, args)
-    model, masks, origin = _starting_network(config, data, found)
+    data = _open_data(config, options)
+    config, model, masks = _starting_network(config, data, origin)
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
-    recipe = stage.recipe(config["stage"], schedule, model, origin)
-    for note in (*schedule.notes, *data.notes):
+    plan = stage.resolve(config, model, origin)
+    for note in (*config.recipe.notes, *data.notes):
         print(f"note: {note}")
-    teacher = _teacher(recipe, data)
+    teacher = _teacher(plan, data)
     if distributed.is_several() and train.sync_batch_norm:
         model = synchronized(model)
-    recipe = _tried_out(config, schedule, model, recipe, masks, data, teacher)
-    rounded = [name for name, bits in recipe.bits.items() if bits.weight_bits is not None]
+    plan = _tried_out(config, model, plan, masks, data, teacher)
+    config = replace(config, recipe=replace(config.recipe, train=plan.train))
+    rounded = [name for name, bits in plan.bits.items() if bits.weight_bits is not None]
     weight_uses.check_uses(model, rounded, data.channels, data.image_size)
-    state, meta = loop.start(model, recipe, masks), _meta(config, data, recipe)
-    if args["resume"]:
-        stage.check_images(config, data)
+    state, meta = loop.start(model, plan, masks), _meta(config, data, plan)
+    if resumes:
+        stage.check_images(run.config(), data)
     else:
-        with failures_of(f"{config['arch']} cannot be kept in a checkpoint"):
+        with failures_of(f"{config.request.arch} cannot be kept in a checkpoint"):
             checkpoint.serialized(*pack(state, meta))
         _create(run, config, model, data)
-    if found is None:
-        _report_conversion(model, recipe, run)
     if origin is not None:
         state.bits = quantize.bits_from_dict(origin.meta["bits"])
-    if found is not None and origin is not None:
+    if goes_on and origin is not None:
         unpack(state, origin.checkpoint)
         done = f"{state.progress.step} steps of epoch {state.epoch + 1}"
-        print(f"continuing {str(found)!r} after {done}", flush=True)
+        print(f"continuing {str(origin.path)!r} after {done}", flush=True)
+    else:
+        _report_conversion(model, plan, run)
+    return _trained(options, run, state, plan, data, meta, teacher)
+
+
+def _trained(
+    options: TrainOptions,
+    run: RunDirectory,
+    state: State,
+    plan: TrainingPlan,
+    data: Data,
+    meta: Mapping[str, Any],
+    teacher: Teacher | None,
+) -> int:
+    """Train to the end of the plan, and say how it went."""
     steps = state.epoch * data.steps_per_epoch + state.progress.step
-    rules = args["checkpoint_every"], args["keep"], distributed.is_first()
-    with StopRequest() as stop, _events(args, run, steps) as events:
+    rules = options.checkpoint_every, options.keep, distributed.is_first()
+    with StopRequest() as stop, _events(options, run, steps) as events:
         saver = checkpoint_saver.CheckpointSaver(run, meta, *rules, events)
-        state = loop.train(state, recipe, data, saver, teacher, stop)
+        state = loop.train(state, plan, data, saver, teacher, stop)
     train_commands.report_skipped(data)
     return _report(state, run)
 
 
-def _configured(args: dict[str, Any], run: RunDirectory) -> tuple[dict[str, Any], Schedule]:
-    """Return what the run is to do, by its command line or by its own record."""
-    if args["tensorboard"]:
-        require_package()
-    # torchrun repeats the command as it was when it starts a run's processes again.
-    args["resume"] = args["resume"] or (distributed.was_restarted() and run.config_file.exists())
-    return stage.resumed_config(args, run) if args["resume"] else stage.new_config(args)
+def _settings(
+    options: TrainOptions, run: RunDirectory, resumes: bool
+) -> tuple[RunConfig, LoadedRun | None, bool]:
+    """Return a run's settings, what it starts from, and whether that is its own checkpoint."""
+    if not resumes:
+        source = options.request.source
+        origin = directory.load(source) if source else None
+        return stage.new_config(options, origin.meta if origin else {}), origin, False
+    config = stage.resumed_config(options, run)
+    own = checkpoint_saver.to_continue_from(run)
+    if own is not None:
+        return config, directory.rebuilt(own, averaged=False), True
+    source = config.request.source
+    return config, directory.load(source) if source else None, False
 
 
 def _tried_out(
-    config: dict[str, Any],
-    schedule: Schedule,
+    config: RunConfig,
     model: nn.Module,
-    recipe: TrainingPlan,
+    plan: TrainingPlan,
     masks: prune.Masks,
     data: Data,
     teacher: Teacher | None,
 ) -> TrainingPlan:
-    """Return the recipe, and record it, with the memory order that the network turns out to take.
+    """Return the plan with the memory order that the network turns out to take.
 
     Raises:
-        UserError: the network does not do what the recipe and the data ask of it.
+        UserError: the network does not do what the plan and the data ask of it.
     """
-    trial = Trial.of_training(
-        config["arch"], data, recipe, masks.bits, line_of(schedule.path, "quantize")
-    )
-    wanted = recipe.train.channels_last
+    where = line_of(config.recipe.path, "quantize")
+    trial = Trial.of_training(str(config.request.arch), data, plan, masks.bits, where)
+    wanted = plan.train.channels_last
     taken = network_trial.check(model, trial, channels_last=wanted, teacher=teacher)
-    config["recipe"]["train"]["channels_last"] = taken
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, channels_last=taken))
+    return replace(plan, train=replace(plan.train, channels_last=taken))
 
 
-def _create(run: RunDirectory, config: dict[str, Any], model: nn.Module, data: Data) -> None:
-    recorded = {**config, **_facts(model, data)}
-    text = yaml.safe_dump(config["recipe"], sort_keys=False)
+def _create(run: RunDirectory, config: RunConfig, model: nn.Module, data: Data) -> None:
+    recorded = {**config.to_dict(), **_facts(model, data)}
+    text = yaml.safe_dump(config.recipe_as_data(), sort_keys=False)
     distributed.first_alone(lambda: run.create(recorded, text))
 
 
 @contextlib.contextmanager
-def _events(args: dict[str, Any], run: RunDirectory, done: int) -> Iterator[Events | None]:
-    if not (args["tensorboard"] and distributed.is_first()):
+def _events(options: TrainOptions, run: RunDirectory, done: int) -> Iterator[Events | None]:
+    if not (options.tensorboard and distributed.is_first()):
         yield None
         return
     events = Events(run.path, done)
@@ -169,9 +197,9 @@ def _events(args: dict[str, Any], run: RunDirectory, done: int) -> Iterator[Even
         events.close()
 
 
-def _report_conversion(model: nn.Module, recipe: TrainingPlan, run: RunDirectory) -> None:
-    if recipe.bits:
-        rows = conversion.report(model, recipe.bits)
+def _report_conversion(model: nn.Module, plan: TrainingPlan, run: RunDirectory) -> None:
+    if plan.bits:
+        rows = conversion.report(model, plan.bits)
         if distributed.is_first():
             run.describe_layers(conversion.as_csv(rows))
         print(f"{conversion.as_text(rows)}\n  layer by layer: {run.layers_file}", flush=True)
@@ -187,58 +215,56 @@ def _report(state: State, run: RunDirectory) -> int:
     return 0
 
 
-def _open_data(config: dict[str, Any], schedule: Schedule, args: dict[str, Any]) -> Data:
-    """Return this process's share of the images, augmented as the schedule says."""
-    train = stage.require_train(schedule)
+def _open_data(config: RunConfig, options: TrainOptions) -> Data:
+    """Return this process's share of the images, augmented as the recipe says."""
+    train, request = stage.train_section(config), config.request
     data = open_data(
-        config["data"],
-        image_size=config["image_size"],
+        str(request.data),
+        image_size=request.image_size,
         batch_size=train.batch_size,
         seed=train.seed,
-        holdout=config["holdout"],
-        workers=args["workers"],
-        skip_bad_images=args["skip_bad_images"],
+        holdout=request.holdout,
+        workers=options.workers,
+        skip_bad_images=options.skip_bad_images,
     )
-    if schedule.augment is not None:
-        data.parts["train"][0].policy = policy(schedule.augment, data.name)
+    if config.recipe.augment is not None:
+        data.parts["train"][0].policy = policy(config.recipe.augment, data.name)
     return data.shared(distributed.rank(), distributed.size())
 
 
 def _starting_network(
-    config: dict[str, Any], data: Data, last: Path | None
-) -> tuple[nn.Module, prune.Masks, LoadedRun | None]:
-    """Return the network, its masks, and the checkpoint that both came from, if any."""
-    source = last or config["from"]
-    if source:
-        loaded = directory.load(source, averaged=source is not last)
-        arch = loaded.meta["arch"]
-        if config["arch"] not in (None, arch):
+    config: RunConfig, data: Data, origin: LoadedRun | None
+) -> tuple[RunConfig, nn.Module, prune.Masks]:
+    """Return the settings with the network's name, the network, and its masks."""
+    request = config.request
+    if origin is not None:
+        arch = origin.meta["arch"]
+        if request.arch not in (None, arch):
             raise UserError(
-                f"--arch {config['arch']} differs from {str(source)!r}, which is {arch}"
+                f"--arch {request.arch} differs from {str(origin.path)!r}, which is {arch}"
             )
-        masks = prune.Masks(loaded.masks)
-        masks.check(loaded.model)
-        config["arch"] = arch
-        return loaded.model, masks, loaded
-    if not config["arch"]:
-        raise UserError(f"{config['stage']} needs --arch, or --from RUN")
-    if config["stage"] != "fit" and not (config["weights"] or config["pretrained"]):
-        raise UserError(f"{config['stage']} needs trained weights: --from, --weights, --pretrained")
+        masks = prune.Masks(origin.masks)
+        masks.check(origin.model)
+        return replace(config, request=replace(request, arch=arch)), origin.model, masks
+    if not request.arch:
+        raise UserError(f"{config.stage} needs --arch, or --from RUN")
+    if config.stage != "fit" and not (request.weights or request.pretrained):
+        raise UserError(f"{config.stage} needs trained weights: --from, --weights, --pretrained")
     model = architectures.create_model(
-        config["arch"],
+        request.arch,
         data.num_classes,
         channels=data.channels,
-        pretrained=bool(config["pretrained"]),
+        pretrained=bool(request.pretrained),
     )
-    if config["weights"]:
-        architectures.load_weights(model, config["weights"])
-    return model, prune.Masks(), None
+    if request.weights:
+        architectures.load_weights(model, request.weights)
+    return config, model, prune.Masks()
 
 
-def _teacher(recipe: TrainingPlan, data: Data) -> Teacher | None:
-    if recipe.distill is None or recipe.distill.teacher is None:
+def _teacher(plan: TrainingPlan, data: Data) -> Teacher | None:
+    if plan.distill is None or plan.distill.teacher is None:
         return None
-    name, weights = recipe.distill.teacher, recipe.distill.teacher_weights
+    name, weights = plan.distill.teacher, plan.distill.teacher_weights
     if Path(name).exists():
         loaded = directory.load(name)
         stage.check_data(loaded.meta, str(loaded.path), data)
@@ -267,16 +293,16 @@ def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
-def _meta(config: dict[str, Any], data: Data, recipe: TrainingPlan) -> dict[str, Any]:
+def _meta(config: RunConfig, data: Data, plan: TrainingPlan) -> dict[str, Any]:
     """Return what every checkpoint of the run says of itself."""
     return {
-        "arch": config["arch"],
+        "arch": config.request.arch,
         "num_classes": data.num_classes,
         "channels": data.channels,
         "image_size": data.image_size,
-        "stage": config["stage"],
-        "data": config["data"],
-        "holdout": config["holdout"],
+        "stage": config.stage,
+        "data": config.request.data,
+        "holdout": config.request.holdout,
         "classes": list(data.classes),
-        "channels_last": recipe.train.channels_last,
+        "channels_last": plan.train.channels_last,
     }

@@ -15,7 +15,7 @@ from micronet.recipe.schema import (
     PruneGroup,
     PruneSection,
     QuantizeSection,
-    Schedule,
+    Recipe,
     TrainSection,
     WeightPrecision,
 )
@@ -41,22 +41,22 @@ def _one_of(value: str, names: tuple[str, ...], path: str, key: str) -> None:
     _require(value in names, path, key, known)
 
 
-def check(schedule: Schedule) -> None:
+def check(recipe: Recipe) -> None:
     """Hold every number to its range.
 
     Raises:
         UserError: one is outside it.
     """
-    if schedule.train is not None:
-        check_train(schedule.train, schedule.path)
-    if schedule.prune is not None:
-        _check_prune(schedule.prune, schedule.path)
-    if schedule.quantize is not None:
-        _check_quantize(schedule.quantize, schedule.path)
-    if schedule.distill is not None:
-        _check_distill(schedule.distill, schedule.path)
-    if schedule.augment is not None:
-        _check_augment(schedule.augment, schedule.path)
+    if recipe.train is not None:
+        check_train(recipe.train, recipe.path)
+    if recipe.prune is not None:
+        _check_prune(recipe.prune, recipe.path)
+    if recipe.quantize is not None:
+        _check_quantize(recipe.quantize, recipe.path)
+    if recipe.distill is not None:
+        _check_distill(recipe.distill, recipe.path)
+    if recipe.augment is not None:
+        _check_augment(recipe.augment, recipe.path)
 
 
 def check_train(t: TrainSection, path: str) -> None:

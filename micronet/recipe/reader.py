@@ -16,7 +16,7 @@ from micronet.recipe.schema import (
     PruneSection,
     QuantizeOverride,
     QuantizeSection,
-    Schedule,
+    Recipe,
     TrainSection,
     WeightPrecision,
 )
@@ -34,7 +34,7 @@ __all__ = [
     "PruneSection",
     "QuantizeOverride",
     "QuantizeSection",
-    "Schedule",
+    "Recipe",
     "TrainSection",
     "WeightPrecision",
     "check_train",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-def load_recipe(path: str | Path) -> Schedule:
+def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe from a YAML file, our own or one of Distiller's, whose differences are noted.
 
     Args:
@@ -56,7 +56,7 @@ def load_recipe(path: str | Path) -> Schedule:
     return recipe_from_dict(*read_yaml(str(located(path, "schedule")), "schedule"))
 
 
-def recipe_from_dict(document: object, path: str) -> Schedule:
+def recipe_from_dict(document: object, path: str) -> Recipe:
     """Build a recipe from plain data, as YAML or a run's ``config.json`` holds it.
 
     Raises:
@@ -71,15 +71,15 @@ def recipe_from_dict(document: object, path: str) -> Schedule:
     for key in ("path", "notes"):
         if key in document:
             raise UserError(f"{line_of(path, key)}: unknown key {key!r}")
-    schedule = build(Schedule, document, "", path)
-    schedule = dataclasses.replace(schedule, path=path)
-    check(schedule)
-    return schedule
+    recipe = build(Recipe, document, "", path)
+    recipe = dataclasses.replace(recipe, path=path)
+    check(recipe)
+    return recipe
 
 
-def recipe_to_dict(schedule: Schedule) -> dict[str, Any]:
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Turn a recipe into plain data that ``recipe_from_dict`` reads back."""
-    plain = to_plain(schedule)
+    plain = to_plain(recipe)
     for key in ("path", "notes"):
         plain.pop(key, None)
     return {key: value for key, value in plain.items() if value is not None}

@@ -173,7 +173,7 @@ class AugmentSection:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Recipe:
     """A whole recipe; a section that the file leaves out is None.
 
     ``notes`` say what of a foreign file means something else here.

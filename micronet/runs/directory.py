@@ -163,7 +163,11 @@ def load(path: str | Path, *, averaged: bool = True) -> LoadedRun:
     Raises:
         UserError: there is no checkpoint, it is damaged, or its tensors do not fit its network.
     """
-    found = checkpoint.load(find_checkpoint(path))
+    return rebuilt(checkpoint.load(find_checkpoint(path)), averaged=averaged)
+
+
+def rebuilt(found: Checkpoint, *, averaged: bool = True) -> LoadedRun:
+    """Rebuild the network of a checkpoint that was read; as ``load`` does."""
     meta = found.meta
     try:
         arch, classes, channels = meta["arch"], meta["num_classes"], meta["channels"]

@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from micronet.runs import checkpoint
+from micronet.runs.checkpoint import Checkpoint
 from micronet.runs.directory import RunDirectory
 from micronet.training.state import State, pack
 from micronet.training.tensorboard import Events
@@ -125,7 +125,7 @@ class CheckpointSaver:
             checkpoint.remove(path)
 
 
-def to_continue_from(run: RunDirectory) -> Path | None:
+def to_continue_from(run: RunDirectory) -> Checkpoint | None:
     """Return the newest checkpoint of a run that is whole, or None before its first.
 
     Says so when a damaged one is passed over: what came after the one before is trained again.
@@ -137,13 +137,13 @@ def to_continue_from(run: RunDirectory) -> Path | None:
     problems = []
     for path in candidates:
         try:
-            checkpoint.load(path)
+            found = checkpoint.load(path)
         except UserError as error:
             problems.append(str(error))
             continue
         if problems:
             print(f"{problems[0]}; continuing from {str(path)!r}", flush=True)
-        return path
+        return found
     if problems:
         raise UserError(f"{problems[0]}; the run has no older checkpoint to continue from")
     return None

@@ -96,7 +96,7 @@ def _with_pruned(
         layer.weight.copy_(whole)
 
 
-def levels_of(text: str) -> list[float]:
+def sparsities_of(text: str) -> list[float]:
     """Read ``START:STOP:STEP`` (stop included) or a list ``0.5,0.9``.
 
     Raises:
@@ -110,9 +110,9 @@ def levels_of(text: str) -> list[float]:
         else:
             levels = [float(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise UserError(f"--levels {text!r} is neither START:STOP:STEP nor a list") from None
+        raise UserError(f"--sparsities {text!r} is neither START:STOP:STEP nor a list") from None
     if not levels or not all(0 < level < 1 for level in levels):
-        raise UserError(f"--levels {text!r} holds none, or one outside (0, 1)")
+        raise UserError(f"--sparsities {text!r} holds none, or one outside (0, 1)")
     return levels
 
 

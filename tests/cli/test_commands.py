@@ -57,7 +57,7 @@ def test_summary_prints_every_layer_once(fitted, capsys):
 
 def test_sensitivity_measures_each_layer_and_leaves_the_network(fitted, tmp_path, capsys):
     out = tmp_path / "scan"
-    command = ["sensitivity", str(fitted), "--levels", "0.5,0.9", "--layers", "layer1.*", "fc"]
+    command = ["sensitivity", str(fitted), "--sparsities", "0.5,0.9", "--layers", "layer1.*", "fc"]
     assert main([*command, "--kind", "filter", "--batches", "1", "--out", str(out)]) == 0
     rows = list(csv.DictReader((out / "sensitivity.csv").read_text().splitlines()))
     assert len(rows) == 2 * 7 and rows[-1]["layer"] == "fc"
@@ -85,15 +85,15 @@ def test_scan_prunes_as_much_as_it_says_and_puts_it_back():
     [("0.1:0.3:0.1", [0.1, 0.2, 0.3]), ("0.5", [0.5]), ("0.2,0.9", [0.2, 0.9])],
 )
 def test_levels(text, levels):
-    assert sensitivity.levels_of(text) == levels
+    assert sensitivity.sparsities_of(text) == levels
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "0:0.5:0.1", "0.5:0.4:0.1", "0.1:0.2:0", "1", "1:2", "nan"]
 )
 def test_levels_that_are_none(text):
-    with pytest.raises(UserError, match="--levels"):
-        sensitivity.levels_of(text)
+    with pytest.raises(UserError, match="--sparsities"):
+        sensitivity.sparsities_of(text)
 
 
 @pytest.mark.parametrize(

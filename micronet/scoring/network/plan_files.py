@@ -23,7 +23,7 @@ from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import (
     PruneSection,
     QuantizeSection,
-    Schedule,
+    Recipe,
     load_recipe,
     recipe_from_dict,
 )
@@ -135,7 +135,7 @@ def load_plan(path: str) -> Plan:
     return _plan(f"plan {path}", head, schedules)
 
 
-def applied(path: str, schedule: Schedule) -> Schedule:
+def applied(path: str, schedule: Recipe) -> Recipe:
     """Return a schedule with the pruning and precision of a plan file in place of its own.
 
     A schedule that only prunes, or only quantizes, takes only that; one without either takes both.
@@ -159,7 +159,7 @@ def _read(path: str) -> tuple[dict[str, Any], str]:
     return document, place
 
 
-def _plan(name: str, head: PlanHead, schedules: Sequence[Schedule]) -> Plan:
+def _plan(name: str, head: PlanHead, schedules: Sequence[Recipe]) -> Plan:
     return Plan(
         name,
         head.arch,
@@ -170,7 +170,7 @@ def _plan(name: str, head: PlanHead, schedules: Sequence[Schedule]) -> Plan:
     )
 
 
-def _only(section: str, schedules: Sequence[Schedule]) -> Any:
+def _only(section: str, schedules: Sequence[Recipe]) -> Any:
     """Return a section and its file, None where no schedule has it."""
     found = [(getattr(s, section), s.path) for s in schedules if getattr(s, section) is not None]
     if len(found) > 1:
