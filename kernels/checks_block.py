@@ -6,6 +6,7 @@ from torch import Tensor
 from .checks import MOST_CODE_LEVELS, check, check_same_device
 from .scheme import Function, check_quantizer
 
+_FUNCTIONS = frozenset(map(int, Function))
 ACCUMULATORS = (torch.int16, torch.int32, torch.float32)
 
 
@@ -23,29 +24,29 @@ def _check_images(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
 
 
-def _check_like(acc: Tensor, **others: tuple[Tensor, tuple[int, ...]]) -> None:
-    for name, (other, shape) in others.items():
-        check(name, other, torch.float32, shape)
-        check_same_device(name, other, acc)
+def _check_like(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...]) -> None:
+    check(name, other, torch.float32, shape)
+    check_same_device(name, other, acc)
 
 
-def _optional(x: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    return x, shape if x.numel() else (0,)
+def _check_optional(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...]) -> None:
+    _check_like(acc, name, other, shape if other.numel() else (0,))
 
 
 def affine(acc: Tensor, m: Tensor, b: Tensor, function: int) -> None:
     """Check of what all operators on values share, `block_means` first."""
     channel_moments(acc)
     channels = (acc.shape[1],)
-    _check_like(acc, m=(m, channels), b=(b, channels))
-    if function not in tuple(Function):
+    _check_like(acc, "m", m, channels)
+    _check_like(acc, "b", b, channels)
+    if function not in _FUNCTIONS:
         raise ValueError(f"function is {function}, which is none of {list(map(int, Function))}")
 
 
 def values(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> None:
     """Check of `block_values` and `block_extremes`; an empty gate is none."""
     affine(acc, m, b, function)
-    _check_like(acc, gate=_optional(gate, tuple(acc.shape[:2])))
+    _check_optional(acc, "gate", gate, acc.shape[:2])
 
 
 def codes(
@@ -53,7 +54,7 @@ def codes(
 ) -> None:
     """Check of `block_codes`."""
     values(acc, m, b, function, gate)
-    _check_like(acc, range=(range, (2,)))
+    _check_like(acc, "range", range, (2,))
     check_quantizer(levels, 0)
     if levels > MOST_CODE_LEVELS:
         raise ValueError(f"levels is {levels}, but a code of four bits has {MOST_CODE_LEVELS}")
@@ -65,12 +66,9 @@ def gradient_sums(
     """Check of `block_gradient_sums`; an empty range lets everything pass, no extra adds 0."""
     affine(acc, m, b, function)
     _check_images("grad", grad)
-    _check_like(
-        acc,
-        grad=(grad, tuple(acc.shape)),
-        range=_optional(range, (2,)),
-        extra=_optional(extra, tuple(acc.shape[:2])),
-    )
+    _check_like(acc, "grad", grad, acc.shape)
+    _check_optional(acc, "range", range, (2,))
+    _check_optional(acc, "extra", extra, acc.shape[:2])
 
 
 def gradient(
@@ -85,7 +83,7 @@ def gradient(
 ) -> None:
     """Check of `block_gradient`."""
     gradient_sums(grad, acc, m, b, function, range, extra)
-    _check_like(acc, k=(k, (3, acc.shape[1])))
+    _check_like(acc, "k", k, (3, acc.shape[1]))
 
 
 def gate_gradient(
@@ -93,4 +91,4 @@ def gate_gradient(
 ) -> None:
     """Check of `block_gate_gradient`."""
     gradient_sums(grad, acc, m, b, function, range, gate.new_empty(0))
-    _check_like(acc, gate=(gate, tuple(acc.shape[:2])))
+    _check_like(acc, "gate", gate, acc.shape[:2])

@@ -41,17 +41,14 @@ class QuantizedInput:
         codes: packed, uint8.
         range: [2].
         passes: where a gradient passes: inside the range of a block's values, or where a bit says.
+        size: [N, C, H, W].
     """
 
     source: Tensor
     codes: Tensor
     range: Tensor
     passes: Block | Tensor
-
-    @property
-    def size(self) -> torch.Size:
-        """[N, C, H, W]."""
-        return self.source.shape
+    size: torch.Size
 
 
 def backward_precision(device_type: str) -> torch.dtype:

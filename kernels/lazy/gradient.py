@@ -8,7 +8,7 @@ hook, a retained gradient, a second reader's sum, finds the numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class Plan:
 
     def before_function(self) -> Plan:
         """The gradient to what the block's function was called on."""
-        return replace(self, through_function=True)
+        return Plan(self.block, self.grad, self.range, self.mean_grad, True, self.versions)
 
     def values(self) -> Tensor:
         """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""

@@ -178,8 +178,8 @@ class NormNode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 8
-        weight, dequant_scale, mean, variance, count, *saved = ctx.saved_tensors
-        statistics = ctx.statistics.restored(mean, variance, count)
+        weight, dequant_scale, mean, variance, *saved = ctx.saved_tensors
+        statistics = ctx.statistics.restored(mean, variance)
         block = ctx.block.restored(*saved)
         arguments = plan_to_affine(grad, block).arguments()
         first, second = _OP.block_gradient_sums.default(*arguments)

@@ -5,7 +5,7 @@ Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,21 +19,21 @@ class Statistics:
     """Mean and variance of a channel [C] that normalize it, float64; of the batch, or frozen.
 
     Those of a batch are of `count` values, one or more; it may be spread over the processes of a
-    group, whose backward passes then meet too.
+    group, whose backward passes then meet too, and where the count is a tensor [1].
     """
 
     mean: Tensor
     variance: Tensor
-    count: Tensor | None = None
+    count: Tensor | int | None = None
     group: dist.ProcessGroup | None = None
 
-    def to_save(self) -> tuple[Tensor | None, ...]:
+    def to_save(self) -> tuple[Tensor, Tensor]:
         """The tensors to keep for the backward pass."""
-        return self.mean, self.variance, self.count
+        return self.mean, self.variance
 
-    def restored(self, mean: Tensor, variance: Tensor, count: Tensor | None) -> Statistics:
+    def restored(self, mean: Tensor, variance: Tensor) -> Statistics:
         """The statistics with what was saved of them."""
-        return replace(self, mean=mean, variance=variance, count=count)
+        return Statistics(mean, variance, self.count, self.group)
 
 
 def moments(acc: Tensor, dequant_scale: Tensor, group: dist.ProcessGroup | None) -> Statistics:
@@ -42,11 +42,13 @@ def moments(acc: Tensor, dequant_scale: Tensor, group: dist.ProcessGroup | None)
     With a group they are of the values of all its processes, which all have to call this.
     """
     first, second = _OP.channel_moments.default(acc)
-    count = torch.full_like(first[:1], acc.numel() // acc.shape[1])
+    values = acc.numel() // acc.shape[1]
+    count: Tensor | int = values
     scale = dequant_scale.double()
     if group is not None:
         # Values: the scale of another process may be another.
-        sums = torch.cat([first * scale, second * scale * scale, count])
+        mine = torch.full_like(first[:1], values)
+        sums = torch.cat([first * scale, second * scale * scale, mine])
         dist.all_reduce(sums, group=group)
         first, second, count = sums.split([len(scale), len(scale), 1])
         scale = torch.ones_like(scale)
@@ -68,8 +70,12 @@ def follow(
     if running_mean is not None:
         running_mean.lerp_(statistics.mean.to(running_mean.dtype), momentum)
     if running_var is not None:
-        unbiased = statistics.variance * (count / (count - 1).clamp(min=1))
+        unbiased = statistics.variance * (count / _at_least_one(count - 1))
         running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+
+
+def _at_least_one(count: Tensor | int) -> Tensor | int:
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
 @torch.no_grad()
@@ -107,18 +113,19 @@ def backward_map(
     offset = statistics.mean * inverse
     along = second * scale - first * offset  # sum of dz * n
     gain = inverse if weight is None else weight.double() * inverse
-    k = torch.zeros(3, len(scale), device=scale.device, dtype=torch.float64)
-    k[0] = gain
-    if statistics.count is not None:
+    if statistics.count is None:
+        rows = [gain, torch.zeros_like(gain), torch.zeros_like(gain)]
+    else:
+        # Over the processes of a group; the gradients of parameters stay apart.
         whole_along, whole_first = _of_all(along, first, statistics.group)
-        k[1] = -gain * whole_along / statistics.count * scale
-        k[2] = gain * (whole_along * offset - whole_first) / statistics.count
-    return k.float(), None if weight is None else along.to(weight.dtype)
+        slope = -gain * whole_along / statistics.count * scale
+        rows = [gain, slope, gain * (whole_along * offset - whole_first) / statistics.count]
+    return torch.stack(rows).float(), None if weight is None else along.to(weight.dtype)
 
 
-def _of_all(along: Tensor, first: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Both sums [2, C] over the processes of a group; the gradients of parameters stay apart."""
+def _of_all(along: Tensor, first: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    if group is None:
+        return along, first
     sums = torch.stack([along, first])
-    if group is not None:
-        dist.all_reduce(sums, group=group)
-    return sums
+    dist.all_reduce(sums, group=group)
+    return sums[0], sums[1]

@@ -124,10 +124,10 @@ def quantize_input(x: Tensor, range: Tensor, levels: int) -> QuantizedInput:
     range = range.detach().clone()
     block = block_of(x)
     if block is not None:
-        return QuantizedInput(x, block.codes(range, levels), range, block)
+        return QuantizedInput(x, block.codes(range, levels), range, block, block.size)
     values = _plain_images(x)
     codes, passes, _ = _OP.quantize_per_tensor.default(values, range, levels, int(Scheme.AFFINE))
-    return QuantizedInput(x, codes, range, passes)
+    return QuantizedInput(x, codes, range, passes, x.shape)
 
 
 def extremes(x: Tensor) -> Tensor:

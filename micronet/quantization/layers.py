@@ -19,7 +19,6 @@ import micronet_kernels as kernels
 from micronet.quantization.deterministic_layers import (
     ExactConv2d,
     flat_batch,
-    is_computed_here,
     summed,
 )
 from micronet.quantization.precision import LayerBits
@@ -82,11 +81,13 @@ class QuantizedLayer(nn.Module):
 
     def _is_computed_here(self, x: Tensor) -> bool:
         """Whether the kernels compute the layer; raises where no arithmetic of ours could."""
-        if kernels.is_eager(x, self.weight) and self.weight.dtype != torch.float32:
+        if not kernels.is_eager(x, self.weight):
+            return False
+        if self.weight.dtype != torch.float32:
             raise TypeError(
                 f"a quantized layer computes in float32, but its weights are {self.weight.dtype}"
             )
-        return is_computed_here(x, self.weight)
+        return x.numel() > 0
 
     def _codes(self, x: Tensor) -> kernels.QuantizedInput | None:
         assert isinstance(self.input_quantizer, ActivationQuantizer)
@@ -177,16 +178,17 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
         x = input
         if not self._is_computed_here(x):
             return self.convolve(*self._operands(x))
-        if x.dim() == 3:
+        axes = x.dim()
+        if axes == 3:
             return flat_batch(x, 3, self.forward)
-        if x.dim() != 4:
+        if axes != 4:
             # torch refuses it, in its own words.
             return self.convolve(x, self.weight)
         if self.is_exact:
             images = self.bordered(x)
             codes = self._codes(images)
             if codes is not None:
-                call = self._call(images.shape[-2:])
+                call = self._call(codes.size[2:])
                 return kernels.LazyTensor.convolve(codes, self.weight, self.mask, self.bias, call)
         if self.training:
             return self.convolve(*self._operands(x))

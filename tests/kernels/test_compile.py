@@ -9,6 +9,7 @@ from samples import DTYPES, draw, draw_mask
 ENDS = torch.tensor([-0.5, 0.75])
 # Not operators on tensors.
 NOT_COMPILED = {
+    "register_flop_formulas",
     "MOST_CODE_LEVELS",
     "MOST_WEIGHT_LEVELS",
     "Scheme",

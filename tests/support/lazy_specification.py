@@ -16,10 +16,15 @@ NEAR = 3e-5
 
 
 class Doubts:
-    """Whether float32 might fall on another side of a kink than float64."""
+    """Whether float32 might fall on another side of a kink than float64, and how errors grow.
+
+    Attributes:
+        found: whether a value lay too close to a kink.
+        magnified: the largest factor by which a normalization multiplies what it is given.
+    """
 
     def __init__(self):
-        self.found = False
+        self.found, self.magnified = False, 1.0
 
     def near(self, distance):
         """Note distances to a kink; exactly on it is no doubt, since zeros are exact."""
@@ -31,9 +36,9 @@ class SigmoidOfInput(torch.autograd.Function):
     """The sigmoid whose gradient comes from its input, where torch's own keeps its output."""
 
     @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.sigmoid(x)
+    def forward(ctx, input):
+        ctx.save_for_backward(input)
+        return torch.sigmoid(input)
 
     @staticmethod
     def backward(ctx, grad):
@@ -53,9 +58,20 @@ class KinksOfFunctions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in self.KINKED:
             self.doubts.near(args[0] if args else kwargs["input"])
+        if func is F.batch_norm:
+            self.magnifies(*args, **(kwargs or {}))
         if func is torch.sigmoid:
-            return self.sigmoid(*args)
+            return self.sigmoid(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def magnifies(
+        self, x, mean, variance, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    ):
+        """Note by how much: a channel of equal values by 316 at the usual eps."""
+        found = x.detach().var((0, 2, 3), unbiased=False) if training else variance
+        largest = 1.0 if weight is None else float(weight.detach().abs().max())
+        factor = largest * float(found.min() + eps) ** -0.5
+        self.doubts.magnified = max(self.doubts.magnified, factor)
 
 
 def straight_through(x, values, passes):
