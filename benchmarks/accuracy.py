@@ -56,7 +56,7 @@ def run_seed(data: Path, out: Path, seed: int) -> list[pipeline.StageResult]:
         arguments = [stage, *source, *start[stage], "--schedule", recipe, "--out", runs[stage]]
         resume = ["--resume"] if (runs[stage] / "config.json").exists() else []
         pipeline.run_stage([*arguments, *resume])
-    return [pipeline.describe(runs[stage]) for stage in STAGES]
+    return [pipeline.result_of(runs[stage]) for stage in STAGES]
 
 
 def summarize(seeds: dict[int, list[pipeline.StageResult]]) -> dict[str, float]:

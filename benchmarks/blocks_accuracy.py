@@ -66,7 +66,7 @@ def run_all(data: Path, out: Path, seeds: list[int], epochs: tuple[int, int]) ->
             qat += ["--schedule", recipes / "cifar10_resnet20_qat.yaml", "--epochs", epochs[1]]
             with trained_in(arithmetic):
                 _stage([*qat, *source], run)
-            found = pipeline.describe(run)
+            found = pipeline.result_of(run)
             counted = found.accuracy.correct, found.accuracy.total
             results.append(Result(arithmetic, seed, *counted, found.minutes))
     return results

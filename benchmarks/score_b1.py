@@ -17,7 +17,7 @@ from micronet.scoring.comparison import signed
 from micronet.scoring.count import Score, score_subject
 from micronet.scoring.network import accumulators
 from micronet.scoring.network.plan_files import load_plan
-from micronet.scoring.network.scored_network import Subject, from_plan
+from micronet.scoring.network.scored_network import ScoredNetwork, from_plan
 from micronet.scoring.rules.ist_versions import LEADERBOARD
 from micronet.scoring.rules.official import OFFICIAL
 from micronet.utils.errors import UserError, reports_user_errors
@@ -103,8 +103,8 @@ _BEFORE_LAYERS = [
 ]
 
 
-def _variants(meant: Subject, counted: Score) -> dict[str, Score]:
-    def score(subject: Subject) -> Score:
+def _variants(meant: ScoredNetwork, counted: Score) -> dict[str, Score]:
+    def score(subject: ScoredNetwork) -> Score:
         return score_subject(subject, OFFICIAL, ops=counted.ops)
 
     variants = {"as meant, accumulator 32": counted}
@@ -118,7 +118,7 @@ def _variants(meant: Subject, counted: Score) -> dict[str, Score]:
     return variants
 
 
-def _with_inputs(subject: Subject, bits: float | None) -> Subject:
+def _with_inputs(subject: ScoredNetwork, bits: float | None) -> ScoredNetwork:
     """Return the plan with every layer's input at so many bits, weights as they are."""
     layers = {
         name: dataclasses.replace(f, bits=dataclasses.replace(f.bits, activation_bits=bits))

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = parser.parse_args(argv).out
     _clear(out)
     stages(out)
-    results = [pipeline.describe(out / stage) for stage in ("fit", "prune", "qat")]
+    results = [pipeline.result_of(out / stage) for stage in ("fit", "prune", "qat")]
     print("\nTop-1 on the test digits; storage, ops and score as the challenge counts them:\n")
     print(pipeline.table(results))
     print(f"\nLook into {out}: metrics.jsonl, summary.csv and checkpoints of every stage.")

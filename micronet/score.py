@@ -16,8 +16,8 @@ from micronet.scoring import text
 from micronet.scoring.comparison import comparison
 from micronet.scoring.count import RULES, Score, by_kind, score_model, score_subject
 from micronet.scoring.network.scored_network import (
-    Subject,
-    describe,
+    ScoredNetwork,
+    describe_network,
     from_plan,
     from_run,
     from_weights,
@@ -32,8 +32,8 @@ from micronet.utils.errors import reports_user_errors
 __all__ = [
     "RULES",
     "Score",
-    "Subject",
-    "describe",
+    "ScoredNetwork",
+    "describe_network",
     "from_plan",
     "from_run",
     "from_weights",

@@ -23,7 +23,7 @@ from micronet.scoring.network import plan_files
 from micronet.training.optimizer import learning_rate
 
 
-def describe(path: str, arch: str, num_classes: int, plan: str | None = None) -> str:
+def preview(path: str, arch: str, num_classes: int, plan: str | None = None) -> str:
     """Return what a schedule does to an architecture: by layer, then by epoch, then its notes.
 
     A plan file's sparsities and bits stand in for the schedule's, where one is given.

@@ -43,7 +43,7 @@ def run_stage(arguments: Sequence[str | Path]) -> None:
         raise UserError(f"stage {command[0]!r} did not finish")
 
 
-def describe(path: Path) -> StageResult:
+def result_of(path: Path) -> StageResult:
     """Evaluate a run's best checkpoint on its data's test set, and score it by the default rules.
 
     Raises:

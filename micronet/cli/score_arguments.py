@@ -12,7 +12,7 @@ from micronet.recipe.shipped import is_shipped
 from micronet.scoring.count import DEFAULT_RULES, RULES
 from micronet.scoring.network.accumulators import KINDS
 from micronet.scoring.network.plan_files import Plan, load_plan, plan_of
-from micronet.scoring.network.scored_network import Subject, from_plan, from_run, from_weights
+from micronet.scoring.network.scored_network import ScoredNetwork, from_plan, from_run, from_weights
 from micronet.scoring.rules.rule_set import RuleSet
 from micronet.scoring.rules.tracks import (
     DEFAULT,
@@ -111,7 +111,7 @@ def _check_jobs(args: argparse.Namespace) -> None:
         raise UserError("--compare needs two or more plans, runs or checkpoints")
 
 
-def subjects(args: argparse.Namespace, rules: RuleSet) -> list[Subject]:
+def subjects(args: argparse.Namespace, rules: RuleSet) -> list[ScoredNetwork]:
     """Return the networks that the command line names, at least one.
 
     Raises:
@@ -142,13 +142,13 @@ def _plan(args: argparse.Namespace) -> Plan:
     return plan_of(args.arch, args.schedule or (), args.image_size, args.num_classes)
 
 
-def _of_plan(plan: Plan, args: argparse.Namespace, rules: RuleSet) -> Subject:
+def _of_plan(plan: Plan, args: argparse.Namespace, rules: RuleSet) -> ScoredNetwork:
     if args.weights:
         return from_weights(plan, args.weights, rules, args.accumulator)
     return from_plan(plan, rules, args.accumulator)
 
 
-def _named(name: str, args: argparse.Namespace, rules: RuleSet) -> Subject:
+def _named(name: str, args: argparse.Namespace, rules: RuleSet) -> ScoredNetwork:
     inside_plan = {"--schedule": args.schedule, "--image-size": args.image_size}
     inside_plan |= {"--num-classes": args.num_classes}
     for option, value in inside_plan.items():

@@ -14,7 +14,7 @@ from micronet.scoring.operations import operation_walk
 from micronet.utils.errors import UserError
 
 
-def describe(model: nn.Module, structure: nn.Module, image_size: int, name: str = "") -> str:
+def layer_table(model: nn.Module, structure: nn.Module, image_size: int, name: str = "") -> str:
     """Return one row a layer and the sums, as text.
 
     Args:

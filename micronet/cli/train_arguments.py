@@ -48,24 +48,22 @@ def parser() -> Parser:
         description="Train an image network, prune it, train it quantized, and evaluate it.",
     )
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for name, text in STAGES.items():
-        _stage_options(commands.add_parser(name, help=text, description=text.capitalize() + "."))
-    dry_run = "print what a schedule would do, layer by layer and epoch by epoch"
-    _schedule_options(
-        commands.add_parser("schedule", help=dry_run, description=dry_run.capitalize() + ".")
-    )
-    summary = "list a network's layers, their work, zeros and bits"
-    _network_options(
-        commands.add_parser("summary", help=summary, description=summary.capitalize() + ".")
-    )
-    scan = "measure what pruning each layer alone does to accuracy"
-    _sensitivity_options(
-        commands.add_parser("sensitivity", help=scan, description=scan.capitalize() + ".")
-    )
-    evaluation = "report a network's top-1 in whole images"
-    _eval_options(
-        commands.add_parser("eval", help=evaluation, description=evaluation.capitalize() + ".")
-    )
+    others = {
+        "schedule": (
+            "print what a schedule would do, layer by layer and epoch by epoch",
+            _schedule_options,
+        ),
+        "summary": ("list a network's layers, their work, zeros and bits", _network_options),
+        "sensitivity": (
+            "measure what pruning each layer alone does to accuracy",
+            _sensitivity_options,
+        ),
+        "eval": ("report a network's top-1 in whole images", _eval_options),
+    }
+    every = {name: (text, _stage_options) for name, text in STAGES.items()} | others
+    for name, (text, add_options) in every.items():
+        sentence = f"{text[0].upper()}{text[1:]}."
+        add_options(commands.add_parser(name, help=text, description=sentence))
     return top
 
 

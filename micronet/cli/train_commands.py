@@ -106,7 +106,7 @@ def _print_accuracy(options: EvalOptions, name: str, split: str, accuracy: Any) 
 
 def run_schedule(options: ScheduleOptions) -> int:
     """Print what a schedule would do."""
-    print(dry_run.describe(options.file, options.arch, options.num_classes, options.plan))
+    print(dry_run.preview(options.file, options.arch, options.num_classes, options.plan))
     return 0
 
 
@@ -125,7 +125,7 @@ def run_summary(options: SummaryOptions) -> int:
     with torch.device("meta"):
         structure = architectures.create_model(arch, classes)
     with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
-        described = summary.describe(model, structure, size, arch)
+        described = summary.layer_table(model, structure, size, arch)
     print(f"{options.run or arch} at {size}x{size}\n\n{described}")
     return 0
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLinear
 from micronet.utils.errors import UserError
+from micronet.utils.function_watch import FunctionWatch
 
 _CONVOLUTIONS: tuple[type[_ConvNd], ...] = (
     nn.Conv1d,
@@ -124,7 +124,7 @@ def _example(layer: nn.Module) -> Tensor:
     )
 
 
-class _Uses(TorchFunctionMode):
+class _Uses(FunctionWatch):
     """Notes what the functions that are called do with one parameter."""
 
     def __init__(self, weight: nn.Parameter) -> None:
@@ -132,14 +132,10 @@ class _Uses(TorchFunctionMode):
         self._weight = weight
         self.multiplied = self.other = False
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
+        """Note what a call does with the parameter."""
         result = func(*args, **kwargs)
         if func in _PRODUCTS:
             operand = args[1] if len(args) > 1 else kwargs.get("weight")

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from micronet.models import architectures
 from micronet.quantization.layers import QuantizedLayer
 from micronet.utils.errors import UserError
+from micronet.utils.function_watch import FunctionWatch
 
 
 def check_uses(model: nn.Module, names: Iterable[str], channels: int, size: int) -> None:
@@ -55,7 +55,7 @@ def check_uses(model: nn.Module, names: Iterable[str], channels: int, size: int)
         )
 
 
-class _Uses(TorchFunctionMode):
+class _Uses(FunctionWatch):
     """Notes the functions that take one of some weights while no layer is being called."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -78,14 +78,10 @@ class _Uses(TorchFunctionMode):
         before = layer.register_forward_pre_hook(enter)
         return [before, layer.register_forward_hook(leave, always_call=True)]
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
+        """Note a use of a weight outside of its layer."""
         result = func(*args, **kwargs)
         if not self._inside and isinstance(result, Tensor):
             for value in (*args, *kwargs.values()):

@@ -12,9 +12,9 @@ from torch import nn
 from micronet.models.failures import failures_of
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.network.layer_facts import LayerFacts
-from micronet.scoring.network.scored_network import Subject, describe
+from micronet.scoring.network.scored_network import ScoredNetwork, describe_network
 from micronet.scoring.operations import operation_walk
-from micronet.scoring.operations.operation_walk import Op
+from micronet.scoring.operations.records import Op
 from micronet.scoring.rules.ist_versions import IST_2019_07_26, IST_FINAL, LEADERBOARD, SEED
 from micronet.scoring.rules.official import OFFICIAL
 from micronet.scoring.rules.rule_set import Cost, RuleSet
@@ -31,7 +31,7 @@ DEFAULT_RULES = OFFICIAL
 class Score:
     """Exact totals, and the costs that they are the sums of."""
 
-    subject: Subject
+    subject: ScoredNetwork
     rules: RuleSet
     track: Track
     ops: tuple[Op, ...]
@@ -150,7 +150,7 @@ def total(costs: Iterable[Cost]) -> Fraction:
 
 
 def score_subject(
-    subject: Subject,
+    subject: ScoredNetwork,
     rules: RuleSet = DEFAULT_RULES,
     track: Track = DEFAULT,
     ops: Sequence[Op] | None = None,
@@ -171,7 +171,7 @@ def score_subject(
     return Score(subject, rules, track, walked, tuple(stored), tuple(executed))
 
 
-def walk(subject: Subject) -> list[Op]:
+def walk(subject: ScoredNetwork) -> list[Op]:
     """Return the operations of a network.
 
     Raises:
@@ -195,8 +195,8 @@ def score_model(
     rules: RuleSet = DEFAULT_RULES,
     accumulator: str = "32",
 ) -> Score:
-    """Describe a network and count it; see ``describe`` and ``score_subject``."""
-    subject = describe(
+    """Describe a network and count it; see ``describe_network`` and ``score_subject``."""
+    subject = describe_network(
         model,
         image_size,
         channels,

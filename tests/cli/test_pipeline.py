@@ -5,6 +5,7 @@ import pytest
 from micronet import demo
 from micronet.cli import pipeline
 from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import load_recipe
 from micronet.train import main
 from micronet.utils.errors import UserError
 
@@ -19,7 +20,7 @@ def run(tmp_path_factory):
 
 
 def test_describe_counts_the_test_set(run):
-    result = pipeline.describe(run)
+    result = pipeline.result_of(run)
     assert result.stage == "fit" and result.epochs == 1 and result.bits == "float"
     assert 0 <= result.accuracy.correct <= result.accuracy.total
     assert result.sparsity == 0 and result.minutes > 0
@@ -29,7 +30,7 @@ def test_describe_counts_the_test_set(run):
 
 
 def test_table_has_one_aligned_row_a_stage(run):
-    result = pipeline.describe(run)
+    result = pipeline.result_of(run)
     lines = pipeline.table([result, result]).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[0].startswith("| stage") and lines[2] == lines[3]
@@ -63,4 +64,6 @@ def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path, capsys):
 
 
 def test_demo_recipes_are_there():
-    assert all((demo.SCHEDULES / f"demo_{s}.yaml").exists() for s in ("fit", "prune", "qat"))
+    sections = {"fit": "train", "prune": "prune", "qat": "quantize"}
+    for stage, section in sections.items():
+        assert getattr(load_recipe(f"demo_{stage}"), section) is not None

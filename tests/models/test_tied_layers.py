@@ -191,7 +191,7 @@ def test_reports_have_one_row_with_all_names(build):
     assert [(row.layer, row.other_names) for row in rows] == [
         ("stem", ""), ("convs.0", "convs.1"), ("fc", ""),
     ]  # fmt: skip
-    text = summary.describe(convert(model), build("Shared").to("meta"), 16).splitlines()
+    text = summary.layer_table(convert(model), build("Shared").to("meta"), 16).splitlines()
     (row,) = [line for line in text if line.startswith("convs")]
     assert row.startswith("convs.0 (= convs.1) ") and row.split()[-3:] == ["73,728", "4", "4"]
 

@@ -143,5 +143,5 @@ def test_a_scan_prunes_outputs():
 
 def test_a_summary_shows_outputs_first():
     model = nn.Sequential(nn.ConvTranspose2d(3, 12, 2))
-    text = summary.describe(model, copy.deepcopy(model).to("meta"), 8)
+    text = summary.layer_table(model, copy.deepcopy(model).to("meta"), 8)
     assert text.splitlines()[1].split()[:3] == ["0", "ConvTranspose2d", "12x3x2x2"]

@@ -32,7 +32,7 @@ RECIPES = sorted(p.name for p in SCHEDULES.glob("*.yaml") if not p.name.endswith
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_planned(name):
     arch = NETWORKS[name.split("_")[0]]
-    text = dry_run.describe(str(SCHEDULES / name), arch, 10)
+    text = dry_run.preview(str(SCHEDULES / name), arch, 10)
     schedule = load_recipe(SCHEDULES / name)
     with torch.device("meta"):
         layers = architectures.layers(architectures.create_model(arch, 10))

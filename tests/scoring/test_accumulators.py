@@ -112,7 +112,9 @@ def quantized(rng, steps):
 @pytest.mark.parametrize("steps", ["range", "learned"])
 def test_the_integers_of_a_trained_layer(rng, steps):
     net, bits = quantized(rng, steps)
-    subject = score.describe(net, 8, bits=bits, sparsities=None, rules=score.RULES["micronet"])
+    subject = score.describe_network(
+        net, 8, bits=bits, sparsities=None, rules=score.RULES["micronet"]
+    )
     for name, facts in subject.layers.items():
         values = net.get_submodule(name).quantized_weight().detach().double().flatten(1)
         for row, channel, nonzero in zip(values, facts.channels, facts.nonzeros, strict=True):
@@ -135,7 +137,9 @@ def test_the_integers_of_a_trained_layer(rng, steps):
 
 def test_weights_prove_at_least_as_much_as_levels(rng):
     net, bits = quantized(rng, "range")
-    known = score.describe(net, 8, bits=bits, sparsities=None, rules=score.RULES["micronet"])
+    known = score.describe_network(
+        net, 8, bits=bits, sparsities=None, rules=score.RULES["micronet"]
+    )
     for facts in known.layers.values():
         without_range = dataclasses.replace(facts, input_codes=None)
         worst = dataclasses.replace(facts, channels=None, input_codes=None)

@@ -58,7 +58,9 @@ def test_a_claim_is_held_to_the_values():
     codes = torch.tensor([[0, 3, -12], [7, 0, 15]])
     net[0].weight.data.copy_((codes * torch.tensor([[0.1], [0.3]]))[:, :, None, None])
     claim = {"0": LayerBits(4, None)}
-    subject = score.describe(net, 4, bits=claim, sparsities=None, rules=OFFICIAL, name="x.pth")
+    subject = score.describe_network(
+        net, 4, bits=claim, sparsities=None, rules=OFFICIAL, name="x.pth"
+    )
     # 3 and -12 are 1 and -4 steps of 0.3; 7 and 15 have no divisor in common.
     assert subject.layers["0"].channels[0].negative == 4
     assert subject.layers["0"].channels[1].positive == 22
@@ -66,7 +68,7 @@ def test_a_claim_is_held_to_the_values():
     net[0].weight.data[1, 0] = 0.123
     message = "x.pth: layer '0' is claimed to have weights of 4 bits, but output channel 1 is on no"
     with pytest.raises(UserError, match=message):
-        score.describe(net, 4, bits=claim, sparsities=None, rules=OFFICIAL, name="x.pth")
+        score.describe_network(net, 4, bits=claim, sparsities=None, rules=OFFICIAL, name="x.pth")
     # Nobody can tell from weights whether an input is rounded.
     with pytest.raises(UserError, match="is recorded as 4-bit weights and 4-bit inputs, but is"):
-        score.describe(net, 4, bits={"0": LayerBits(4, 4)}, sparsities=None, rules=OFFICIAL)
+        score.describe_network(net, 4, bits={"0": LayerBits(4, 4)}, sparsities=None, rules=OFFICIAL)

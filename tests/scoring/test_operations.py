@@ -9,7 +9,7 @@ from torch import nn
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.scoring.operations import operation_walk
-from micronet.scoring.operations.operation_walk import (
+from micronet.scoring.operations.records import (
     Activation,
     BatchNorm,
     Conv,

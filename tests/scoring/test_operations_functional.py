@@ -10,14 +10,7 @@ from micronet import score
 from micronet.cli import summary
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.operations import operation_walk
-from micronet.scoring.operations.operation_walk import (
-    Conv,
-    LayerNorm,
-    Linear,
-    Pool,
-    Residual,
-    Softmax,
-)
+from micronet.scoring.operations.records import Conv, LayerNorm, Linear, Pool, Residual, Softmax
 from micronet.utils.errors import UserError
 from spelled import With, mean, net, price, weights
 
@@ -214,7 +207,7 @@ def test_a_network_of_functions_alone_is_counted():
     layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert price(model) == price(layers)
     assert summary.multiply_adds(model, 8) == {"w": 36 * 5 * 27}
-    text = summary.describe(model, model, 8)
+    text = summary.layer_table(model, model, 8)
     assert "5x3x3x3" in text and "function" in text and text.splitlines()[-1].split()[-1] == "4,860"
     assert score.score_model(model, 8, sparsities={}).score > 0
 

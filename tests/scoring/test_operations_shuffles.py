@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from micronet.scoring.operations import operation_walk
-from micronet.scoring.operations.operation_walk import Permutation
+from micronet.scoring.operations.records import Permutation
 from spelled import Spelled, With, price
 
 

@@ -314,7 +314,7 @@ def test_scores_divide_by_the_tracks_baselines():
     imagenet = TRACKS["imagenet"]
     storage = 3_000_000 / imagenet.baseline_storage
     assert round(storage + 500_000_000 / imagenet.baseline_operations, 3) == Fraction(862, 1000)
-    subject = score.describe(
+    subject = score.describe_network(
         Residual(), 4, 2, bits={}, sparsities={}, rules=score.RULES["micronet"]
     )
     track = Track("test", Fraction(18), Fraction(1000), 1, 1)

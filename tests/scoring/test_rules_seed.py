@@ -12,7 +12,7 @@ from micronet import score
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
-from micronet.scoring.operations.operation_walk import (
+from micronet.scoring.operations.records import (
     Activation,
     BatchNorm,
     Conv,
@@ -99,7 +99,7 @@ def test_quirks_of_efficientnet_blocks():
     model = nn.ModuleDict({"a": nn.Conv2d(8, 4, 1, bias=False), "b": nn.Linear(6, 2, bias=False)})
     sparsities = {"a": 12.5 / 32, "b": 5.5 / 12}
     bits = {"a": LayerBits(4, 4)}
-    subject = score.describe(model, 4, bits=bits, sparsities=sparsities, rules=SEED)
+    subject = score.describe_network(model, 4, bits=bits, sparsities=sparsities, rules=SEED)
     names = {"_blocks.3._project_conv": "a", "head": "b"}
     layers = {name: subject.layers[own] for name, own in names.items()}
     subject = dataclasses.replace(subject, layers=layers)
@@ -197,7 +197,7 @@ def random_net(rng, trial):
 
 def test_bits_are_parsed_as_decimals():
     bits = {"0": LayerBits(2.4, None), "3": LayerBits(None, 3)}
-    subject = score.describe(small_net(), 4, bits=bits, sparsities={}, rules=SEED)
+    subject = score.describe_network(small_net(), 4, bits=bits, sparsities={}, rules=SEED)
     assert ist.weight_bits(subject, "0", whole=False) == Fraction(12, 5) != Fraction(2.4)
     assert ist.weight_bits(subject, "0", whole=True) == 3
     assert ist.weight_bits(subject, "3", whole=True) is None

@@ -14,7 +14,7 @@ from micronet import score
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.network import accumulators
 from micronet.scoring.network.layer_facts import spread
-from micronet.scoring.operations.operation_walk import Conv, Linear
+from micronet.scoring.operations.records import Conv, Linear
 from micronet.scoring.rules import official
 
 KINDS = st.sampled_from(accumulators.KINDS)
@@ -42,7 +42,7 @@ def network(first, second):
 def counted(net, weight_bits, input_bits, kind):
     """Return the score of a network as it is, whose inputs are said to be quantized too."""
     bits = {"0": LayerBits(weight_bits, None), "5": LayerBits(weight_bits, None)}
-    subject = score.describe(net, 5, 4, bits=bits, sparsities=None, rules=official)
+    subject = score.describe_network(net, 5, 4, bits=bits, sparsities=None, rules=official)
     layers = {
         name: dataclasses.replace(f, bits=dataclasses.replace(f.bits, activation_bits=input_bits))
         for name, f in subject.layers.items()
@@ -87,7 +87,7 @@ def test_adding_a_zero_to_a_plan_never_raises_the_score(kept, weights, inputs, k
     bits = {"0": LayerBits(weights, inputs)}
 
     def planned(nonzeros):
-        subject = score.describe(net, 5, 4, bits=bits, sparsities={}, rules=official)
+        subject = score.describe_network(net, 5, 4, bits=bits, sparsities={}, rules=official)
         facts = dataclasses.replace(
             subject.layers["0"], kept=nonzeros, nonzeros=spread(nonzeros, 6)
         )
@@ -106,7 +106,7 @@ def test_merging_equal_layers_adds_up(first, weights, inputs, kind, copies):
         net = nn.Sequential(nn.Conv2d(2, 6 * times, 3))
         net[0].weight.data.copy_(torch.from_numpy(np.concatenate([first] * times)))
         bits = {"0": LayerBits(weights, None)}
-        subject = score.describe(net, 5, 2, bits=bits, sparsities=None, rules=official)
+        subject = score.describe_network(net, 5, 2, bits=bits, sparsities=None, rules=official)
         facts = subject.layers["0"]
         precision = dataclasses.replace(facts.bits, activation_bits=inputs)
         # Blocks of rows may join channels of two copies.

@@ -1,6 +1,6 @@
 """What is scored: a network's structure, its non-zero weights, and the bits of its operands.
 
-``describe`` is the one place where a subject is made; a plan, a run and a weights file reach it by
+``describe_network`` is the one place where a subject is made; a plan, a run and a weights file reach it by
 ``from_plan``, ``from_run`` and ``from_weights``, and another source of weights would by its own.
 """
 
@@ -30,7 +30,7 @@ _FLOAT = LayerBits(None, None)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ScoredNetwork:
     """A network to score.
 
     Attributes:
@@ -104,7 +104,7 @@ def _of_function(op: Conv | Linear) -> LayerFacts:
     return LayerFacts(op.name, op.shape, _FLOAT, each, op.weights, op.bias)
 
 
-def describe(
+def describe_network(
     model: nn.Module,
     image_size: int,
     channels: int = 3,
@@ -115,7 +115,7 @@ def describe(
     name: str = "network",
     arch: str | None = None,
     accumulator: str = "32",
-) -> Subject:
+) -> ScoredNetwork:
     """Describe a network as it is, or with planned zeros.
 
     Args:
@@ -144,7 +144,7 @@ def describe(
     # Weights of a float checkpoint are on no grid; assumed bits claim nothing about them.
     facts = _facts(layers, known, sparsities, name, holds=bits is not None)
     source = "as planned" if sparsities is not None else "as they are"
-    return Subject(
+    return ScoredNetwork(
         name,
         arch or type(model).__name__,
         model,
@@ -221,7 +221,7 @@ def _text(bits: LayerBits) -> str:
     return "{} weights and {} inputs".format(*words)
 
 
-def from_plan(plan: Plan, rules: Assumptions, accumulator: str = "32") -> Subject:
+def from_plan(plan: Plan, rules: Assumptions, accumulator: str = "32") -> ScoredNetwork:
     """Describe a network that need not exist yet: an architecture and a schedule's targets.
 
     Raises:
@@ -229,19 +229,12 @@ def from_plan(plan: Plan, rules: Assumptions, accumulator: str = "32") -> Subjec
     """
     model = plan.structure()
     sparsities, bits = plan.targets(model)
-    return describe(
-        model,
-        plan.size_for(rules),
-        bits=bits,
-        sparsities=sparsities,
-        rules=rules,
-        name=plan.name,
-        arch=plan.arch,
-        accumulator=accumulator,
-    )
+    return _planned(plan, model, rules, accumulator, plan.name, bits, sparsities)
 
 
-def from_weights(plan: Plan, weights: str, rules: Assumptions, accumulator: str = "32") -> Subject:
+def from_weights(
+    plan: Plan, weights: str, rules: Assumptions, accumulator: str = "32"
+) -> ScoredNetwork:
     """Describe weights that another program made, by their actual zeros and values.
 
     Args:
@@ -256,13 +249,25 @@ def from_weights(plan: Plan, weights: str, rules: Assumptions, accumulator: str 
     model = plan.network()
     architectures.load_weights(model, weights)
     _, bits = plan.targets(model)
-    return describe(
+    return _planned(plan, model, rules, accumulator, weights, bits, None)
+
+
+def _planned(
+    plan: Plan,
+    model: nn.Module,
+    rules: Assumptions,
+    accumulator: str,
+    name: str,
+    bits: Mapping[str, LayerBits] | None,
+    sparsities: Mapping[str, float] | None,
+) -> ScoredNetwork:
+    return describe_network(
         model,
         plan.size_for(rules),
         bits=bits,
-        sparsities=None,
+        sparsities=sparsities,
         rules=rules,
-        name=weights,
+        name=name,
         arch=plan.arch,
         accumulator=accumulator,
     )
@@ -270,7 +275,7 @@ def from_weights(plan: Plan, weights: str, rules: Assumptions, accumulator: str 
 
 def from_run(
     path: str, rules: Assumptions, assume_bits: bool = False, accumulator: str = "32"
-) -> Subject:
+) -> ScoredNetwork:
     """Describe a trained network by its actual zeros and the precision it really has.
 
     Args:
@@ -290,7 +295,7 @@ def from_run(
     image_size = meta.get("image_size")
     if not isinstance(image_size, int):
         raise UserError(f"checkpoint {where!r} does not say its image size")
-    return describe(
+    return describe_network(
         loaded.model,
         image_size,
         meta["channels"],

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -18,28 +17,26 @@ from micronet.scoring.operations.moves import ALLOCATIONS, MOVES, RESHAPES
 from micronet.scoring.operations.operator_rules import ELEMENTWISE, PRODUCTS, RULES, Call, refuse
 from micronet.scoring.operations.records import Permutation
 from micronet.scoring.operations.trace import Trace
+from micronet.utils.function_watch import FunctionWatch
 
 # Rounding to codes is a conversion of format, which is free.
 _ROUNDING = ("micronet::fake_quant", "micronet::quantize")
 
 
-class Functions(TorchFunctionMode):
+class Functions(FunctionWatch):
     """Tells the trace which function of torch is being called, for rules and messages."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
         self.trace = trace
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Name the function while it runs."""
         before, self.trace.function = self.trace.function, func
         try:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         finally:
             self.trace.function = before
 

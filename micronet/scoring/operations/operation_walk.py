@@ -21,37 +21,13 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from micronet.scoring.operations.modes import Functions, Operators
 from micronet.scoring.operations.records import (
-    Activation,
     BatchNorm,
     Conv,
     Dropout,
-    LayerNorm,
     Linear,
     Op,
-    Permutation,
-    Pool,
-    Residual,
-    Scale,
-    Softmax,
 )
 from micronet.scoring.operations.trace import IMAGES, Frame, Trace, UncountedError
-
-__all__ = [
-    "Activation",
-    "BatchNorm",
-    "Conv",
-    "Dropout",
-    "LayerNorm",
-    "Linear",
-    "Op",
-    "Permutation",
-    "Pool",
-    "Residual",
-    "Scale",
-    "Softmax",
-    "multiply_adds",
-    "walk",
-]
 
 
 def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:

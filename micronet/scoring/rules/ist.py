@@ -22,7 +22,7 @@ from fractions import Fraction
 import numpy as np
 
 from micronet.quantization.quantize import LayerBits
-from micronet.scoring.network.scored_network import Subject
+from micronet.scoring.network.scored_network import ScoredNetwork
 
 # The entry was trained and scored at this size, not at EfficientNet-B1's own 240.
 IMAGE_SIZE = 224
@@ -41,7 +41,7 @@ def assumed_bits(
     return bits
 
 
-def weight_bits(subject: Subject, layer: str, whole: bool) -> Fraction | None:
+def weight_bits(subject: ScoredNetwork, layer: str, whole: bool) -> Fraction | None:
     """Return the bits of a layer's weights as billed, None where they are float.
 
     Args:
@@ -58,7 +58,7 @@ def weight_bits(subject: Subject, layer: str, whole: bool) -> Fraction | None:
     return Fraction(-(-exact.numerator // exact.denominator)) if whole else exact
 
 
-def elementwise_bits(subject: Subject) -> Fraction | None:
+def elementwise_bits(subject: ScoredNetwork) -> Fraction | None:
     """Return the bits of the widest quantized activation, None where none is quantized."""
     bits = (facts.bits.activation_bits for facts in subject.layers.values())
     return max((Fraction(str(b)) for b in bits if b is not None), default=None)

@@ -16,19 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from micronet.scoring.network.scored_network import Subject
-from micronet.scoring.operations.operation_walk import (
-    Activation,
-    BatchNorm,
-    Conv,
-    Dropout,
-    LayerNorm,
-    Linear,
-    Op,
-    Pool,
-    Residual,
-    Scale,
-)
+from micronet.scoring.network.scored_network import ScoredNetwork
+from micronet.scoring.operations import records
+from micronet.scoring.operations.records import Op
 from micronet.scoring.rules.ist import BLOCK, elementwise_bits, sum_in_blocks, weight_bits
 from micronet.scoring.rules.rule_set import Cost
 
@@ -86,39 +76,47 @@ class _Term:
     dense: Fraction
 
 
-def operations(rules: OperationRules, subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
+def operations(rules: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[Cost]:
     """Yield the cost of every operation in execution order."""
     for term in _terms(rules, subject, ops):
         yield Cost(term.name, term.kind, term.exact, term.dense, term.layer)
 
 
-def published_operations(rules: OperationRules, subject: Subject, ops: Sequence[Op]) -> int:
+def published_operations(rules: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]) -> int:
     """Return the operations as the script printed them: computed and summed in float32."""
     return sum_in_blocks((term.name, term.float32) for term in _terms(rules, subject, ops))
 
 
-def _terms(rules: OperationRules, subject: Subject, ops: Sequence[Op]) -> Iterator[_Term]:
+def _terms(rules: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[_Term]:
     place = _Place("", Fraction(rules.word_bits), False)
     for op, following in zip(ops, [*ops[1:], None], strict=True):
-        if isinstance(op, (Conv, Linear)):
+        if isinstance(op, (records.Conv, records.Linear)):
             place = _behind(rules, subject, op, place)
             yield _layer(rules, op, subject.facts_of(op).kept, _bits(rules, subject, op))
-        elif isinstance(op, Activation) and op.function in _GATES and isinstance(following, Scale):
+        elif (
+            isinstance(op, records.Activation)
+            and op.function in _GATES
+            and isinstance(following, records.Scale)
+        ):
             continue  # billed with the product that follows
-        elif not (isinstance(op, Residual) and op.name.startswith(BLOCK)):
+        elif not (isinstance(op, records.Residual) and op.name.startswith(BLOCK)):
             yield from _elementwise(rules, op, place)
 
 
-def _bits(rules: OperationRules, subject: Subject, op: Conv | Linear) -> Fraction:
+def _bits(
+    rules: OperationRules, subject: ScoredNetwork, op: records.Conv | records.Linear
+) -> Fraction:
     first = op.name.startswith(f"{BLOCK}0.") and op.name.endswith("._depthwise_conv")
     bits = weight_bits(subject, op.name, rules.whole_bits)
     is_float = bits is None or (rules.float_block_0 and first)
     return Fraction(rules.word_bits) if is_float or bits is None else bits
 
 
-def _behind(rules: OperationRules, subject: Subject, op: Conv | Linear, place: _Place) -> _Place:
+def _behind(
+    rules: OperationRules, subject: ScoredNetwork, op: records.Conv | records.Linear, place: _Place
+) -> _Place:
     """Return the place behind a layer."""
-    if isinstance(op, Linear):
+    if isinstance(op, records.Linear):
         return _Place(op.name, place.bits, False)
     # Normalization and activation behind a float stem are float too.
     widest = elementwise_bits(subject)
@@ -127,10 +125,12 @@ def _behind(rules: OperationRules, subject: Subject, op: Conv | Linear, place: _
     return _Place(op.name, bits, op.positions == 1)
 
 
-def _layer(rules: OperationRules, op: Conv | Linear, nonzero: int, bits: Fraction) -> _Term:
+def _layer(
+    rules: OperationRules, op: records.Conv | records.Linear, nonzero: int, bits: Fraction
+) -> _Term:
     ratio = bits / rules.word_bits
-    formula: Any = _conv if isinstance(op, Conv) else _linear
-    kind = "convolution" if isinstance(op, Conv) else "linear"
+    formula: Any = _conv if isinstance(op, records.Conv) else _linear
+    kind = "convolution" if isinstance(op, records.Conv) else "linear"
     return _Term(
         op.name,
         kind,
@@ -142,7 +142,7 @@ def _layer(rules: OperationRules, op: Conv | Linear, nonzero: int, bits: Fractio
 
 
 # Over fractions the two formulas are exact; over float32 they give what the scripts printed.
-def _conv(rules: OperationRules, op: Conv, nonzero: Any, ratio: Any) -> Any:
+def _conv(rules: OperationRules, op: records.Conv, nonzero: Any, ratio: Any) -> Any:
     # The weights already have in_channels / groups columns: the scripts' well-known mistake.
     products = nonzero * op.positions / op.groups * ratio
     if rules.additions == "fused":
@@ -155,7 +155,7 @@ def _conv(rules: OperationRules, op: Conv, nonzero: Any, ratio: Any) -> Any:
     return additions + products
 
 
-def _linear(rules: OperationRules, op: Linear, nonzero: Any, ratio: Any) -> Any:
+def _linear(rules: OperationRules, op: records.Linear, nonzero: Any, ratio: Any) -> Any:
     bias = op.positions * op.out_features if op.bias else 0
     products = nonzero * op.positions
     if rules.classifier == "apart":
@@ -166,10 +166,10 @@ def _linear(rules: OperationRules, op: Linear, nonzero: Any, ratio: Any) -> Any:
 
 def _elementwise(rules: OperationRules, op: Op, place: _Place) -> Iterator[_Term]:
     word = Fraction(rules.word_bits)
-    if isinstance(op, Pool):
+    if isinstance(op, records.Pool):
         bits = word if rules.float_pooling else place.bits
         yield _element_term(rules, op.name, "pooling", place, op.input_numel, bits)
-    elif isinstance(op, (BatchNorm, LayerNorm)):
+    elif isinstance(op, (records.BatchNorm, records.LayerNorm)):
         if rules.normalization != "free":
             bits = word if rules.normalization == "float" else place.bits
             yield _element_term(rules, op.name, "normalization", place, op.numel, bits)
@@ -178,7 +178,7 @@ def _elementwise(rules: OperationRules, op: Op, place: _Place) -> Iterator[_Term
             bits = place.bits if rules.float_activations == "none" else word
             yield _element_term(rules, name, "activation", place, op.numel * rules.steps, bits)
     else:
-        assert not isinstance(op, (Conv, Linear))
+        assert not isinstance(op, (records.Conv, records.Linear))
         bits = word if _is_float(rules, op, place) else place.bits
         yield _element_term(rules, op.name, "activation", place, op.numel * rules.steps, bits)
 
@@ -187,8 +187,8 @@ def _is_float(rules: OperationRules, op: Op, place: _Place) -> bool:
     """Whether an activation is billed in words."""
     if rules.float_activations != "maps":
         return rules.float_activations == "all"
-    return not (place.over_pixel and isinstance(op, Activation)) and not isinstance(
-        op, (Dropout, Scale)
+    return not (place.over_pixel and isinstance(op, records.Activation)) and not isinstance(
+        op, (records.Dropout, records.Scale)
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from micronet.scoring.network.scored_network import Subject
-from micronet.scoring.operations.operation_walk import Op
+from micronet.scoring.network.scored_network import ScoredNetwork
+from micronet.scoring.operations.records import Op
 from micronet.scoring.rules.ist_operations import OperationRules, operations, published_operations
 from micronet.scoring.rules.ist_storage import StorageRules, storage
 from micronet.scoring.rules.tracks import DEFAULT
@@ -14,7 +14,7 @@ from micronet.utils.number_format import fixed
 
 
 def in_words(
-    stored: StorageRules, executed: OperationRules, subject: Subject, ops: Sequence[Op]
+    stored: StorageRules, executed: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]
 ) -> dict[str, str]:
     """Return what the first scripts printed: whole words and operations, six places of a score."""
     used, dense = _storage(stored, subject)
@@ -28,7 +28,7 @@ def in_words(
 
 
 def in_bits(
-    stored: StorageRules, executed: OperationRules, subject: Subject, ops: Sequence[Op]
+    stored: StorageRules, executed: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]
 ) -> dict[str, str]:
     """Return what the later scripts printed: parameters, megabytes, operations, four places."""
     used, dense = _storage(stored, subject)
@@ -46,13 +46,15 @@ def in_bits(
     }
 
 
-def _storage(stored: StorageRules, subject: Subject) -> tuple[Fraction, Fraction]:
+def _storage(stored: StorageRules, subject: ScoredNetwork) -> tuple[Fraction, Fraction]:
     costs = list(storage(stored, subject))
     zero = Fraction(0)
     return sum((c.used for c in costs), zero), sum((c.dense for c in costs), zero)
 
 
-def _operations(executed: OperationRules, subject: Subject, ops: Sequence[Op]) -> dict[str, str]:
+def _operations(
+    executed: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]
+) -> dict[str, str]:
     used = published_operations(executed, subject, ops)
     dense = sum((c.dense for c in operations(executed, subject, ops)), Fraction(0))
     return {
@@ -63,7 +65,7 @@ def _operations(executed: OperationRules, subject: Subject, ops: Sequence[Op]) -
 
 
 def _score(
-    used: Fraction, executed: OperationRules, subject: Subject, ops: Sequence[Op]
+    used: Fraction, executed: OperationRules, subject: ScoredNetwork, ops: Sequence[Op]
 ) -> Fraction:
     operations = published_operations(executed, subject, ops)
     return used / DEFAULT.baseline_storage + operations / DEFAULT.baseline_operations

@@ -16,7 +16,7 @@ from fractions import Fraction
 from torch import nn
 
 from micronet.quantization.quantizers import InputQuantizer
-from micronet.scoring.network.scored_network import Subject
+from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.scoring.rules.ist import elementwise_bits, weight_bits
 from micronet.scoring.rules.rule_set import Cost
 
@@ -39,12 +39,12 @@ class StorageRules:
         return 32 if self.masks else 16
 
 
-def storage(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
+def storage(rules: StorageRules, subject: ScoredNetwork) -> Iterator[Cost]:
     """Yield the cost of every stored tensor, in the order of the state dict."""
     return _in_bits(rules, subject) if rules.masks else _in_words(rules, subject)
 
 
-def _entries(subject: Subject) -> Iterator[tuple[str, str, str, int]]:
+def _entries(subject: ScoredNetwork) -> Iterator[tuple[str, str, str, int]]:
     """Yield (entry, module, field, numel) of the state dict of the float network."""
     owners = dict(subject.model.named_modules())
     for entry, tensor in subject.model.state_dict().items():
@@ -53,12 +53,12 @@ def _entries(subject: Subject) -> Iterator[tuple[str, str, str, int]]:
             yield entry, name, field, tensor.numel()
 
 
-def _kind(subject: Subject, name: str) -> str:
+def _kind(subject: ScoredNetwork, name: str) -> str:
     is_linear = isinstance(subject.model.get_submodule(name), nn.Linear)
     return "linear" if is_linear else "convolution"
 
 
-def _in_words(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
+def _in_words(rules: StorageRules, subject: ScoredNetwork) -> Iterator[Cost]:
     elementwise = elementwise_bits(subject) or FLOAT_BITS
     for entry, name, field, numel in _entries(subject):
         dense = Fraction(numel)
@@ -73,7 +73,7 @@ def _in_words(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
             yield Cost(entry, "normalization", dense * elementwise / FLOAT_BITS, dense)
 
 
-def _in_bits(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
+def _in_bits(rules: StorageRules, subject: ScoredNetwork) -> Iterator[Cost]:
     float_size = Fraction(FLOAT_BITS, rules.word_bits)
     for entry, name, field, numel in _entries(subject):
         if isinstance(subject.model.get_submodule(name), nn.modules.batchnorm._BatchNorm):
@@ -87,7 +87,7 @@ def _in_bits(rules: StorageRules, subject: Subject) -> Iterator[Cost]:
             yield from _layer(rules, subject, entry, name)
 
 
-def _layer(rules: StorageRules, subject: Subject, entry: str, name: str) -> Iterator[Cost]:
+def _layer(rules: StorageRules, subject: ScoredNetwork, entry: str, name: str) -> Iterator[Cost]:
     """Yield the cost of a layer's weights, and of the bias that its normalization folds into."""
     facts = subject.layers[name]
     bits = weight_bits(subject, name, rules.whole_bits) or Fraction(FLOAT_BITS)

@@ -40,8 +40,8 @@ from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers import InputQuantizer
 from micronet.scoring.network.encodings import cheapest
 from micronet.scoring.network.layer_facts import LayerFacts
-from micronet.scoring.network.scored_network import Subject
-from micronet.scoring.operations.operation_walk import BatchNorm, Op, Permutation
+from micronet.scoring.network.scored_network import ScoredNetwork
+from micronet.scoring.operations.records import BatchNorm, Op, Permutation
 from micronet.scoring.rules.official_operations import FULL, bits_of, float_bits, operations
 from micronet.scoring.rules.rule_set import Cost, RuleSet
 
@@ -51,7 +51,7 @@ def assumed_bits(layers: Sequence[str], stem: str, classifier: str) -> dict[str,
     return {}
 
 
-def storage(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
+def storage(subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[Cost]:
     """Yield the parameters of every layer, of what folds into none, and of permutations."""
     folded = {op.folds_into for op in ops if isinstance(op, BatchNorm)}
     bits = float_bits(subject)
@@ -110,7 +110,7 @@ def _quantizers(facts: LayerFacts) -> Iterator[Cost]:
             yield Cost(name, "scales and zero points", used, Fraction(0), facts.name, note=note)
 
 
-def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
+def _others(subject: ScoredNetwork, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
     """Yield the values that belong to no layer: of normalizations, or free-standing.
 
     A bias that a normalization folds into is its functional layer's.
@@ -137,7 +137,7 @@ def _others(subject: Subject, ops: Sequence[Op], bits: int) -> Iterator[Cost]:
 
 
 def _free_standing(
-    subject: Subject, norms: Mapping[str, BatchNorm], functions: Mapping[str, LayerFacts]
+    subject: ScoredNetwork, norms: Mapping[str, BatchNorm], functions: Mapping[str, LayerFacts]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters that no layer and no normalization owns, and such weights in buffers."""
     owners = dict(subject.model.named_modules())

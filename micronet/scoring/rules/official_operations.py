@@ -12,21 +12,9 @@ from typing import Any
 
 from micronet.scoring.network.accumulators import addition_bits
 from micronet.scoring.network.layer_facts import LayerFacts
-from micronet.scoring.network.scored_network import Subject
-from micronet.scoring.operations.operation_walk import (
-    Activation,
-    BatchNorm,
-    Conv,
-    Dropout,
-    LayerNorm,
-    Linear,
-    Op,
-    Permutation,
-    Pool,
-    Residual,
-    Scale,
-    Softmax,
-)
+from micronet.scoring.network.scored_network import ScoredNetwork
+from micronet.scoring.operations import records
+from micronet.scoring.operations.records import Op
 from micronet.scoring.rules.rule_set import Cost
 
 FULL = 32
@@ -51,7 +39,7 @@ def bits_of(levels: int | None) -> int | None:
     return None if levels is None else (levels - 1).bit_length()
 
 
-def float_bits(subject: Subject) -> int:
+def float_bits(subject: ScoredNetwork) -> int:
     """Return what a float counts as in storage and in multiplications."""
     return FULL if subject.is_quantized else UNQUANTIZED
 
@@ -65,20 +53,24 @@ class _Work:
     additions: int = 0
 
 
-def operations(subject: Subject, ops: Sequence[Op]) -> Iterator[Cost]:
+def operations(subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[Cost]:
     """Yield what every operation multiplies and adds, apart, in execution order."""
     floats = float_bits(subject)
-    folded = {op.folds_into for op in ops if isinstance(op, BatchNorm)}
+    folded = {op.folds_into for op in ops if isinstance(op, records.BatchNorm)}
     layer = ""
     for op in ops:
-        if isinstance(op, (Conv, Linear)):
+        if isinstance(op, (records.Conv, records.Linear)):
             layer = op.name
             yield from _layer(op, subject, op.name in folded, floats)
-        elif not isinstance(op, Dropout) and not (isinstance(op, BatchNorm) and op.folds_into):
+        elif not isinstance(op, records.Dropout) and not (
+            isinstance(op, records.BatchNorm) and op.folds_into
+        ):
             yield from _elementwise(op.name, _work(op), floats, layer)
 
 
-def _layer(op: Conv | Linear, subject: Subject, is_folded: bool, floats: int) -> Iterator[Cost]:
+def _layer(
+    op: records.Conv | records.Linear, subject: ScoredNetwork, is_folded: bool, floats: int
+) -> Iterator[Cost]:
     facts, accumulator = subject.facts_of(op), subject.accumulator
     dense = facts.numel * op.positions
     outputs = len(facts.nonzeros) * op.positions
@@ -118,12 +110,12 @@ def _work(op: Op) -> _Work:
     return formula(op)
 
 
-def _activation(op: Activation) -> _Work:
+def _activation(op: records.Activation) -> _Work:
     multiplications, additions = ACTIVATIONS[op.function]
     return _Work("activations", multiplications * op.numel, additions * op.numel)
 
 
-def _softmax(op: Softmax) -> _Work:
+def _softmax(op: records.Softmax) -> _Work:
     """A transcendental function, a quotient (in the logarithm a difference) and a sum's part each.
 
     A group of n has n - 1 additions, and its sum one more logarithm.
@@ -133,14 +125,14 @@ def _softmax(op: Softmax) -> _Work:
     return _Work("activations", 2 * op.numel, op.numel - op.groups)
 
 
-def _pool(op: Pool) -> _Work:
+def _pool(op: records.Pool) -> _Work:
     combined = op.reads - op.output_numel
     if op.function == "maximum":
         return _Work("poolings", combined)
     return _Work("poolings", op.output_numel, combined)
 
 
-def _layer_norm(op: LayerNorm) -> _Work:
+def _layer_norm(op: records.LayerNorm) -> _Work:
     """Mean, centring, variance, and division by its root, with a scale and a shift if affine.
 
     Of a group of n: n - 1 additions and one multiplication; n additions; n multiplications, n - 1
@@ -153,12 +145,12 @@ def _layer_norm(op: LayerNorm) -> _Work:
 
 
 _FORMULAS: dict[type, Callable[[Any], _Work]] = {
-    Activation: _activation,
-    Softmax: _softmax,
-    Pool: _pool,
-    Scale: lambda op: _Work("products", op.numel),
-    Residual: lambda op: _Work("residual additions", 0, op.numel),
-    BatchNorm: lambda op: _Work("normalizations", op.numel, op.numel),
-    LayerNorm: _layer_norm,
-    Permutation: lambda op: _Work("permutations", op.numel),
+    records.Activation: _activation,
+    records.Softmax: _softmax,
+    records.Pool: _pool,
+    records.Scale: lambda op: _Work("products", op.numel),
+    records.Residual: lambda op: _Work("residual additions", 0, op.numel),
+    records.BatchNorm: lambda op: _Work("normalizations", op.numel, op.numel),
+    records.LayerNorm: _layer_norm,
+    records.Permutation: lambda op: _Work("permutations", op.numel),
 }

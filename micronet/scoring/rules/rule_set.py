@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from micronet.quantization.quantize import LayerBits
-from micronet.scoring.network.scored_network import Subject
-from micronet.scoring.operations.operation_walk import Op
+from micronet.scoring.network.scored_network import ScoredNetwork
+from micronet.scoring.operations.records import Op
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cost:
     note: str = ""
 
 
-Bill: TypeAlias = Callable[[Subject, Sequence[Op]], Iterator[Cost]]
+Bill: TypeAlias = Callable[[ScoredNetwork, Sequence[Op]], Iterator[Cost]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ class RuleSet:
     assumed_bits: Callable[[Sequence[str], str, str], dict[str, LayerBits]]
     storage: Bill
     operations: Bill
-    published: Callable[[Subject, Sequence[Op]], dict[str, str]] | None = None
+    published: Callable[[ScoredNetwork, Sequence[Op]], dict[str, str]] | None = None
     image_size: int | None = None
     bills_accumulators: bool = False

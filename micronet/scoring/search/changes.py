@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from micronet.recipe.checks import MOST_BITS
 from micronet.scoring.network.layer_facts import LayerFacts, spread
-from micronet.scoring.network.scored_network import Subject
+from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.utils.errors import UserError
 
 
@@ -50,7 +50,7 @@ class Change:
         return dataclasses.replace(facts, bits=bits, kept=kept, nonzeros=nonzeros)
 
 
-def changed(subject: Subject, changes: Mapping[str, Change]) -> Subject:
+def changed(subject: ScoredNetwork, changes: Mapping[str, Change]) -> ScoredNetwork:
     """Return a subject with some layers changed."""
     layers = dict(subject.layers)
     for name, change in changes.items():
@@ -58,7 +58,7 @@ def changed(subject: Subject, changes: Mapping[str, Change]) -> Subject:
     return dataclasses.replace(subject, layers=layers)
 
 
-def check_is_plan(subject: Subject, option: str) -> None:
+def check_is_plan(subject: ScoredNetwork, option: str) -> None:
     """Refuse weights that exist already.
 
     Raises:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from micronet.recipe.layer_patterns import layers_meant
-from micronet.scoring.network.scored_network import Subject
+from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.scoring.search.changes import Change
 from micronet.utils.errors import UserError, nearest
 
@@ -38,7 +38,7 @@ class Option:
     loss: Fraction
 
 
-def load_sensitivity(path: str, subject: Subject) -> dict[str, list[Option]]:
+def load_sensitivity(path: str, subject: ScoredNetwork) -> dict[str, list[Option]]:
     """Return the alternatives of each layer that the table names, in the order of the table.
 
     Raises:
