@@ -4,4 +4,4 @@ Knows nothing of networks. Nothing here imports another package of micronet.
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["distributed", "errors", "number_format", "progress"]
+__all__ = ["distributed", "errors", "function_watch", "number_format", "progress"]

@@ -1,7 +1,7 @@
 """What is scored: a network's structure, its non-zero weights, and the bits of its operands.
 
-``describe_network`` is the one place where a subject is made; a plan, a run and a weights file reach it by
-``from_plan``, ``from_run`` and ``from_weights``, and another source of weights would by its own.
+``describe_network`` is the one place where a network becomes one that is scored; a plan, a run and
+a file of weights reach it by ``from_plan``, ``from_run`` and ``from_weights``.
 """
 
 from __future__ import annotations
