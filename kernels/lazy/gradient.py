@@ -7,6 +7,7 @@ hook, a retained gradient, a second reader's sum, finds the numbers.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,13 @@ from .pending import Cell, PendingTensor
 _OP = torch.ops.micronet
 
 
+class Target(enum.Enum):
+    """What a plan is the gradient to: the state that it is in on its way back."""
+
+    VALUES = "the block's values, as they were read"
+    INPUT = "what the block's function was called on"
+
+
 @dataclass(frozen=True)
 class Plan:
     """A gradient to the values of a block, or to what its function was called on.
@@ -33,7 +41,7 @@ class Plan:
         grad: [N, C, H, W], None for zeros.
         range: [2], None where everything passes.
         mean_grad: [N, C], None for zeros.
-        through_function: whether this is the gradient to the function's input.
+        target: what this is the gradient to.
         versions: of both gradients when they came.
     """
 
@@ -41,7 +49,7 @@ class Plan:
     grad: Tensor | None = field(default=None, repr=False)
     range: Tensor | None = None
     mean_grad: Tensor | None = field(default=None, repr=False)
-    through_function: bool = False
+    target: Target = Target.VALUES
     versions: tuple[int, int] = (0, 0)
 
     @staticmethod
@@ -76,12 +84,12 @@ class Plan:
 
     def before_function(self) -> Plan:
         """The gradient to what the block's function was called on."""
-        return Plan(self.block, self.grad, self.range, self.mean_grad, True, self.versions)
+        return Plan(self.block, self.grad, self.range, self.mean_grad, Target.INPUT, self.versions)
 
     def values(self) -> Tensor:
         """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""
         self.check()
-        values = self._through_function() if self.through_function else self._to_values()
+        values = self._through_function() if self.target is Target.INPUT else self._to_values()
         return in_order(values, self.block.channels_last)
 
     def _through_function(self) -> Tensor:
@@ -158,7 +166,7 @@ class LazyGradient(PendingTensor):
 def _sum(first: Any, second: Any) -> Plan | None:
     """The plan of what two readers of one block's values send back; None where it has none."""
     plans = [g.plan() if isinstance(g, LazyGradient) else None for g in (first, second)]
-    known = [plan for plan in plans if plan is not None and not plan.through_function]
+    known = [plan for plan in plans if plan is not None and plan.target is Target.VALUES]
     if not known or any(plan.block.key is not known[0].block.key for plan in known):
         return None
     if len(known) == 1:
@@ -191,7 +199,7 @@ def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 def plan_to_values(grad: Tensor, block: Block) -> Plan:
     """The plan of a gradient to a block's values, whatever form it comes in."""
     plan = grad.plan() if isinstance(grad, LazyGradient) else None
-    if plan is not None and plan.block.key is block.key and not plan.through_function:
+    if plan is not None and plan.block.key is block.key and plan.target is Target.VALUES:
         return plan
     return Plan.of(block, numbers(grad))
 
@@ -201,7 +209,7 @@ def plan_to_affine(grad: Tensor, block: Block) -> Plan:
     plan = grad.plan() if isinstance(grad, LazyGradient) else None
     if plan is not None and plan.block.affine_key is block.affine_key:
         is_identity = plan.block.function == Function.IDENTITY and plan.block.gate is None
-        if plan.through_function or is_identity:
+        if plan.target is Target.INPUT or is_identity:
             return plan
     return Plan.of(block.with_function(Function.IDENTITY), numbers(grad))
 
