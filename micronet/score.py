@@ -6,12 +6,11 @@ weights, compares several, and asks what another precision or sparsity would giv
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from micronet.cli import score_arguments
-from micronet.cli.train_arguments import allow_own
+from micronet.cli.options import ScoreOptions
 from micronet.scoring import text
 from micronet.scoring.comparison import comparison
 from micronet.scoring.count import RULES, Score, by_kind, score_model, score_subject
@@ -46,49 +45,53 @@ __all__ = [
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Score what the command line names; return the process's exit code."""
-    args = score_arguments.parser().parse_args(argv)
-    allow_own(vars(args))
-    rules, track = score_arguments.rules_named(args.rules), find(args.track)
-    score_arguments.check(args, rules)
-    verdict = score_arguments.verdict(args.result, track) if args.result else None
-    subjects = score_arguments.subjects(args, rules)
+    options = score_arguments.parse(argv)
+    rules, track = score_arguments.rules_named(options.rules), find(options.track)
+    score_arguments.check(options, rules)
+    verdict = score_arguments.verdict(options.result, track) if options.result else None
+    subjects = score_arguments.subjects(options, rules)
     results = [score_subject(subject, rules, track) for subject in subjects]
-    if args.waterfall:
-        write_waterfall(args.waterfall, results)
-    if args.compare:
-        print(comparison(results, _format(args)))
-    elif args.sweep:
-        print(sweep(args.sweep, results[0], _format(args)))
-    elif args.search:
-        print(propose(args, results[0], score_arguments.plan_named(args), _format(args)))
+    if options.waterfall:
+        write_waterfall(options.waterfall, results)
+    if options.compare:
+        print(comparison(results, options.form))
+    elif options.sweep:
+        print(sweep(options.sweep, results[0], options.form))
+    elif options.search:
+        plan = score_arguments.plan_named(options)
+        found = propose(
+            results[0],
+            plan,
+            options.search,
+            options.proposal,
+            str(options.target),
+            options.form,
+        )
+        print(found)
     else:
-        print(_one(args, results[0], verdict))
+        print(_one(options, results[0], verdict))
     return 0
 
 
-def _format(args: argparse.Namespace) -> str:
-    return next((name for name in ("json", "csv", "markdown") if getattr(args, name)), "text")
-
-
-def _one(args: argparse.Namespace, result: Score, verdict: Verdict | None) -> str:
+def _one(options: ScoreOptions, result: Score, verdict: Verdict | None) -> str:
     """Return one score as it was asked for."""
-    if args.json:
-        return text.as_json(result, verdict, args.as_published, args.entries)
-    if args.csv:
+    if options.form == "json":
+        return text.as_json(result, verdict, options.as_published, options.entries)
+    if options.form == "csv":
         return layer_csv(result)
     totals = text.totals(result, verdict)
-    if args.markdown:
+    if options.form == "markdown":
         return f"{layer_table(result, markdown=True)}\n\n```\n{totals}\n```"
-    parts = [layer_table(result)] if args.layers else []
-    rows = text.one_by_one if args.entries else by_kind
+    parts = [layer_table(result)] if options.layers else []
+    rows = text.one_by_one if options.entries else by_kind
     parts += [
         text.table("storage of", rows(result.stored)),
         text.table("operations of", rows(result.executed)),
     ]
-    if args.proof or result.subject.accumulator != "32":
+    if options.proof or result.subject.accumulator != "32":
         parts.append(text.proofs(result))
     parts.append(totals)
-    if args.as_published:
+    if options.as_published:
         parts.append(text.published(result.published()))
     return "\n\n".join(parts)
 

@@ -90,3 +90,56 @@ class SensitivityOptions:
 
 
 CommandOptions = TrainOptions | EvalOptions | ScheduleOptions | SummaryOptions | SensitivityOptions
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """``python -m micronet.score``.
+
+    Attributes:
+        networks: plan files, run directories or checkpoints.
+        arch: architecture of a plan, in their place.
+        schedule: recipes of that plan.
+        weights: file of weights to count instead of the plan's targets.
+        image_size: side of the plan's input in pixels.
+        num_classes: of the plan.
+        assume_bits: bill a run in the rule set's usual bits.
+        rules: name of the rule set.
+        track: name of the track.
+        accumulator: width that additions are billed at.
+        result: what an evaluation found.
+        form: text, json, csv or markdown.
+        as_published: add the figures of the rule set's own script.
+        layers: print a line for every layer.
+        entries: print every operation and stored tensor.
+        proof: print how wide each accumulator must be.
+        waterfall: file of the picture.
+        compare: score several networks side by side.
+        sweep: what to vary.
+        search: file of the sensitivities to search by.
+        target: score that the search is to reach.
+        proposal: file of the plan that it proposes.
+    """
+
+    networks: Sequence[str]
+    arch: str | None
+    schedule: Sequence[str] | None
+    weights: str | None
+    image_size: int | None
+    num_classes: int | None
+    assume_bits: bool
+    rules: str
+    track: str
+    accumulator: str
+    result: str | None
+    form: str
+    as_published: bool
+    layers: bool
+    entries: bool
+    proof: bool
+    waterfall: str | None
+    compare: bool
+    sweep: str | None
+    search: str | None
+    target: str | None
+    proposal: str | None

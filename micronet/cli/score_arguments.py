@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from micronet.cli.train_arguments import Parser, add_own, positive
+from micronet.cli.options import ScoreOptions
+from micronet.cli.train_arguments import Parser, add_own, allow_own, positive
 from micronet.recipe.shipped import is_shipped
 from micronet.scoring.count import DEFAULT_RULES, RULES
 from micronet.scoring.network.accumulators import KINDS
@@ -71,6 +73,22 @@ def _output_options(top: Parser) -> None:
     add("--proposal", metavar="FILE", help="write what --search proposes as a plan")
 
 
+FORMS = ("json", "csv", "markdown")
+
+
+def parse(argv: Sequence[str] | None) -> ScoreOptions:
+    """Read a command line, and allow the networks of a user's own that it names.
+
+    Raises:
+        UserError: an option is unknown or its value is wrong.
+    """
+    args = vars(parser().parse_args(argv))
+    allow_own(args)
+    form = next((name for name in FORMS if args[name]), "text")
+    known = {field.name for field in dataclasses.fields(ScoreOptions)}
+    return ScoreOptions(**{k: v for k, v in args.items() if k in known}, form=form)
+
+
 def rules_named(name: str) -> RuleSet:
     """Return a rule set by name.
 
@@ -82,48 +100,48 @@ def rules_named(name: str) -> RuleSet:
     return RULES[name]
 
 
-def check(args: argparse.Namespace, rules: RuleSet) -> None:
+def check(options: ScoreOptions, rules: RuleSet) -> None:
     """Hold options to each other.
 
     Raises:
         UserError: two of them contradict each other, or one lacks another.
     """
-    if args.accumulator != KINDS[0] and not rules.bills_accumulators:
-        raise UserError(f"rule set {args.rules!r} bills additions at widths of its own")
-    if args.as_published and rules.published is None:
-        raise UserError(f"rule set {args.rules!r} has no program whose figures to repeat")
-    _check_jobs(args)
-    if args.arch and args.assume_bits:
+    if options.accumulator != KINDS[0] and not rules.bills_accumulators:
+        raise UserError(f"rule set {options.rules!r} bills additions at widths of its own")
+    if options.as_published and rules.published is None:
+        raise UserError(f"rule set {options.rules!r} has no program whose figures to repeat")
+    _check_jobs(options)
+    if options.arch and options.assume_bits:
         raise UserError("--assume-bits belongs to a run; a plan's bits are in its schedule")
-    if args.assume_bits and rules is DEFAULT_RULES:
-        raise UserError(f"--assume-bits: rule set {args.rules!r} takes no bits for granted")
+    if options.assume_bits and rules is DEFAULT_RULES:
+        raise UserError(f"--assume-bits: rule set {options.rules!r} takes no bits for granted")
 
 
-def _check_jobs(args: argparse.Namespace) -> None:
-    if bool(args.search) != bool(args.target):
+def _check_jobs(options: ScoreOptions) -> None:
+    if bool(options.search) != bool(options.target):
         raise UserError("--search FILE and --target SCORE go together")
-    if args.proposal and not args.search:
-        raise UserError(f"--proposal {args.proposal} needs --search")
-    jobs = [job for job in ("compare", "sweep", "search") if getattr(args, job)]
+    if options.proposal and not options.search:
+        raise UserError(f"--proposal {options.proposal} needs --search")
+    jobs = [job for job in ("compare", "sweep", "search") if getattr(options, job)]
     if len(jobs) > 1:
         raise UserError(f"--{jobs[0]} and --{jobs[1]} are two jobs: give one of them")
-    if args.compare and len(args.networks) < 2:
+    if options.compare and len(options.networks) < 2:
         raise UserError("--compare needs two or more plans, runs or checkpoints")
 
 
-def subjects(args: argparse.Namespace, rules: RuleSet) -> list[ScoredNetwork]:
+def subjects(options: ScoreOptions, rules: RuleSet) -> list[ScoredNetwork]:
     """Return the networks that the command line names, at least one.
 
     Raises:
         UserError: it names none, or options that do not go with them.
     """
-    if bool(args.networks) == bool(args.arch):
+    if bool(options.networks) == bool(options.arch):
         raise UserError("give a run or checkpoint, or a plan by --arch, and not both")
-    if args.arch:
-        return [_of_plan(_plan(args), args, rules)]
-    if len(args.networks) > 1 and not args.compare:
-        raise UserError(f"{len(args.networks)} networks are given: add --compare")
-    return [_named(name, args, rules) for name in args.networks]
+    if options.arch:
+        return [_of_plan(_plan(options), options, rules)]
+    if len(options.networks) > 1 and not options.compare:
+        raise UserError(f"{len(options.networks)} networks are given: add --compare")
+    return [_named(name, options, rules) for name in options.networks]
 
 
 def is_plan(path: str) -> bool:
@@ -131,38 +149,40 @@ def is_plan(path: str) -> bool:
     return path.endswith((".yaml", ".yml")) or is_shipped(path)
 
 
-def plan_named(args: argparse.Namespace) -> Plan | None:
+def plan_named(options: ScoreOptions) -> Plan | None:
     """Return the one plan that the command line names, None where it names another network."""
-    if args.arch:
-        return _plan(args)
-    return load_plan(args.networks[0]) if is_plan(args.networks[0]) else None
+    if options.arch:
+        return _plan(options)
+    return load_plan(options.networks[0]) if is_plan(options.networks[0]) else None
 
 
-def _plan(args: argparse.Namespace) -> Plan:
-    return plan_of(args.arch, args.schedule or (), args.image_size, args.num_classes)
+def _plan(options: ScoreOptions) -> Plan:
+    return plan_of(
+        str(options.arch), options.schedule or (), options.image_size, options.num_classes
+    )
 
 
-def _of_plan(plan: Plan, args: argparse.Namespace, rules: RuleSet) -> ScoredNetwork:
-    if args.weights:
-        return from_weights(plan, args.weights, rules, args.accumulator)
-    return from_plan(plan, rules, args.accumulator)
+def _of_plan(plan: Plan, options: ScoreOptions, rules: RuleSet) -> ScoredNetwork:
+    if options.weights:
+        return from_weights(plan, options.weights, rules, options.accumulator)
+    return from_plan(plan, rules, options.accumulator)
 
 
-def _named(name: str, args: argparse.Namespace, rules: RuleSet) -> ScoredNetwork:
-    inside_plan = {"--schedule": args.schedule, "--image-size": args.image_size}
-    inside_plan |= {"--num-classes": args.num_classes}
+def _named(name: str, options: ScoreOptions, rules: RuleSet) -> ScoredNetwork:
+    inside_plan = {"--schedule": options.schedule, "--image-size": options.image_size}
+    inside_plan |= {"--num-classes": options.num_classes}
     for option, value in inside_plan.items():
         if value is not None:
             shown = value[0] if isinstance(value, list) else value
             hint = "is in the plan file" if is_plan(name) else "belongs to a plan"
             raise UserError(f"{option} {shown} {hint}: give --arch, not {name!r}")
     if is_plan(name):
-        if args.assume_bits:
+        if options.assume_bits:
             raise UserError("--assume-bits belongs to a run; a plan's bits are in its schedule")
-        return _of_plan(load_plan(name), args, rules)
-    if args.weights:
-        raise UserError(f"--weights {args.weights} goes with --arch or a plan, not with a run")
-    return from_run(name, rules, args.assume_bits, args.accumulator)
+        return _of_plan(load_plan(name), options, rules)
+    if options.weights:
+        raise UserError(f"--weights {options.weights} goes with --arch or a plan, not with a run")
+    return from_run(name, rules, options.assume_bits, options.accumulator)
 
 
 def verdict(text: str, track: Track) -> Verdict:

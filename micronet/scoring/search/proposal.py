@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import defaultdict
 from fractions import Fraction
@@ -27,21 +26,36 @@ from micronet.utils.number_format import decimal, exact, fixed, grid, markdown_g
 _END_EPOCH = 20
 
 
-def propose(args: argparse.Namespace, base: Score, plan: Plan | None, form: str) -> str:
-    """Search as the command line asks, write the plan file, and return the explanation.
+def propose(
+    base: Score,
+    plan: Plan | None,
+    sensitivities: str,
+    proposal_file: str | None,
+    goal: str,
+    form: str,
+) -> str:
+    """Search for a plan that reaches a score, write it, and return the explanation.
+
+    Args:
+        base: the planned network's score.
+        plan: whose plan it is.
+        sensitivities: file of the table to search by.
+        proposal_file: where the plan that is found goes, None for nowhere.
+        goal: the score to reach, as text.
+        form: of the explanation: text, json or markdown.
 
     Raises:
-        UserError: the network is no plan, the table is wrong, or the target is out of reach.
+        UserError: the network is no plan, the table is wrong, or the score is out of reach.
     """
     check_is_plan(base.subject, "--search")
     try:
-        target = Fraction(args.target)
+        target = Fraction(goal)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"--target {args.target!r} is not a number") from None
-    proposal = search(base, load_sensitivity(args.search, base.subject), target)
-    if args.proposal and plan is not None:
-        write_atomically(Path(args.proposal), plan_text(proposal.result, plan).encode())
-    return _text(proposal, base, target, form)
+        raise UserError(f"--target {goal!r} is not a number") from None
+    found = search(base, load_sensitivity(sensitivities, base.subject), target)
+    if proposal_file and plan is not None:
+        write_atomically(Path(proposal_file), plan_text(found.result, plan).encode())
+    return _text(found, base, target, form)
 
 
 def _text(proposal: Proposal, base: Score, target: Fraction, form: str) -> str:
