@@ -82,7 +82,7 @@ class Data:
         """Return the share of one process: an equal part of each batch, other images to evaluate.
 
         Raises:
-            UserError: a batch cannot be shared equally, so that its mean would not be the means'.
+            UserError: the batch size is not divisible by the number of processes.
         """
         size = min(self.batch_size, self.train_size)
         if size % processes:

@@ -260,16 +260,16 @@ def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def invalid_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the first value without a positive, finite reciprocal of each of ``learned_steps``.
+    """Map each invalid step size (not positive, or not finite) to its first bad value.
 
     Waits for the device once where there is none.
     """
-    if not steps or not bool(_is_broken(torch.cat(list(steps.values()))).any()):
+    if not steps or not bool(_is_invalid(torch.cat(list(steps.values()))).any()):
         return {}
-    broken = {owner: step[_is_broken(step)] for owner, step in steps.items()}
-    return {owner: float(values[0]) for owner, values in broken.items() if values.numel()}
+    invalid = {owner: step[_is_invalid(step)] for owner, step in steps.items()}
+    return {owner: float(values[0]) for owner, values in invalid.items() if values.numel()}
 
 
-def _is_broken(steps: Tensor) -> Tensor:
+def _is_invalid(steps: Tensor) -> Tensor:
     inverse = steps.reciprocal()
     return ~((inverse > 0) & (inverse < torch.inf))

@@ -1,4 +1,4 @@
-"""Stopping when asked to: after the step in hand, with a checkpoint, and not before."""
+"""Graceful stop on SIGINT or SIGTERM: finish the step, save a checkpoint, exit."""
 
 from __future__ import annotations
 

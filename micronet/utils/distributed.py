@@ -169,7 +169,7 @@ def wrap(model: nn.Module) -> nn.Module:
 
 
 def no_sync(wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Return the context of one part of a batch: only the ``last`` meets the other processes."""
+    """Return the context of one micro-batch: gradients are all-reduced on the ``last`` only."""
     if last or not isinstance(wrapped, DistributedDataParallel):
         return contextlib.nullcontext()
     return wrapped.no_sync()

@@ -22,7 +22,7 @@ class OffGridError(ValueError):
 
 
 def integers_of(values: Values, levels: int, epsilon: float) -> Integers:
-    """Return the smallest integers that ``values`` are multiples of a step by, row by row.
+    """Return per row integers q with ``values = q * step``, the step as large as possible.
 
     Args:
         values: [rows, columns], each row with a step of its own.
@@ -51,7 +51,7 @@ def integers_of(values: Values, levels: int, epsilon: float) -> Integers:
 
 
 def integers_at(values: Values, steps: Values, levels: int, epsilon: float) -> Integers:
-    """Return the integers that ``values`` are multiples of known steps by.
+    """Return per row integers q with ``values = q * step`` for known steps.
 
     Args:
         values: [rows, columns].
