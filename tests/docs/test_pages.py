@@ -147,8 +147,10 @@ def check_command(words, capsys):
     schedules = parsed.get("schedule") or ()
     names = [schedules] if isinstance(schedules, str) else [*schedules]
     names += [parsed["file"]] if parsed.get("command") == "schedule" else []
-    names += [name for name in parsed.get("networks", ()) if not Path(name).suffix]
-    assert all(name in shipped.names() for name in names if not name.startswith("runs/")), words
+    names += parsed.get("networks", ())
+    # Files and runs are the reader's own.
+    known = {name for name in names if not Path(name).suffix and not name.startswith("runs/")}
+    assert known <= set(shipped.names()), words
 
 
 @pytest.mark.parametrize("block", all_blocks("bash"))
