@@ -1,5 +1,6 @@
 """What README and pages say can be done can be done: links, paths, commands, recipes, snippets."""
 
+import json
 import re
 import shlex
 from importlib.util import find_spec
@@ -234,6 +235,37 @@ def test_results_are_those_of_the_benchmarks():
         assert len(rows) == 3
         for row in rows:
             assert {cell.strip() for cell in row.split("|")} <= cells, row
+
+
+STEPS = {
+    "micronet": "micronet",
+    "micronet, integers made again": "micronet-recompute",
+    "plain with torch's own SiLU": "plain-silu",
+    "plain, torch.compile": "plain-compiled",
+    "straight-through QAT, torch.compile": "compiled-qat",
+    "torch.fused_moving_avg_obs_fake_quant": "torch-fused",
+    "Distiller's chain": "distiller",
+    "torch FX QAT": "torch-fx",
+}
+
+
+def test_times_and_memory_are_those_of_the_benchmarks():
+    results = json.loads((ROOT / "benchmarks" / "results" / "qat_step_cpu.json").read_text())
+    warm = [row for row in results["steps"] if row["allocator"] == "warm"]
+    # Of a variant in two groups the first counts.
+    times = {row["variant"]: row["ratio"] for row in reversed(warm)}
+    memory = {row["variant"]: row for row in results["memory"]}
+    section = (DOCS / "benchmarks.md").read_text().split("## A training step")[1]
+    rows = re.findall(r"^\| (.*) \|$", section.split("\n## ")[0], re.MULTILINE)[1:]
+    assert [row.split(" | ")[0] for row in rows] == list(STEPS)
+    for row in rows:
+        label, time, saved, peak = (cell.strip() for cell in row.split("|"))
+        variant = STEPS[label]
+        assert time == f"{times[variant]:.2f}", label
+        for text, key in ((saved, "saved_mib"), (peak, "peak_mib")):
+            value = memory[variant][key]
+            over = None if value is None else value / memory["plain"][key]
+            assert text == ("" if over is None else f"{over:.2f}"), (label, key)
 
 
 def test_the_version_has_an_entry():
