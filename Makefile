@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-core lint format bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
+.PHONY: setup demo test test-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
 
 setup: .venv/.built
 
@@ -32,16 +32,24 @@ test-core: setup
 	$(BIN)/cmake --build build/core
 	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
 
-lint: .venv/.packages
+lint: .venv/.packages docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 
+# Docstrings are read, not imported, so that no extension is needed. The link gives kernels/ its name.
+docs: .venv/.packages
+	@mkdir -p build/docs && ln -sfn ../../kernels build/docs/micronet_kernels
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --strict
+
 format: .venv/.packages
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(SOURCES)
+
+picture:
+	$(PYTHON) benchmarks/picture.py
 
 bench: setup
 	$(BIN)/python benchmarks/table.py

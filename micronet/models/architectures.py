@@ -64,7 +64,7 @@ def create_model(
 ) -> nn.Module:
     """Build a network that maps images (N, channels, H, W) to logits (N, num_classes).
 
-    ``arch`` may be a user's own, see ``own_networks``. EfficientNet's convolutions pad "SAME" for
+    ``arch`` may be a user's own, see ``models.custom``. EfficientNet's convolutions pad "SAME" for
     the image at hand, as its paper does, and not for a size fixed in advance. The auxiliary heads
     of GoogLeNet and Inception are left out.
 

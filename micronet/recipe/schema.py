@@ -10,7 +10,7 @@ from micronet.recipe.strict import Inherit
 STEPS = ("range", "learned")
 
 
-# How the learning rate moves; see ``optimize.learning_rate``.
+# How the learning rate moves; see ``training.optimizer.learning_rate``.
 LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
@@ -159,7 +159,7 @@ class DistillSection:
 
 @dataclass(frozen=True)
 class AugmentSection:
-    """What is done to training images besides cropping and mirroring; see ``augment``.
+    """What is done to training images besides cropping and mirroring; see ``data.augmentation``.
 
     ``operations`` and ``magnitude`` are RandAugment's; ``mixup`` and ``cutmix`` the parameters of
     their Beta distributions, 0 for none.

@@ -58,7 +58,7 @@ def train(
         state: changed in place and returned.
         plan: of the stage.
         data: train and validation images.
-        keeper: writes metrics and checkpoints.
+        saver: writes metrics and checkpoints.
         teacher: distils where given.
         stop: asked after every step and before every validation batch.
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from torch import nn
 
 from micronet import score
-from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantize import LayerBits, convert_
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
 from micronet.scoring.rules.official import OFFICIAL
 from micronet.utils.errors import UserError
@@ -72,3 +72,18 @@ def test_a_claim_is_held_to_the_values():
     # Nobody can tell from weights whether an input is rounded.
     with pytest.raises(UserError, match="is recorded as 4-bit weights and 4-bit inputs, but is"):
         score.describe_network(net, 4, bits={"0": LayerBits(4, 4)}, sparsities=None, rules=OFFICIAL)
+
+
+def test_a_channel_need_not_reach_both_ends_of_its_range():
+    net = nn.Sequential(nn.Conv2d(4, 3, 1))
+    # Of the first the ends are -6.5 and 8.5 steps, which round to -6 and 8; the last is zeros.
+    rows = torch.tensor(
+        [[-1.2928787469863892, 1.6906875371932983, 0.5, 0.0], [-1.0, 1.0, 0.3, 0.1], [0.0] * 4]
+    )
+    net[0].weight.data.copy_(rows[:, :, None, None])
+    bits = {"0": LayerBits(4, 4)}
+    convert_(net, bits)
+    subject = score.describe_network(net, 4, 4, bits=bits, sparsities=None, rules=OFFICIAL)
+    channels = subject.layers["0"].channels
+    assert (channels[0].largest, channels[0].negative) == (8, 6)
+    assert channels[2].largest == 0

@@ -157,7 +157,7 @@ def _channels(
         return None
     try:
         if isinstance(module, QuantizedLayer):
-            whole = integers_at(rows, _steps(module, rows), levels, epsilon)
+            whole = integers_at(rows, _steps(module), levels, epsilon)
         else:
             whole = integers_of(rows, levels, epsilon)
     except OffGridError as error:
@@ -171,13 +171,15 @@ def _channels(
     return tuple(Channel(*three) for three in sums)
 
 
-def _steps(module: QuantizedLayer, rows: np.ndarray) -> np.ndarray:
-    """Return the step of each output channel: learned, or the range, zero in it, over L - 1."""
-    if module.weight_step is not None:
-        return module.weight_step.detach().double().cpu().numpy()
-    span = rows.max(axis=1, initial=0) - rows.min(axis=1, initial=0)
+@torch.no_grad()
+def _steps(module: QuantizedLayer) -> np.ndarray:
+    """Return the step of each output channel, the quantizer's own: values need not reach both ends.
+
+    Both ends of a range may lie half a step from a level, and round to one level fewer.
+    """
+    scales = module.weight_scale().double().cpu().numpy()
     # A channel of zeros has any step.
-    return np.where(span > 0, span / (module.weight_levels - 1), 1.0)
+    return 1.0 / np.where(np.isfinite(scales) & (scales > 0), scales, 1.0)
 
 
 @torch.no_grad()

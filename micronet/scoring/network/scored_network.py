@@ -119,7 +119,7 @@ def describe_network(
     """Describe a network as it is, or with planned zeros.
 
     Args:
-        model: any network that ``opcount.walk`` takes; only its structure is used with a plan.
+        model: any network that ``operation_walk.walk`` takes; of a plan only its structure counts.
         image_size: side of the square input in pixels.
         channels: of the input.
         bits: precision by layer, layers without an entry being float; None bills what the rule

@@ -1,6 +1,6 @@
 """What a dispatched operator that computes is recorded as.
 
-Whatever is in no table here, and in none of ``opcount_moves``, is an error: a product or an
+Whatever is in no table here, and in none of ``moves``, is an error: a product or an
 activation that bypasses the rules must not count as nothing.
 """
 

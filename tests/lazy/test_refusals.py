@@ -1,0 +1,71 @@
+"""What code may not do with a lazy tensor is an error, as the table of its page says."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+import micronet_kernels as kernels
+from micronet.quantization.quantize import LayerBits, convert_
+
+SIZE = (2, 8, 6, 6)
+
+
+@pytest.fixture
+def network(rng):
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    convert_(model, {"0": LayerBits(4, 4)})
+    return model, torch.randn(SIZE, generator=rng)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [torch.zeros(2, 2), torch.zeros(2, 8, 4, 4, dtype=torch.float64)],
+    ids=["shape", "dtype"],
+)
+def test_data_of_another_kind(network, other):
+    model, x = network
+    h = model(x)
+    with pytest.raises(RuntimeError, match="that waits for its reader cannot be replaced by"):
+        h.data = other
+
+
+def test_weights_written_before_they_are_used_again(network):
+    model, x = network
+    with kernels.recompute_in_backward():
+        loss = model(x).square().mean()
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="were modified in place between its forward and its"):
+        loss.backward()
+
+
+REFUSED = {
+    "numpy": lambda t: t.detach().numpy(),
+    "data_ptr": lambda t: t.data_ptr(),
+    "pickle": pickle.dumps,
+    "copy": lambda t: copy.deepcopy(t.detach()),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_memory_inside_a_pack_hook(network, name):
+    model, x = network
+    h = model[0](x)
+    with saved_tensors_hooks(REFUSED[name], lambda packed: packed):
+        with pytest.raises(RuntimeError, match=r"subclasses|data pointer"):
+            h.square()
+    # Outside of it, each works.
+    assert REFUSED[name](h) is not None
+
+
+def test_a_pack_hook_may_move_and_compute(network):
+    model, x = network
+    h = model[0](x)
+    with saved_tensors_hooks(lambda t: t.cpu() * 1, lambda packed: packed):
+        y = h.square()
+    y.sum().backward()
+    assert model[0].weight.grad is not None
