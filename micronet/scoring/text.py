@@ -12,7 +12,7 @@ from micronet.scoring.network.accumulators import Proof, prove
 from micronet.scoring.rules.rule_set import Cost
 from micronet.scoring.rules.tracks import Verdict
 from micronet.scoring.tables import layer_records
-from micronet.utils.number_format import decimal, exact, fixed, grid, rounded
+from micronet.utils.number_format import decimal, exact, fixed, grid, rounded, share
 
 CLAIM = (
     "additions may be claimed at these widths only where the engine that gave the accuracy executes"
@@ -32,9 +32,9 @@ def totals(result: Score, verdict: Verdict | None = None) -> str:
         f"rules    {result.rules.name}, track {result.track.name}"
         + (f", accumulator {subject.accumulator}" if _bills_accumulators(result) else ""),
         f"storage  {rounded(result.storage)}{fraction}, dense {decimal(result.storage_dense)}, "
-        f"ratio {float(result.storage / result.storage_dense):.4f}",
+        f"ratio {share(result.storage, result.storage_dense)}",
         f"ops      {decimal(result.operations)}, dense {decimal(result.operations_dense)}, "
-        f"ratio {float(result.operations / result.operations_dense):.4f}",
+        f"ratio {share(result.operations, result.operations_dense)}",
         f"score    {fixed(result.score, 6)}",
     ]
     return "\n".join(lines + ([f"verdict  {verdict.sentence}"] if verdict else []))

@@ -27,6 +27,11 @@ def fixed(value: Fraction, places: int) -> str:
     return f"{sign}{whole}.{digits:0{places}d}" if places else f"{sign}{whole}"
 
 
+def share(part: Fraction, whole: Fraction) -> str:
+    """Write a part over the whole to four places, ``-`` where there is nothing at all."""
+    return f"{float(part / whole):.4f}" if whole else "-"
+
+
 def rounded(value: Fraction) -> int:
     """Round half up, as the 2019 entry printed its storage."""
     return (2 * value + 1).__floor__() // 2

@@ -219,6 +219,24 @@ def test_a_network_without_weights_has_a_score_and_no_summary():
         summary.multiply_adds(nn.Sequential(nn.ReLU()), 8)
 
 
+FORMS = ([], ["--json"], ["--csv"], ["--markdown"], ["--layers"], ["--entries"], ["--proof"])
+OF_SCRIPTS = [["--rules", name, "--as-published"] for name in score.RULES if name != "micronet"]
+
+
+@pytest.mark.parametrize("form", [*FORMS, *OF_SCRIPTS], ids=" ".join)
+def test_a_score_of_nothing_stored_is_written_in_every_form(form, tmp_path, monkeypatch, capsys):
+    """The share of nothing in nothing is no number."""
+    (tmp_path / "nothing_stored.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes): return nn.Sequential(nn.AvgPool2d(5), nn.Flatten())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    network = ["--arch", "nothing_stored:net", "--num-classes", "3", "--image-size", "5"]
+    picture = tmp_path / "picture.svg"
+    assert score.main([*network, *form, "--waterfall", str(picture)]) == 0
+    assert capsys.readouterr().out and picture.exists()
+
+
 @pytest.mark.parametrize("rules", score.RULES)
 def test_every_rule_set_counts_functions_and_softmaxes(rules):
     body = lambda m, x: F.log_softmax(F.conv2d(x, m.w).mean((2, 3)), 1)  # noqa: E731

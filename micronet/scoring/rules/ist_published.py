@@ -21,7 +21,7 @@ def in_words(
     return {
         "storage": fixed(used, 0),
         "storage_dense": fixed(dense, 0),
-        "storage_ratio": fixed(used / dense, 4),
+        "storage_ratio": _ratio(used, dense),
         **_operations(executed, subject, ops),
         "score": fixed(_score(used, executed, subject, ops), 6),
     }
@@ -39,11 +39,16 @@ def in_bits(
         "storage_params": fixed(used, 0),
         "storage_mbytes": fixed(used * bytes_each / 10**6, 4),
         "storage_dense_mbytes": fixed(dense * bytes_each / 10**6, 4),
-        "storage_ratio": fixed(used / dense, 4),
+        "storage_ratio": _ratio(used, dense),
         **figures,
         "math_ops_dense_m": fixed(total / 10**6, 4),
         "score": fixed(_score(used, executed, subject, ops), 4),
     }
+
+
+def _ratio(used: Fraction, dense: Fraction) -> str:
+    # Of nothing at all there is no ratio; the scripts never met that.
+    return fixed(used / dense, 4) if dense else "-"
 
 
 def _storage(stored: StorageRules, subject: ScoredNetwork) -> tuple[Fraction, Fraction]:
@@ -60,7 +65,7 @@ def _operations(
     return {
         "math_ops": str(used),
         "math_ops_dense": fixed(dense, 0),
-        "math_ops_ratio": fixed(used / dense, 4),
+        "math_ops_ratio": _ratio(used, dense),
     }
 
 
