@@ -46,9 +46,9 @@ def in_bits(
     }
 
 
-def _ratio(used: Fraction, dense: Fraction) -> str:
+def _ratio(used: Fraction | int, dense: Fraction) -> str:
     # Of nothing at all there is no ratio; the scripts never met that.
-    return fixed(used / dense, 4) if dense else "-"
+    return fixed(Fraction(used) / dense, 4) if dense else "-"
 
 
 def _storage(stored: StorageRules, subject: ScoredNetwork) -> tuple[Fraction, Fraction]:
