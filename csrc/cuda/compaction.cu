@@ -1,7 +1,7 @@
 // Values whose bit is 1, put together and taken apart again on a CUDA device.
 
-#include "scan.h"
-#include "words.h"
+#include "cuda/scan.h"
+#include "cuda/words.h"
 
 namespace micronet {
 namespace {

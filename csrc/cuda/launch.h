@@ -1,7 +1,7 @@
 // How kernels are launched. Needs only the CUDA runtime.
 //
 // Kernels are called by function, never by <<< >>>, so that a plain C++ compiler can read them and
-// tests can run them on machines without a GPU (csrc/tests/cuda_on_host.h).
+// tests can run them on machines without a GPU (csrc/tests/emulator/cuda_on_host.h).
 #ifndef MICRONET_CUDA_LAUNCH_H_
 #define MICRONET_CUDA_LAUNCH_H_
 
@@ -15,7 +15,7 @@
 #include <mutex>
 #include <utility>
 
-#include "../core.h"
+#include "include/core.h"
 
 namespace micronet {
 

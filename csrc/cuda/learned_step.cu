@@ -1,8 +1,8 @@
 // Rounding to learned steps on a CUDA device, and the gradient to the steps in a fixed order of
 // summation.
 
-#include "rounding.h"
-#include "rows.h"
+#include "cuda/rounding.h"
+#include "cuda/rows.h"
 
 namespace micronet {
 namespace {
@@ -144,7 +144,7 @@ __global__ void sum_blocks_again(float* partial, int64_t channels, int64_t block
 
 }  // namespace
 
-int fake_quant_learned_step_cuda(const LearnedStep& s, Float type, void* y, void* stream) {
+int fake_quant_learned_step_cuda(const LearnedStep& s, DType type, void* y, void* stream) {
   if (s.channels * s.per_channel == 0) return kOk;
   const RowBlocks rows(s.channels, s.per_channel);
   return with_type(type, [&](auto* t) {
@@ -154,7 +154,7 @@ int fake_quant_learned_step_cuda(const LearnedStep& s, Float type, void* y, void
   });
 }
 
-int fake_quant_learned_step_backward_cuda(const LearnedStep& s, Float type, const void* grad,
+int fake_quant_learned_step_backward_cuda(const LearnedStep& s, DType type, const void* grad,
                                           float gradient_scale, void* grad_x, float* grad_step,
                                           float* partial, void* stream) {
   if (s.channels == 0) return kOk;
