@@ -20,6 +20,8 @@
 namespace micronet {
 
 constexpr int kThreads = 256;
+// Blocks that are to fit a multiprocessor, half of its threads, to hide its memory's latency.
+constexpr int kBlocksAtOnce = 4;
 
 // Blocks of a grid-stride loop over `items`, one a thread. The cap keeps a grid within a few waves
 // of the widest device, and every thread of a full grid has several items to hide latency with.

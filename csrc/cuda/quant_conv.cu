@@ -9,10 +9,9 @@ namespace {
 
 constexpr int kPixels = 64, kOutputs = 64;  // a tile of an implicit GEMM
 constexpr int kPack = 4;                    // bytes packed into a word
-constexpr int kWords = 8;                   // words that a tile is summed over at a time
+constexpr int kTileWords = 8;               // words that a tile is summed over at a time
 constexpr int kThreadItemsX = 4;            // neighboring outputs of a depthwise thread
 constexpr int kThreadTile = 4;              // outputs of a thread of an implicit GEMM, each way
-constexpr int kBlocksAtOnce = 4;            // of a multiprocessor, to hide its memory's latency
 
 struct TileWorkspace : ConvWorkspace {
   int64_t words, steps, blocks;  // of a tap's products, of their tiles, and of output channels
@@ -21,7 +20,7 @@ struct TileWorkspace : ConvWorkspace {
   explicit TileWorkspace(const ConvShape& s)
       : ConvWorkspace(s),
         words((s.group_channels() + kPack - 1) / kPack),
-        steps((words + kWords - 1) / kWords),
+        steps((words + kTileWords - 1) / kTileWords),
         blocks(s.groups * ((s.out_channels / s.groups + kOutputs - 1) / kOutputs)) {
     integers = take(s.out_channels * s.taps() * words * kPack);
     used = take(blocks * s.taps() * steps);
@@ -73,13 +72,13 @@ __global__ void mark_nonzero_tiles(const Operands o) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
        i < o.blocks * s.taps() * o.steps; i += step) {
-    const int64_t first = i % o.steps * kWords, tap = i / o.steps % s.taps();
+    const int64_t first = i % o.steps * kTileWords, tap = i / o.steps % s.taps();
     const int64_t block = i / o.steps / s.taps(), from = block % in_group * kOutputs;
     const int* integers = reinterpret_cast<const int*>(o.integers);
     int found = 0;
     for (int64_t p = from; p < per_group && p < from + kOutputs; ++p) {
       const int64_t output = block / in_group * per_group + p;
-      for (int64_t w = first; w < o.words && w < first + kWords; ++w) {
+      for (int64_t w = first; w < o.words && w < first + kTileWords; ++w) {
         found |= integers[(output * s.taps() + tap) * o.words + w];
       }
     }
@@ -197,7 +196,7 @@ __device__ __forceinline__ int word_of_codes(const Geometry& g, const uint8_t* c
 // A block makes kPixels by kOutputs outputs; tiles without a weight are neither read nor summed.
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     implicit_gemm(const QuantConv c, const Geometry g, const int* integers, const uint8_t* used) {
-  __shared__ int codes[kWords][kPixels], weights[kWords][kOutputs];
+  __shared__ int codes[kTileWords][kPixels], weights[kTileWords][kOutputs];
   const int zero = whole_of(input_quantizer(c).zero_point);
   const int me = static_cast<int>(threadIdx.x), px = me % 16, py = me / 16;
   const int tiles = (g.pixels + kPixels - 1) / kPixels;
@@ -209,10 +208,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     int sums[kThreadTile][kThreadTile] = {};
     for (int at = 0; at < g.taps * g.steps; ++at) {
       if (used[static_cast<int64_t>(block) * g.taps * g.steps + at] == 0) continue;
-      const int tap = at / g.steps, word = at % g.steps * kWords;
+      const int tap = at / g.steps, word = at % g.steps * kTileWords;
       __syncthreads();  // what was loaded before is still read
-      for (int i = me; i < kWords * kPixels; i += kThreads) {
-        const int k = i % kWords, p = i / kWords;
+      for (int i = me; i < kTileWords * kPixels; i += kThreads) {
+        const int k = i % kTileWords, p = i / kTileWords;
         codes[k][p] =
             word_of_codes(g, c.codes, first_pixel + p, tap, group, (word + k) * kPack, zero);
         const bool known = from + p < g.group_outputs && word + k < g.words;
@@ -221,7 +220,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       }
       __syncthreads();
 #pragma unroll
-      for (int k = 0; k < kWords; ++k) {
+      for (int k = 0; k < kTileWords; ++k) {
 #pragma unroll
         for (int i = 0; i < kThreadTile; ++i) {
 #pragma unroll

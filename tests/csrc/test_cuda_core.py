@@ -1,6 +1,5 @@
 """What the CUDA kernels need of the device; what they compute is in test_core_cpp.py."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -23,12 +22,6 @@ def run(*command):
     return done.stdout + done.stderr
 
 
-def in_parallel(function, sources):
-    """Futures by the name of each source, so that one that fails fails alone."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {source.stem: pool.submit(function, source) for source in sources}
-
-
 # What the assembler reports.
 REPORT = re.compile(
     r"'(?P<name>\w+)' for 'sm_(?P<architecture>\d+)'.*?"
@@ -38,11 +31,11 @@ REPORT = re.compile(
 )
 
 
-def compile_for_devices(source, folder):
-    flags = "-fatbin -std=c++17 --fmad=false -Werror=all-warnings -Xptxas -v".split()
-    for number in ARCHITECTURES:
-        flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
-    report = run("nvcc", *flags, "-I", CSRC, source, "-o", folder / f"{source.stem}.fatbin")
+def compile_for(architecture, source):
+    """What each kernel needs; all are compiled at once, so that the headers are read once."""
+    flags = "-cubin -std=c++17 --fmad=false -Werror=all-warnings -Xptxas -v".split()
+    target = source.with_suffix(f".{architecture}.cubin")
+    report = run("nvcc", *flags, f"-arch=sm_{architecture}", "-I", CSRC, source, "-o", target)
     matches = [REPORT.match(block) for block in report.split("Compiling entry function ")[1:]]
     assert all(matches), report
     return [match.groupdict() for match in matches]
@@ -52,15 +45,19 @@ def compile_for_devices(source, folder):
 def reports(tmp_path_factory):
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc to compile the CUDA kernels with")
-    folder = tmp_path_factory.mktemp("devices")
-    return in_parallel(lambda source: compile_for_devices(source, folder), KERNELS)
+    source = tmp_path_factory.mktemp("devices") / "kernels.cu"
+    source.write_text("".join(f'#include "{path}"\n' for path in KERNELS))
+    with ThreadPoolExecutor(len(ARCHITECTURES)) as pool:
+        return {number: pool.submit(compile_for, number, source) for number in ARCHITECTURES}
 
 
-@pytest.mark.parametrize("stem", [source.stem for source in KERNELS])
-def test_kernels_spill_nothing_and_leave_room_for_half_of_all_threads(reports, stem):
-    kernels = reports[stem].result()
-    assert {int(kernel["architecture"]) for kernel in kernels} == set(ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_spill_nothing_and_leave_room_for_half_of_all_threads(reports, architecture):
+    kernels = reports[architecture].result()
+    defined = sum(path.read_text().count("__global__ ") for path in KERNELS)
+    assert len(kernels) >= defined > 0
     for kernel in kernels:
+        assert int(kernel["architecture"]) == architecture
         assert (kernel["stores"], kernel["loads"]) == ("0", "0"), kernel
         by_registers = REGISTERS // (THREADS * int(kernel["registers"]))
         by_shared = SHARED_BYTES // max(int(kernel["shared"] or 0), 1)
