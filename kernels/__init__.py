@@ -31,7 +31,7 @@ from .ops.bits_and_counts import (
     unpack_bits,
 )
 from .ops.codes import pack_codes, unpack_codes
-from .ops.exact import float_conv2d, linear_by_lanes
+from .ops.exact import conv2d_deterministic, linear_deterministic
 from .ops.fake_quant_activation import (
     dequantize_per_tensor,
     fake_quant_per_tensor,
@@ -64,6 +64,7 @@ __all__ = [
     "batch_norm",
     "bits_of_levels",
     "compact_by_bits",
+    "conv2d_deterministic",
     "conv2d_of_integers",
     "count_bits",
     "count_nonzero",
@@ -77,14 +78,13 @@ __all__ = [
     "fake_quant_per_tensor_observed",
     "fake_quant_weights",
     "fits_32_bits",
-    "float_conv2d",
     "is_channels_last",
     "is_eager",
     "is_finite",
     "kept_output_bytes",
     "levels_of_bits",
     "limit_kept_outputs",
-    "linear_by_lanes",
+    "linear_deterministic",
     "move_range_",
     "pack_bits",
     "pack_codes",

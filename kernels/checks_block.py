@@ -33,27 +33,33 @@ def _check_optional(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...
     _check_like(acc, name, other, shape if other.numel() else (0,))
 
 
-def affine(acc: Tensor, m: Tensor, b: Tensor, function: int) -> None:
+def affine(acc: Tensor, scale: Tensor, shift: Tensor, function: int) -> None:
     """Check of what all operators on values share, `block_means` first."""
     channel_moments(acc)
     channels = (acc.shape[1],)
-    _check_like(acc, "m", m, channels)
-    _check_like(acc, "b", b, channels)
+    _check_like(acc, "scale", scale, channels)
+    _check_like(acc, "shift", shift, channels)
     if function not in _FUNCTIONS:
         raise ValueError(f"function is {function}, which is none of {list(map(int, Function))}")
 
 
-def values(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> None:
+def values(acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor) -> None:
     """Check of `block_values` and `block_extremes`; an empty gate is none."""
-    affine(acc, m, b, function)
+    affine(acc, scale, shift, function)
     _check_optional(acc, "gate", gate, acc.shape[:2])
 
 
 def codes(
-    acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor, levels: int
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    gate: Tensor,
+    range: Tensor,
+    levels: int,
 ) -> None:
     """Check of `block_codes`."""
-    values(acc, m, b, function, gate)
+    values(acc, scale, shift, function, gate)
     _check_like(acc, "range", range, (2,))
     check_quantizer(levels, 0)
     if levels > MOST_CODE_LEVELS:
@@ -61,34 +67,46 @@ def codes(
 
 
 def gradient_sums(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    range: Tensor,
+    mean_grad: Tensor,
 ) -> None:
-    """Check of `block_gradient_sums`; an empty range lets everything pass, no extra adds 0."""
-    affine(acc, m, b, function)
+    """Check of `block_gradient_sums`; an empty range lets everything pass, no mean_grad adds 0."""
+    affine(acc, scale, shift, function)
     _check_images("grad", grad)
     _check_like(acc, "grad", grad, acc.shape)
     _check_optional(acc, "range", range, (2,))
-    _check_optional(acc, "extra", extra, acc.shape[:2])
+    _check_optional(acc, "mean_grad", mean_grad, acc.shape[:2])
 
 
 def gradient(
     grad: Tensor,
     acc: Tensor,
-    m: Tensor,
-    b: Tensor,
+    scale: Tensor,
+    shift: Tensor,
     function: int,
     range: Tensor,
-    extra: Tensor,
+    mean_grad: Tensor,
     k: Tensor,
 ) -> None:
     """Check of `block_gradient`."""
-    gradient_sums(grad, acc, m, b, function, range, extra)
+    gradient_sums(grad, acc, scale, shift, function, range, mean_grad)
     _check_like(acc, "k", k, (3, acc.shape[1]))
 
 
 def gate_gradient(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    gate: Tensor,
+    range: Tensor,
 ) -> None:
     """Check of `block_gate_gradient`."""
-    gradient_sums(grad, acc, m, b, function, range, gate.new_empty(0))
+    gradient_sums(grad, acc, scale, shift, function, range, gate.new_empty(0))
     _check_like(acc, "gate", gate, acc.shape[:2])

@@ -8,7 +8,7 @@ from .scheme import check_quantizer
 from .shapes import ConvShape
 
 
-def float_conv2d(
+def conv2d_deterministic(
     x: Tensor,
     w: Tensor,
     bias: Tensor,
@@ -17,7 +17,7 @@ def float_conv2d(
     dilation: list[int],
     groups: int,
 ) -> None:
-    """Check of `float_conv2d`; x is channels last, an empty bias is none."""
+    """Check of `conv2d_deterministic`; x is channels last, an empty bias is none."""
     check("x", x, torch.float32)
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or not x.numel():
         raise ValueError(f"x has shape {list(x.shape)}, but must be images, channels last")
@@ -37,7 +37,7 @@ def _check_bias(bias: Tensor, w: Tensor) -> None:
 
 
 def linear(x: Tensor, w: Tensor, mask: Tensor, levels: int, bias: Tensor) -> None:
-    """Check of `linear_by_lanes`; levels of 0 leave the weights in float."""
+    """Check of `linear_deterministic`; levels of 0 leave the weights in float."""
     check("x", x, torch.float32)
     check("w", w, torch.float32)
     if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.is_contiguous():

@@ -37,4 +37,4 @@ def register_flop_formulas() -> None:
 
     register_flop_formula(_OP.quant_conv2d)(_quant_conv2d)
     register_flop_formula(_OP.quant_conv2d_values)(_quant_conv2d_values)
-    register_flop_formula([_OP.float_conv2d, _OP.linear_by_lanes])(_of_weights)
+    register_flop_formula([_OP.conv2d_deterministic, _OP.linear_deterministic])(_of_weights)

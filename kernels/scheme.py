@@ -9,7 +9,7 @@ MAX_LEVELS = 256
 
 
 class Scheme(IntEnum):
-    """Which rule turns a range into a quantizer; the numbers are those of `csrc/quant.h`.
+    """Which rule turns a range into a quantizer; the numbers are those of `csrc/include/quant.h`.
 
     AFFINE divides the levels by the width. The two Distiller rules multiply by a rounded
     reciprocal instead, which differs in the last bit; the symmetric one has its zero point at 0.
@@ -21,7 +21,7 @@ class Scheme(IntEnum):
 
 
 class Function(IntEnum):
-    """What follows a normalized convolution; the numbers are those of `csrc/function.h`."""
+    """What follows a normalized convolution; the numbers are those of `csrc/include/function.h`."""
 
     IDENTITY = 0
     RELU = 1

@@ -2,10 +2,10 @@
 
 #include <cstring>
 
-#include "../core.h"
-#include "kernels.h"
-#include "pack.h"
-#include "parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/pack.h"
+#include "cpu/parallel.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {
@@ -33,7 +33,7 @@ int64_t count_words(const Word* w, int64_t numel) {
 
 }  // namespace
 
-int select_by_bits_cpu(const void* values, Float type, const uint8_t* bits, int64_t numel,
+int select_by_bits_cpu(const void* values, DType type, const uint8_t* bits, int64_t numel,
                        void* out, const ParallelFor& parallel) {
   const bool streamed = leaves_cache(out, numel * width_of(type));
   for_blocks(parallel, numel, [&](int64_t from, int64_t count) {
@@ -73,7 +73,7 @@ int count_bits_cpu(const uint8_t* bits, int64_t numel, int64_t* count) {
   return kOk;
 }
 
-int count_nonzero_cpu(const void* w, Float type, int64_t channels, int64_t per_channel,
+int count_nonzero_cpu(const void* w, DType type, int64_t channels, int64_t per_channel,
                       int64_t* counts, const ParallelFor& parallel) {
   const int64_t row = per_channel > 0 ? per_channel : 1;
   parallel_for(parallel, channels, row, [&](int64_t begin, int64_t end) {

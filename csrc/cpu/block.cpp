@@ -1,10 +1,10 @@
 // What follows a convolution: cut into units of a few pixels' worth of channels side by side.
 
-#include "../block.h"
+#include "include/block.h"
 
 #include <limits>
 
-#include "block_cut.h"
+#include "cpu/block_cut.h"
 
 namespace micronet {
 namespace {

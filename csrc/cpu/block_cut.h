@@ -6,10 +6,10 @@
 #include <cstring>
 #include <vector>
 
-#include "../block.h"
-#include "../exact.h"
-#include "kernels.h"
-#include "parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "include/block.h"
+#include "include/exact.h"
 
 namespace micronet {
 namespace {
@@ -59,14 +59,14 @@ struct Cut {
 // One thread's constants, repeated for the pixels of a run.
 struct Constants {
   const Cut& cut;
-  std::vector<float> m, b, gate, extra, floats;
+  std::vector<float> scale, shift, gate, mean_grad, floats;
   int64_t image = -1;
 
-  Constants(const Cut& c, const float* extra_from = nullptr) : cut(c), extra_of(extra_from) {
-    m = repeated(cut.block.m);
-    b = repeated(cut.block.b);
+  Constants(const Cut& c, const float* extra_from = nullptr) : cut(c), mean_grad_of(extra_from) {
+    scale = repeated(cut.block.scale);
+    shift = repeated(cut.block.shift);
     gate.assign(static_cast<size_t>(cut.width), 1.0f);
-    extra.assign(static_cast<size_t>(cut.width), 0.0f);
+    mean_grad.assign(static_cast<size_t>(cut.width), 0.0f);
     floats.resize(static_cast<size_t>(cut.width));
   }
 
@@ -90,7 +90,7 @@ struct Constants {
     if (next == image) return;
     image = next;
     if (cut.block.gate != nullptr) repeat(cut.block.gate + image * c, &gate);
-    if (extra_of != nullptr) repeat(extra_of + image * c, &extra);
+    if (mean_grad_of != nullptr) repeat(mean_grad_of + image * c, &mean_grad);
   }
 
   // Accumulators from `first` on, in their own type.
@@ -105,11 +105,11 @@ struct Constants {
       kernels().block_floats(at(first), cut.block.type, count, floats.data());
       acc = floats.data();
     }
-    return {acc, count, m.data(), b.data(), gate.data(), cut.block.function};
+    return {acc, count, scale.data(), shift.data(), gate.data(), cut.block.function};
   }
 
  private:
-  const float* extra_of;
+  const float* mean_grad_of;
 };
 
 // Adds up a run's places by channel.
@@ -133,11 +133,11 @@ inline void add_units(const Cut& cut, const double* partial, double* sums) {
 // Two sums by channel: body(constants, first element, count, sums, other sums) adds to those of the
 // places of a run.
 template <typename T, typename Body>
-int two_sums(const Block& block, const float* extra, double* partial, double* sums,
+int two_sums(const Block& block, const float* mean_grad, double* partial, double* sums,
              const ParallelFor& parallel, const Body& body) {
   const Cut cut(block);
   cut.parallel(parallel, [&](int64_t from, int64_t to) {
-    Constants constants(cut, extra);
+    Constants constants(cut, mean_grad);
     const size_t width = static_cast<size_t>(cut.width);
     for (int64_t u = from; u < to; ++u) {
       constants.enter(u);
@@ -157,11 +157,11 @@ int two_sums(const Block& block, const float* extra, double* partial, double* su
 
 // Calls body(run, first element) for every run.
 template <typename Body>
-int each_run(const Block& block, const float* extra, const ParallelFor& parallel,
+int each_run(const Block& block, const float* mean_grad, const ParallelFor& parallel,
              const Body& body) {
   const Cut cut(block);
   cut.parallel(parallel, [&](int64_t from, int64_t to) {
-    Constants constants(cut, extra);
+    Constants constants(cut, mean_grad);
     for (int64_t u = from; u < to; ++u) {
       constants.enter(u);
       cut.runs(u, [&](int64_t first, int64_t count) {

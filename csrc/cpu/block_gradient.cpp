@@ -2,14 +2,14 @@
 
 #include <limits>
 
-#include "block_cut.h"
+#include "cpu/block_cut.h"
 
 namespace micronet {
 namespace {
 
 GradientRun gradient_run(const BlockGradient& g, int64_t first, const Constants& constants) {
   const float most = std::numeric_limits<float>::infinity();
-  GradientRun run{g.grad + first, constants.extra.data(), -most, most};
+  GradientRun run{g.grad + first, constants.mean_grad.data(), -most, most};
   if (g.range != nullptr) {
     const Quantizer q = make_quantizer(g.range[0], g.range[1], 2, kAffine);
     run.lo = q.lo;
@@ -23,7 +23,7 @@ GradientRun gradient_run(const BlockGradient& g, int64_t first, const Constants&
 int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
                             double* sums, const ParallelFor& parallel) {
   return two_sums<float>(
-      block, gradient.extra, partial, sums, parallel,
+      block, gradient.mean_grad, partial, sums, parallel,
       [&](Constants& constants, int64_t first, int64_t count, float* one, float* other) {
         kernels().block_gradient_sums(constants.run(first, count),
                                       gradient_run(gradient, first, constants), one, other);
@@ -37,7 +37,7 @@ int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const 
   const std::vector<float> k0 = whole.repeated(k), k1 = whole.repeated(k + block.channels),
                            k2 = whole.repeated(k + 2 * block.channels);
   const float* const all[] = {k0.data(), k1.data(), k2.data()};
-  return each_run(block, gradient.extra, parallel,
+  return each_run(block, gradient.mean_grad, parallel,
                   [&](const Constants& constants, const BlockRun& run, int64_t first) {
                     kernels().block_gradient(run, gradient_run(gradient, first, constants), all,
                                              out + first);

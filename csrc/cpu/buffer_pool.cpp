@@ -1,6 +1,6 @@
 // Large output buffers, kept when they are given back and used again.
 
-#include "buffer_pool.h"
+#include "cpu/buffer_pool.h"
 
 #include <cstdlib>
 #include <iterator>

@@ -3,8 +3,8 @@
 #include <atomic>
 #include <cstring>
 
-#include "../core.h"
-#include "parallel.h"
+#include "cpu/parallel.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {

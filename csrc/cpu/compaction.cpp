@@ -1,6 +1,6 @@
 // Values whose bit is 1, put together, and taken apart again.
 
-#include "../core.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {

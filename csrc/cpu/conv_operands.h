@@ -7,48 +7,36 @@
 #include <cstring>
 #include <vector>
 
-#include "../conv.h"
-#include "kernels.h"
-#include "parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "include/conv_workspace.h"
 
 namespace micronet {
 namespace {
 
 constexpr int64_t kPanel = 16;  // output channels side by side
-constexpr int64_t kDeep = 4;    // products that a dot product takes at a time
+constexpr int64_t kPack = 4;    // products that a dot product takes at a time
 constexpr int64_t kLine = 32;   // channels of a depthwise convolution side by side
-
-inline int64_t up_to(int64_t v, int64_t unit) { return (v + unit - 1) / unit * unit; }
 
 // Pairs of neighboring taps of a row; an odd last one is paired with a weight of zero.
 inline int64_t tap_pairs(const ConvShape& s) { return (s.kernel_width + 1) / 2; }
 
-// Where everything lies in the workspace; each part starts on a cache line.
-struct Workspace {
+struct PanelWorkspace : ConvWorkspace {
   int64_t depth, group_channels;  // padded: products of an output, output channels of a group
   int64_t line_channels;          // and channels of a depthwise convolution
-  int64_t codes, weight_codes, scale, zero_point, weights, correction, ratio, bytes;
+  int64_t codes, weights, correction, ratio;
 
-  explicit Workspace(const ConvShape& s)
-      : depth(up_to(s.depth(), kDeep)),
-        group_channels(up_to(s.out_channels / s.groups, kPanel)),
-        line_channels(up_to(s.out_channels, kLine)) {
+  explicit PanelWorkspace(const ConvShape& s)
+      : ConvWorkspace(s),
+        depth(round_up(s.depth(), kPack)),
+        group_channels(round_up(s.out_channels / s.groups, kPanel)),
+        line_channels(round_up(s.out_channels, kLine)) {
     const int64_t padded = s.is_depthwise() ? line_channels : s.groups * group_channels;
-    int64_t next = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t at = next;
-      next += up_to(size, 64);
-      return at;
-    };
     // A dot product may read past the last code, which then meets weights of zero.
     codes = take(s.is_depthwise() ? 0 : s.in_numel() + 64);
-    weight_codes = take(s.out_channels * s.depth());
-    scale = take(4 * s.out_channels);
-    zero_point = take(4 * s.out_channels);
     weights = take(s.is_depthwise() ? s.kernel_height * tap_pairs(s) * 2 * padded : padded * depth);
     correction = take(4 * padded * (s.is_depthwise() ? s.kernel_height : 1));
     ratio = take(4 * padded);
-    bytes = next;
   }
 };
 
@@ -64,7 +52,7 @@ inline int as_int(float zero_point) {
 struct ConvOperands {
   const QuantConv& c;
   const ConvShape& s;
-  Workspace at;
+  PanelWorkspace at;
   Quantizer q;
   int zero_point;
   uint8_t* memory;
@@ -118,14 +106,14 @@ struct ConvOperands {
   }
 
   // Channels of the lines [from, to), in pairs of taps; see DepthwiseRow.
-  void lay_out_depthwise(int64_t from, int64_t to) const {
+  void pack_depthwise(int64_t from, int64_t to) const {
     for (int64_t line = from; line < to; ++line) {
       const int64_t first = line * kLine, left = s.out_channels - first;
-      lay_out_line(first, left < kLine ? left : kLine);
+      pack_line(first, left < kLine ? left : kLine);
     }
   }
 
-  void lay_out_line(int64_t first, int64_t count) const {
+  void pack_line(int64_t first, int64_t count) const {
     int32_t zeros[kLine];
     for (int64_t i = 0; i < count; ++i) zeros[i] = as_int(weight_zero()[first + i]);
     for (int64_t t = 0; t < s.taps(); ++t) {
@@ -160,7 +148,7 @@ struct ConvOperands {
 
   // Panels of sixteen channels side by side, four products of each at a time; a product's place is
   // that of its tap and then of its channel, as the codes lie in memory.
-  void lay_out_panels(int64_t from, int64_t to) const {
+  void pack_panels(int64_t from, int64_t to) const {
     const int64_t per_group = s.out_channels / s.groups, in_group = at.group_channels / kPanel;
     std::vector<uint8_t> rows(static_cast<size_t>(kPanel * at.depth));
     for (int64_t p = from; p < to; ++p) {
@@ -176,12 +164,12 @@ struct ConvOperands {
         ratio_of(o, padded_ratio() + column);
       }
       int8_t* panel = panels() + p * kPanel * at.depth;
-      for (int64_t k = 0; k < at.depth; k += kDeep) {
-        for (int64_t lane = 0; lane < kPanel; ++lane, panel += kDeep) {
+      for (int64_t k = 0; k < at.depth; k += kPack) {
+        for (int64_t lane = 0; lane < kPanel; ++lane, panel += kPack) {
           uint32_t four;
-          std::memcpy(&four, rows.data() + lane * at.depth + k, kDeep);
+          std::memcpy(&four, rows.data() + lane * at.depth + k, kPack);
           four = add_bytes(four, zeros[lane]);
-          std::memcpy(panel, &four, kDeep);
+          std::memcpy(panel, &four, kPack);
         }
       }
     }
@@ -200,21 +188,19 @@ struct ConvOperands {
     return sum;
   }
 
-  int lay_out(const ParallelFor& parallel) const {
-    const Weight weight{c.w,       c.mask,          s.out_channels,
-                        s.depth(), c.weight_levels, weight_codes(),
-                        scale(),   weight_zero()};
+  int pack_weights(const ParallelFor& parallel) const {
+    const Weight weight = at.weight_of(c, memory);
     const int status = quantize_per_channel_cpu(weight, c.type, kAffine, parallel);
     if (status != kOk) return status;
     const int64_t first = s.is_depthwise() ? at.weights : at.correction;
     std::memset(memory + first, 0, static_cast<size_t>(at.bytes - first));
     if (s.is_depthwise()) {
       parallel_for(parallel, at.line_channels / kLine, kLine * s.taps(),
-                   [&](int64_t from, int64_t to) { lay_out_depthwise(from, to); });
+                   [&](int64_t from, int64_t to) { pack_depthwise(from, to); });
       repeat_for_pixels();
     } else {
       parallel_for(parallel, s.groups * at.group_channels / kPanel, kPanel * at.depth,
-                   [&](int64_t from, int64_t to) { lay_out_panels(from, to); });
+                   [&](int64_t from, int64_t to) { pack_panels(from, to); });
     }
     return kOk;
   }

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "conv_operands.h"
+#include "cpu/conv_operands.h"
 
 namespace micronet {
 namespace {

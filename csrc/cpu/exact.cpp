@@ -1,11 +1,11 @@
 // Evaluation in float.
 
-#include "../exact.h"
+#include "include/exact.h"
 
 #include <algorithm>
 
-#include "kernels.h"
-#include "parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
 
 namespace micronet {
 namespace {
@@ -39,8 +39,8 @@ void convolve(const ConvShape& s, const float* x, int64_t image, int64_t row, in
 
 }  // namespace
 
-int float_conv2d_cpu(const ConvShape& s, const float* x, const float* w, const float* bias,
-                     float* workspace, float* y, const ParallelFor& parallel) {
+int conv2d_deterministic_cpu(const ConvShape& s, const float* x, const float* w, const float* bias,
+                             float* workspace, float* y, const ParallelFor& parallel) {
   transpose(s, w, workspace);
   const int64_t outputs = s.out_channels / s.groups;
   parallel_for(parallel, s.pixels(), s.out_channels * s.depth(), [&](int64_t from, int64_t to) {
@@ -59,8 +59,9 @@ int float_conv2d_cpu(const ConvShape& s, const float* x, const float* w, const f
   return kOk;
 }
 
-int linear_cpu(const float* x, const float* w, const float* ratio, const float* bias, int64_t rows,
-               int64_t depth, int64_t outputs, float* y, const ParallelFor& parallel) {
+int linear_deterministic_cpu(const float* x, const float* w, const float* ratio, const float* bias,
+                             int64_t rows, int64_t depth, int64_t outputs, float* y,
+                             const ParallelFor& parallel) {
   parallel_for(parallel, rows * outputs, depth, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       const int64_t row = i / outputs, o = i % outputs;

@@ -1,9 +1,9 @@
 // Activations: the moving range, rounding to one range, and 4-bit codes.
 
-#include "../core.h"
-#include "kernels.h"
-#include "parallel.h"
-#include "rounding.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/rounding.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {
@@ -21,7 +21,7 @@ void observe(int64_t numel, const ParallelFor& parallel, float* extremes, const 
   finish(all, extremes);
 }
 
-void extremes_of(const void* x, Float type, int64_t numel, const ParallelFor& parallel,
+void extremes_of(const void* x, DType type, int64_t numel, const ParallelFor& parallel,
                  float* extremes) {
   observe(numel, parallel, extremes, [&](Extremes* found, int64_t from, int64_t count) {
     kernels().extremes(at(x, type, from), type, count, found);
@@ -39,7 +39,7 @@ int move_range_cpu(const float* extremes, float decay, float* ema, float* range,
   return kOk;
 }
 
-int update_range_cpu(const void* x, Float type, int64_t numel, float decay, float* ema,
+int update_range_cpu(const void* x, DType type, int64_t numel, float decay, float* ema,
                      float* range, int64_t* step, const ParallelFor& parallel) {
   if (numel == 0) return kNoElements;
   float extremes[2];
@@ -47,7 +47,7 @@ int update_range_cpu(const void* x, Float type, int64_t numel, float decay, floa
   return move_range_cpu(extremes, decay, ema, range, step);
 }
 
-int fake_quant_per_tensor_cpu(const void* x, Float type, int64_t numel, const float* range,
+int fake_quant_per_tensor_cpu(const void* x, DType type, int64_t numel, const float* range,
                               int levels, int scheme, void* y, uint8_t* inside,
                               const ParallelFor& parallel) {
   const Rounding r = rounding_for(range, levels, scheme);
@@ -59,7 +59,7 @@ int fake_quant_per_tensor_cpu(const void* x, Float type, int64_t numel, const fl
   return kOk;
 }
 
-int fake_quant_per_tensor_observed_cpu(const void* x, Float type, int64_t numel, const float* range,
+int fake_quant_per_tensor_observed_cpu(const void* x, DType type, int64_t numel, const float* range,
                                        const int64_t* step, int levels, int scheme, void* y,
                                        uint8_t* inside, float* extremes,
                                        const ParallelFor& parallel) {
@@ -77,7 +77,7 @@ int fake_quant_per_tensor_observed_cpu(const void* x, Float type, int64_t numel,
   return kOk;
 }
 
-int quantize_per_tensor_cpu(const void* x, Float type, int64_t numel, const float* range,
+int quantize_per_tensor_cpu(const void* x, DType type, int64_t numel, const float* range,
                             int levels, int scheme, uint8_t* codes, uint8_t* inside,
                             float* extremes, const ParallelFor& parallel) {
   if (numel == 0) return kNoElements;

@@ -1,8 +1,8 @@
 // Weights: masked, then rounded to the range of each channel.
 
-#include "../core.h"
-#include "kernels.h"
-#include "parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {
@@ -49,7 +49,7 @@ int for_channels(const Weight* weights, int64_t count, const ParallelFor& parall
 
 }  // namespace
 
-int fake_quant_weights_cpu(const Weight* weights, int64_t count, Float type, int scheme,
+int fake_quant_weights_cpu(const Weight* weights, int64_t count, DType type, int scheme,
                            const ParallelFor& parallel) {
   int64_t numel = 0;
   for (int64_t w = 0; w < count; ++w) numel += weights[w].channels * weights[w].per_channel;
@@ -59,14 +59,14 @@ int fake_quant_weights_cpu(const Weight* weights, int64_t count, Float type, int
   });
 }
 
-int quantize_per_channel_cpu(const Weight& weight, Float type, int scheme,
+int quantize_per_channel_cpu(const Weight& weight, DType type, int scheme,
                              const ParallelFor& parallel) {
   return for_channels(&weight, 1, parallel, [&](const Weight& one, int64_t from, int64_t to) {
     kernels().codes_rows(one, type, scheme, from, to);
   });
 }
 
-int mask_gradients_cpu(const Gradient* gradients, int64_t count, Float type,
+int mask_gradients_cpu(const Gradient* gradients, int64_t count, DType type,
                        const ParallelFor& parallel) {
   for_units(
       gradients, count, parallel, [](const Gradient& g) { return units_of(g.numel); },

@@ -1,6 +1,6 @@
 // Which instruction set runs: the machine's best, or the one that was chosen by name.
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #include <atomic>
 #include <cstring>

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <limits>
 
-#include "../block.h"
-#include "../conv.h"
-#include "../core.h"
+#include "include/block.h"
+#include "include/conv.h"
+#include "include/core.h"
 
 namespace micronet {
 
@@ -95,13 +95,13 @@ struct DepthwiseRow {
 struct BlockRun {
   const float* acc;
   int64_t count;
-  const float *m, *b, *gate;
+  const float *scale, *shift, *gate;
   Function function;
 };
 
 // The gradient to values of a run; it passes from lo to hi.
 struct GradientRun {
-  const float *grad, *extra;
+  const float *grad, *mean_grad;
   float lo, hi;
 };
 
@@ -110,25 +110,25 @@ struct Kernels {
   const char* name;
 
   // Adds the extremes of x [numel] to what is there.
-  void (*extremes)(const void* x, Float type, int64_t numel, Extremes* found);
+  void (*extremes)(const void* x, DType type, int64_t numel, Extremes* found);
   // `found` may be null.
-  void (*fake_quant)(const void* x, Float type, int64_t numel, const Rounding& r, void* y,
+  void (*fake_quant)(const void* x, DType type, int64_t numel, const Rounding& r, void* y,
                      uint8_t* inside, Extremes* found, bool streamed);
-  void (*encode)(const void* x, Float type, int64_t numel, const Rounding& r, uint8_t* codes,
+  void (*encode)(const void* x, DType type, int64_t numel, const Rounding& r, uint8_t* codes,
                  uint8_t* inside, Extremes* found);
   void (*decode)(const uint8_t* codes, int64_t numel, const Rounding& r, float* y, bool streamed);
-  void (*select)(const void* values, Float type, const uint8_t* bits, int64_t numel, void* out,
+  void (*select)(const void* values, DType type, const uint8_t* bits, int64_t numel, void* out,
                  bool streamed);
 
   // Channels [from, to) of a weight, masked and rounded to their own extremes, to values or codes.
-  void (*fake_quant_rows)(const Weight& weight, Float type, int scheme, int64_t from, int64_t to,
+  void (*fake_quant_rows)(const Weight& weight, DType type, int scheme, int64_t from, int64_t to,
                           bool streamed);
-  void (*codes_rows)(const Weight& weight, Float type, int scheme, int64_t from, int64_t to);
-  void (*masked_select)(const void* values, Float type, Bits mask, int64_t numel, void* out);
+  void (*codes_rows)(const Weight& weight, DType type, int scheme, int64_t from, int64_t to);
+  void (*masked_select)(const void* values, DType type, Bits mask, int64_t numel, void* out);
 
-  void (*learned_fake_quant)(const LearnedRow& row, Float type, void* y);
+  void (*learned_fake_quant)(const LearnedRow& row, DType type, void* y);
   // At most kSumBlock elements; returns their sum.
-  float (*learned_gradient)(const LearnedRow& row, Float type, const void* grad, void* grad_x);
+  float (*learned_gradient)(const LearnedRow& row, DType type, const void* grad, void* grad_x);
   float (*sum_block)(const float* x, int64_t numel);
 
   // Codes [first, first + count) of packed ones, a byte each.

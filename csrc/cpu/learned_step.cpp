@@ -1,13 +1,13 @@
 // Rounding to learned steps, and the gradient to the steps in a fixed order of summation.
 
-#include "../core.h"
-#include "kernels.h"
-#include "parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {
 
-LearnedRow row_of(const LearnedStep& s, Float type, int64_t channel, int64_t from, int64_t count,
+LearnedRow row_of(const LearnedStep& s, DType type, int64_t channel, int64_t from, int64_t count,
                   const void* out) {
   const float scale = 1.0f / s.step[channel], zero_point = s.zero_point[channel];
   const int64_t first = channel * s.per_channel + from;
@@ -49,7 +49,7 @@ float sum_of_sums(float* sums, int64_t count) {
 
 }  // namespace
 
-int fake_quant_learned_step_cpu(const LearnedStep& s, Float type, void* y,
+int fake_quant_learned_step_cpu(const LearnedStep& s, DType type, void* y,
                                 const ParallelFor& parallel) {
   for_row_blocks(s, parallel, [&](int64_t channel, int64_t, int64_t from, int64_t count) {
     void* out = at(y, type, channel * s.per_channel + from);
@@ -58,7 +58,7 @@ int fake_quant_learned_step_cpu(const LearnedStep& s, Float type, void* y,
   return kOk;
 }
 
-int fake_quant_learned_step_backward_cpu(const LearnedStep& s, Float type, const void* grad,
+int fake_quant_learned_step_backward_cpu(const LearnedStep& s, DType type, const void* grad,
                                          float gradient_scale, void* grad_x, float* grad_step,
                                          float* workspace, const ParallelFor& parallel) {
   const int64_t blocks = sum_blocks(s.per_channel);

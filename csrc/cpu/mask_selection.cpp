@@ -2,9 +2,9 @@
 
 #include <atomic>
 
-#include "../core.h"
-#include "pack.h"
-#include "parallel.h"
+#include "cpu/pack.h"
+#include "cpu/parallel.h"
+#include "include/core.h"
 
 namespace micronet {
 namespace {
@@ -127,7 +127,7 @@ int select(const Magnitudes<Word>& m, int64_t numel, int64_t k, uint8_t* mask,
 
 }  // namespace
 
-int smallest_magnitude_mask_cpu(const void* w, Float type, int64_t numel, int64_t k, uint8_t* mask,
+int smallest_magnitude_mask_cpu(const void* w, DType type, int64_t numel, int64_t k, uint8_t* mask,
                                 const ParallelFor& parallel) {
   if (k < 0 || k > numel) return kBadCount;
   if (type == kFloat32) {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../core.h"
+#include "include/core.h"
 
 namespace micronet {
 
@@ -62,12 +62,12 @@ struct Pieces {
   }
 };
 
-static inline int64_t width_of(Float type) { return type == kFloat32 ? 4 : 2; }
+static inline int64_t width_of(DType type) { return type == kFloat32 ? 4 : 2; }
 
-static inline const void* at(const void* p, Float type, int64_t i) {
+static inline const void* at(const void* p, DType type, int64_t i) {
   return static_cast<const char*>(p) + i * width_of(type);
 }
-static inline void* at(void* p, Float type, int64_t i) {
+static inline void* at(void* p, DType type, int64_t i) {
   return static_cast<char*>(p) + i * width_of(type);
 }
 

@@ -2,9 +2,9 @@
 
 #include <atomic>
 
-#include "conv_operands.h"
-#include "depthwise.h"
-#include "sparse.h"
+#include "cpu/conv_operands.h"
+#include "cpu/depthwise.h"
+#include "cpu/sparse.h"
 
 namespace micronet {
 namespace {
@@ -130,7 +130,7 @@ struct Convolution : ConvOperands {
   // Whether to skip, where `count` groups of four weights have one that is not zero.
   bool skips(int64_t count) const {
     if (s.groups > 1 || skipping != kByRule) return s.groups == 1 && skipping == kAlways;
-    const int64_t all = s.out_channels * at.depth / kDeep;
+    const int64_t all = s.out_channels * at.depth / kPack;
     return at.depth >= kSkippingDepth &&
            static_cast<double>(count) <= kSkippingShare * static_cast<double>(all);
   }
@@ -140,11 +140,11 @@ struct Convolution : ConvOperands {
 
 void set_skipping(Skipping when) { skipping = when; }
 
-int64_t quant_conv2d_workspace(const ConvShape& shape) { return Workspace(shape).bytes; }
+int64_t quant_conv2d_workspace(const ConvShape& shape) { return PanelWorkspace(shape).bytes; }
 
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
   const Convolution run(conv, workspace);
-  const int status = run.lay_out(parallel);
+  const int status = run.pack_weights(parallel);
   if (status != kOk) return status;
   if (conv.shape.is_depthwise()) {
     run_depthwise(run, parallel);

@@ -2,7 +2,7 @@
 #ifndef MICRONET_CPU_ROUNDING_H_
 #define MICRONET_CPU_ROUNDING_H_
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace micronet {
 

@@ -3,7 +3,7 @@
 #ifndef MICRONET_CPU_SPARSE_H_
 #define MICRONET_CPU_SPARSE_H_
 
-#include "conv_operands.h"
+#include "cpu/conv_operands.h"
 
 namespace micronet {
 namespace {
@@ -31,9 +31,9 @@ struct SparseWeights {
 
   void append(const ConvOperands& o, int64_t channel, int64_t from, int64_t to) {
     const int8_t* panel = o.panels() + channel / kPanel * kPanel * o.at.depth;
-    for (int64_t k = from; k < to; k += kDeep) {
+    for (int64_t k = from; k < to; k += kPack) {
       FourWeights four;
-      std::memcpy(&four.weights, panel + k * kPanel + channel % kPanel * kDeep, kDeep);
+      std::memcpy(&four.weights, panel + k * kPanel + channel % kPanel * kPack, kPack);
       four.place = static_cast<int32_t>(k * kSparsePixels);
       if (four.weights != 0) groups.push_back(four);
     }
@@ -44,9 +44,9 @@ struct SparseWeights {
 inline int64_t count_groups(const ConvOperands& o) {
   int64_t count = 0;
   const int8_t* panels = o.panels();
-  for (int64_t at = 0; at < o.at.group_channels * o.at.depth; at += kDeep) {
+  for (int64_t at = 0; at < o.at.group_channels * o.at.depth; at += kPack) {
     int32_t four;
-    std::memcpy(&four, panels + at, kDeep);
+    std::memcpy(&four, panels + at, kPack);
     count += four != 0;
   }
   return count;

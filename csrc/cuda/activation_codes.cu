@@ -1,7 +1,7 @@
 // Activations as 4-bit codes on a CUDA device.
 
-#include "extremes.h"
-#include "rounding.h"
+#include "cuda/extremes.h"
+#include "cuda/rounding.h"
 
 namespace micronet {
 namespace {
@@ -92,7 +92,7 @@ __global__ void decode(const uint8_t* __restrict__ codes, int64_t numel,
 
 }  // namespace
 
-int quantize_per_tensor_cuda(const void* x, Float type, int64_t numel, const float* range,
+int quantize_per_tensor_cuda(const void* x, DType type, int64_t numel, const float* range,
                              int levels, int scheme, uint8_t* codes, uint8_t* inside,
                              float* extremes, float* workspace, void* stream) {
   if (numel == 0) return kNoElements;

@@ -1,8 +1,8 @@
 // Flags to and from packed bits, and counts, on a CUDA device.
 
-#include "block_sums.h"
-#include "rows.h"
-#include "words.h"
+#include "cuda/block_sums.h"
+#include "cuda/rows.h"
+#include "cuda/words.h"
 
 namespace micronet {
 namespace {
@@ -127,7 +127,7 @@ int count_bits_cuda(const uint8_t* bits, int64_t numel, int64_t* count, void* st
   return launch(count_ones, grid_for(words), stream, bits, numel, count);
 }
 
-int count_nonzero_cuda(const void* w, Float type, int64_t channels, int64_t per_channel,
+int count_nonzero_cuda(const void* w, DType type, int64_t channels, int64_t per_channel,
                        int64_t* counts, void* stream) {
   if (channels == 0) return kOk;
   const int status = clear(counts, channels, stream);

@@ -1,7 +1,7 @@
 // What follows a convolution in a block, on a CUDA device.
 
-#include "block_values.h"
-#include "extremes.h"
+#include "cuda/block_values.h"
+#include "cuda/extremes.h"
 
 namespace micronet {
 namespace {

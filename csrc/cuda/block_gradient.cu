@@ -1,6 +1,6 @@
 // The way back through a block, on a CUDA device.
 
-#include "block_values.h"
+#include "cuda/block_values.h"
 
 namespace micronet {
 namespace {
@@ -24,9 +24,9 @@ __device__ __forceinline__ float gradient_at(const Block& block, const BlockGrad
                                              const Passes& passes, int64_t i, int64_t channel) {
   const float z = preactivation_at(block, i, channel);
   float passed = passes(g.grad[i], activate<kFunction>(z));
-  if (g.extra != nullptr) {
+  if (g.mean_grad != nullptr) {
     const int64_t image = i / (block.positions * block.channels);
-    passed += g.extra[image * block.channels + channel];
+    passed += g.mean_grad[image * block.channels + channel];
   }
   return through<kFunction>(passed, z);
 }

@@ -2,7 +2,7 @@
 #ifndef MICRONET_CUDA_BLOCK_SUMS_H_
 #define MICRONET_CUDA_BLOCK_SUMS_H_
 
-#include "vector.h"
+#include "cuda/vector.h"
 
 namespace micronet {
 

@@ -4,8 +4,8 @@
 
 #include <type_traits>
 
-#include "../block.h"
-#include "launch.h"
+#include "cuda/launch.h"
+#include "include/block.h"
 
 namespace micronet {
 
@@ -37,7 +37,7 @@ __device__ __forceinline__ float accumulator_at(const Block& block, int64_t i) {
 }
 
 __device__ __forceinline__ float preactivation_at(const Block& block, int64_t i, int64_t channel) {
-  return fmaf(accumulator_at(block, i), block.m[channel], block.b[channel]);
+  return fmaf(accumulator_at(block, i), block.scale[channel], block.shift[channel]);
 }
 
 template <int kFunction>

@@ -1,6 +1,6 @@
 // Codes of L levels in groups of at most eight bits on a CUDA device.
 
-#include "vector.h"
+#include "cuda/vector.h"
 
 namespace micronet {
 namespace {

@@ -1,14 +1,14 @@
 // Values whose bit is 1, put together and taken apart again on a CUDA device.
 
-#include "scan.h"
-#include "words.h"
+#include "cuda/scan.h"
+#include "cuda/words.h"
 
 namespace micronet {
 namespace {
 
 // Words of bits in a block of elements, and those of them that one warp takes, an element a lane.
 constexpr int kWords = static_cast<int>(kCompactBlock) / kWordBits;
-constexpr int kTurns = kWords / kWarps;
+constexpr int kWarpWords = kWords / kWarps;
 
 int64_t blocks_of(int64_t numel) { return (numel + kCompactBlock - 1) / kCompactBlock; }
 
@@ -52,7 +52,7 @@ __device__ __forceinline__ void for_elements(const uint8_t* bits, int64_t numel,
     }
     __syncthreads();
 #pragma unroll 4
-    for (int w = warp * kTurns; w < (warp + 1) * kTurns; ++w) {
+    for (int w = warp * kWarpWords; w < (warp + 1) * kWarpWords; ++w) {
       const int64_t i = first + w * kWordBits + lane;
       if (i >= numel) break;
       const uint32_t word = words[w];

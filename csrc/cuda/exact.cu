@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "../exact.h"
-#include "launch.h"
+#include "cuda/launch.h"
+#include "include/exact.h"
 
 namespace micronet {
 namespace {
@@ -64,14 +64,15 @@ __global__ void linear(const float* x, const float* w, const float* ratio, const
 
 }  // namespace
 
-int float_conv2d_cuda(const ConvShape& shape, const float* x, const float* w, const float* bias,
-                      float* y, void* stream) {
+int conv2d_deterministic_cuda(const ConvShape& shape, const float* x, const float* w,
+                              const float* bias, float* y, void* stream) {
   return launch(float_conv, grid_for(shape.pixels() * shape.out_channels), stream, shape, x, w,
                 bias, y);
 }
 
-int linear_cuda(const float* x, const float* w, const float* ratio, const float* bias, int64_t rows,
-                int64_t depth, int64_t outputs, float* y, void* stream) {
+int linear_deterministic_cuda(const float* x, const float* w, const float* ratio, const float* bias,
+                              int64_t rows, int64_t depth, int64_t outputs, float* y,
+                              void* stream) {
   if (rows * outputs == 0) return kOk;
   const int64_t columns = (outputs + kLaneOutputs - 1) / kLaneOutputs;
   return launch(linear, grid_for(rows * columns * kThreads), stream, x, w, ratio, bias, rows, depth,

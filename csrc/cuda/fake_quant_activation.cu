@@ -1,7 +1,7 @@
 // Rounding activations to one range on a CUDA device.
 
-#include "extremes.h"
-#include "rounding.h"
+#include "cuda/extremes.h"
+#include "cuda/rounding.h"
 
 namespace micronet {
 namespace {
@@ -61,7 +61,7 @@ __global__ void fake_quant_observed(const T* __restrict__ x, int64_t numel, cons
 
 }  // namespace
 
-int fake_quant_per_tensor_cuda(const void* x, Float type, int64_t numel, const float* range,
+int fake_quant_per_tensor_cuda(const void* x, DType type, int64_t numel, const float* range,
                                int levels, int scheme, void* y, uint8_t* inside, void* stream) {
   if (numel == 0) return kOk;
   return with_type(type, [&](auto* t) {
@@ -72,7 +72,7 @@ int fake_quant_per_tensor_cuda(const void* x, Float type, int64_t numel, const f
   });
 }
 
-int fake_quant_per_tensor_observed_cuda(const void* x, Float type, int64_t numel,
+int fake_quant_per_tensor_observed_cuda(const void* x, DType type, int64_t numel,
                                         const float* range, const int64_t* step, int levels,
                                         int scheme, void* y, uint8_t* inside, float* extremes,
                                         float* workspace, void* stream) {

@@ -1,7 +1,7 @@
 // Rounding weights to the range of each channel on a CUDA device.
 
-#include "extremes.h"
-#include "rows.h"
+#include "cuda/extremes.h"
+#include "cuda/rows.h"
 
 namespace micronet {
 namespace {
@@ -11,8 +11,8 @@ constexpr int64_t kShortRow = kTile;
 
 // A value goes to the weight's type, a code to a byte, 0 where it is NaN.
 template <typename T>
-__device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane, const Quantizer& q,
-                                    float (&v)[kEach], T* w_hat) {
+__device__ __forceinline__ void store_values(const Piece<T>& row, int64_t tile, int lane,
+                                             const Quantizer& q, float (&v)[kEach], T* w_hat) {
 #pragma unroll
   for (int e = 0; e < kEach; ++e) v[e] = dequantize(quantize(v[e], q), q);
   row.store(v, tile, lane, w_hat);
@@ -24,8 +24,9 @@ struct alignas(kSize) Codes {
 };
 
 template <typename T>
-__device__ __forceinline__ void put(const Piece<T>& row, int64_t tile, int lane, const Quantizer& q,
-                                    float (&v)[kEach], uint8_t* codes) {
+__device__ __forceinline__ void store_values(const Piece<T>& row, int64_t tile, int lane,
+                                             const Quantizer& q, float (&v)[kEach],
+                                             uint8_t* codes) {
   constexpr int kSize = Packet<T>::kSize;
   uint8_t* to = codes + row.first + tile * kTile;
   const bool whole = row.is_whole(tile);
@@ -78,7 +79,7 @@ __device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member, 
   const Quantizer q = make_quantizer(all.lo(), all.hi(), levels, scheme);
   for (int64_t tile = member; tile < tiles; tile += kTeam) {
     if (tile != member) row.load(tile, lane, v);
-    put(row, tile, lane, q, v, out);
+    store_values(row, tile, lane, q, v, out);
   }
   return q;
 }
@@ -118,14 +119,14 @@ int round_channels(const Weight& weight, int scheme, void* stream) {
 
 }  // namespace
 
-int fake_quant_per_channel_cuda(const Weight& weight, Float type, int scheme, void* stream) {
+int fake_quant_per_channel_cuda(const Weight& weight, DType type, int scheme, void* stream) {
   return with_type(type, [&](auto* t) {
     using T = std::remove_pointer_t<decltype(t)>;
     return round_channels<T, T>(weight, scheme, stream);
   });
 }
 
-int quantize_per_channel_cuda(const Weight& weight, Float type, int scheme, void* stream) {
+int quantize_per_channel_cuda(const Weight& weight, DType type, int scheme, void* stream) {
   return with_type(type, [&](auto* t) {
     return round_channels<std::remove_pointer_t<decltype(t)>, uint8_t>(weight, scheme, stream);
   });

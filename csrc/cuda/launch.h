@@ -1,7 +1,7 @@
 // How kernels are launched. Needs only the CUDA runtime.
 //
 // Kernels are called by function, never by <<< >>>, so that a plain C++ compiler can read them and
-// tests can run them on machines without a GPU (csrc/tests/cuda_on_host.h).
+// tests can run them on machines without a GPU (csrc/tests/emulator/cuda_on_host.h).
 #ifndef MICRONET_CUDA_LAUNCH_H_
 #define MICRONET_CUDA_LAUNCH_H_
 
@@ -15,11 +15,13 @@
 #include <mutex>
 #include <utility>
 
-#include "../core.h"
+#include "include/core.h"
 
 namespace micronet {
 
 constexpr int kThreads = 256;
+// Blocks that are to fit a multiprocessor, half of its threads, to hide its memory's latency.
+constexpr int kBlocksAtOnce = 4;
 
 // Blocks of a grid-stride loop over `items`, one a thread. The cap keeps a grid within a few waves
 // of the widest device, and every thread of a full grid has several items to hide latency with.

@@ -1,8 +1,8 @@
 // Rounding to learned steps on a CUDA device, and the gradient to the steps in a fixed order of
 // summation.
 
-#include "rounding.h"
-#include "rows.h"
+#include "cuda/rounding.h"
+#include "cuda/rows.h"
 
 namespace micronet {
 namespace {
@@ -16,7 +16,7 @@ __device__ __forceinline__ Quantizer quantizer_of(const LearnedStep& s, int64_t 
 }
 
 template <bool kLookUp, typename T>
-__global__ void fake_quant(const LearnedStep s, const RowBlocks rows, T* __restrict__ y) {
+__global__ void fake_quant_learned(const LearnedStep s, const RowBlocks rows, T* __restrict__ y) {
   __shared__ float table[kTableSize];
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const T* x = static_cast<const T*>(s.x);
@@ -106,9 +106,6 @@ __device__ __forceinline__ float sum_lane(const LearnedStep& s, const Quantizer&
   return sum;
 }
 
-// Of the gradients, on a multiprocessor: half of its threads.
-constexpr int kBlocksAtOnce = 4;
-
 // sums [channels * blocks] of the blocks of s.x, each times `scale`.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
@@ -144,17 +141,18 @@ __global__ void sum_blocks_again(float* partial, int64_t channels, int64_t block
 
 }  // namespace
 
-int fake_quant_learned_step_cuda(const LearnedStep& s, Float type, void* y, void* stream) {
+int fake_quant_learned_step_cuda(const LearnedStep& s, DType type, void* y, void* stream) {
   if (s.channels * s.per_channel == 0) return kOk;
   const RowBlocks rows(s.channels, s.per_channel);
   return with_type(type, [&](auto* t) {
     using T = std::remove_pointer_t<decltype(t)>;
-    const auto kernel = s.levels <= kMostLookedUp ? fake_quant<true, T> : fake_quant<false, T>;
+    const auto kernel =
+        s.levels <= kMostLookedUp ? fake_quant_learned<true, T> : fake_quant_learned<false, T>;
     return launch(kernel, rows.grid(), stream, s, rows, static_cast<T*>(y));
   });
 }
 
-int fake_quant_learned_step_backward_cuda(const LearnedStep& s, Float type, const void* grad,
+int fake_quant_learned_step_backward_cuda(const LearnedStep& s, DType type, const void* grad,
                                           float gradient_scale, void* grad_x, float* grad_step,
                                           float* partial, void* stream) {
   if (s.channels == 0) return kOk;

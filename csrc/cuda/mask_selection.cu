@@ -1,7 +1,7 @@
 // Exactly k smallest magnitudes by radix selection on a CUDA device, without sorting or waiting.
 
-#include "scan.h"
-#include "words.h"
+#include "cuda/scan.h"
+#include "cuda/words.h"
 
 namespace micronet {
 namespace {
@@ -211,7 +211,7 @@ int64_t selection_workspace(int64_t numel) {
   return static_cast<int64_t>(sizeof(Selection)) + ties * static_cast<int64_t>(sizeof(int64_t));
 }
 
-int smallest_magnitude_mask_cuda(const void* w, Float type, int64_t numel, int64_t k, uint8_t* mask,
+int smallest_magnitude_mask_cuda(const void* w, DType type, int64_t numel, int64_t k, uint8_t* mask,
                                  void* workspace, void* stream) {
   if (k < 0 || k > numel) return kBadCount;
   Selection* s = static_cast<Selection*>(workspace);

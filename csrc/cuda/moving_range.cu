@@ -1,6 +1,6 @@
 // The moving range of activations on a CUDA device.
 
-#include "extremes.h"
+#include "cuda/extremes.h"
 
 namespace micronet {
 namespace {
@@ -30,7 +30,7 @@ __global__ void update_range(const T* __restrict__ x, int64_t numel, float decay
 
 }  // namespace
 
-int update_range_cuda(const void* x, Float type, int64_t numel, float decay, float* ema,
+int update_range_cuda(const void* x, DType type, int64_t numel, float decay, float* ema,
                       float* range, int64_t* step, float* workspace, void* stream) {
   if (numel == 0) return kNoElements;
   return with_type(type, [&](auto* t) {

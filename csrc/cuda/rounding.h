@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "vector.h"
+#include "cuda/vector.h"
 
 namespace micronet {
 

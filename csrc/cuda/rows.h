@@ -2,7 +2,7 @@
 #ifndef MICRONET_CUDA_ROWS_H_
 #define MICRONET_CUDA_ROWS_H_
 
-#include "vector.h"
+#include "cuda/vector.h"
 
 namespace micronet {
 

@@ -2,7 +2,7 @@
 #ifndef MICRONET_CUDA_SCAN_H_
 #define MICRONET_CUDA_SCAN_H_
 
-#include "block_sums.h"
+#include "cuda/block_sums.h"
 
 namespace micronet {
 

@@ -1,6 +1,6 @@
 // Choosing values by packed bits on a CUDA device.
 
-#include "vector.h"
+#include "cuda/vector.h"
 
 namespace micronet {
 namespace {
@@ -42,7 +42,7 @@ int select_words(const void* values, const uint8_t* bits, int64_t numel, void* o
 
 }  // namespace
 
-int select_by_bits_cuda(const void* values, Float type, const uint8_t* bits, int64_t numel,
+int select_by_bits_cuda(const void* values, DType type, const uint8_t* bits, int64_t numel,
                         void* out, void* stream) {
   if (numel == 0) return kOk;
   return type == kFloat32 ? select_words<uint32_t>(values, bits, numel, out, stream)

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../core.h"
-#include "launch.h"
+#include "cuda/launch.h"
+#include "include/core.h"
 
 namespace micronet {
 
@@ -33,9 +33,9 @@ __device__ __forceinline__ void from_float(float v, __nv_bfloat16* out) {
 }
 __device__ __forceinline__ void from_float(float v, __half* out) { *out = __float2half_rn(v); }
 
-// Calls body(pointer to the type that a Float names), null.
+// Calls body(pointer to the type that a DType names), null.
 template <typename Body>
-int with_type(Float type, const Body& body) {
+int with_type(DType type, const Body& body) {
   if (type == kBFloat16) return body(static_cast<__nv_bfloat16*>(nullptr));
   if (type == kFloat16) return body(static_cast<__half*>(nullptr));
   return body(static_cast<float*>(nullptr));

@@ -10,9 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "../core.h"
-#include "../cpu/half.h"
-#include "../cpu/kernels.h"
+#include "cpu/half.h"
+#include "cpu/kernels.h"
+#include "include/core.h"
 
 #define CHECK(condition)                                                   \
   do {                                                                     \

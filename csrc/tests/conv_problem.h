@@ -2,8 +2,8 @@
 #ifndef MICRONET_TESTS_CONV_PROBLEM_H_
 #define MICRONET_TESTS_CONV_PROBLEM_H_
 
-#include "../conv.h"
-#include "check.h"
+#include "include/conv.h"
+#include "tests/check.h"
 
 namespace micronet {
 

@@ -1,7 +1,7 @@
 """What follows a convolution in a block, computed from its accumulators in every pass.
 
 acc is [N, C, H, W], channels last, int16, int32 or float32; the value is
-function(fma(acc, m, b)), m and b [C], times gate [N, C] unless the gate is empty.
+function(fma(acc, scale, shift)), scale and shift [C], times gate [N, C] unless the gate is empty.
 """
 
 import torch
@@ -11,7 +11,7 @@ from .. import checks_block
 from ..scheme import packed_bytes
 from .registry import define, empty
 
-_AFFINE = "Tensor acc, Tensor m, Tensor b, int function"
+_AFFINE = "Tensor acc, Tensor scale, Tensor shift, int function"
 _GRADIENT = f"Tensor grad, {_AFFINE}"
 
 
@@ -47,17 +47,17 @@ define(
     lambda acc, *_: empty(acc, tuple(acc.shape[:2]), torch.float32),
 )
 define(
-    f"block_gradient_sums({_GRADIENT}, Tensor range, Tensor extra) -> Tensor",
+    f"block_gradient_sums({_GRADIENT}, Tensor range, Tensor mean_grad) -> Tensor",
     checks_block.gradient_sums,
     lambda grad, acc, *_: _two_sums(acc),
 )
 define(
-    f"block_gradient({_GRADIENT}, Tensor range, Tensor extra, Tensor k) -> Tensor",
+    f"block_gradient({_GRADIENT}, Tensor range, Tensor mean_grad, Tensor k) -> Tensor",
     checks_block.gradient,
     lambda grad, acc, *_: _images(acc),
 )
 define(
     f"block_gate_gradient({_GRADIENT}, Tensor gate, Tensor range) -> (Tensor, Tensor)",
     checks_block.gate_gradient,
-    lambda grad, acc, m, b, function, gate, range: (_images(acc), torch.empty_like(gate)),
+    lambda grad, acc, scale, shift, function, gate, range: (_images(acc), torch.empty_like(gate)),
 )

@@ -23,13 +23,13 @@ def _fake_conv2d(
 
 
 define(
-    "float_conv2d(Tensor x, Tensor w, Tensor bias, int[] stride, int[] padding, int[] dilation,"
+    "conv2d_deterministic(Tensor x, Tensor w, Tensor bias, int[] stride, int[] padding, int[] dilation,"
     " int groups) -> Tensor",
-    checks_exact.float_conv2d,
+    checks_exact.conv2d_deterministic,
     _fake_conv2d,
 )
 define(
-    "linear_by_lanes(Tensor x, Tensor w, Tensor mask, int levels, Tensor bias) -> Tensor",
+    "linear_deterministic(Tensor x, Tensor w, Tensor mask, int levels, Tensor bias) -> Tensor",
     checks_exact.linear,
     lambda x, w, *_: empty(x, (x.shape[0], w.shape[0]), torch.float32),
 )
@@ -37,7 +37,7 @@ define(
 _OP = torch.ops.micronet
 
 
-def float_conv2d(
+def conv2d_deterministic(
     x: Tensor,
     w: Tensor,
     bias: Tensor | None,
@@ -52,7 +52,7 @@ def float_conv2d(
     each over the taps, row by row; so it is the same on every machine, in any batch. padding is
     (top, left, bottom, right). No gradient. Raises ValueError for sizes, TypeError for a dtype.
     """
-    return _OP.float_conv2d.default(
+    return _OP.conv2d_deterministic.default(
         x.detach().contiguous(memory_format=torch.channels_last),
         w.detach().contiguous(),
         x.new_empty(0) if bias is None else bias.detach(),
@@ -63,7 +63,7 @@ def float_conv2d(
     )
 
 
-def linear_by_lanes(
+def linear_deterministic(
     x: Tensor, w: Tensor, bias: Tensor | None, levels: int = 0, mask: Tensor | None = None
 ) -> Tensor:
     """x [N, K] times w [O, K], masked and rounded to levels unless those are 0, plus bias [O].
@@ -73,7 +73,7 @@ def linear_by_lanes(
     for sizes or levels, TypeError for a dtype.
     """
     weights = w.detach().contiguous()
-    return _OP.linear_by_lanes.default(
+    return _OP.linear_deterministic.default(
         x.detach().contiguous(),
         weights,
         no_mask(weights, mask),

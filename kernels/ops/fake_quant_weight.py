@@ -70,7 +70,7 @@ def _one_by_one(
 
 
 differentiate("fake_quant_per_channel", _masked, _save_mask)
-# For devices to which the extension brings no gradient of its own (csrc/bindings/lists.h).
+# For devices to which the extension brings no gradient of its own (csrc/bindings/weight_lists.cpp).
 LIBRARY.impl("fake_quant_weights", _one_by_one, "Autograd")
 
 # What callers use -------------------------------------------------------------------------------

@@ -101,7 +101,9 @@ class ExactConv2d(nn.Conv2d):
     def evaluate(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return ``convolve`` in the stated order; what follows it waits for its reader."""
         images = self.bordered(x)
-        exact = kernels.float_conv2d(images, weight, self.bias, *self.geometry(images.shape[-2:]))
+        exact = kernels.conv2d_deterministic(
+            images, weight, self.bias, *self.geometry(images.shape[-2:])
+        )
         # The kernel's output is channels last; torch's lies as one of its operands does.
         channels_last = kernels.is_channels_last(x) or kernels.is_channels_last(weight)
         y = summed(exact, lambda: self.convolve(x, weight))
@@ -150,5 +152,5 @@ class FloatLinear(nn.Linear):
         return flat_batch(x.float(), 1, self._evaluate)
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        exact = kernels.linear_by_lanes(x, self.weight, self.bias)
+        exact = kernels.linear_deterministic(x, self.weight, self.bias)
         return summed(exact, lambda: F.linear(x, self.weight, self.bias))

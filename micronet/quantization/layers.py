@@ -241,7 +241,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         if self._sums_integers():
             images, kernel = x[:, :, None, None], weight[:, :, None, None]
             return self._integer_sums(images, kernel, self._call()).flatten(1)
-        exact = kernels.linear_by_lanes(x, weight, self.bias, levels, mask)
+        exact = kernels.linear_deterministic(x, weight, self.bias, levels, mask)
         return summed(exact, lambda: F.linear(x, self.quantized_weight(), self.bias))
 
     def _multiply_codes(self, codes: kernels.QuantizedInput) -> Tensor:

@@ -171,38 +171,45 @@ def public_definitions(tree):
 # What knows what, in the core ---------------------------------------------------------------------
 
 
-def includes():
-    """What each file of the core includes of the core and of others."""
-    folder = ROOT / "csrc"
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".h", ".cpp", ".cu")):
-        yield path, re.findall(r'^#include ["<]([^">]+)[">]', path.read_text(), re.MULTILINE)
+CORE = ROOT / "csrc"
+# What each folder of the core may include.
+CORE_FLOORS = {
+    "include": {"include"},
+    "cpu": {"include", "cpu"},
+    "cuda": {"include", "cuda"},
+    "bindings": {"include", "cpu", "bindings"},
+    "tests": {"include", "cpu", "tests"},
+}
+
+
+def includes(pattern=r'^#include ["<]([^">]+)[">]'):
+    """Each file of the core with what it includes of the core and of others."""
+    for path in sorted(p for p in CORE.rglob("*") if p.suffix in (".h", ".cpp", ".cu")):
+        yield path, re.findall(pattern, path.read_text(), re.MULTILINE)
 
 
 def test_only_bindings_know_torch():
     for path, names in includes():
-        if path.relative_to(ROOT / "csrc").parts[0].startswith("bindings"):
+        if path.relative_to(CORE).parts[0] == "bindings":
             continue
         foreign = [n for n in names if n.startswith(("torch/", "ATen/", "c10/", "pybind11/"))]
         assert not foreign, path
 
 
 def test_headers_of_the_core_close_no_circle():
-    arrows = {}
-    for path, names in includes():
-        found = ((path.parent / n, ROOT / "csrc" / n, ROOT / "csrc/include" / n) for n in names)
-        arrows[path.resolve()] = {
-            next((p.resolve() for p in tried if p.exists()), Path()) for tried in found
-        } - {Path()}
+    arrows = {
+        path.resolve(): {(CORE / n).resolve() for n in names if (CORE / n).exists()}
+        for path, names in includes()
+    }
     assert sum(map(len, arrows.values())) > 100
     assert not circles(arrows)
 
 
 def test_the_core_does_not_include_what_is_above_it():
-    for path, names in includes():
-        first = path.relative_to(ROOT / "csrc").parts[0]
-        above = ("bindings",) if first != "tests" else ()
-        assert not first.startswith("bindings") or not any("tests/" in n for n in names), path
-        assert first.startswith("bindings") or not any(n.startswith(above) for n in names), path
+    for path, names in includes(r'^#include "([^"]+)"'):
+        floor = path.relative_to(CORE).parts[0]
+        assert all((CORE / name).is_file() for name in names), path
+        assert {Path(name).parts[0] for name in names} <= CORE_FLOORS[floor], path
 
 
 def test_nothing_points_up_from_a_package_to_another():

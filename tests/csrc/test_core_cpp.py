@@ -1,4 +1,4 @@
-"""The C++ tests of the core, built without torch and run under sanitizers."""
+"""The C++ tests: of the core, and of the CUDA kernels on the host, built once under sanitizers."""
 
 import subprocess
 import sys
@@ -8,7 +8,10 @@ import pytest
 
 from paths import ROOT
 
-PROGRAMS = sorted(path.stem for path in (ROOT / "csrc" / "tests").glob("*.cpp"))
+TESTS = ROOT / "csrc" / "tests"
+PROGRAMS = sorted(
+    f"{device}_{path.stem}" for device in ("cpu", "cuda") for path in (TESTS / device).glob("*.cpp")
+)
 
 
 def run(*command):
@@ -18,14 +21,20 @@ def run(*command):
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("core")
+def programs():
+    """The folder of `make test-core`, up to date; programs that fail to build fail alone."""
+    folder = ROOT / "build" / "core"
     tools = Path(sys.executable).parent
-    options = ["-DMICRONET_SANITIZE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g"]
     ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
-    run(tools / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", ninja, *options)
+    run(tools / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", ninja)
     run(tools / "cmake", "--build", folder)
     return folder
+
+
+def test_programs_are_known_to_cmake(programs):
+    listed = run(Path(sys.executable).parent / "ctest", "--test-dir", programs, "-N")
+    assert all(f": {program}\n" in listed for program in PROGRAMS)
+    assert f"Total Tests: {len(PROGRAMS)}" in listed
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -29,8 +29,8 @@ NOT_COMPILED = {
     "with_gradient_of",
     "recompute_in_backward",
     # Of evaluation, in float32 only; tests/test_exact_evaluation.py.
-    "float_conv2d",
-    "linear_by_lanes",
+    "conv2d_deterministic",
+    "linear_deterministic",
     "available_backends",
     "bits_of_levels",
     "fits_32_bits",

@@ -172,7 +172,7 @@ def test_float_convolution_is_a_convolution(on_all, rng):
     x = torch.randn(3, 6, 9, 8, generator=rng).contiguous(memory_format=torch.channels_last)
     w, bias = torch.randn(8, 3, 3, 3, generator=rng), torch.randn(8, generator=rng)
     y = on_all(
-        lambda: kernels.float_conv2d(x, w, bias, (2, 1), (0, 1, 1, 1), (1, 2), 2),
+        lambda: kernels.conv2d_deterministic(x, w, bias, (2, 1), (0, 1, 1, 1), (1, 2), 2),
     )
     padded = nn.functional.pad(x.double(), [1, 1, 0, 1])
     expected = nn.functional.conv2d(padded, w.double(), bias.double(), (2, 1), 0, (1, 2), groups=2)
@@ -181,11 +181,11 @@ def test_float_convolution_is_a_convolution(on_all, rng):
 
 @pytest.mark.parametrize("levels", [0, 5, 16])
 @pytest.mark.parametrize("depth", [1, 15, 16, 17, 100])
-def test_linear_by_lanes_is_a_linear_layer(on_all, rng, levels, depth):
+def test_linear_deterministic_is_a_linear_layer(on_all, rng, levels, depth):
     x, w = torch.randn(4, depth, generator=rng), torch.randn(7, depth, generator=rng)
     bias, keep = torch.randn(7, generator=rng), torch.rand(7, depth, generator=rng) > 0.5
     mask = kernels.pack_bits(keep) if levels else None
-    y = on_all(lambda: kernels.linear_by_lanes(x, w, bias, levels, mask))
+    y = on_all(lambda: kernels.linear_deterministic(x, w, bias, levels, mask))
     w_hat = kernels.fake_quant_per_channel(w, levels, mask) if levels else w
     expected = nn.functional.linear(x.double(), w_hat.double(), bias.double())
     assert torch.allclose(y.double(), expected, rtol=0, atol=1e-4)
@@ -196,19 +196,21 @@ def test_a_lane_is_summed_in_order():
     x = torch.ones(1, 32)
     w = torch.zeros(1, 32)
     w[0, 0], w[0, 16], w[0, 1] = 2.0**24, 1.0, 1.0
-    assert kernels.linear_by_lanes(x, w, None).item() == 2.0**24
+    assert kernels.linear_deterministic(x, w, None).item() == 2.0**24
     w[0, 17] = 1.0
-    assert kernels.linear_by_lanes(x, w, None).item() == 2.0**24 + 2
+    assert kernels.linear_deterministic(x, w, None).item() == 2.0**24 + 2
 
 
 def test_rejects(backend):
     x, w = torch.ones(1, 4), torch.ones(3, 5)
     with pytest.raises(ValueError, match=r"shapes \[1, 4\] and \[3, 5\]"):
-        kernels.linear_by_lanes(x, w, None)
+        kernels.linear_deterministic(x, w, None)
     with pytest.raises(TypeError, match=r"w is torch\.bfloat16"):
-        kernels.linear_by_lanes(x, torch.ones(3, 4).bfloat16(), None)
+        kernels.linear_deterministic(x, torch.ones(3, 4).bfloat16(), None)
     with pytest.raises(ValueError, match="bias has shape"):
-        kernels.linear_by_lanes(x, torch.ones(3, 4), torch.ones(2))
+        kernels.linear_deterministic(x, torch.ones(3, 4), torch.ones(2))
     images = torch.ones(1, 4, 3, 3)
     with pytest.raises(ValueError, match="smaller than the kernel"):
-        kernels.float_conv2d(images, torch.ones(2, 4, 5, 5), None, (1, 1), (0, 0, 0, 0), (1, 1), 1)
+        kernels.conv2d_deterministic(
+            images, torch.ones(2, 4, 5, 5), None, (1, 1), (0, 0, 0, 0), (1, 1), 1
+        )

@@ -72,10 +72,10 @@ SAMPLES = {
         (_images(), *b, NONE, _spread(2, 6), _spread(3, 6)) for b in _blocks(d)
     ],
     "block_gate_gradient": lambda d: [(_images(), *b, _spread(2, 6), ENDS) for b in _blocks(d)],
-    "float_conv2d": lambda d: [
+    "conv2d_deterministic": lambda d: [
         (_images(), _weights(), bias, *CONV[1:]) for bias in (NONE, ENDS.repeat(2))
     ],
-    "linear_by_lanes": lambda d: [
+    "linear_deterministic": lambda d: [
         (_spread(3, 20), _spread(7, 20), NOTHING, 0, NONE),
         (_spread(3, 20), _spread(7, 20), torch.ones(18, dtype=torch.uint8), 5, _spread(7)),
     ],

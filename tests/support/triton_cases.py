@@ -323,7 +323,7 @@ def _moments(rng, dtype, sizes):
 
 
 def float_convolutions(rng, dtype, sizes):
-    yield from conv_samples.SAMPLES["float_conv2d"](dtype)
+    yield from conv_samples.SAMPLES["conv2d_deterministic"](dtype)
     for size, outputs, side, (stride, dilation), padding, groups in [] if sizes else CONVOLUTIONS:
         w = draw(rng, outputs, size[1] // groups, side, side)
         bias = draw(rng, outputs) if stride == 1 else torch.empty(0)
@@ -332,7 +332,7 @@ def float_convolutions(rng, dtype, sizes):
 
 
 def linears(rng, dtype, sizes):
-    yield from conv_samples.SAMPLES["linear_by_lanes"](dtype)
+    yield from conv_samples.SAMPLES["linear_deterministic"](dtype)
     for depth, outputs in [] if sizes else [(1, 15), (15, 16), (16, 17), (17, 1), (130, 33)]:
         x, w, bias = draw(rng, 3, depth), draw(rng, outputs, depth), draw(rng, outputs)
         yield x, w, NOTHING, 0, bias
@@ -381,8 +381,8 @@ CASES = {
         "block_gradient", _none, _none, lambda rng, size: draw(rng, 3, size[1])
     ),
     "block_gate_gradient": _gradients_with("block_gate_gradient", _gate, _ends),
-    "float_conv2d": float_convolutions,
-    "linear_by_lanes": linears,
+    "conv2d_deterministic": float_convolutions,
+    "linear_deterministic": linears,
 }
 
 WITHOUT_FLOATS = [
@@ -393,8 +393,8 @@ WITHOUT_FLOATS = [
     "pack_bits",
     "unpack_bits",
     "count_bits",
-    "float_conv2d",
-    "linear_by_lanes",
+    "conv2d_deterministic",
+    "linear_deterministic",
 ]
 
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "../check.h"
+#include "tests/check.h"
 
 namespace micronet {
 
@@ -13,15 +13,15 @@ constexpr int64_t kTileSizes[] = {0,  1,  7,  8,  9,   10,  11,  12,   13,   14,
                                   17, 31, 32, 33, 255, 256, 257, 4095, 4096, 4097, 20011};
 // Sizes beyond which a trial takes long: a scheme is then chosen at random.
 constexpr int64_t kManyTiles = 1000;
-constexpr Float kTypes[] = {kFloat32, kBFloat16, kFloat16};
+constexpr DType kTypes[] = {kFloat32, kBFloat16, kFloat16};
 constexpr int kSchemes[] = {kAffine, kDistillerAffine, kDistillerSymmetric};
 constexpr int kLevels[] = {2, 5, 16, 256};
 
-// Elements of any Float type that end where their memory ends, for a sanitizer to see. They start
+// Elements of any DType type that end where their memory ends, for a sanitizer to see. They start
 // `skip` elements into it: only without is their address a multiple of 16.
 class Elements {
  public:
-  Elements(Float type, int64_t numel, int skip)
+  Elements(DType type, int64_t numel, int skip)
       : type_(type), skip_(skip), memory_(static_cast<size_t>((numel + skip) * width()), 0xff) {}
 
   int64_t width() const { return type_ == kFloat32 ? 4 : 2; }
@@ -53,13 +53,13 @@ class Elements {
     std::memcpy(p, &narrowed, sizeof(T));
   }
 
-  Float type_;
+  DType type_;
   int64_t skip_;
   std::vector<uint8_t> memory_;
 };
 
 // What is left of v in memory of a type.
-inline float rounded_to(Float type, float v) {
+inline float rounded_to(DType type, float v) {
   Elements one(type, 1, 0);
   one.set(0, v);
   return one[0];
@@ -75,7 +75,7 @@ enum Kind { kUsual, kExtreme, kHostile, kMinusZero };
 
 inline Kind any_kind(std::mt19937& random) { return static_cast<Kind>(random() % 4); }
 
-inline Elements inputs(std::mt19937& random, Float type, int64_t numel, int skip, Kind kind) {
+inline Elements inputs(std::mt19937& random, DType type, int64_t numel, int skip, Kind kind) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const float nan = float_of(0x7fffffffu);  // as a device writes it
   Elements x(type, numel, skip);
@@ -92,7 +92,7 @@ inline Elements inputs(std::mt19937& random, Float type, int64_t numel, int skip
   return x;
 }
 
-inline Elements inputs(std::mt19937& random, Float type, int64_t numel, int skip, bool hostile) {
+inline Elements inputs(std::mt19937& random, DType type, int64_t numel, int skip, bool hostile) {
   return inputs(random, type, numel, skip, hostile ? kHostile : kExtreme);
 }
 
@@ -153,7 +153,7 @@ inline void check_inside(const Elements& x, int64_t numel, const Quantizer& q,
 // Calls test(type, numel, skip) for every type, size and alignment.
 template <typename Test>
 void on_all_edges(const Test& test) {
-  for (const Float type : kTypes) {
+  for (const DType type : kTypes) {
     for (const int64_t numel : kTileSizes) {
       for (const int skip : {0, 1}) test(type, numel, skip);
     }

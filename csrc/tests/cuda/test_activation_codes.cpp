@@ -1,6 +1,6 @@
 // 4-bit codes by CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
@@ -9,7 +9,7 @@ unsigned code_at(const std::vector<uint8_t>& codes, int64_t i) {
   return (codes[static_cast<size_t>(i / 2)] >> (4 * (i % 2))) & 15u;
 }
 
-void encodes_each_element(std::mt19937& random, Float type, int64_t numel, int skip, int levels,
+void encodes_each_element(std::mt19937& random, DType type, int64_t numel, int skip, int levels,
                           int scheme) {
   Elements x = inputs(random, type, numel, skip, any_kind(random));
   const Range range = any_range(random);
@@ -54,7 +54,7 @@ void decodes_each_code(std::mt19937& random, int64_t numel, int skip, int levels
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  on_all_edges([&](Float type, int64_t numel, int skip) {
+  on_all_edges([&](DType type, int64_t numel, int skip) {
     for (const int levels : {2, 5, 16}) {
       const int chosen = kSchemes[random() % 3];
       for (const int scheme : kSchemes) {

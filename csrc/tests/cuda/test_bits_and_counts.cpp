@@ -1,6 +1,6 @@
 // Packed bits and counts by CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
@@ -24,7 +24,7 @@ void bits_are_packed_and_counted(std::mt19937& random, int64_t numel, int skip) 
   CHECK(count == expected);
 }
 
-void zeros_are_not_counted(std::mt19937& random, Float type, int64_t channels, int64_t each,
+void zeros_are_not_counted(std::mt19937& random, DType type, int64_t channels, int64_t each,
                            int skip) {
   Elements w = inputs(random, type, channels * each, skip, kHostile);
   std::vector<int64_t> counts(static_cast<size_t>(channels), -1);
@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
     for (const int skip : {0, 1}) bits_are_packed_and_counted(random, numel, skip);
   }
   bits_are_packed_and_counted(random, 140009, 0);
-  on_all_edges([&](Float type, int64_t numel, int skip) {
+  on_all_edges([&](DType type, int64_t numel, int skip) {
     zeros_are_not_counted(random, type, 1, numel, skip);
     zeros_are_not_counted(random, type, 3, numel, skip);
   });

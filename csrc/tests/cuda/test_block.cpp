@@ -1,9 +1,9 @@
 // Blocks, and evaluation in float, by CUDA kernels that run on the host, against plain loops.
 
-#include "../../block.h"
-#include "../../exact.h"
-#include "../conv_problem.h"
-#include "inputs.h"
+#include "include/block.h"
+#include "include/exact.h"
+#include "tests/conv_problem.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
@@ -41,9 +41,9 @@ struct Trial {
   Function function;
   std::vector<int32_t> words;
   std::vector<int16_t> shorts;
-  std::vector<float> floats, m, b, gate, grad, extra, k;
+  std::vector<float> floats, scale, shift, gate, grad, mean_grad, k;
   Range range;
-  bool gated, has_range, has_extra;
+  bool gated, has_range, has_mean_grad;
 
   Trial(std::mt19937& random, int64_t n, int64_t p, int64_t c, Accumulator of, Function f)
       : images(n),
@@ -55,22 +55,22 @@ struct Trial {
         words(static_cast<size_t>(numel)),
         shorts(static_cast<size_t>(numel)),
         floats(static_cast<size_t>(numel)),
-        m(normals(random, c)),
-        b(normals(random, c)),
+        scale(normals(random, c)),
+        shift(normals(random, c)),
         gate(normals(random, n * c)),
         grad(normals(random, numel)),
-        extra(normals(random, n * c)),
+        mean_grad(normals(random, n * c)),
         k(normals(random, 3 * c)),
         range(any_range(random)),
         gated(random() % 2 == 0),
         has_range(random() % 3 != 0),
-        has_extra(random() % 2 == 0) {
+        has_mean_grad(random() % 2 == 0) {
     for (size_t i = 0; i < words.size(); ++i) {
       shorts[i] = static_cast<int16_t>(random() % 401) - 200;
       words[i] = type == kInt16 ? shorts[i] : static_cast<int32_t>(random() % 20001) - 10000;
       floats[i] = type == kValue ? normals(random, 1)[0] : static_cast<float>(words[i]);
     }
-    for (float& v : m) v *= type == kValue ? 1.0f : 0.01f;
+    for (float& v : scale) v *= type == kValue ? 1.0f : 0.01f;
     if (type == kValue && random() % 3 == 0) floats[random() % floats.size()] = INFINITY;
   }
 
@@ -78,9 +78,9 @@ struct Trial {
     const void* acc = type == kInt16   ? static_cast<const void*>(shorts.data())
                       : type == kInt32 ? static_cast<const void*>(words.data())
                                        : static_cast<const void*>(floats.data());
-    return {acc,       type,     images,
-            positions, channels, m.data(),
-            b.data(),  function, gated ? gate.data() : nullptr};
+    return {acc,          type,     images,
+            positions,    channels, scale.data(),
+            shift.data(), function, gated ? gate.data() : nullptr};
   }
   Block without_gate() const {
     Block plain = block();
@@ -93,7 +93,8 @@ struct Trial {
     return whole;
   }
   BlockGradient gradient() const {
-    return {grad.data(), has_range ? range.ends : nullptr, has_extra ? extra.data() : nullptr};
+    return {grad.data(), has_range ? range.ends : nullptr,
+            has_mean_grad ? mean_grad.data() : nullptr};
   }
 
   size_t channel_of(int64_t i) const { return static_cast<size_t>(i % channels); }
@@ -101,7 +102,7 @@ struct Trial {
     return static_cast<size_t>(i / (positions * channels) * channels + i % channels);
   }
   float z(int64_t i) const {
-    return std::fma(floats[static_cast<size_t>(i)], m[channel_of(i)], b[channel_of(i)]);
+    return std::fma(floats[static_cast<size_t>(i)], scale[channel_of(i)], shift[channel_of(i)]);
   }
   float a(int64_t i) const { return activate_by(function, z(i)); }
   float value(int64_t i) const { return gated ? a(i) * gate[gate_of(i)] : a(i); }
@@ -111,7 +112,7 @@ struct Trial {
   }
   float dz(int64_t i) const {
     const float g = passed(i, a(i));
-    return through_by(function, has_extra ? g + extra[gate_of(i)] : g, z(i));
+    return through_by(function, has_mean_grad ? g + mean_grad[gate_of(i)] : g, z(i));
   }
 };
 
@@ -199,8 +200,8 @@ void float_convolution(std::mt19937& random, const ConvShape& s) {
   const std::vector<float> bias = normals(random, s.out_channels);
   std::vector<float> y(static_cast<size_t>(s.pixels() * s.out_channels));
   const bool biased = random() % 2 == 0;
-  CHECK(float_conv2d_cuda(s, x.data(), w.data(), biased ? bias.data() : nullptr, y.data(),
-                          nullptr) == kOk);
+  CHECK(conv2d_deterministic_cuda(s, x.data(), w.data(), biased ? bias.data() : nullptr, y.data(),
+                                  nullptr) == kOk);
   const int64_t per_group = s.out_channels / s.groups;
   for (int64_t at = 0; at < s.pixels() * s.out_channels; ++at) {
     const int64_t o = at % s.out_channels, pixel = at / s.out_channels;
@@ -225,8 +226,8 @@ void linear_layer(std::mt19937& random, int64_t depth, int64_t outputs) {
   const std::vector<float> x = normals(random, kRowsOfX * depth), bias = normals(random, outputs);
   const std::vector<float> w = normals(random, outputs * depth), ratio = normals(random, outputs);
   std::vector<float> y(static_cast<size_t>(kRowsOfX * outputs));
-  CHECK(linear_cuda(x.data(), w.data(), ratio.data(), bias.data(), kRowsOfX, depth, outputs,
-                    y.data(), nullptr) == kOk);
+  CHECK(linear_deterministic_cuda(x.data(), w.data(), ratio.data(), bias.data(), kRowsOfX, depth,
+                                  outputs, y.data(), nullptr) == kOk);
   for (int64_t i = 0; i < kRowsOfX * outputs; ++i) {
     const int64_t row = i / outputs, o = i % outputs;
     Lanes lanes;

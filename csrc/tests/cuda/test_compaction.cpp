@@ -1,6 +1,6 @@
 // Compaction by CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {

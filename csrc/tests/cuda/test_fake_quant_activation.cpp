@@ -1,20 +1,20 @@
 // Rounding on CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
 
 // One rounding by `levels` and `scheme`, with fresh outputs.
 struct Trial {
-  Float type;
+  DType type;
   int64_t numel;
   int levels, scheme;
   Elements x, y;
   Range range;
   std::vector<uint8_t> inside;
 
-  Trial(std::mt19937& random, Float type, int64_t numel, int skip, int levels, int scheme)
+  Trial(std::mt19937& random, DType type, int64_t numel, int skip, int levels, int scheme)
       : type(type),
         numel(numel),
         levels(levels),
@@ -56,7 +56,7 @@ void observes_what_it_rounds(Trial t, int64_t step) {
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  on_all_edges([&](Float type, int64_t numel, int skip) {
+  on_all_edges([&](DType type, int64_t numel, int skip) {
     for (const int levels : kLevels) {
       const int scheme = kSchemes[random() % 3];
       for (const int64_t step : {0, 3}) {

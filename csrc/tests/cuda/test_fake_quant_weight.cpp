@@ -1,12 +1,12 @@
 // Rounding of weights by CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
 
 // A channel of usual weights, of hostile ones, of zeros, of one value, or of what overflows.
-void fill_channel(std::mt19937& random, Elements* w, int64_t first, int64_t each, Float type) {
+void fill_channel(std::mt19937& random, Elements* w, int64_t first, int64_t each, DType type) {
   const unsigned kind = static_cast<unsigned>(random() % 8);
   const Elements some = inputs(random, type, each, 0, kind == 0 ? kHostile : kExtreme);
   const float constant = chosen(random, {0.0f, -0.0f, 1e-41f, -2.5f, 3.0f, 65504.0f, 3e38f});
@@ -14,7 +14,7 @@ void fill_channel(std::mt19937& random, Elements* w, int64_t first, int64_t each
 }
 
 struct Trial {
-  Float type;
+  DType type;
   int64_t channels, each;
   int skip, levels, scheme;
   Elements w, w_hat;
@@ -22,7 +22,7 @@ struct Trial {
   std::vector<uint8_t> bits, codes;
   std::vector<float> scale, zero_point;
 
-  Trial(std::mt19937& random, Float type, int64_t channels, int64_t each, int skip, int scheme)
+  Trial(std::mt19937& random, DType type, int64_t channels, int64_t each, int skip, int scheme)
       : type(type),
         channels(channels),
         each(each),
@@ -104,7 +104,7 @@ void gives_the_codes(Trial t) {
   });
 }
 
-void on_shape(std::mt19937& random, Float type, int64_t channels, int64_t each, int skip) {
+void on_shape(std::mt19937& random, DType type, int64_t channels, int64_t each, int skip) {
   const auto scheme = [&] { return kSchemes[random() % 3]; };
   rounds_each_channel_to_its_range(Trial(random, type, channels, each, skip, scheme()));
   gives_the_codes(Trial(random, type, channels, each, skip, scheme()));
@@ -123,11 +123,11 @@ void refuses_empty_channels() {
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  on_all_edges([&](Float type, int64_t each, int skip) {
+  on_all_edges([&](DType type, int64_t each, int skip) {
     if (each > 0) on_shape(random, type, 3, each, skip);
   });
   // Depthwise rows, several warps and blocks of them, and rows that are read twice.
-  for (const Float type : kTypes) {
+  for (const DType type : kTypes) {
     on_shape(random, type, 67, 9, 0);
     on_shape(random, type, 33, 25, 0);
     on_shape(random, type, 20, 264, 0);

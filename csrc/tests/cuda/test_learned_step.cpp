@@ -1,7 +1,7 @@
 // Learned steps by CUDA kernels that run on the host, against plain loops, the sums in their stated
 // order.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
@@ -31,7 +31,7 @@ float ordered_sum(std::vector<float> terms) {
 }
 
 struct Trial {
-  Float type;
+  DType type;
   int64_t channels, each;
   int levels;
   Elements x, grad, y, grad_x;
@@ -39,7 +39,7 @@ struct Trial {
   std::vector<uint8_t> bits;
   std::vector<float> step, zero_point, grad_step, partial;
 
-  Trial(std::mt19937& random, Float type, int64_t channels, int64_t each, int skip, Kind kind)
+  Trial(std::mt19937& random, DType type, int64_t channels, int64_t each, int skip, Kind kind)
       : type(type),
         channels(channels),
         each(each),
@@ -105,7 +105,7 @@ void sums_in_the_stated_order(Trial t) {
   }
 }
 
-void on_shape(std::mt19937& random, Float type, int64_t channels, int64_t each, int skip) {
+void on_shape(std::mt19937& random, DType type, int64_t channels, int64_t each, int skip) {
   for (const Kind kind : {kExtreme, kHostile}) {
     rounds_to_the_step(Trial(random, type, channels, each, skip, kind));
     sums_in_the_stated_order(Trial(random, type, channels, each, skip, kind));
@@ -118,11 +118,11 @@ void on_shape(std::mt19937& random, Float type, int64_t channels, int64_t each, 
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  on_all_edges([&](Float type, int64_t numel, int skip) {
+  on_all_edges([&](DType type, int64_t numel, int skip) {
     on_shape(random, type, 1, numel, skip);
     if (numel < 300) on_shape(random, type, 5, numel, skip);
   });
-  for (const Float type : kTypes) {
+  for (const DType type : kTypes) {
     on_shape(random, type, 3, 4099, 0);
     on_shape(random, type, 2, 8192, 0);
     on_shape(random, type, 0, 9, 0);

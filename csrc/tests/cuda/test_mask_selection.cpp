@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
@@ -13,7 +13,7 @@ std::vector<uint64_t> dirty_workspace(int64_t numel) {
   return std::vector<uint64_t>(static_cast<size_t>(words), ~0ull);
 }
 
-void smallest_are_those_of_a_stable_sort(std::mt19937& random, const Elements& of, Float type,
+void smallest_are_those_of_a_stable_sort(std::mt19937& random, const Elements& of, DType type,
                                          int64_t numel, int skip) {
   Elements w = of;
   std::vector<int64_t> order(static_cast<size_t>(numel));
@@ -35,7 +35,7 @@ void smallest_are_those_of_a_stable_sort(std::mt19937& random, const Elements& o
 }
 
 // A number in two, at random, is one of few, zeros of both signs among them.
-Elements with_ties(std::mt19937& random, Float type, int64_t numel, int skip) {
+Elements with_ties(std::mt19937& random, DType type, int64_t numel, int skip) {
   Elements w = inputs(random, type, numel, skip, kExtreme);
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < numel; ++i) {
@@ -44,13 +44,13 @@ Elements with_ties(std::mt19937& random, Float type, int64_t numel, int skip) {
   return w;
 }
 
-Elements all_alike(Float type, int64_t numel, int skip, float value) {
+Elements all_alike(DType type, int64_t numel, int skip, float value) {
   Elements w(type, numel, skip);
   for (int64_t i = 0; i < numel; ++i) w.set(i, value);
   return w;
 }
 
-void nan_is_reported(std::mt19937& random, Float type, int64_t numel, int skip) {
+void nan_is_reported(std::mt19937& random, DType type, int64_t numel, int skip) {
   Elements w = inputs(random, type, numel, skip, kExtreme);
   w.set(static_cast<int64_t>(random() % static_cast<uint64_t>(numel)), NAN);
   std::vector<uint8_t> mask = dirty(bytes_for(numel));
@@ -74,7 +74,7 @@ void counts_that_do_not_fit_are_refused() {
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  for (const Float type : kTypes) {
+  for (const DType type : kTypes) {
     for (const int64_t numel : kTileSizes) {
       const int skip = static_cast<int>(random() % 2);
       const Elements w = random() % 4 ? with_ties(random, type, numel, skip)

@@ -1,6 +1,6 @@
 // The moving range by CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
@@ -26,7 +26,7 @@ struct State {
   }
 };
 
-void follows_the_extremes(std::mt19937& random, Float type, int64_t numel, int skip) {
+void follows_the_extremes(std::mt19937& random, DType type, int64_t numel, int skip) {
   State expected, found;
   for (const Kind kind : {kUsual, kUsual, kExtreme, kHostile}) {
     Elements x = inputs(random, type, numel, skip, kind);
@@ -56,7 +56,7 @@ void moves_by_known_extremes(std::mt19937& random) {
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  on_all_edges([&](Float type, int64_t numel, int skip) {
+  on_all_edges([&](DType type, int64_t numel, int skip) {
     follows_the_extremes(random, type, numel, skip);
   });
   moves_by_known_extremes(random);

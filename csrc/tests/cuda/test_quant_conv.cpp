@@ -1,7 +1,7 @@
 // Convolutions of codes by CUDA kernels that run on the host, against a loop over their products.
 
-#include "../conv_problem.h"
-#include "inputs.h"
+#include "tests/conv_problem.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {

@@ -1,11 +1,11 @@
 // Choosing by bits by CUDA kernels that run on the host, against plain loops.
 
-#include "inputs.h"
+#include "tests/cuda/inputs.h"
 
 namespace micronet {
 namespace {
 
-void keeps_values_whose_bit_is_set(std::mt19937& random, Float type, int64_t numel, int skip) {
+void keeps_values_whose_bit_is_set(std::mt19937& random, DType type, int64_t numel, int skip) {
   Elements values = inputs(random, type, numel, skip, kHostile),
            out(type, numel, random() % 4 == 0 ? 1 : skip);
   std::vector<uint8_t> bits = bytes(random, bytes_for(numel));
@@ -19,7 +19,7 @@ void keeps_values_whose_bit_is_set(std::mt19937& random, Float type, int64_t num
 int main(int argc, char** argv) {
   using namespace micronet;
   std::mt19937 random = new_random(argc, argv);
-  on_all_edges([&](Float type, int64_t numel, int skip) {
+  on_all_edges([&](DType type, int64_t numel, int skip) {
     keeps_values_whose_bit_is_set(random, type, numel, skip);
   });
 }

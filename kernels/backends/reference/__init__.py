@@ -54,7 +54,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "block_gradient_sums": block.block_gradient_sums,
     "block_gradient": block.block_gradient,
     "block_gate_gradient": block.block_gate_gradient,
-    "float_conv2d": exact.float_conv2d,
-    "linear_by_lanes": exact.linear,
+    "conv2d_deterministic": exact.conv2d_deterministic,
+    "linear_deterministic": exact.linear,
     "smallest_magnitude_mask": mask_selection.smallest_magnitude_mask,
 }

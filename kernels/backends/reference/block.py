@@ -1,7 +1,7 @@
 """What follows a convolution in a block: affine map, function, gate, codes; and the way back.
 
-z = fma(acc, m, b), a = function(z), and a * gate where there is one. exp is a polynomial of fused
-multiply-adds.
+z = fma(acc, scale, shift), a = function(z), and a * gate where there is one. exp is a polynomial
+of fused multiply-adds.
 """
 
 import torch
@@ -24,7 +24,7 @@ def _number(value: float, like: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x of float32 x as `exp_float` in csrc/function.h."""
+    """e^x of float32 x as `exp_float` in csrc/include/function.h."""
     v = x.clamp(-104.0, 89.0)
     n = torch.round(v * torch.tensor(_LOG2_E, dtype=torch.float32))
     r = fma(n, _number(_LN2_HIGH, n), v)
@@ -64,9 +64,9 @@ def _through(grad: Tensor, z: Tensor, function: int) -> Tensor:
     return grad * (s * (1.0 - s) if function == Function.SIGMOID else s * (1.0 + z * (1.0 - s)))
 
 
-def _preactivation(acc: Tensor, m: Tensor, b: Tensor) -> Tensor:
-    wide = m[:, None, None].expand(acc.shape)
-    return fma(acc.float(), wide, b[:, None, None].expand(acc.shape))
+def _preactivation(acc: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    wide = scale[:, None, None].expand(acc.shape)
+    return fma(acc.float(), wide, shift[:, None, None].expand(acc.shape))
 
 
 def channel_moments(acc: Tensor) -> Tensor:
@@ -75,42 +75,56 @@ def channel_moments(acc: Tensor) -> Tensor:
     return torch.stack([v.sum((0, 2, 3)), (v * v).sum((0, 2, 3))])
 
 
-def block_values(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> Tensor:
+def block_values(acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor) -> Tensor:
     """The values [N, C, H, W], float32, channels last."""
-    a = _activate(_preactivation(acc, m, b), function)
+    a = _activate(_preactivation(acc, scale, shift), function)
     values = a * gate[:, :, None, None] if gate.numel() else a
     return values.contiguous(memory_format=torch.channels_last)
 
 
-def block_extremes(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> Tensor:
+def block_extremes(
+    acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor
+) -> Tensor:
     """The least and the largest value [2], both NaN where one is."""
-    return torch.stack(torch.aminmax(block_values(acc, m, b, function, gate))) + 0.0
+    return torch.stack(torch.aminmax(block_values(acc, scale, shift, function, gate))) + 0.0
 
 
 def block_codes(
-    acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor, levels: int
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    gate: Tensor,
+    range: Tensor,
+    levels: int,
 ) -> Tensor:
     """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
     q = make_quantizer(range[0], range[1], levels, Scheme.AFFINE)
-    whole = codes(block_values(acc, m, b, function, gate), q).nan_to_num(nan=0.0)
+    whole = codes(block_values(acc, scale, shift, function, gate), q).nan_to_num(nan=0.0)
     return pack_codes(memory_order(whole.to(torch.uint8)), CODE_SLOTS)
 
 
-def block_means(acc: Tensor, m: Tensor, b: Tensor, function: int) -> Tensor:
+def block_means(acc: Tensor, scale: Tensor, shift: Tensor, function: int) -> Tensor:
     """Means over the positions [N, C], summed in float32 by lanes of positions."""
-    a = _activate(_preactivation(acc, m, b), function).flatten(2)
+    a = _activate(_preactivation(acc, scale, shift), function).flatten(2)
     total = sum_lanes(a)
     return total / torch.full_like(total, a.shape[2])
 
 
 def _gradient(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    range: Tensor,
+    mean_grad: Tensor,
 ) -> Tensor:
     """The gradient to z."""
-    z = _preactivation(acc, m, b)
+    z = _preactivation(acc, scale, shift)
     passed = _passed(grad, _activate(z, function), range)
-    if extra.numel():
-        passed = passed + extra[:, :, None, None]
+    if mean_grad.numel():
+        passed = passed + mean_grad[:, :, None, None]
     return _through(passed, z, function)
 
 
@@ -122,35 +136,47 @@ def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
 
 
 def block_gradient_sums(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    range: Tensor,
+    mean_grad: Tensor,
 ) -> Tensor:
     """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
-    dz = _gradient(grad, acc, m, b, function, range, extra)
+    dz = _gradient(grad, acc, scale, shift, function, range, mean_grad)
     return torch.stack([dz.double().sum((0, 2, 3)), (dz * acc.float()).double().sum((0, 2, 3))])
 
 
 def block_gradient(
     grad: Tensor,
     acc: Tensor,
-    m: Tensor,
-    b: Tensor,
+    scale: Tensor,
+    shift: Tensor,
     function: int,
     range: Tensor,
-    extra: Tensor,
+    mean_grad: Tensor,
     k: Tensor,
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
-    dz = _gradient(grad, acc, m, b, function, range, extra)
+    dz = _gradient(grad, acc, scale, shift, function, range, mean_grad)
     k0, k1, k2 = k[:, :, None, None]
     out = dz * k0 + (acc.float() * k1 + k2)
     return out.contiguous(memory_format=torch.channels_last)
 
 
 def block_gate_gradient(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    gate: Tensor,
+    range: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
-    a = _activate(_preactivation(acc, m, b), function)
+    a = _activate(_preactivation(acc, scale, shift), function)
     wide = gate[:, :, None, None]
     passed = _passed(grad, a * wide, range)
     total = sum_lanes((passed * a).flatten(2))

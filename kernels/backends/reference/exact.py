@@ -45,7 +45,7 @@ def _add_pairwise(lanes: Tensor) -> Tensor:
     return lanes[..., 0]
 
 
-def float_conv2d(
+def conv2d_deterministic(
     x: Tensor,
     w: Tensor,
     bias: Tensor,

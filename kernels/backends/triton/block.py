@@ -22,21 +22,30 @@ _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
 
 @triton.jit
-def preactivation(acc, m, b, element, channel, here) -> tl.tensor:
-    """z = fma(acc, m, b)."""
-    wide = tl.load(m + channel, mask=here, other=0.0)
-    offset = tl.load(b + channel, mask=here, other=0.0)
+def preactivation(acc, scale, shift, element, channel, here) -> tl.tensor:
+    """z = fma(acc, scale, shift)."""
+    wide = tl.load(scale + channel, mask=here, other=0.0)
+    offset = tl.load(shift + channel, mask=here, other=0.0)
     found = tl.load(acc + element, mask=here, other=0).to(tl.float32)
     return fma(found, wide, offset)
 
 
 @triton.jit
 def value_of(
-    acc, m, b, gate, element, size, channels, here, FUNCTION: tl.constexpr, HAS_GATE: tl.constexpr
+    acc,
+    scale,
+    shift,
+    gate,
+    element,
+    size,
+    channels,
+    here,
+    FUNCTION: tl.constexpr,
+    HAS_GATE: tl.constexpr,
 ) -> tl.tensor:
     """function(z), times the gate [N, C]; `size` elements are an image."""
     channel = element % channels
-    value = activate(preactivation(acc, m, b, element, channel, here), FUNCTION)
+    value = activate(preactivation(acc, scale, shift, element, channel, here), FUNCTION)
     if HAS_GATE:
         image = element // size
         value = value * tl.load(gate + image * channels + channel, mask=here, other=0.0)
@@ -46,8 +55,8 @@ def value_of(
 @triton.jit
 def values_kernel(
     acc,
-    m,
-    b,
+    scale,
+    shift,
     gate,
     y,
     numel,
@@ -60,15 +69,15 @@ def values_kernel(
     """y of accumulators [N, positions, C], flat."""
     element = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     here = element < numel
-    found = value_of(acc, m, b, gate, element, size, channels, here, FUNCTION, HAS_GATE)
+    found = value_of(acc, scale, shift, gate, element, size, channels, here, FUNCTION, HAS_GATE)
     tl.store(y + element, found, mask=here)
 
 
 @triton.jit
 def extremes_of_block_kernel(
     acc,
-    m,
-    b,
+    scale,
+    shift,
     gate,
     partial,
     numel,
@@ -81,7 +90,7 @@ def extremes_of_block_kernel(
     """partial [2, programs]: the extremes of the values of each tile."""
     element = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     here = element < numel
-    found = value_of(acc, m, b, gate, element, size, channels, here, FUNCTION, HAS_GATE)
+    found = value_of(acc, scale, shift, gate, element, size, channels, here, FUNCTION, HAS_GATE)
     least = tl.where(here, found, float("inf"))
     store_extremes(partial, least, tl.where(here, found, float("-inf")))
 
@@ -89,8 +98,8 @@ def extremes_of_block_kernel(
 @triton.jit(do_not_specialize=["levels"])
 def block_codes_kernel(
     acc,
-    m,
-    b,
+    scale,
+    shift,
     gate,
     ends,
     packed,
@@ -103,14 +112,16 @@ def block_codes_kernel(
     TILE: tl.constexpr,
 ) -> None:
     """packed [numel / 2]: the codes of two neighboring values in each byte."""
-    _, _, scale, zero, low, high = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
+    _, _, code_scale, zero, low, high = make_quantizer(
+        tl.load(ends), tl.load(ends + 1), levels, _AFFINE
+    )
     byte = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     both = tl.zeros((TILE,), tl.int32)
     for half in tl.static_range(2):
         element = 2 * byte + half
         here = element < numel
-        found = value_of(acc, m, b, gate, element, size, channels, here, FUNCTION, HAS_GATE)
-        whole = quantize(found, scale, zero, low, high)
+        found = value_of(acc, scale, shift, gate, element, size, channels, here, FUNCTION, HAS_GATE)
+        whole = quantize(found, code_scale, zero, low, high)
         code = tl.where(here & (whole == whole), whole, 0.0).to(tl.int32)
         both = both | (code << (4 * half))
     tl.store(packed + byte, both.to(tl.uint8), mask=2 * byte < numel)
@@ -119,8 +130,8 @@ def block_codes_kernel(
 @triton.jit
 def block_means_kernel(
     acc,
-    m,
-    b,
+    scale,
+    shift,
     means,
     positions,
     channels,
@@ -140,7 +151,7 @@ def block_means_kernel(
         element = (image * positions + first + lane) * channels + channel
         # Each operand of the shape of both, as `fma` wants them.
         wide = channel + tl.zeros_like(element).to(tl.int32)
-        found = activate(preactivation(acc, m, b, element, wide, here), FUNCTION)
+        found = activate(preactivation(acc, scale, shift, element, wide, here), FUNCTION)
         lanes = lanes + tl.where(here, found, 0.0)
         first += LANES
     total = sum_lanes(lanes, CHANNELS)
@@ -200,46 +211,56 @@ def _whole(function: int, gate: Tensor) -> dict[str, int | bool]:
     return {"FUNCTION": function, "HAS_GATE": gate.numel() > 0, "TILE": TILE}
 
 
-def block_values(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> Tensor:
+def block_values(acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor) -> Tensor:
     """The values [N, C, H, W], float32, channels last."""
     y, sizes = new_images(acc), flat_sizes(acc)
     programs = triton.cdiv(acc.numel(), TILE)
-    launch(values_kernel, programs, acc, m, b, gate, y, *sizes, **_whole(function, gate))
+    launch(values_kernel, programs, acc, scale, shift, gate, y, *sizes, **_whole(function, gate))
     return y
 
 
-def block_extremes(acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor) -> Tensor:
+def block_extremes(
+    acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor
+) -> Tensor:
     """The least and the largest value [2], both NaN where one is."""
     programs = triton.cdiv(acc.numel(), TILE)
-    partial = m.new_empty((2, programs))
+    partial = scale.new_empty((2, programs))
     sizes, constants = flat_sizes(acc), _whole(function, gate)
-    launch(extremes_of_block_kernel, programs, acc, m, b, gate, partial, *sizes, **constants)
+    launch(
+        extremes_of_block_kernel, programs, acc, scale, shift, gate, partial, *sizes, **constants
+    )
     return torch.stack([partial[0].amin(), partial[1].amax()]) + 0.0
 
 
 def block_codes(
-    acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor, levels: int
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    gate: Tensor,
+    range: Tensor,
+    levels: int,
 ) -> Tensor:
     """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
     packed = acc.new_empty(packed_bytes(acc.numel(), 16), dtype=torch.uint8)
     sizes, constants = flat_sizes(acc), _whole(function, gate)
     programs = triton.cdiv(packed.numel(), TILE)
-    operands = (acc, m, b, gate, range, packed)
+    operands = (acc, scale, shift, gate, range, packed)
     launch(block_codes_kernel, programs, *operands, *sizes, levels, **constants)
     return packed
 
 
-def block_means(acc: Tensor, m: Tensor, b: Tensor, function: int) -> Tensor:
+def block_means(acc: Tensor, scale: Tensor, shift: Tensor, function: int) -> Tensor:
     """Means over the positions [N, C], summed in float32 by lanes of positions."""
     images, channels = acc.shape[:2]
-    means, blocks = m.new_empty((images, channels)), triton.cdiv(channels, CHANNELS)
+    means, blocks = scale.new_empty((images, channels)), triton.cdiv(channels, CHANNELS)
     positions = acc.numel() // (images * channels)
     launch(
         block_means_kernel,
         images * blocks,
         acc,
-        m,
-        b,
+        scale,
+        shift,
         means,
         positions,
         channels,

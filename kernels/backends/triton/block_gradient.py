@@ -31,10 +31,10 @@ def _passed(grad, value, ends, HAS_RANGE: tl.constexpr):
 def _gradient(
     grad,
     acc,
-    m,
-    b,
+    scale,
+    shift,
     ends,
-    extra,
+    mean_grad,
     element,
     channel,
     image,
@@ -42,14 +42,14 @@ def _gradient(
     here,
     FUNCTION: tl.constexpr,
     HAS_RANGE: tl.constexpr,
-    HAS_EXTRA: tl.constexpr,
+    HAS_MEAN_GRAD: tl.constexpr,
 ):
     """The gradient to z."""
-    z = preactivation(acc, m, b, element, channel, here)
+    z = preactivation(acc, scale, shift, element, channel, here)
     g = tl.load(grad + element, mask=here, other=0.0)
     passed = _passed(g, activate(z, FUNCTION), ends, HAS_RANGE)
-    if HAS_EXTRA:
-        passed = passed + tl.load(extra + image * channels + channel, mask=here, other=0.0)
+    if HAS_MEAN_GRAD:
+        passed = passed + tl.load(mean_grad + image * channels + channel, mask=here, other=0.0)
     return through(passed, z, FUNCTION)
 
 
@@ -57,10 +57,10 @@ def _gradient(
 def block_gradient_kernel(
     grad,
     acc,
-    m,
-    b,
+    scale,
+    shift,
     ends,
-    extra,
+    mean_grad,
     k,  # [3, C]
     out,
     numel,
@@ -68,7 +68,7 @@ def block_gradient_kernel(
     channels,
     FUNCTION: tl.constexpr,
     HAS_RANGE: tl.constexpr,
-    HAS_EXTRA: tl.constexpr,
+    HAS_MEAN_GRAD: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
     """out = dz * k[0] + (acc * k[1] + k[2])."""
@@ -78,10 +78,10 @@ def block_gradient_kernel(
     dz = _gradient(
         grad,
         acc,
-        m,
-        b,
+        scale,
+        shift,
         ends,
-        extra,
+        mean_grad,
         element,
         channel,
         image,
@@ -89,7 +89,7 @@ def block_gradient_kernel(
         here,
         FUNCTION,
         HAS_RANGE,
-        HAS_EXTRA,
+        HAS_MEAN_GRAD,
     )
     found = tl.load(acc + element, mask=here, other=0).to(tl.float32)
     k0 = tl.load(k + channel, mask=here, other=0.0)
@@ -102,10 +102,10 @@ def block_gradient_kernel(
 def block_gradient_sums_kernel(
     grad,
     acc,
-    m,
-    b,
+    scale,
+    shift,
     ends,
-    extra,
+    mean_grad,
     partial,  # [parts, 2, C]
     rows,
     positions,
@@ -113,7 +113,7 @@ def block_gradient_sums_kernel(
     blocks,
     FUNCTION: tl.constexpr,
     HAS_RANGE: tl.constexpr,
-    HAS_EXTRA: tl.constexpr,
+    HAS_MEAN_GRAD: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -133,10 +133,10 @@ def block_gradient_sums_kernel(
         dz = _gradient(
             grad,
             acc,
-            m,
-            b,
+            scale,
+            shift,
             ends,
-            extra,
+            mean_grad,
             element,
             element % channels,
             row // positions,
@@ -144,7 +144,7 @@ def block_gradient_sums_kernel(
             here,
             FUNCTION,
             HAS_RANGE,
-            HAS_EXTRA,
+            HAS_MEAN_GRAD,
         )
         dz = tl.where(here, dz, 0.0)
         found = tl.load(acc + element, mask=here, other=0).to(tl.float32)
@@ -158,8 +158,8 @@ def block_gradient_sums_kernel(
 def block_gate_gradient_kernel(
     grad,
     acc,
-    m,
-    b,
+    scale,
+    shift,
     gate,
     ends,
     grad_a,
@@ -184,7 +184,7 @@ def block_gate_gradient_kernel(
         here = (first + lane < positions) & (channel < channels)
         element = (image * positions + first + lane) * channels + channel
         each = channel + tl.zeros_like(element).to(tl.int32)
-        a = activate(preactivation(acc, m, b, element, each, here), FUNCTION)
+        a = activate(preactivation(acc, scale, shift, element, each, here), FUNCTION)
         g = tl.load(grad + element, mask=here, other=0.0)
         passed = _passed(g, a * wide, ends, HAS_RANGE)
         tl.store(grad_a + element, passed * wide, mask=here)
@@ -197,11 +197,11 @@ def block_gate_gradient_kernel(
 def block_gradient(
     grad: Tensor,
     acc: Tensor,
-    m: Tensor,
-    b: Tensor,
+    scale: Tensor,
+    shift: Tensor,
     function: int,
     range: Tensor,
-    extra: Tensor,
+    mean_grad: Tensor,
     k: Tensor,
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
@@ -211,23 +211,29 @@ def block_gradient(
         triton.cdiv(acc.numel(), TILE),
         grad,
         acc,
-        m,
-        b,
+        scale,
+        shift,
         range,
-        extra,
+        mean_grad,
         k,
         out,
         *flat_sizes(acc),
         FUNCTION=function,
         HAS_RANGE=range.numel() > 0,
-        HAS_EXTRA=extra.numel() > 0,
+        HAS_MEAN_GRAD=mean_grad.numel() > 0,
         TILE=TILE,
     )
     return out
 
 
 def block_gradient_sums(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, range: Tensor, extra: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    range: Tensor,
+    mean_grad: Tensor,
 ) -> Tensor:
     """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
     images, channels = acc.shape[:2]
@@ -238,10 +244,10 @@ def block_gradient_sums(
         len(partial) * blocks,
         grad,
         acc,
-        m,
-        b,
+        scale,
+        shift,
         range,
-        extra,
+        mean_grad,
         partial,
         rows,
         rows // images,
@@ -249,7 +255,7 @@ def block_gradient_sums(
         blocks,
         FUNCTION=function,
         HAS_RANGE=range.numel() > 0,
-        HAS_EXTRA=extra.numel() > 0,
+        HAS_MEAN_GRAD=mean_grad.numel() > 0,
         ROWS=ROWS,
         LANES=LANES,
         CHANNELS=CHANNELS,
@@ -258,7 +264,13 @@ def block_gradient_sums(
 
 
 def block_gate_gradient(
-    grad: Tensor, acc: Tensor, m: Tensor, b: Tensor, function: int, gate: Tensor, range: Tensor
+    grad: Tensor,
+    acc: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    function: int,
+    gate: Tensor,
+    range: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
     images, channels = acc.shape[:2]
@@ -269,8 +281,8 @@ def block_gate_gradient(
         images * blocks,
         grad,
         acc,
-        m,
-        b,
+        scale,
+        shift,
         gate,
         range,
         grad_a,

@@ -103,7 +103,7 @@ def linear_kernel(
     tl.store(y + row * outputs + output, fma(total, wide, offset), mask=here)
 
 
-def float_conv2d(
+def conv2d_deterministic(
     x: Tensor,
     w: Tensor,
     bias: Tensor,
@@ -143,7 +143,7 @@ def float_conv2d(
     return out.permute(0, 3, 1, 2)
 
 
-def linear_by_lanes(x: Tensor, w: Tensor, mask: Tensor, levels: int, bias: Tensor) -> Tensor:
+def linear_deterministic(x: Tensor, w: Tensor, mask: Tensor, levels: int, bias: Tensor) -> Tensor:
     """x [N, K] times w [O, K]: sums by lanes of fmas, then fma(sum, ratio, bias).
 
     With levels the weights are the integers of their codes, and the ratio is 1 / scale; without

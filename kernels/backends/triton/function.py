@@ -1,4 +1,4 @@
-"""Fused multiply-add, exp, and the activation functions of `csrc/function.h`."""
+"""Fused multiply-add, exp, and the activation functions of `csrc/include/function.h`."""
 
 import triton
 import triton.language as tl

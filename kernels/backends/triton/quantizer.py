@@ -1,4 +1,4 @@
-"""The arithmetic of `csrc/quant.h`, and tiles of packed bits, for all kernels.
+"""The arithmetic of `csrc/include/quant.h`, and tiles of packed bits, for all kernels.
 
 Kernels are launched without fusion of multiply and add, division is the correctly rounded one,
 and minima and maxima keep NaN.

@@ -1,0 +1,133 @@
+// Sixteen sums of four products of bytes each, in two AVX2 registers. See dots_baseline.h.
+#ifndef MICRONET_CPU_ISA_DOTS_AVX2_H_
+#define MICRONET_CPU_ISA_DOTS_AVX2_H_
+
+#include <cstring>
+
+#include "cpu/isa/vector_avx2.h"
+
+namespace micronet {
+namespace {
+
+struct Dots {
+  __m256i a, b;  // channels 0 to 7, 8 to 15
+
+  static constexpr int kPixels = 2, kPanels = 2;
+
+  struct Weights {
+    __m256i a, b;
+  };
+
+  static Dots zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static Dots load(const int32_t* p) { return {half(p), half(p + 8)}; }
+  static Weights weights(const int8_t* p) { return {half(p), half(p + 32)}; }
+  static __m256i four(const uint8_t* p) {
+    int32_t word;
+    std::memcpy(&word, p, 4);
+    return _mm256_set1_epi32(word);
+  }
+
+  void add(__m256i x, const Weights& weights) {
+    a = _mm256_add_epi32(a, sum(x, weights.a));
+    b = _mm256_add_epi32(b, sum(x, weights.b));
+  }
+  static constexpr int kChains = 1;
+  static __m256i signed_four(int32_t four) { return _mm256_set1_epi32(four); }
+  void add_pixels(const uint8_t* x, __m256i four) {
+    a = _mm256_add_epi32(a, sum(half(x), four));
+    b = _mm256_add_epi32(b, sum(half(x + 32), four));
+  }
+  friend Dots operator+(const Dots& x, const Dots& y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+  }
+  template <typename T>
+  void store(T* p, int count, bool) const {
+    int32_t lanes[16];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
+    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
+  }
+  Vector value() const { return {_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)}; }
+
+ private:
+  template <typename T>
+  static __m256i half(const T* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  static __m256i sum(__m256i x, __m256i w) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+  }
+};
+
+inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j)
+      std::memcpy(out + j * out_stride + 4 * i, in + i * in_stride + 4 * j, 4);
+  }
+}
+
+struct Shorts {
+  static constexpr int kLanes = 32;
+  __m256i a, b;
+
+  struct Weights {
+    __m256i a, b;
+  };
+
+  static Shorts low_halves(const int32_t* p) {
+    int16_t lanes[kLanes];
+    for (int l = 0; l < kLanes; ++l) lanes[l] = static_cast<int16_t>(p[l]);
+    return {half(lanes), half(lanes + 16)};
+  }
+  static Weights weights(const int8_t* p) { return {half(p), half(p + 32)}; }
+  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  void add(const uint8_t* x, const Weights& two) {
+    a = _mm256_add_epi16(a, _mm256_maddubs_epi16(half(x), two.a));
+    b = _mm256_add_epi16(b, _mm256_maddubs_epi16(half(x + 32), two.b));
+  }
+  static void interleave(const uint8_t* left, const uint8_t* right, int count, uint8_t* pairs) {
+    uint8_t bytes[32] = {}, out[64];
+    if (count < 16) {
+      std::memcpy(bytes, left, static_cast<size_t>(count));
+      std::memcpy(bytes + 16, right, static_cast<size_t>(count));
+      interleave(bytes, bytes + 16, 16, out);
+      std::memcpy(pairs, out, 4 * static_cast<size_t>(count));
+      return;
+    }
+    const __m128i l = quarter(left), r = quarter(right);
+    spread(_mm256_cvtepu16_epi32(_mm_unpacklo_epi8(l, r)), pairs);
+    spread(_mm256_cvtepu16_epi32(_mm_unpackhi_epi8(l, r)), pairs + 32);
+  }
+  void store(int16_t* p, int count) const {
+    int16_t lanes[kLanes];
+    int16_t* to = count == kLanes ? p : lanes;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16), b);
+    if (to == lanes) std::memcpy(p, lanes, sizeof(int16_t) * static_cast<size_t>(count));
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    int16_t lanes[kLanes];
+    store(lanes, kLanes);
+    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  }
+
+ private:
+  template <typename T>
+  static __m256i half(const T* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static __m128i quarter(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static void spread(__m256i both, uint8_t* pairs) {
+    const __m256i split = _mm256_or_si256(both, _mm256_slli_epi32(both, 12));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs),
+                        _mm256_and_si256(split, _mm256_set1_epi8(15)));
+  }
+};
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_ISA_DOTS_AVX2_H_

@@ -1,0 +1,109 @@
+// Sixteen sums of four products of bytes each, in plain C++. The other dots_*.h do the same.
+#ifndef MICRONET_CPU_ISA_DOTS_BASELINE_H_
+#define MICRONET_CPU_ISA_DOTS_BASELINE_H_
+
+#include <cstdint>
+#include <cstring>
+
+namespace micronet {
+namespace {
+
+struct Dots {
+  int32_t of[16];
+
+  // How large a block of sums the registers hold: pixels, and sixteens of output channels.
+  static constexpr int kPixels = 2, kPanels = 2;
+
+  struct Weights {
+    const int8_t* w;
+  };
+
+  static Dots zero() { return {}; }
+  static Dots load(const int32_t* p) {
+    Dots r;
+    for (int l = 0; l < 16; ++l) r.of[l] = p[l];
+    return r;
+  }
+  // Four weights of each of sixteen output channels, one channel after the other.
+  static Weights weights(const int8_t* p) { return {p}; }
+  static const uint8_t* four(const uint8_t* p) { return p; }
+
+  void add(const uint8_t* x, Weights weights) {
+    for (int l = 0; l < 16; ++l) {
+      for (int k = 0; k < 4; ++k) of[l] += x[k] * weights.w[4 * l + k];
+    }
+  }
+  // The other way round: four weights of one channel, and four codes of each of sixteen pixels.
+  static constexpr int kChains = 1;  // of sums that do not wait for each other
+  static Weights signed_four(const int32_t& four) {
+    return {reinterpret_cast<const int8_t*>(&four)};
+  }
+  void add_pixels(const uint8_t* x, Weights four) {
+    for (int l = 0; l < 16; ++l) {
+      for (int k = 0; k < 4; ++k) of[l] += x[4 * l + k] * four.w[k];
+    }
+  }
+  friend Dots operator+(Dots a, const Dots& b) {
+    for (int l = 0; l < 16; ++l) a.of[l] += b.of[l];
+    return a;
+  }
+  // `streamed` asks for a write past the caches, where p is aligned for it.
+  template <typename T>
+  void store(T* p, int count, bool) const {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(of[l]);
+  }
+  Vector value() const {
+    return Vector::each([&](int l) { return static_cast<float>(of[l]); });
+  }
+};
+
+// Sixteen rows of sixteen words to columns; from one to the next are so many bytes.
+inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j)
+      std::memcpy(out + j * out_stride + 4 * i, in + i * in_stride + 4 * j, 4);
+  }
+}
+
+// 32 sums of pairs of products of bytes; they fit 16 bits in the end, and wrap on the way.
+struct Shorts {
+  static constexpr int kLanes = 32;
+  int16_t of[kLanes];
+
+  struct Weights {
+    const int8_t* w;
+  };
+
+  static Shorts low_halves(const int32_t* p) {
+    Shorts r;
+    for (int l = 0; l < kLanes; ++l) r.of[l] = static_cast<int16_t>(p[l]);
+    return r;
+  }
+  // Two weights of each lane.
+  static Weights weights(const int8_t* p) { return {p}; }
+  void add(const uint8_t* x, Weights two) {
+    for (int l = 0; l < kLanes; ++l) {
+      const int sum = x[2 * l] * two.w[2 * l] + x[2 * l + 1] * two.w[2 * l + 1];
+      of[l] = static_cast<int16_t>(of[l] + sum);
+    }
+  }
+  // The lower codes of each pair of bytes and above them the upper ones, of `count` <= 16 bytes.
+  static void interleave(const uint8_t* a, const uint8_t* b, int count, uint8_t* pairs) {
+    for (int i = 0; i < count; ++i) {
+      const uint32_t both = a[i] | static_cast<uint32_t>(b[i]) << 8;
+      const uint32_t spread = (both & 0x0f0fu) | (both << 12 & 0x0f0f0000u);
+      std::memcpy(pairs + 4 * i, &spread, 4);
+    }
+  }
+  void store(int16_t* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = of[l];
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(of[l]) * ratio[l];
+  }
+};
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_ISA_DOTS_BASELINE_H_

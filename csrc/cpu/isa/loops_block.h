@@ -1,0 +1,152 @@
+// The inner loops of what follows a convolution: plain loops over elements that lie side by side,
+// with their constants beside them, for the compiler to turn into vectors.
+#ifndef MICRONET_CPU_ISA_LOOPS_BLOCK_H_
+#define MICRONET_CPU_ISA_LOOPS_BLOCK_H_
+
+#include "cpu/kernels.h"
+#include "include/function.h"
+
+namespace micronet {
+namespace {
+
+template <int kFunction>
+struct Chosen {
+  static constexpr int value = kFunction;
+};
+
+// Calls body(the function as a type).
+template <typename Body>
+MICRONET_INLINE void with_function(const BlockRun& run, const Body& body) {
+  if (run.function == kSwish) {
+    body(Chosen<kSwish>());
+  } else if (run.function == kSigmoid) {
+    body(Chosen<kSigmoid>());
+  } else if (run.function == kRelu) {
+    body(Chosen<kRelu>());
+  } else {
+    body(Chosen<kIdentity>());
+  }
+}
+
+template <typename F>
+MICRONET_INLINE float value_at(const BlockRun& run, int64_t i, F) {
+  return activate<F::value>(fmaf(run.acc[i], run.scale[i], run.shift[i])) * run.gate[i];
+}
+
+inline void block_floats(const void* acc, Accumulator type, int64_t count, float* floats) {
+  if (type == kInt16) {
+    const int16_t* from = static_cast<const int16_t*>(acc);
+    for (int64_t i = 0; i < count; ++i) floats[i] = static_cast<float>(from[i]);
+  } else {
+    const int32_t* from = static_cast<const int32_t*>(acc);
+    for (int64_t i = 0; i < count; ++i) floats[i] = static_cast<float>(from[i]);
+  }
+}
+
+template <typename T>
+MICRONET_INLINE void add_moments(const T* acc, int64_t count, double* sums, double* squares) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const double v = static_cast<double>(acc[i]);
+    sums[i] += v;
+    squares[i] += v * v;
+  }
+}
+
+inline void block_moments(const void* acc, Accumulator type, int64_t count, double* sums,
+                          double* squares) {
+  if (type == kInt16) {
+    add_moments(static_cast<const int16_t*>(acc), count, sums, squares);
+  } else if (type == kInt32) {
+    add_moments(static_cast<const int32_t*>(acc), count, sums, squares);
+  } else {
+    add_moments(static_cast<const float*>(acc), count, sums, squares);
+  }
+}
+
+// Extremes of each place apart; `bad` is not 0 where a value was NaN.
+inline void block_extremes(BlockRun run, float* least, float* most, int32_t* bad) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float v = value_at(run, i, function);
+      least[i] = v < least[i] ? v : least[i];
+      most[i] = v > most[i] ? v : most[i];
+      bad[i] |= v != v;
+    }
+  });
+}
+
+inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float code = quantize(value_at(run, i, function), q);
+      codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code == code ? code : 0.0f));
+    }
+  });
+}
+
+inline void block_values(BlockRun run, float* values) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) values[i] = value_at(run, i, function);
+  });
+}
+
+inline void block_add(BlockRun run, float* sums) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) sums[i] += value_at(run, i, function);
+  });
+}
+
+// The gradient to z.
+template <typename F>
+MICRONET_INLINE float gradient_at(const BlockRun& run, const GradientRun& g, int64_t i, F) {
+  const float z = fmaf(run.acc[i], run.scale[i], run.shift[i]);
+  const float a = activate<F::value>(z);
+  const float passed = (a >= g.lo) & (a <= g.hi) ? g.grad[i] : 0.0f;
+  return through<F::value>(passed + g.mean_grad[i], z);
+}
+
+inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float* products) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float dz = gradient_at(run, g, i, function);
+      sums[i] += dz;
+      products[i] += dz * run.acc[i];
+    }
+  });
+}
+
+inline void block_gradient(BlockRun run, GradientRun g, const float* const* k, float* out) {
+  const float *k0 = k[0], *k1 = k[1], *k2 = k[2];
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float dz = gradient_at(run, g, i, function);
+      out[i] = dz * k0[i] + (run.acc[i] * k1[i] + k2[i]);
+    }
+  });
+}
+
+inline void block_gate_gradient(BlockRun run, GradientRun g, float* grad_a, float* grad_gate) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float a =
+          activate<decltype(function)::value>(fmaf(run.acc[i], run.scale[i], run.shift[i]));
+      const float p = a * run.gate[i];
+      const float passed = (p >= g.lo) & (p <= g.hi) ? g.grad[i] : 0.0f;
+      grad_a[i] = passed * run.gate[i];
+      grad_gate[i] += passed * a;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_ISA_LOOPS_BLOCK_H_

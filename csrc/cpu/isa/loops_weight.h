@@ -1,0 +1,160 @@
+// The inner loops over rows of weights.
+#ifndef MICRONET_CPU_ISA_LOOPS_WEIGHT_H_
+#define MICRONET_CPU_ISA_LOOPS_WEIGHT_H_
+
+#include "cpu/isa/loops.h"
+
+namespace micronet {
+namespace {
+
+// Elements of a row, 0 where its mask is.
+template <bool kMasked, typename T>
+MICRONET_INLINE Vector load_kept(const T* w, const MaskReader& mask, int64_t i, int count) {
+  const Vector v = load(w + i, count);
+  return kMasked ? Vector::keep(Vector::from_bits(mask(i)), v) : v;
+}
+
+// What pays only once a row has several vectors: looking values up, whose table takes a division,
+// and more than one chain of operations.
+constexpr int64_t kShortRow = 4 * kWidth;
+
+// The quantizer of a row of weights from its own extremes; 0 belongs to the range in any case, so
+// that the zeros of a partial vector do no harm.
+template <bool kMasked, typename T>
+MICRONET_INLINE Quantizer row_quantizer(const T* w, const MaskReader& mask, int64_t numel,
+                                        int levels, int scheme) {
+  LaneExtremes seen;
+  int64_t i = 0;
+  if (numel >= kShortRow) {
+    // In two chains, since each minimum waits for the one before it.
+    LaneExtremes odd;
+    for (; i + 2 * kWidth <= numel; i += 2 * kWidth) {
+      fetch_ahead(w + i);
+      seen.add(load_kept<kMasked>(w, mask, i, kWidth));
+      fetch_ahead(w + i + kWidth);
+      odd.add(load_kept<kMasked>(w, mask, i + kWidth, kWidth));
+    }
+    seen.add(odd);
+  }
+  for (; i < numel; i += kWidth) {
+    fetch_ahead(w + i);
+    const int count = numel - i < kWidth ? static_cast<int>(numel - i) : kWidth;
+    seen.add(load_kept<kMasked>(w, mask, i, count));
+  }
+  const bool has_nan = Vector::bits(seen.nan) != 0;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  return make_quantizer(has_nan ? nan : Vector::least_lane(seen.least),
+                        has_nan ? nan : Vector::most_lane(seen.most), levels, scheme);
+}
+
+// The values of sixteen codes, each at its lowest four bits.
+MICRONET_INLINE void fill_values(const Lanes& q, float* values) {
+  float code[kWidth];
+  for (int c = 0; c < kWidth; ++c) code[c] = static_cast<float>(c < kWidth / 2 ? c : c - kWidth);
+  const Vector signed_codes = Vector::load(code);
+  const Vector wrapped = Vector::select(Vector::below(signed_codes, q.code_min),
+                                        signed_codes + Vector::all(16.0f), signed_codes);
+  ((wrapped + q.zero_point) / q.scale).store(values);
+}
+
+template <bool kMasked, bool kStreamed, typename T>
+MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int64_t numel,
+                                         int levels, int scheme, T* w_hat) {
+  const Quantizer found = row_quantizer<kMasked>(w, mask, numel, levels, scheme);
+  float values[kWidth] = {};
+  const Lanes q(found, values);
+  // Also tells that the row is finite: its range is, and a NaN would have made that NaN.
+  const bool is_small = found.code_max - found.code_min < 16.0f && found.scale <= FLT_MAX &&
+                        found.hi - found.lo <= FLT_MAX;
+  if (Vector::kLooksUp && is_small && numel > kShortRow) {
+    fill_values(q, values);
+    for_vectors(numel, [&](int64_t i, int count) MICRONET_LAMBDA {
+      const Vector x = load_kept<kMasked>(w, mask, i, count);
+      store<kStreamed>(q.template value_of_finite<Vector::kLooksUp>(x), w_hat + i, count);
+    });
+  } else {
+    for_vectors(numel, [&](int64_t i, int count) MICRONET_LAMBDA {
+      const Vector x = load_kept<kMasked>(w, mask, i, count);
+      store(q.template value<false>(x), w_hat + i, count);
+    });
+  }
+  return found;
+}
+
+// The code itself, in two's complement where it is signed.
+template <bool kMasked, typename T>
+MICRONET_INLINE Quantizer codes_row(const T* w, const MaskReader& mask, int64_t numel, int levels,
+                                    int scheme, uint8_t* codes) {
+  const Quantizer found = row_quantizer<kMasked>(w, mask, numel, levels, scheme);
+  const Lanes q(found);
+  for_vectors(numel, [&](int64_t i, int count) {
+    const Vector x = load_kept<kMasked>(w, mask, i, count);
+    const Vector code = q.clamped_code(x);
+    const auto known = Vector::both(Vector::is_finite(x), Vector::is_finite(code));
+    uint8_t bytes[kWidth];
+    Vector::store_bytes(Vector::whole(Vector::keep(known, Vector::round(code))), bytes);
+    std::memcpy(codes + i, bytes, static_cast<size_t>(count));
+  });
+  return found;
+}
+
+// A weight and one of its channels.
+template <typename T>
+struct Row {
+  const T* w;
+  MaskReader mask;
+  int64_t first, numel;
+
+  Row(const Weight& weight, int64_t channel)
+      : w(static_cast<const T*>(weight.w) + channel * weight.per_channel),
+        mask(Bits{weight.mask, bytes_for(weight.channels * weight.per_channel),
+                  channel * weight.per_channel}),
+        first(channel * weight.per_channel),
+        numel(weight.per_channel) {}
+};
+
+inline void note(const Weight& weight, int64_t channel, const Quantizer& q) {
+  if (weight.scale != nullptr) weight.scale[channel] = q.scale;
+  if (weight.zero_point != nullptr) weight.zero_point[channel] = q.zero_point;
+}
+
+// Channels [from, to) of a weight, to values; a row that starts within a cache line is not
+// streamed.
+template <bool kMasked, typename T>
+void fake_quant_rows(const Weight& weight, int scheme, int64_t from, int64_t to, bool streamed,
+                     const T*) {
+  for (int64_t c = from; c < to; ++c) {
+    const Row<T> row(weight, c);
+    T* w_hat = static_cast<T*>(weight.w_hat) + row.first;
+    const bool past = streamed && reinterpret_cast<uintptr_t>(w_hat) % 64 == 0;
+    note(weight, c,
+         past ? fake_quant_row<kMasked, true>(row.w, row.mask, row.numel, weight.levels, scheme,
+                                              w_hat)
+              : fake_quant_row<kMasked, false>(row.w, row.mask, row.numel, weight.levels, scheme,
+                                               w_hat));
+  }
+  Vector::fence();
+}
+
+// As above, to codes.
+template <bool kMasked, typename T>
+void codes_rows(const Weight& weight, int scheme, int64_t from, int64_t to, const T*) {
+  for (int64_t c = from; c < to; ++c) {
+    const Row<T> row(weight, c);
+    uint8_t* codes = static_cast<uint8_t*>(weight.w_hat) + row.first;
+    note(weight, c, codes_row<kMasked>(row.w, row.mask, row.numel, weight.levels, scheme, codes));
+  }
+}
+
+template <bool kMasked, typename T>
+void masked_select(const T* values, const Bits& bits, int64_t numel, T* out) {
+  const MaskReader mask(bits);
+  for_vectors(numel, [&](int64_t i, int count) {
+    store(load_kept<kMasked>(values, mask, i, count), out + i, count);
+  });
+}
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_ISA_LOOPS_WEIGHT_H_

@@ -1,0 +1,139 @@
+// Sixteen floats in one AVX-512 register (F, BW, DQ and VL). See vector_baseline.h.
+#ifndef MICRONET_CPU_ISA_VECTOR_AVX512_H_
+#define MICRONET_CPU_ISA_VECTOR_AVX512_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/half.h"
+
+namespace micronet {
+namespace {
+
+struct Vector {
+  __m512 v;
+
+  using Mask = __mmask16;
+  struct Whole {
+    __m512i w;
+  };
+  static constexpr bool kLooksUp = true;
+
+  static Vector all(float v) { return {_mm512_set1_ps(v)}; }
+
+  static Vector load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vector load(const BFloat16* p) {
+    return wide_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Vector load(const Float16* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+
+  static __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+  static Vector load_some(const float* p, int count) {
+    return {_mm512_maskz_loadu_ps(first(count), p)};
+  }
+  static Vector load_some(const BFloat16* p, int count) {
+    return wide_bf16(_mm256_maskz_loadu_epi16(first(count), p));
+  }
+  static Vector load_some(const Float16* p, int count) {
+    return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), p))};
+  }
+
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(BFloat16* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16());
+  }
+  void store(Float16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16()); }
+
+  void store_some(float* p, int count) const { _mm512_mask_storeu_ps(p, first(count), v); }
+  void store_some(BFloat16* p, int count) const {
+    _mm256_mask_storeu_epi16(p, first(count), narrow_bf16());
+  }
+  void store_some(Float16* p, int count) const {
+    _mm256_mask_storeu_epi16(p, first(count), narrow_f16());
+  }
+
+  void stream(float* p) const { _mm512_stream_ps(p, v); }
+  void stream(BFloat16* p) const {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_bf16());
+  }
+  void stream(Float16* p) const {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_f16());
+  }
+  static void fence() { _mm_sfence(); }
+
+  friend Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.v, b.v)}; }
+  friend Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  friend Vector operator/(Vector a, Vector b) { return {_mm512_div_ps(a.v, b.v)}; }
+
+  static Vector min(Vector v, Vector b) { return {_mm512_min_ps(v.v, b.v)}; }
+  static Vector max(Vector v, Vector b) { return {_mm512_max_ps(v.v, b.v)}; }
+  static Vector round(Vector v) {
+    return {_mm512_roundscale_ps(v.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+
+  static Mask at_most(Vector a, Vector b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
+  static Mask below(Vector a, Vector b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+  static Mask is_nan(Vector v) { return _mm512_cmp_ps_mask(v.v, v.v, _CMP_UNORD_Q); }
+  // 0x99: quiet NaN, both infinities, signaling NaN.
+  static Mask is_finite(Vector v) { return static_cast<Mask>(~_mm512_fpclass_ps_mask(v.v, 0x99)); }
+  static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+  static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Mask none() { return 0; }
+  static Mask from_bits(uint32_t bits) { return static_cast<Mask>(bits); }
+  static uint32_t bits(Mask m) { return m; }
+  static Vector select(Mask m, Vector a, Vector b) { return {_mm512_mask_mov_ps(b.v, m, a.v)}; }
+  static Vector keep(Mask m, Vector v) { return {_mm512_maskz_mov_ps(m, v.v)}; }
+
+  static Whole whole(Vector v) { return {_mm512_cvtps_epi32(v.v)}; }
+  static Vector look_up(const float* table, Whole index) {
+    return {_mm512_permutexvar_ps(index.w, _mm512_loadu_ps(table))};
+  }
+  static void store_bytes(Whole w, uint8_t* p) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(w.w));
+  }
+  static uint64_t nibbles(Whole w) {
+    const __m128i bytes = _mm_and_si128(_mm512_cvtepi32_epi8(w.w), _mm_set1_epi8(15));
+    // Even bytes once, odd bytes sixteen times, added in pairs.
+    const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(pairs, pairs)));
+  }
+  static Vector from_nibbles(uint64_t word) {
+    const __m128i packed = _mm_cvtsi64_si128(static_cast<long long>(word));
+    const __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)))};
+  }
+  static float least_lane(Vector v) { return _mm512_reduce_min_ps(v.v); }
+  static float most_lane(Vector v) { return _mm512_reduce_max_ps(v.v); }
+  static float sum_pairwise(Vector v) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v.v), _mm512_extractf32x8_ps(v.v, 1));
+    __m128 t = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    t = _mm_add_ps(t, _mm_movehl_ps(t, t));
+    return _mm_cvtss_f32(_mm_add_ss(t, _mm_shuffle_ps(t, t, 1)));
+  }
+
+ private:
+  static Vector wide_bf16(__m256i words) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};
+  }
+  __m256i narrow_bf16() const {
+    const __m512i word = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(word, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    rounded = _mm512_mask_mov_epi32(rounded, is_nan(*this), _mm512_set1_epi32(0x7fc00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  }
+  __m256i narrow_f16() const {
+    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+};
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_ISA_VECTOR_AVX512_H_

@@ -1,0 +1,83 @@
+// Convolution of 4-bit codes with quantized weights, exactly. See core.h for what all launchers
+// share.
+#ifndef MICRONET_CONV_H_
+#define MICRONET_CONV_H_
+
+#include <cstdint>
+
+#include "include/core.h"
+
+namespace micronet {
+
+// The geometry of a convolution over channels-last images; padding is what lies above and left of
+// them, and whatever else the output size takes.
+struct ConvShape {
+  int64_t images, in_channels, height, width;
+  int64_t out_channels, groups;
+  int64_t kernel_height, kernel_width;
+  int64_t stride_y, stride_x, top, left, dilation_y, dilation_x;
+  int64_t out_height, out_width;
+
+  MICRONET_HD_MEMBER int64_t group_channels() const { return in_channels / groups; }
+  MICRONET_HD_MEMBER int64_t taps() const { return kernel_height * kernel_width; }
+  MICRONET_HD_MEMBER int64_t depth() const {
+    return group_channels() * taps();
+  }  // products of an output
+  MICRONET_HD_MEMBER int64_t in_numel() const { return images * in_channels * height * width; }
+  MICRONET_HD_MEMBER int64_t pixels() const { return images * out_height * out_width; }
+  MICRONET_HD_MEMBER bool is_depthwise() const {
+    return groups == in_channels && out_channels == in_channels;
+  }
+};
+
+// What a convolution writes: the integer itself, or its value float(acc) * ratio[channel].
+enum Accumulator : int { kInt16 = 0, kInt32 = 1, kValue = 2 };
+
+// The largest |acc| of any input and weights: codes less zero points stay within levels - 1.
+static inline int64_t accumulator_bound(const ConvShape& shape, int levels, int weight_levels) {
+  return int64_t{levels - 1} * (weight_levels - 1) * shape.depth();
+}
+
+// Codes [packed_bytes(in_numel, kCodeLevels)] of channels-last images with their range [2], master
+// weights [out_channels, group_channels, kernel_height, kernel_width] of a type of DType with their
+// mask, or null for all. `out` is channels last; ratio [out_channels] is 1 / (S_x * S_w). A code of
+// zero pads. A range or a channel that is not finite has zero point 0 and a ratio of NaN.
+struct QuantConv {
+  ConvShape shape;
+  const uint8_t* codes;
+  const float* range;
+  int levels;
+  const void* w;
+  DType type;
+  const uint8_t* mask;
+  int weight_levels;
+  Accumulator kind;
+  void* out;
+  float* ratio;
+};
+
+// Bytes that quant_conv2d_cpu needs beside its operands.
+int64_t quant_conv2d_workspace(const ConvShape& shape);
+
+// Whether quant_conv2d_cpu lists the weights that are not zero and skips the others: by the rule of
+// the break-even table (benchmarks/skipping.py), never, or wherever it can. The integers are the
+// same; tests and benchmarks compare.
+enum Skipping : int { kByRule = 0, kNever = 1, kAlways = 2 };
+void set_skipping(Skipping when);
+
+// levels <= kCodeLevels, weight_levels <= kMostWeightLevels, and sums within what `kind` holds
+// (32 bits where it is kValue).
+int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
+
+// As above on a CUDA device, queued on a stream; all pointers are to its memory.
+int64_t quant_conv2d_cuda_workspace(const ConvShape& shape);
+int quant_conv2d_cuda(const QuantConv& conv, void* workspace, void* stream);
+
+constexpr int64_t kMostInt16 = 32767;
+constexpr int64_t kMostInt32 = 2147483647;
+// Integer images of weights fit a signed byte up to here.
+constexpr int kMostWeightLevels = 128;
+
+}  // namespace micronet
+
+#endif  // MICRONET_CONV_H_

@@ -1,0 +1,74 @@
+// exp, and the activation functions on top of it, once for host and device.
+//
+// Each fma rounds once, on hardware that has it and on hardware that has not.
+#ifndef MICRONET_FUNCTION_H_
+#define MICRONET_FUNCTION_H_
+
+#include <cstring>
+
+#include "include/quant.h"
+
+namespace micronet {
+
+enum Function : int { kIdentity = 0, kRelu = 1, kSwish = 2, kSigmoid = 3 };
+
+// 2^n for n in [-126, 127], `shifted` being 1.5 * 2^23 + n.
+MICRONET_HD float power_of_two(float shifted) {
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, 4);
+  bits = (bits + 127u) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return power;
+}
+
+// e^x within 2 ulp; NaN stays NaN, and what is out of reach becomes 0 or infinity. The reduced
+// argument is x - n ln 2, ln 2 in two parts; the polynomial is Cephes' expf (Moshier). 2^n is
+// applied in two factors, so that results below 2^-126 are rounded once, at the end.
+MICRONET_HD float exp_float(float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+  const float v = clamp_keep_nan(x, -104.0f, 89.0f);
+  const float n = (v * 1.44269504088896341f + kShift) - kShift;
+  float r = fmaf(n, -0.693359375f, v);
+  r = fmaf(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f;
+  p = fmaf(p, r, 1.3981999507e-3f);
+  p = fmaf(p, r, 8.3334519073e-3f);
+  p = fmaf(p, r, 4.1665795894e-2f);
+  p = fmaf(p, r, 1.6666665459e-1f);
+  p = fmaf(p, r, 5.0000001201e-1f);
+  p = fmaf(p, r * r, r) + 1.0f;
+  const float half = (n * 0.5f + kShift) - kShift;
+  return (p * power_of_two(half + kShift)) * power_of_two((n - half) + kShift);
+}
+
+MICRONET_HD float sigmoid(float z) { return 1.0f / (1.0f + exp_float(-z)); }
+
+// z * sigmoid(z).
+MICRONET_HD float swish(float z) { return z / (1.0f + exp_float(-z)); }
+
+template <int kFunction>
+MICRONET_HD float activate(float z) {
+  if (kFunction == kRelu) return z < 0.0f ? 0.0f : z;
+  if (kFunction == kSigmoid) return sigmoid(z);
+  return kFunction == kSwish ? swish(z) : z;
+}
+
+// The derivative of sigmoid or swish.
+template <int kFunction>
+MICRONET_HD float slope(float z) {
+  const float s = sigmoid(z);
+  return kFunction == kSigmoid ? s * (1.0f - s) : s * (1.0f + z * (1.0f - s));
+}
+
+// A gradient through `activate`. ReLU chooses, as torch does: an infinity that meets a closed ReLU
+// is no NaN, and what comes of a NaN passes.
+template <int kFunction>
+MICRONET_HD float through(float grad, float z) {
+  if (kFunction == kRelu) return z <= 0.0f ? 0.0f : grad;
+  return kFunction == kIdentity ? grad : grad * slope<kFunction>(z);
+}
+
+}  // namespace micronet
+
+#endif  // MICRONET_FUNCTION_H_

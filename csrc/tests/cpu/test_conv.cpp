@@ -1,0 +1,139 @@
+// Convolution of codes against a loop over its products, and blocks against themselves, however
+// the loops are split; every buffer ends where it must.
+
+#include "include/block.h"
+#include "include/exact.h"
+#include "tests/conv_problem.h"
+
+namespace micronet {
+namespace {
+
+template <typename T>
+std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<float>& ratio,
+                        const ParallelFor& parallel) {
+  std::vector<T> out(static_cast<size_t>(p.s.pixels() * p.s.out_channels));
+  std::vector<float> found(static_cast<size_t>(p.s.out_channels));
+  std::vector<uint8_t> workspace(static_cast<size_t>(quant_conv2d_workspace(p.s)) + 64);
+  void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
+  const QuantConv conv{p.s,        p.codes.data(), p.range.data(), p.levels,
+                       p.w.data(), kFloat32,       p.mask.data(),  p.weight_levels,
+                       kind,       out.data(),     found.data()};
+  CHECK(quant_conv2d_cpu(conv, aligned, parallel) == kOk);
+  CHECK(found == ratio);
+  return out;
+}
+
+void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int levels, int wl,
+                              Skipping when) {
+  set_skipping(when);
+  const Problem p = draw(random, s, levels, wl, when == kAlways ? 0.9 : 0.5);
+  const auto quantize = [](const Weight& weight) {
+    return quantize_per_channel_cpu(weight, kFloat32, kAffine, kRunners[0]);
+  };
+  std::vector<float> ratio;
+  const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
+  for (const ParallelFor& parallel : kRunners) {
+    const auto whole = convolve<int32_t>(p, kInt32, ratio, parallel);
+    const auto values = convolve<float>(p, kValue, ratio, parallel);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      CHECK(whole[i] == expected[i]);
+      CHECK(same(values[i],
+                 static_cast<float>(expected[i]) * ratio[i % static_cast<size_t>(s.out_channels)]));
+    }
+    if (accumulator_bound(s, levels, wl) > kMostInt16) continue;
+    const auto narrow = convolve<int16_t>(p, kInt16, ratio, parallel);
+    CHECK(std::equal(narrow.begin(), narrow.end(), expected.begin()));
+  }
+}
+
+// Every runner and instruction set gives the same codes, means and gradients.
+void blocks_are_the_same_however_split(std::mt19937& random, int64_t channels, int64_t positions,
+                                       std::vector<std::vector<float>>* answers) {
+  const int64_t images = 3, numel = images * positions * channels;
+  const std::vector<float> acc = normals(random, numel), grad = normals(random, numel);
+  const std::vector<float> scale = normals(random, channels), shift = normals(random, channels);
+  const std::vector<float> gate = normals(random, images * channels),
+                           k = normals(random, 3 * channels);
+  const float range[] = {-0.4f, 0.9f};
+  for (const ParallelFor& parallel : kRunners) {
+    for (const float* gated : {static_cast<const float*>(nullptr), gate.data()}) {
+      const Block block{acc.data(),   kValue,       images, positions, channels,
+                        scale.data(), shift.data(), kSwish, gated};
+      std::vector<uint8_t> codes(static_cast<size_t>(packed_bytes(numel, kCodeLevels)));
+      std::vector<float> all(static_cast<size_t>(numel)),
+          means(static_cast<size_t>(images * channels));
+      std::vector<double> partial(static_cast<size_t>(block_units(block) * 2 * channels));
+      std::vector<double> sums(static_cast<size_t>(2 * channels));
+      std::vector<float> extremes(2), ends(static_cast<size_t>(2 * block_units(block)));
+      CHECK(block_codes_cpu(block, range, 16, codes.data(), parallel) == kOk);
+      CHECK(block_extremes_cpu(block, ends.data(), extremes.data(), parallel) == kOk);
+      std::vector<float> answer(codes.begin(), codes.end());
+      answer.insert(answer.end(), extremes.begin(), extremes.end());
+      CHECK(block_values_cpu(block, all.data(), parallel) == kOk);
+      answer.insert(answer.end(), all.begin(), all.end());
+      if (gated != nullptr) {
+        const BlockGradient gradient{grad.data(), range, nullptr};
+        CHECK(block_gate_gradient_cpu(block, gradient, all.data(), means.data(), parallel) == kOk);
+      } else {
+        const BlockGradient gradient{grad.data(), range, gate.data()};
+        CHECK(block_means_cpu(block, means.data(), parallel) == kOk);
+        CHECK(block_gradient_cpu(block, gradient, k.data(), all.data(), parallel) == kOk);
+        CHECK(block_gradient_sums_cpu(block, gradient, partial.data(), sums.data(), parallel) ==
+              kOk);
+        answer.insert(answer.end(), sums.begin(), sums.end());
+      }
+      answer.insert(answer.end(), all.begin(), all.end());
+      answer.insert(answer.end(), means.begin(), means.end());
+      answers->push_back(answer);
+    }
+  }
+}
+
+void lanes_are_summed_in_order(std::mt19937& random) {
+  for (const int64_t depth : {1, 15, 16, 17, 130}) {
+    const std::vector<float> x = normals(random, depth), w = normals(random, depth);
+    float lanes[kLanes] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+      const size_t at = static_cast<size_t>(k);
+      lanes[k % kLanes] = std::fma(x[at], w[at], lanes[k % kLanes]);
+    }
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+    }
+    const float ratio = 0.3f, bias = 0.7f;
+    float y = 0.0f;
+    CHECK(linear_deterministic_cpu(x.data(), w.data(), &ratio, &bias, 1, depth, 1, &y,
+                                   kRunners[0]) == kOk);
+    CHECK(same(y, std::fma(lanes[0], ratio, bias)));
+  }
+}
+
+}  // namespace
+}  // namespace micronet
+
+int main(int argc, char** argv) {
+  using namespace micronet;
+  std::mt19937 random = new_random(argc, argv);
+  const unsigned seed = static_cast<unsigned>(random());
+  std::vector<std::vector<std::vector<float>>> found;
+  on_every_instruction_set([&] {
+    for (const ConvShape& shape : kShapes) {
+      for (const Skipping when : {kByRule, kNever, kAlways}) {
+        sums_are_those_of_a_loop(random, shape, 16, 16, when);
+        sums_are_those_of_a_loop(random, shape, 5, 128, when);
+      }
+    }
+    lanes_are_summed_in_order(random);
+    std::mt19937 again(seed);
+    std::vector<std::vector<float>> answers;
+    blocks_are_the_same_however_split(again, 7, 33, &answers);
+    blocks_are_the_same_however_split(again, 600, 3, &answers);
+    found.push_back(answers);
+  });
+  for (const auto& answers : found) {
+    CHECK(answers == found[0]);
+    // Two calls by three runners: a runner changes nothing.
+    for (size_t i = 0; i < answers.size(); ++i) CHECK(answers[i] == answers[i / 6 * 6 + i % 2]);
+  }
+  return 0;
+}

@@ -1,0 +1,69 @@
+// exp within 2 ulp, over every 97th float from a random one on and at the edges; what swish and
+// sigmoid make of the ends.
+
+#include <cmath>
+#include <limits>
+
+#include "include/function.h"
+#include "tests/check.h"
+
+namespace micronet {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The distance of two floats in steps from one to the next; results are never negative.
+int64_t steps(float a, float b) {
+  return std::llabs(static_cast<int64_t>(word_of(a)) - static_cast<int64_t>(word_of(b)));
+}
+
+void check_exp(float x) {
+  const float ours = exp_float(x);
+  if (x != x) {
+    CHECK(ours != ours);
+  } else {
+    CHECK(steps(ours, static_cast<float>(std::exp(static_cast<double>(x)))) <= 2);
+  }
+}
+
+void exp_is_within_two_ulp(std::mt19937& random) {
+  for (uint64_t bits = random() % 97; bits < (uint64_t{1} << 32); bits += 97) {
+    const uint32_t word = static_cast<uint32_t>(bits);
+    float x;
+    std::memcpy(&x, &word, 4);
+    check_exp(x);
+  }
+  // Where results become infinite, subnormal or 0.
+  for (const float edge : {88.72f, -87.33f, -103.28f, -103.97f, -104.0f, 89.0f}) {
+    float x = edge - 0.01f;
+    while (x < edge + 0.01f) {
+      check_exp(x);
+      x = std::nextafter(x, kInfinity);
+    }
+  }
+  for (const float x : {0.0f, -0.0f, kInfinity, -kInfinity, 3e38f, -3e38f, 1e-45f}) check_exp(x);
+  CHECK(exp_float(0.0f) == 1.0f && exp_float(kInfinity) == kInfinity);
+  CHECK(exp_float(-kInfinity) == 0.0f);
+}
+
+void functions_at_their_ends() {
+  CHECK(swish(0.0f) == 0.0f && swish(200.0f) == 200.0f && swish(-200.0f) == 0.0f);
+  CHECK(sigmoid(0.0f) == 0.5f && sigmoid(200.0f) == 1.0f && sigmoid(-200.0f) == 0.0f);
+  CHECK(activate<kRelu>(-1.0f) == 0.0f && activate<kRelu>(2.0f) == 2.0f);
+  CHECK(through<kRelu>(2.0f, 0.0f) == 0.0f && through<kRelu>(2.0f, 1.0f) == 2.0f);
+  CHECK(through<kRelu>(INFINITY, -1.0f) == 0.0f && through<kRelu>(2.0f, NAN) == 2.0f);
+  CHECK(through<kIdentity>(2.0f, -3.0f) == 2.0f && through<kSwish>(2.0f, 0.0f) == 1.0f);
+  CHECK(slope<kSwish>(0.0f) == 0.5f && slope<kSigmoid>(0.0f) == 0.25f);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(std::isnan(swish(nan)) && std::isnan(sigmoid(nan)) && std::isnan(activate<kRelu>(nan)));
+}
+
+}  // namespace
+}  // namespace micronet
+
+int main(int argc, char** argv) {
+  auto random = micronet::new_random(argc, argv);
+  micronet::exp_is_within_two_ulp(random);
+  micronet::functions_at_their_ends();
+  return 0;
+}
