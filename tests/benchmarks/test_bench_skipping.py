@@ -38,6 +38,7 @@ def test_break_even_is_interpolated():
 
 
 @pytest.mark.skipif("native" not in kernels.available_backends(), reason="no extension")
+@pytest.mark.slow
 def test_the_command_ends_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(skipping, "BLOCKS", (4,))
     monkeypatch.setattr(skipping, "SPARSITIES", (0.0, 0.98))
