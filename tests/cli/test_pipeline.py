@@ -5,6 +5,7 @@ import pytest
 from micronet import demo
 from micronet.cli import pipeline
 from micronet.quantization.quantize import LayerBits
+from micronet.recipe.shipped import is_shipped
 from micronet.train import main
 from micronet.utils.errors import UserError
 
@@ -63,4 +64,4 @@ def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path, capsys):
 
 
 def test_demo_recipes_are_there():
-    assert all((demo.SCHEDULES / f"demo_{s}.yaml").exists() for s in ("fit", "prune", "qat"))
+    assert all(is_shipped(f"demo_{stage}") for stage in ("fit", "prune", "qat"))
