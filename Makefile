@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
+.PHONY: setup demo test test-all test-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
 
 setup: .venv/.built
 
@@ -24,8 +24,16 @@ setup: .venv/.built
 demo: setup
 	$(BIN)/python -m micronet.demo
 
+# A process of one thread for each core; a test that wants more threads asks for them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# All but what takes long, in the order of the files.
 test: setup test-core
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# Everything, in an order that is new each time; the seed that repeats it is printed.
+test-all: setup test-core
+	$(PYTEST) -p randomly
 
 test-core: setup
 	$(BIN)/cmake -S . -B build/core -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja

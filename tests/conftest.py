@@ -10,9 +10,18 @@ import pytest
 import torch
 
 import micronet_kernels as kernels
+from cpu_backends import CPU_BACKENDS
 from paths import DATA, IMAGES
 
+# One seed for all processes of a run: those that share its tests, and those that tests start.
 SEED = int(os.environ.get("MICRONET_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
+os.environ["MICRONET_TEST_SEED"] = str(SEED)
+# Whether this process has what a test with the marker needs; one without it is left out.
+HAS = {
+    "data": IMAGES.exists(),
+    "gpu": torch.cuda.is_available(),
+    "interpreter": os.environ.get("TRITON_INTERPRET") == "1",
+}
 
 
 # Examples are new in every run, like all other inputs.
@@ -25,15 +34,10 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(config, items):
-    if not IMAGES.exists():
-        left = [item for item in items if "data" in item.keywords]
-        items[:] = [item for item in items if "data" not in item.keywords]
-        config.hook.pytest_deselected(items=left)
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    missing = {marker for marker, is_here in HAS.items() if not is_here}
+    left = [item for item in items if missing & {marker.name for marker in item.iter_markers()}]
+    items[:] = [item for item in items if item not in set(left)]
+    config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture
@@ -42,18 +46,6 @@ def rng(request):
     seed = zlib.crc32(f"{SEED} {request.node.name}".encode())
     print(f"MICRONET_TEST_SEED={SEED}")
     return torch.Generator().manual_seed(seed)
-
-
-def _cpu_backends():
-    """Names of what is tested on the CPU: the reference, and native on each instruction set."""
-    if "native" not in kernels.available_backends():
-        return ["reference", "native"]
-    from micronet_kernels import _C
-
-    return ["reference", *(f"native {name}" for name in _C.instruction_sets())]
-
-
-CPU_BACKENDS = _cpu_backends()
 
 
 @contextmanager

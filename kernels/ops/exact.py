@@ -23,8 +23,8 @@ def _fake_conv2d(
 
 
 define(
-    "conv2d_deterministic(Tensor x, Tensor w, Tensor bias, int[] stride, int[] padding, int[] dilation,"
-    " int groups) -> Tensor",
+    "conv2d_deterministic(Tensor x, Tensor w, Tensor bias, int[] stride, int[] padding,"
+    " int[] dilation, int groups) -> Tensor",
     checks_exact.conv2d_deterministic,
     _fake_conv2d,
 )

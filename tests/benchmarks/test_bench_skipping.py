@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-import micronet_kernels as kernels
 import skipping
 from qat_sites import Site
 
@@ -37,7 +36,7 @@ def test_break_even_is_interpolated():
     assert skipping.regret(_row(0.5, 2.0, 4.0, 3.0)) == 1.5
 
 
-@pytest.mark.skipif("native" not in kernels.available_backends(), reason="no extension")
+@pytest.mark.slow
 def test_the_command_ends_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(skipping, "BLOCKS", (4,))
     monkeypatch.setattr(skipping, "SPARSITIES", (0.0, 0.98))

@@ -15,6 +15,6 @@ def test_a_crash_would_be_seen(tmp_path, monkeypatch, capsys):
     def broken(path):
         raise KeyError("x")
 
-    monkeypatch.setattr(fuzz_readers, "load_schedule", broken)
+    monkeypatch.setattr(fuzz_readers, "load_recipe", broken)
     assert fuzz_readers.fuzz(4, 0, tmp_path) == 2
     assert "KeyError" in capsys.readouterr().err

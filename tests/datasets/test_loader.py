@@ -194,15 +194,16 @@ def test_imagenet_sample_passes_through_the_file_path(tmp_path):
     assert 0.5 < float(images.std()) < 2
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P"])
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
-def test_pixels_are_those_of_pillow(mode, suffix, tmp_path):
+HELD = {"jpg": "RGB L CMYK", "png": "RGB L RGBA P", "bmp": "RGB L RGBA P"}
+
+
+@pytest.mark.parametrize(
+    "suffix,mode", [(suffix, mode) for suffix, modes in HELD.items() for mode in modes.split()]
+)
+def test_pixels_are_those_of_pillow(suffix, mode, tmp_path):
     noise = np.random.default_rng().integers(0, 256, (37, 53, 3), dtype=np.uint8)
     path = str(tmp_path / f"x.{suffix}")
-    try:
-        Image.fromarray(noise).convert(mode).save(path)
-    except (OSError, KeyError):
-        pytest.skip(f"no {suffix} holds {mode}")
+    Image.fromarray(noise).convert(mode).save(path)
     assert np.array_equal(decode_pixels(path).numpy(), np.asarray(decode(path)))
 
 

@@ -44,7 +44,6 @@ def test_integers_and_values_are_the_same_everywhere(on_all, rng, threads, case,
     assert torch.equal(values, acc.float() * ratio[:, None, None])
 
 
-@pytest.mark.skipif("native" not in kernels.available_backends(), reason="no extension")
 @pytest.mark.parametrize("kept", [0.5, 0.05, 0.0])
 @pytest.mark.parametrize("case", [*SHAPES[:6], ((1, 300, 5, 6), 70, 1, 1, [0, 0, 0, 0], 1, 1)])
 def test_skipping_pruned_weights_changes_nothing(on_all, rng, threads, case, kept):

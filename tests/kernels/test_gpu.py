@@ -17,10 +17,14 @@ STEPS, ZERO = torch.tensor([0.1, 0.2, 0.05]), torch.tensor([0.0, -8.0, -15.0])
 SIZES = [1, 7, 8, 9, 255, 257, 4095, 4097, 300_007]
 
 
-@pytest.fixture(params=["native", "triton"])
+# A build without nvcc has Triton's alone.
+BACKENDS = [
+    name for name in ("native", "triton") if "update_range_" in dispatch.TABLE[name].get("cuda", {})
+]
+
+
+@pytest.fixture(params=BACKENDS)
 def device_backend(request):
-    if "update_range_" not in dispatch.TABLE[request.param].get("cuda", {}):
-        pytest.skip(f"{request.param} has no kernels for CUDA in this build")
     return request.param
 
 

@@ -2,8 +2,6 @@
 
 import importlib
 import os
-import re
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -15,7 +13,7 @@ from micronet_kernels import dispatch
 from micronet_kernels.backends import triton as backend
 from micronet_kernels.backends.reference.learned_step import ordered_sum
 from samples import DTYPES, HUGE, NAN, draw, draw_ends
-from triton_cases import CASES, FREE_SUMS, OPS, WITHOUT_FLOATS, run_python, state
+from triton_cases import CASES, FREE_SUMS, OPS, WITHOUT_FLOATS, state
 
 # Kernels are interpreted or compiled as the variable says when they are defined, so that each of
 # the two needs a process of its own.
@@ -23,8 +21,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 on_device = pytest.mark.parametrize(
     "device", ["cpu" if INTERPRETED else pytest.param("cuda", marks=pytest.mark.gpu)]
 )
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs a process that interprets")
-compiled = pytest.mark.skipif(INTERPRETED, reason="needs a process that compiles")
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +139,6 @@ def test_gradients_go_through_the_kernels(same, rng, device):
 
 
 @pytest.mark.gpu
-@compiled
 @pytest.mark.parametrize("op", ["fake_quant_per_tensor", "update_range_", "fake_quant_weights"])
 def test_training_never_waits_for_the_device(rng, op):
     for arguments in CASES[op](rng, torch.float32, [997]):
@@ -157,22 +152,7 @@ def test_training_never_waits_for_the_device(rng, op):
                 torch.cuda.set_sync_debug_mode("default")
 
 
-@compiled
-@pytest.mark.slow
-def test_in_the_interpreter():
-    """All of this file, in two processes of one thread that take about as long."""
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__, "-k"]
-    halves = ("conv or block", "not (conv or block)")
-
-    def half(names):
-        return run_python([*command, names], TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
-
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(half, halves))
-    assert all(re.search(r"\d+ passed", output) for output in found)
-
-
-@interpreted
+@pytest.mark.interpreter
 def test_the_interpreter_is_never_chosen():
     for op in OPS:
         assert "triton" in dispatch.available(op, "cpu")

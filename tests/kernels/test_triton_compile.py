@@ -1,6 +1,5 @@
 """The Triton kernels without a GPU: loaded only when used, and compiled for one."""
 
-import os
 from contextlib import suppress
 from itertools import count, islice
 
@@ -8,14 +7,10 @@ import pytest
 import torch
 
 from micronet_kernels.backends import triton as backend
-from triton_cases import CASES, OPS, run_python
+from triton_cases import CASES, OPS, WITHOUT_FLOATS, run_python
 
 # Kernels whose specification has multiply-adds that round once.
 FUSED = ("block_", "values_kernel", "extremes_of_block", "float_conv", "linear")
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1", reason="needs a process that compiles"
-)
 
 ONE_CALL = """
 import sys
@@ -122,13 +117,22 @@ def compilations(monkeypatch, tmp_path):
     return found
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_compiles_for_hopper(rng, op, compilations):
-    for dtype in (torch.float32, torch.bfloat16):
-        for arguments in islice(CASES[op](rng, dtype, [64, 1]), 4):
-            # The bits that were not counted do not agree with the count.
-            with suppress(ValueError):
-                backend.KERNELS[op](*arguments)
+OF_HALVES = [op for op in OPS if op not in WITHOUT_FLOATS]
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype"),
+    [
+        *((op, torch.float32) for op in OPS),
+        *(pytest.param(op, torch.bfloat16, marks=pytest.mark.slow) for op in OF_HALVES),
+    ],
+    ids=str,
+)
+def test_compiles_for_hopper(rng, op, dtype, compilations):
+    for arguments in islice(CASES[op](rng, dtype, [64, 1]), 4):
+        # The bits that were not counted do not agree with the count.
+        with suppress(ValueError):
+            backend.KERNELS[op](*arguments)
     assert compilations
     for kernel in compilations:
         text = kernel.asm["ptx"]

@@ -5,9 +5,11 @@ import io
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
@@ -69,9 +71,6 @@ def compiled(model, x):
 
 
 def onnx_values(model, x):
-    onnx = pytest.importorskip("onnx")
-    from onnx.reference import ReferenceEvaluator
-
     file = io.BytesIO()
     torch.onnx.export(model, (x,), file, dynamo=False, opset_version=17)
     exported = onnx.load_from_string(file.getvalue())

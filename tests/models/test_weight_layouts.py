@@ -6,50 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from micronet.models import architectures
 from micronet.train import main
-from micronet.utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def source():
-    model = architectures.create_model("resnet20", 10)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.uniform_(0.5, 1.5)
-            else:
-                tensor.fill_(7)
-    return model.eval()
-
-
-def loaded(path, network="resnet20"):
-    model = architectures.create_model(network, 10) if isinstance(network, str) else network
-    architectures.load_weights(model, path)
-    return model.eval()
-
-
-def assert_same(model, expected):
-    state = model.state_dict()
-    for name, value in expected.items():
-        assert torch.equal(state[name], value), name
-
-
-def assert_refused(path, *parts, network=None):
-    with pytest.raises(UserError) as caught:
-        loaded(path, network or "resnet20")
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message
-    for part in parts:
-        assert part in message, (part, message)
-
-
-def starting(start, state):
-    return {start + name: value for name, value in state.items()}
-
+from weight_files import assert_refused, assert_same, loaded, small, starting
 
 NESTINGS = {
     "the state": lambda s: s,
@@ -74,8 +34,6 @@ NESTINGS = {
 }
 STARTS = ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.", "backbone."]
 STARTS += ["encoder.", "model.backbone.module.", "module.module.", "student_net.0."]
-
-
 BOTH = [(nesting, "") for nesting in NESTINGS] + [("net", start) for start in STARTS]
 BOTH += [(nesting, "module._orig_mod.") for nesting in NESTINGS]
 
@@ -167,97 +125,6 @@ def test_a_whole_module(nested, parallel, legacy, source, tmp_path, recwarn):
     found = {"model": found, "epoch": 3} if nested else found
     torch.save(found, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
     assert_same(loaded(tmp_path / "w.pth"), source.state_dict())
-
-
-def small():
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.Conv2d(8, 8, 3, groups=2),
-        nn.ConvTranspose2d(8, 8, 2),
-        nn.ConvTranspose2d(8, 4, 2),
-        nn.Flatten(),
-        nn.Linear(4 * 6 * 6, 5),
-    ).eval()
-
-
-def of_layers(change):
-    def apply(net):
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
-                change(module)
-
-    return apply
-
-
-def prune_all(net):
-    of_layers(lambda m: prune.l1_unstructured(m, "weight", 0.5))(net)
-    prune.random_unstructured(net[6], "bias", 0.4)
-
-
-def scalar_norm(module):
-    weight_norm(module, dim=None)
-
-
-PARTS = {
-    "pruned": prune_all,
-    "structured": of_layers(lambda m: prune.ln_structured(m, "weight", 0.5, n=2, dim=0)),
-    "weight_norm": of_layers(weight_norm),
-    "weight_norm of inputs": of_layers(lambda m: weight_norm(m, dim=1)),
-    "weight_norm of all": of_layers(scalar_norm),
-    "weight_norm, parametrized": of_layers(parametrizations.weight_norm),
-    "weight_norm of inputs, parametrized": of_layers(
-        lambda m: parametrizations.weight_norm(m, dim=1)
-    ),
-    "spectral_norm": of_layers(spectral_norm),
-    "spectral_norm, parametrized": of_layers(parametrizations.spectral_norm),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-@pytest.mark.parametrize("start", ["", "module."])
-@pytest.mark.parametrize("kind", PARTS)
-def test_weights_in_parts_are_what_torch_computes_of_them(kind, start, tmp_path):
-    net = small()
-    PARTS[kind](net)
-    net.eval()
-    image = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        expected = net(image)
-    torch.save({"state_dict": starting(start, net.state_dict())}, tmp_path / "w.pth")
-    plain = loaded(tmp_path / "w.pth", small())
-    with torch.no_grad():
-        answer = plain(image)
-    assert torch.equal(answer, expected)
-    zeros = int((plain[0].weight == 0).sum())
-    assert zeros == (108 if kind in ("pruned", "structured") else 0)
-
-
-def test_a_parametrization_of_no_known_kind_is_named(tmp_path):
-    class Symmetric(nn.Module):
-        def forward(self, weight):
-            return weight + 1
-
-    net = small()
-    parametrize.register_parametrization(net[0], "weight", Symmetric())
-    torch.save(net.state_dict(), tmp_path / "w.pth")
-    assert_refused(
-        tmp_path / "w.pth",
-        "'0.weight' is absent there",
-        "'0.parametrizations.weight.original'",
-        network=small(),
-    )
-
-
-def test_a_network_that_has_parts_itself_keeps_them(tmp_path):
-    net, other = small(), small()
-    for each in (net, other):
-        prune.l1_unstructured(each[0], "weight", 0.5)
-    with torch.no_grad():
-        net[0].weight_orig.add_(1)
-    torch.save(net.state_dict(), tmp_path / "w.pth")
-    assert_same(loaded(tmp_path / "w.pth", other), net.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report: its numbers are the run's and the scorer's, and the page needs nothing but itself."""
 
+import functools
 import importlib.util
 import json
 import random
@@ -9,15 +10,15 @@ import time
 from html.parser import HTMLParser
 
 import pytest
+import resvg_py
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageFont
 
 from micronet import report
 from micronet import score as scorer
 from micronet.models import architectures
 from micronet.reporting import facts as report_facts
-from micronet.reporting import png
 from micronet.reporting.page import page
 from micronet.reporting.plotting import charts
 from micronet.reporting.plotting.axis import label, ticks
@@ -250,8 +251,18 @@ def test_bars_say_their_shares_of_all():
     assert ">40.0 %<" in text and ">60.0 %<" in text and "…" + "b" * 26 in text
 
 
-def test_pictures_of_the_page_become_png(stages, tmp_path, capsys):
-    pytest.importorskip("resvg_py")
+def draw_with(monkeypatch, **fonts):
+    """Let pictures be drawn with these fonts alone, whatever the machine has."""
+    real = resvg_py.svg_to_bytes
+    drawn = functools.partial(real, skip_system_fonts=True, **fonts)
+    monkeypatch.setattr(resvg_py, "svg_to_bytes", drawn)
+
+
+def test_pictures_of_the_page_become_png(stages, tmp_path, monkeypatch, capsys):
+    font = ImageFont.load_default(10)
+    (tmp_path / "font.ttf").write_bytes(font.font_bytes)
+    name, files = font.getname()[0], [str(tmp_path / "font.ttf")]
+    draw_with(monkeypatch, font_files=files, sans_serif_family=name)
     folder = tmp_path / "png"
     out = tmp_path / "report.html"
     assert report.main([str(stages[1]), "--out", str(out), "--png", str(folder)]) == 0
@@ -267,13 +278,12 @@ def test_pictures_of_the_page_become_png(stages, tmp_path, capsys):
 
 
 def test_png_needs_its_package_and_a_font(stages, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("resvg_py")
     command = [str(stages[0]), "--out", str(tmp_path / "r.html"), "--png", str(tmp_path / "png")]
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
         assert report.main(command) == 2
     assert not (tmp_path / "r.html").exists()
-    monkeypatch.setattr(png, "of_pictures", lambda: "svg text { font-family: none-such }")
+    draw_with(monkeypatch)
     assert report.main(command) == 2
     assert "finds no font" in capsys.readouterr().err
     assert not (tmp_path / "png").exists()

@@ -31,6 +31,7 @@ def whole(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(tmp_path):
     seed = time.time_ns() % 10**6
     print(f"seed {seed}")

@@ -8,7 +8,6 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -253,7 +252,6 @@ finally:
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
 def test_scoring_the_largest_network_takes_little_memory():
     command = [sys.executable, "-c", PEAK, "--arch", "efficientnet-b7"]
     command += ["--image-size", "600", "--json"]

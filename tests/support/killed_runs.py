@@ -1,7 +1,8 @@
 """Runs in processes of their own that are killed and resumed until they are through.
 
-``python tests/killed_runs.py --runs 20`` kills twenty runs at random moments, as the test does a
-few; it prints what happened and fails unless every one ends bit for bit like the undisturbed run.
+``python tests/support/killed_runs.py --runs 20`` kills twenty runs at random moments, as the test
+does a few; it prints what happened and fails unless every one ends bit for bit like the undisturbed
+run.
 """
 
 import argparse

@@ -21,19 +21,49 @@ def step(model, x, out, precision):
     return y.detach(), {"x": given.grad, **{n: p.grad for n, p in model.named_parameters()}}
 
 
+def norms_of_terms(model, x, out):
+    """The norms of what the gradient of each parameter of a normalization is the sum of."""
+    found = {}
+
+    def watch(name, norm):
+        def keep(norm, inputs, y):
+            y = y + 0
+            channels = (1, -1, 1, 1)
+            normalized = (y.detach() - norm.bias.view(channels)) / norm.weight.view(channels)
+
+            def note(grad):
+                found[f"{name}.bias"] = grad.norm()
+                found[f"{name}.weight"] = (grad * normalized).norm()
+
+            y.register_hook(note)
+            return y
+
+        norm.register_forward_hook(keep)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            watch(name, module)
+    step(model, x, out, torch.float32)
+    return found
+
+
 @pytest.mark.parametrize("make", [Gated, Shared, chain], ids=["gated", "shared", "chain"])
 def test_integers_stay_and_gradients_are_near(native, rng, make):
     x, out = images(rng, (3, 16, 9, 8)), images(rng, (3, 16, 9, 8))
     model = converted(make, x)
-    twin = copy.deepcopy(model)
+    twin, watched = copy.deepcopy(model), copy.deepcopy(model)
+    terms = norms_of_terms(watched, x, out)
     y, exact = step(model, x, out, torch.float32)
     low, near = step(twin, x, out, torch.bfloat16)
     assert torch.equal(low, y)
     differences = []
     for name, gradient in exact.items():
         assert near[name].dtype == torch.float32
-        error = (near[name] - gradient).norm() / gradient.norm()
-        # A few roundings to eight bits, summed up.
+        # At most eight roundings to eight bits lie between the output and a gradient, each off by
+        # 2^-8 at most and by 2^-8 / sqrt(3) in the root mean square: by 0.031 and 0.0064 of what is
+        # summed. Not of the sum: a normalization further on takes a shift of its input away again,
+        # so that the terms of a gradient to a shift or a scale nearly cancel.
+        error = (near[name] - gradient).norm() / max(gradient.norm(), terms.get(name, 0.0))
         assert error < 0.05, name
         differences.append(bool(error > 0))
     assert any(differences)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from micronet.models import architectures
 from micronet.runs import directory
@@ -28,8 +29,7 @@ QUANTIZE = {
 
 def events(run):
     """All events of a run as TensorBoard reads them, purged ones left out."""
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = accumulators.EventAccumulator(
+    found = EventAccumulator(
         str(run / "tensorboard"), purge_orphaned_data=True, size_guidance={"scalars": 0}
     )
     return found.Reload()

@@ -1,0 +1,122 @@
+"""Arguments of convolutions and blocks at the edges of the Triton kernels' tiles."""
+
+import math
+
+import torch
+
+import conv_samples
+import micronet_kernels as kernels
+from samples import NAN, NOTHING, draw, draw_ends, draw_mask
+
+# (images, channels, height, width), outputs, kernel, (stride, dilation), padding, groups: around
+# tiles of 64 pixels and outputs, of 32 products, and of 16 pixels and 64 channels by taps.
+CONVOLUTIONS = [
+    ((1, 33, 5, 13), 65, 1, (1, 1), [0, 0, 0, 0], 1),
+    ((2, 64, 4, 8), 64, 1, (2, 1), [0, 0, 0, 0], 1),
+    ((1, 6, 9, 7), 10, 3, (2, 1), [0, 0, 1, 1], 2),
+    ((1, 5, 8, 8), 3, 3, (1, 2), [2, 2, 2, 2], 1),
+    ((1, 65, 5, 4), 65, 3, (1, 1), [1, 1, 1, 1], 65),
+    ((2, 7, 6, 5), 7, 5, (2, 1), [1, 2, 2, 2], 7),
+]
+CODE_LEVELS = [(16, 16), (5, 128), (2, 2)]
+
+
+def convolutions(rng, dtype, sizes):
+    yield from conv_samples.SAMPLES["quant_conv2d"](dtype)
+    for number, case in enumerate([] if sizes else CONVOLUTIONS):
+        size, outputs, side, (stride, dilation), padding, groups = case
+        levels, weight_levels = CODE_LEVELS[number % 3]
+        flat = torch.randint(levels, (torch.Size(size).numel(),), generator=rng, dtype=torch.uint8)
+        w = draw(rng, outputs, size[1] // groups, side, side, dtype=dtype)
+        # Whole tiles of weights that are zero, all of a channel, and one that is no number.
+        w[:, : max(w.shape[1] - 1, 1)] *= (
+            torch.rand(w.shape[:1], generator=rng).gt(0.3).view(-1, 1, 1, 1)
+        )
+        w[0], mask = 0.0, NOTHING if number % 2 else draw_mask(rng, w.shape)
+        if number == 3:
+            w[1, 0, 0, 0] = NAN
+        ends = torch.tensor([-0.4, NAN]) if number == 4 else draw_ends(rng)
+        geometry = ([stride] * 2, padding, [dilation] * 2, groups)
+        packed = kernels.pack_codes(flat, 16)
+        yield packed, ends, levels, w, mask, weight_levels, list(size), *geometry
+
+
+# Around tiles of 64 channels, 16 positions, 512 rows and 1024 elements.
+BLOCKS = [(2, 65, 3, 7), (1, 2, 26, 20), (3, 64, 1, 1)]
+
+
+def _images(rng, size, dtype=torch.float32):
+    return (100 * torch.randn(size, generator=rng)).to(dtype).contiguous(memory_format=LAST)
+
+
+LAST = torch.channels_last
+
+
+def _accumulators(rng, dtype, sizes):
+    """Accumulators with an affine map and a function; the sizes of images and channels."""
+    for size in [] if sizes else BLOCKS:
+        # The interpreter takes seconds for many positions: all functions there in one type alone,
+        # and in one that `make test` leaves out.
+        is_long = math.prod(size[2:]) > 512 and dtype != torch.bfloat16
+        for function in [1] if is_long else range(4):
+            acc = _images(rng, size, conv_samples.ACCUMULATORS[dtype])
+            m, b = 0.03 * draw(rng, size[1]), draw(rng, size[1])
+            yield (acc, m, b, function), size[:2]
+
+
+def blocks_with(name, *rest):
+    """Cases of an operator on blocks; each of `rest` makes an argument of the images' sizes."""
+
+    def cases(rng, dtype, sizes):
+        yield from conv_samples.SAMPLES[name](dtype)
+        for affine, gate_size in _accumulators(rng, dtype, sizes):
+            yield *affine, *(make(rng, gate_size) for make in rest)
+
+    return cases
+
+
+def gradients_with(name, *rest):
+    plain = blocks_with(name, *rest)
+    count = len(conv_samples.SAMPLES[name](torch.float32))
+
+    def cases(rng, dtype, sizes):
+        for number, arguments in enumerate(plain(rng, dtype, sizes)):
+            is_sample = number < count
+            yield arguments if is_sample else (_images(rng, arguments[0].shape), *arguments)
+
+    return cases
+
+
+def gate(rng, size):
+    return draw(rng, *size)
+
+
+def any_ends(rng, size):
+    return draw_ends(rng)
+
+
+def none(rng, size):
+    return torch.empty(0)
+
+
+def moments(rng, dtype, sizes):
+    yield from conv_samples.SAMPLES["channel_moments"](dtype)
+    for (acc, *_), _ in _accumulators(rng, dtype, sizes):
+        yield (acc,)
+
+
+def float_convolutions(rng, dtype, sizes):
+    yield from conv_samples.SAMPLES["conv2d_deterministic"](dtype)
+    for size, outputs, side, (stride, dilation), padding, groups in [] if sizes else CONVOLUTIONS:
+        w = draw(rng, outputs, size[1] // groups, side, side)
+        bias = draw(rng, outputs) if stride == 1 else torch.empty(0)
+        geometry = ([stride] * 2, padding, [dilation] * 2, groups)
+        yield _images(rng, size), w, bias, *geometry
+
+
+def linears(rng, dtype, sizes):
+    yield from conv_samples.SAMPLES["linear_deterministic"](dtype)
+    for depth, outputs in [] if sizes else [(1, 15), (15, 16), (16, 17), (17, 1), (130, 33)]:
+        x, w, bias = draw(rng, 3, depth), draw(rng, outputs, depth), draw(rng, outputs)
+        yield x, w, NOTHING, 0, bias
+        yield x, w, draw_mask(rng, w.shape), 16, torch.empty(0)
