@@ -1,5 +1,6 @@
 """The C++ tests: of the core, and of the CUDA kernels on the host, built once under sanitizers."""
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,14 @@ def run(*command):
 def programs():
     """The folder of `make test-core`, up to date; programs that fail to build fail alone."""
     folder = ROOT / "build" / "core"
+    folder.mkdir(parents=True, exist_ok=True)
     tools = Path(sys.executable).parent
     ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
-    run(tools / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", ninja)
-    run(tools / "cmake", "--build", folder)
+    # One process at a time: each worker of pytest has a fixture of its own.
+    with open(folder / "tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(tools / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", ninja)
+        run(tools / "cmake", "--build", folder)
     return folder
 
 
