@@ -105,6 +105,10 @@ setup(
         "micronet_kernels",
         *(f"micronet_kernels.{name}" for name in find_packages("kernels")),
     ],
-    package_data={"micronet": ["py.typed", "recipes/*.yaml"], "micronet_kernels": ["py.typed"]},
+    package_data={
+        "micronet": ["py.typed"],
+        "micronet.recipes": ["*.yaml"],
+        "micronet_kernels": ["py.typed"],
+    },
     package_dir={"micronet": "micronet", "micronet_kernels": "kernels"},
 )

@@ -11,7 +11,7 @@ from paths import ROOT
 
 # Lower floors first. A floor may import those before it.
 FLOORS = (
-    *("utils", "recipe", "data", "models", "quantization", "pruning", "runs"),
+    *("recipes", "utils", "recipe", "data", "models", "quantization", "pruning", "runs"),
     *("scoring", "training", "reporting", "cli"),
 )
 COMMANDS = {"train", "score", "report", "demo", "__main__"}
