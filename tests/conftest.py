@@ -1,6 +1,7 @@
 """Backends, devices, fresh random inputs, and equality to the bit."""
 
 import os
+import shutil
 import zlib
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ os.environ["MICRONET_TEST_SEED"] = str(SEED)
 HAS = {
     "data": IMAGES.exists(),
     "gpu": torch.cuda.is_available(),
+    "nvcc": shutil.which("nvcc") is not None,
     "interpreter": os.environ.get("TRITON_INTERPRET") == "1",
 }
 

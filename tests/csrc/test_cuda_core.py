@@ -1,13 +1,14 @@
 """What the CUDA kernels need of the device; what they compute is in test_core_cpp.py."""
 
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from paths import ROOT
+
+pytestmark = pytest.mark.nvcc
 
 CSRC = ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
@@ -43,8 +44,6 @@ def compile_for(architecture, source):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    if shutil.which("nvcc") is None:
-        pytest.skip("no nvcc to compile the CUDA kernels with")
     source = tmp_path_factory.mktemp("devices") / "kernels.cu"
     source.write_text("".join(f'#include "{path}"\n' for path in KERNELS))
     with ThreadPoolExecutor(len(ARCHITECTURES)) as pool:
