@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import micronet_kernels as kernels
 
+STEPS = ("range", "learned")
 _EVALUATED = "; evaluated in integers"
 
 
@@ -14,6 +15,9 @@ class LayerBits:
     """The precision of one layer; None keeps the operand in float.
 
     A step is "range" or "learned"; the decay is that of a range of activations.
+
+    Raises:
+        ValueError: a step is neither.
     """
 
     weight_bits: float | None
@@ -21,6 +25,12 @@ class LayerBits:
     decay: float = 0.99
     weight_step: str = "range"
     activation_step: str = "range"
+
+    def __post_init__(self) -> None:
+        """Hold the steps to what there is: another word would train something else."""
+        for operand in ("weight_step", "activation_step"):
+            if (step := getattr(self, operand)) not in STEPS:
+                raise ValueError(f"{operand} is {step!r}, but must be 'range' or 'learned'")
 
     @property
     def weight_levels(self) -> int | None:

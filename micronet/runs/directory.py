@@ -172,6 +172,8 @@ def rebuilt(found: Checkpoint, *, averaged: bool = True) -> LoadedRun:
     try:
         arch, classes, channels = meta["arch"], meta["num_classes"], meta["channels"]
         bits = quantize.bits_from_dict(meta["bits"])
+    except ValueError as error:
+        raise UserError(f"checkpoint {str(found.path)!r}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {str(found.path)!r} lacks {error} in its header") from None
     for key, value in (("num_classes", classes), ("channels", channels)):

@@ -244,3 +244,11 @@ def test_headers_without_steps_are_ranges():
     assert quantize.bits_from_dict({"fc": old}) == {"fc": LayerBits(4, None)}
     plan = {"fc": LEARNED}
     assert quantize.bits_from_dict(json.loads(json.dumps(quantize.bits_to_dict(plan)))) == plan
+
+
+@pytest.mark.parametrize("operand", ["weight_step", "activation_step"])
+def test_a_misspelled_step_is_no_step(operand):
+    with pytest.raises(
+        ValueError, match=rf"{operand} is 'lerned', but must be 'range' or 'learned'"
+    ):
+        LayerBits(4, 4, **{operand: "lerned"})
