@@ -31,11 +31,12 @@ def located(name: str | Path, kind: str) -> Path:
     path = Path(name)
     if path.suffix or path.name != str(name) or path.exists():
         return path
-    if is_shipped(str(name)):
+    known = [other for other in names() if other.endswith("_plan") == (kind == "plan")]
+    if str(name) in known:
         return _folder() / f"{name}.yaml"
+    hint = nearest(str(name), known)
     raise UserError(
-        f"there is no {kind} {str(name)!r}{nearest(str(name), names())}; give a file, or one of "
-        f"{', '.join(names())}"
+        f"there is no {kind} {str(name)!r}{hint} (a file, or one of {', '.join(known)})"
     )
 
 
