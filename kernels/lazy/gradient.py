@@ -225,8 +225,24 @@ _REFUSED = (
 )
 
 
+class _Refusal(torch.autograd.Function):
+    """Gradients, the first `count` tensors, as they are; a path through it ends in a refusal."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if g is None else g.view_as(g) for g in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(_REFUSED)
+
+
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a node's backward pass refuse a second derivative in one sentence, where it is taken."""
+    """Make a node's backward pass refuse a second derivative in one sentence, where it is taken.
+
+    By whatever it is taken: what the node was sent and what it has saved lead to the parameters
+    and, through the loss, to all that came before.
+    """
 
     def run(ctx: Any, *grads: Tensor | None) -> Any:
         if not torch.is_grad_enabled():
@@ -238,7 +254,6 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
         for g in ordinary:
             if g is not None:
                 g.requires_grad_()
-        refuse = torch._C._functions.DelayedError(_REFUSED, len(ordinary))
-        return refuse(*ordinary)  # type: ignore[arg-type]
+        return _Refusal.apply(len(ordinary), *ordinary, *grads, *ctx.saved_tensors)
 
     return run

@@ -69,3 +69,44 @@ def test_a_pack_hook_may_move_and_compute(network):
         y = h.square()
     y.sum().backward()
     assert model[0].weight.grad is not None
+
+
+def linear(y):
+    return y.sum()
+
+
+def squared(y):
+    return y.square().sum()
+
+
+@pytest.mark.parametrize("by", ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "5.weight"])
+@pytest.mark.parametrize("of", ["0.weight", "1.weight", "3.weight"])
+@pytest.mark.parametrize("allow_unused", [False, True])
+def test_a_second_derivative_by_any_parameter(rng, of, by, allow_unused):
+    """Neither "not used in the graph" nor None, which a reader takes for zero."""
+    layers = [nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.SiLU()]
+    model = nn.Sequential(*layers, nn.Conv2d(8, 4, 1))
+    convert_(model, {name: LayerBits(4, 4) for name in ("0", "3", "5")})
+    loss = squared(model(torch.randn(SIZE, generator=rng)))
+    parameters = dict(model.named_parameters())
+    (grad,) = torch.autograd.grad(loss, parameters[of], create_graph=True)
+    with pytest.raises(RuntimeError, match="a convolution of integers has a first derivative only"):
+        torch.autograd.grad(grad.sum(), parameters[by], allow_unused=allow_unused)
+
+
+def test_a_second_derivative_by_the_input_and_by_what_comes_after(network):
+    model, x = network
+    x.requires_grad_()
+    for loss, by in ((squared, x), (linear, model[0].weight), (linear, model[1].weight)):
+        found = torch.autograd.grad(loss(model(x)), [x, model[0].weight], create_graph=True)
+        for grad in found:
+            with pytest.raises(RuntimeError, match="has a first derivative only"):
+                torch.autograd.grad(grad.sum(), by, allow_unused=True)
+
+
+def test_a_gradient_made_for_a_second_derivative_is_the_gradient(network):
+    model, x = network
+    loss = squared(model(x))
+    first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
