@@ -125,8 +125,8 @@ class FileImages:
     (Szegedy et al. 2015); otherwise the center, after resizing the short side to 256 / 224 of
     ``image_size``.
 
-    A damaged image stops everything, or with ``skip_bad`` is left out of its batch; ``skipped``
-    says of each why.
+    A damaged image stops everything, or with ``skip_bad`` is left out of its batch, which may be
+    empty then; ``skipped`` says of each why.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class FileImages:
         """Yield a batch per index tensor; see ``Images.batches``.
 
         Raises:
-            UserError: an image cannot be decoded, or with ``skip_bad`` none of a batch can.
+            UserError: an image cannot be decoded, unless with ``skip_bad``.
         """
         loader = DataLoader(
             _Files(self.files, self.image_size, augment, self.policy),
@@ -160,9 +160,10 @@ class FileImages:
         for index, batch in zip(order, loader, strict=True):
             for place, message in batch.broken.items():
                 self.skipped[int(index[place])] = message
-            if batch.broken and not (self.skip_bad and batch.kept):
+            if batch.broken and not self.skip_bad:
                 raise UserError(next(iter(batch.broken.values())))
-            yield _normalize_files(batch.pixels), self.labels[index[batch.kept]]
+            size = (len(batch.kept), self.image_size, self.image_size, 3)
+            yield _normalize_files(batch.pixels.view(size)), self.labels[index[batch.kept]]
 
 
 @dataclass(frozen=True)

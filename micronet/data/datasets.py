@@ -69,14 +69,19 @@ class Data:
         What does not fill a last batch waits for another epoch's order.
 
         Raises:
-            UserError: an image cannot be decoded.
+            UserError: an image cannot be decoded, or where damaged ones are left out, none of a
+                batch can.
         """
         images, indices = self.parts["train"]
         random = generator(self.seed, epoch, 0)
         order = indices[torch.randperm(len(indices), generator=random)]
         batches = order.split(self.batch_size)[start_step : self.steps_per_epoch]
         shares = [batch.tensor_split(self.processes)[self.rank] for batch in batches]
-        return images.batches(shares, (self.seed, epoch) if self.augment else None)
+        for batch in images.batches(shares, (self.seed, epoch) if self.augment else None):
+            if not len(batch[1]):
+                # The statistics and the step of no image.
+                raise UserError(self.skipped()[-1])
+            yield batch
 
     def shared(self, rank: int, processes: int) -> Data:
         """Return the share of one process: an equal part of each batch, other images to evaluate.
@@ -119,11 +124,14 @@ class Data:
         return len(self.parts[part][1]) if part in self.parts else 0
 
     def _in_order(self, part: str) -> Iterator[Batch]:
+        """Yield the images of a part that are not left out; of several processes, this one's."""
         if part not in self.parts:
-            return iter(())
+            return
         images, indices = self.parts[part]
         share = indices.tensor_split(self.processes)[self.rank]
-        return images.batches(share.split(self.batch_size) if len(share) else [], None)
+        for batch in images.batches(share.split(self.batch_size) if len(share) else [], None):
+            if len(batch[1]):
+                yield batch
 
 
 def open_data(

@@ -58,7 +58,7 @@ def evaluate(
         name: of the network, for messages; its class by default.
 
     Raises:
-        UserError: the network fails, or returns no logits of these classes.
+        UserError: the network fails, returns no logits of these classes, or there is no image.
     """
     was_training = model.training
     model.eval()
@@ -81,7 +81,9 @@ def evaluate(
         total += len(labels)
     model.train(was_training)
     hits, hits5, images, tied, loss = distributed.sums(correct, correct5, total, ties, loss)
-    return Accuracy(int(hits), int(hits5), int(images), int(tied), loss / max(images, 1))
+    if not images:
+        raise UserError(f"{name} cannot be evaluated: there is no image that is not damaged")
+    return Accuracy(int(hits), int(hits5), int(images), int(tied), loss / images)
 
 
 def _rank(logits: Tensor, labels: Tensor) -> Tensor:

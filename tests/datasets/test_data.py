@@ -7,11 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
 from micronet.data import datasets
 from micronet.models import architectures
 from micronet.train import main
+from micronet.training.evaluation import evaluate
 from micronet.utils.errors import UserError
 
 
@@ -222,6 +224,31 @@ def test_a_batch_of_damaged_images_alone_stops(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="is damaged"):
         list(open_folder(root, skip_bad_images=True, image_size=8).train(0))
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_damaged_image_alone_in_its_batch_is_left_out_of_an_evaluation(
+    place, batch_size, tmp_path
+):
+    root = make_folder(tmp_path / "data", 32)
+    files = sorted((root / "val").rglob("*.jpg"))
+    files[place].write_bytes(b"no image")
+    found = open_folder(root, skip_bad_images=True, batch_size=batch_size, image_size=8)
+    batches = list(found.validation())
+    assert sum(len(labels) for _, labels in batches) == len(files) - 1
+    assert all(len(images) == len(labels) > 0 for images, labels in batches)
+    assert [str(files[place]) in message for message in found.skipped()] == [True]
+
+
+def test_an_evaluation_of_damaged_images_alone_is_a_sentence(tmp_path):
+    root = make_folder(tmp_path / "data", 32)
+    for path in (root / "val").rglob("*.jpg"):
+        path.write_bytes(b"")
+    found = open_folder(root, skip_bad_images=True, image_size=8)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, found.num_classes))
+    with pytest.raises(UserError, match="no image that is not damaged"):
+        evaluate(network, found.validation())
 
 
 def test_the_command_says_how_many_were_left_out(tmp_path, capsys):
