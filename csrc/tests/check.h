@@ -83,6 +83,14 @@ void on_every_instruction_set(const Test& body) {
   }
 }
 
+// Calls body(parallel) with each instruction set and each way to split its loops.
+template <typename Test>
+void on_every_loop(const Test& body) {
+  on_every_instruction_set([&] {
+    for (const ParallelFor& parallel : kRunners) body(parallel);
+  });
+}
+
 constexpr int64_t kSizes[] = {0,  1,   7,    8,    9,    15,   16,   17,    63,    64,
                               65, 997, 4095, 4096, 4097, 8192, 8193, 65537, 140009};
 

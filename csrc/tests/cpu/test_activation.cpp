@@ -86,13 +86,11 @@ void codes_are_the_values(std::mt19937& random, int64_t numel, const ParallelFor
 
 int main(int argc, char** argv) {
   std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_instruction_set([&] {
-    for (const micronet::ParallelFor& parallel : micronet::kRunners) {
-      for (const int64_t numel : micronet::kSizes) {
-        micronet::fake_quant_is_element_by_element(random, numel, parallel);
-        micronet::range_follows_the_extremes(random, numel, parallel);
-        micronet::codes_are_the_values(random, numel, parallel);
-      }
+  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
+    for (const int64_t numel : micronet::kSizes) {
+      micronet::fake_quant_is_element_by_element(random, numel, parallel);
+      micronet::range_follows_the_extremes(random, numel, parallel);
+      micronet::codes_are_the_values(random, numel, parallel);
     }
   });
 }

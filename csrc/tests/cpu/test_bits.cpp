@@ -95,13 +95,11 @@ void codes_come_back(std::mt19937& random, int levels, int64_t numel, const Para
 
 int main(int argc, char** argv) {
   std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_instruction_set([&] {
-    for (const micronet::ParallelFor& parallel : micronet::kRunners) {
-      for (const int64_t numel : micronet::kSizes) {
-        micronet::smallest_are_those_of_a_stable_sort(random, numel, parallel);
-        micronet::bits_come_back_and_choose(random, numel, parallel);
-        micronet::kept_values_go_back(random, numel);
-      }
+  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
+    for (const int64_t numel : micronet::kSizes) {
+      micronet::smallest_are_those_of_a_stable_sort(random, numel, parallel);
+      micronet::bits_come_back_and_choose(random, numel, parallel);
+      micronet::kept_values_go_back(random, numel);
     }
   });
   for (const micronet::ParallelFor& parallel : micronet::kRunners) {

@@ -73,13 +73,11 @@ void gradients_are_masked(std::mt19937& random, const Shape& shape, const Parall
 
 int main(int argc, char** argv) {
   std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_instruction_set([&] {
-    for (const micronet::ParallelFor& parallel : micronet::kRunners) {
-      for (const micronet::Shape& shape : micronet::kShapes) {
-        micronet::channels_have_their_own_ranges(random, shape, false, parallel);
-        micronet::channels_have_their_own_ranges(random, shape, true, parallel);
-        micronet::gradients_are_masked(random, shape, parallel);
-      }
+  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
+    for (const micronet::Shape& shape : micronet::kShapes) {
+      micronet::channels_have_their_own_ranges(random, shape, false, parallel);
+      micronet::channels_have_their_own_ranges(random, shape, true, parallel);
+      micronet::gradients_are_masked(random, shape, parallel);
     }
   });
 }
