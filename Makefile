@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
+.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
 
 setup: .venv/.built
 
@@ -28,17 +28,20 @@ demo: setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # All but what takes long, in the order of the files.
-test: setup test-core
+test: build-core
 	$(PYTEST) -m "not slow"
 
 # Everything, in an order that is new each time; the seed that repeats it is printed.
-test-all: setup test-core
+test-all: build-core
 	$(PYTEST) -p randomly
 
-test-core: setup
+# The C++ tests alone, which `make test` runs among the others.
+test-core: build-core
+	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
+
+build-core: setup
 	$(BIN)/cmake -S . -B build/core -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 	$(BIN)/cmake --build build/core
-	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
 
 lint: .venv/.packages docs
 	$(BIN)/ruff check .

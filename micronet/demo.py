@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from micronet.cli import pipeline
 from micronet.cli.train_arguments import Parser
 from micronet.utils.errors import UserError, reports_user_errors
+
+# As few as a stage's recipe allows: the target sparsity is reached in the sixth.
+QUICK_EPOCHS = {"fit": 1, "prune": 6, "qat": 1}
 
 
 @reports_user_errors
@@ -18,9 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fit, prune, quantize under distillation, evaluate and score; return the exit code."""
     parser: argparse.ArgumentParser = Parser(prog="python -m micronet.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="replaced if a demo's")
-    out = parser.parse_args(argv).out
+    parser.add_argument("--quick", action="store_true", help="no more epochs than it takes to see")
+    args = parser.parse_args(argv)
+    out = args.out
     _clear(out)
-    stages(out)
+    stages(out, QUICK_EPOCHS if args.quick else {})
     results = [pipeline.result_of(out / stage) for stage in ("fit", "prune", "qat")]
     print("\nTop-1 on the test digits; storage, ops and score as the challenge counts them:\n")
     print(pipeline.table(results))
@@ -28,15 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def stages(out: Path) -> None:
-    """Train the three stages, each from the one before; the dense network is the teacher."""
+def stages(out: Path, epochs: Mapping[str, int]) -> None:
+    """Train the three stages, each from the one before; the dense network is the teacher.
+
+    Args:
+        out: the folder that gets a run of each stage.
+        epochs: how many epochs a stage takes, where those are not its recipe's.
+    """
     fit, pruned, quantized = out / "fit", out / "prune", out / "qat"
-    start: list[str | Path] = ["fit", "--arch", "efficientnet-micro", "--data", "digits"]
-    pipeline.run_stage([*start, "--schedule", "demo_fit", "--out", fit])
-    start = ["prune", "--from", fit]
-    pipeline.run_stage([*start, "--schedule", "demo_prune", "--out", pruned])
-    start = ["qat", "--from", pruned, "--teacher", fit]
-    pipeline.run_stage([*start, "--schedule", "demo_qat", "--out", quantized])
+    starts: dict[str, list[str | Path]] = {
+        "fit": ["--arch", "efficientnet-micro", "--data", "digits", "--out", fit],
+        "prune": ["--from", fit, "--out", pruned],
+        "qat": ["--from", pruned, "--teacher", fit, "--out", quantized],
+    }
+    for stage, start in starts.items():
+        asked = ["--epochs", str(epochs[stage])] if stage in epochs else []
+        pipeline.run_stage([stage, *start, "--schedule", f"demo_{stage}", *asked])
 
 
 def _clear(out: Path) -> None:

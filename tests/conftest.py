@@ -13,6 +13,7 @@ import torch
 import micronet_kernels as kernels
 from cpu_backends import CPU_BACKENDS
 from paths import DATA, IMAGES
+from shared_runs import fitted_run
 
 # One seed for all processes of a run: those that share its tests, and those that tests start.
 SEED = int(os.environ.get("MICRONET_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
@@ -130,6 +131,12 @@ def on_all(same):
         return answers[0] if len(answers[0]) > 1 else answers[0][0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """The directory of a small network's run, to be read only."""
+    return fitted_run(tmp_path_factory)
 
 
 @pytest.fixture

@@ -54,10 +54,16 @@ inline Problem draw(std::mt19937& random, const ConvShape& s, int levels, int we
   return p;
 }
 
-inline int integer_of(const Problem& p, int64_t i) {
+// The integers of the images, in the order of their codes.
+inline std::vector<int> image_integers(const Problem& p) {
   const Quantizer q = make_quantizer(p.range[0], p.range[1], p.levels, kAffine);
-  const uint8_t two = p.codes[static_cast<size_t>(i / 2)];
-  return (i % 2 == 0 ? two & 15 : two >> 4) + static_cast<int>(q.zero_point);
+  std::vector<int> whole;
+  for (const uint8_t two : p.codes) {
+    for (const int code : {two & 15, two >> 4}) {
+      whole.push_back(code + static_cast<int>(q.zero_point));
+    }
+  }
+  return whole;
 }
 
 // The integers of the weights, rounded by `quantize`, and the ratio of each channel.
@@ -82,19 +88,23 @@ std::vector<int> integers(const Problem& p, const Quantize& quantize, std::vecto
 inline std::vector<int> expected_sums(const Problem& p, const std::vector<int>& weights) {
   const ConvShape& s = p.s;
   const int64_t per_group = s.out_channels / s.groups, channels = s.group_channels();
+  const std::vector<int> images = image_integers(p);
   std::vector<int> sums(static_cast<size_t>(s.pixels() * s.out_channels));
   for (int64_t at = 0; at < s.pixels() * s.out_channels; ++at) {
     const int64_t o = at % s.out_channels, x = at / s.out_channels % s.out_width;
     const int64_t y = at / s.out_channels / s.out_width % s.out_height;
     const int64_t image = at / s.out_channels / s.out_width / s.out_height;
-    for (int64_t k = 0; k < s.depth(); ++k) {
-      const int64_t c = k / s.taps() + o / per_group * channels;
-      const int64_t iy = y * s.stride_y - s.top + k % s.taps() / s.kernel_width * s.dilation_y;
-      const int64_t ix = x * s.stride_x - s.left + k % s.kernel_width * s.dilation_x;
+    for (int64_t tap = 0; tap < s.taps(); ++tap) {
+      const int64_t iy = y * s.stride_y - s.top + tap / s.kernel_width * s.dilation_y;
+      const int64_t ix = x * s.stride_x - s.left + tap % s.kernel_width * s.dilation_x;
       if (iy < 0 || iy >= s.height || ix < 0 || ix >= s.width) continue;
-      const int64_t i = ((image * s.height + iy) * s.width + ix) * s.in_channels + c;
-      sums[static_cast<size_t>(at)] +=
-          integer_of(p, i) * weights[static_cast<size_t>(o * s.depth() + k)];
+      const int64_t pixel = (image * s.height + iy) * s.width + ix;
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t i = pixel * s.in_channels + o / per_group * channels + c;
+        const int64_t w = o * s.depth() + c * s.taps() + tap;
+        sums[static_cast<size_t>(at)] +=
+            images[static_cast<size_t>(i)] * weights[static_cast<size_t>(w)];
+      }
     }
   }
   return sums;

@@ -17,16 +17,6 @@ from micronet.train import main
 from micronet.training import sensitivity
 from micronet.utils.errors import UserError
 
-SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "fit"
-    fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--lr", "0.1", "--out", str(out)]
-    assert main([*fit, *SMALL]) == 0
-    return out
-
 
 def test_multiply_adds_of_a_hand_computed_network():
     with torch.device("meta"):

@@ -12,8 +12,8 @@ from PIL import Image
 from micronet.runs import checkpoint
 from micronet.train import main
 from paths import ROOT
+from shared_runs import SMALL
 
-SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
 GROUP = {"layers": ["layer1*"], "final_sparsity": 0.5}
 
 # Sections of a recipe that `prune` is given, and what its answer names.
@@ -84,14 +84,6 @@ def written(tmp_path, content, name="recipe.yaml"):
     text = content if isinstance(content, str) else yaml.safe_dump(content)
     path.write_text(text)
     return path
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "fit"
-    fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--lr", "0.1", "--out", str(out)]
-    assert main([*fit, *SMALL]) == 0
-    return out
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from samples import (
     draw,
     draw_ends,
     draw_words,
+    every_quantizer,
     layouts,
     levels_for,
     special,
@@ -26,9 +27,7 @@ OP = torch.ops.micronet
 LEVELS = [2, 3, 5, 15, 16]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("levels", LEVELS)
+@every_quantizer(LEVELS)
 def test_codes_say_what_the_values_say(on_all, rng, same, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for size in [s for s in SIZES if s]:

@@ -24,6 +24,7 @@ from samples import (
     draw_mask,
     draw_words,
     every_half,
+    every_quantizer,
     layouts,
     levels_for,
     special,
@@ -32,9 +33,7 @@ from samples import (
 OP = torch.ops.micronet
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("levels", LEVELS)
+@every_quantizer(LEVELS)
 def test_matches_reference_at_every_size(on_all, rng, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for size in SIZES:

@@ -19,6 +19,7 @@ from samples import (
     draw,
     draw_ends,
     draw_words,
+    every_quantizer,
     fresh_state,
     layouts,
     levels_for,
@@ -145,9 +146,7 @@ def test_extremes_that_are_odd_move_the_range_alike(on_all, rng):
         on_all(lambda extremes=extremes: moved(extremes))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("levels", LEVELS)
+@every_quantizer(LEVELS)
 def test_observing_changes_no_value(on_all, rng, same, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for size in [s for s in SIZES if s]:

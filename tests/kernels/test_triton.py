@@ -65,6 +65,16 @@ def check(same, op, arguments, device):
 
 
 FLOATS = [op for op in OPS if op not in WITHOUT_FLOATS]
+# Kernels differ in the two types of two bytes by how they load and store alone: in the interpreter
+# a size within a tile and one beyond it show that.
+FEW_SIZES = [9, 2049]
+
+
+def sizes_for(op, dtype):
+    """Sizes of the arguments; None for those of the operator's own, at all edges of its tiles."""
+    # Blocks have whole accumulators of two bytes where others have bfloat16.
+    is_whole = dtype == torch.bfloat16 and "block" in op
+    return FEW_SIZES if INTERPRETED and dtype.itemsize == 2 and not is_whole else None
 
 
 @on_device
@@ -74,7 +84,7 @@ FLOATS = [op for op in OPS if op not in WITHOUT_FLOATS]
     ids=str,
 )
 def test_matches_the_reference(same, rng, op, dtype, device):
-    for arguments in CASES[op](rng, dtype, None):
+    for arguments in CASES[op](rng, dtype, sizes_for(op, dtype)):
         check(same, op, arguments, device)
 
 

@@ -16,14 +16,7 @@ from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.plain_weights import check_weight, computed
-from micronet.recipe.reader import (
-    ActivationPrecision,
-    PruneGroup,
-    PruneSection,
-    QuantizeOverride,
-    QuantizeSection,
-    WeightPrecision,
-)
+from micronet.recipe import reader
 from micronet.runs import directory
 from micronet.scoring.network.layer_facts import LayerBits
 from micronet.train import main
@@ -180,20 +173,20 @@ def test_the_layers_of_a_conversion_are_no_computed_ones():
 @pytest.mark.parametrize("kind", COMPUTED)
 def test_pruning_quantizing_and_scoring_refuse_by_name(kind):
     model = nn.Sequential(COMPUTED[kind](), nn.Linear(4, 4))
-    s = PruneSection((PruneGroup(("*",), final_sparsity=0.5),), method="one-shot")
-    precision = WeightPrecision(4), ActivationPrecision(4)
+    s = reader.PruneSection((reader.PruneGroup(("*",), final_sparsity=0.5),), method="one-shot")
+    precision = reader.WeightPrecision(4), reader.ActivationPrecision(4)
     for verb, act in {
         "pruned": lambda: prune.layer_groups(model, s, "x.yaml"),
-        "quantized": lambda: quantize.plan(model, QuantizeSection(*precision), "x.yaml"),
+        "quantized": lambda: quantize.plan(model, reader.QuantizeSection(*precision), "x.yaml"),
         "scored": lambda: score.score_model(model, 16, bits={}),
     }.items():
         with pytest.raises(UserError, match=rf"layer '0' \(\w+\) cannot be {verb}: its "):
             act()
     # What is left alone is not refused.
-    rest = PruneSection((PruneGroup(("1",), final_sparsity=0.5),), method="one-shot")
+    rest = reader.PruneSection((reader.PruneGroup(("1",), final_sparsity=0.5),), method="one-shot")
     assert list(prune.layer_groups(model, rest)) == ["1"]
-    override = QuantizeOverride(("0",), None, None)
-    plan = quantize.plan(model, QuantizeSection(*precision, (override,)))
+    override = reader.QuantizeOverride(("0",), None, None)
+    plan = quantize.plan(model, reader.QuantizeSection(*precision, (override,)))
     before, kept = model[0], dict(vars(model[0]))
     quantize.convert_(model, plan)
     assert model[0] is before and vars(model[0]).keys() == kept.keys()

@@ -9,9 +9,11 @@ from micronet import report, score
 from micronet.models import architectures, custom
 from micronet.train import main
 from micronet.utils.errors import UserError
+from user_modules import importable
 
 SOURCE = """
 from torch import nn
+from user_modules import importable
 
 
 def net(num_classes=10):
@@ -43,12 +45,8 @@ RECIPE = {
 @pytest.fixture
 def module(tmp_path, monkeypatch, request):
     """The name of a module of its own, importable and allowed nowhere yet."""
-    name = f"own_nets_of_{abs(hash(request.node.name))}"
-    (tmp_path / f"{name}.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(custom, "_allowed", set())
-    yield name
-    sys.modules.pop(name, None)
+    with importable(SOURCE, tmp_path, monkeypatch, request) as name:
+        yield name
 
 
 def test_from_fit_to_report(module, tmp_path, capsys):

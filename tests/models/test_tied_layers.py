@@ -1,7 +1,6 @@
 """One module under several names is one layer."""
 
 import csv
-import sys
 
 import pytest
 import torch
@@ -31,6 +30,7 @@ from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.utils.errors import UserError
 from tied_networks import BITS, SOURCE, convert, pruning, section
+from user_modules import importable
 
 SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1", "--epochs", "1"]
 QUANTIZE = {"weights": {"bits": 4}, "activations": {"bits": 4}}
@@ -46,12 +46,8 @@ ONE_MODULE = {
 @pytest.fixture
 def module(tmp_path, monkeypatch, request):
     """The name of an importable module with the networks of SOURCE."""
-    name = f"tied_nets_of_{abs(hash(request.node.name))}"
-    (tmp_path / f"{name}.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(custom, "_allowed", set())
-    yield name
-    sys.modules.pop(name, None)
+    with importable(SOURCE, tmp_path, monkeypatch, request) as name:
+        yield name
 
 
 @pytest.fixture

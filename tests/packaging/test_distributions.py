@@ -68,7 +68,7 @@ def test_it_is_the_installed_one_that_runs(installed):
 
 
 def test_the_demo_runs_to_its_table(installed):
-    text = run(sys.executable, "-m", "micronet.demo", "--out", "demo", **installed)
+    text = run(sys.executable, "-m", "micronet.demo", "--quick", "--out", "demo", **installed)
     rows = [line for line in text.splitlines() if line.startswith(("| fit", "| prune", "| qat"))]
     assert len(rows) == 3
     assert (installed["cwd"] / "demo" / "qat" / "best.safetensors").exists()

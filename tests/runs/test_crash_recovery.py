@@ -39,7 +39,7 @@ def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(tmp_path):
     whole = tmp_path / "whole"
     command = killed_runs.command([*shared, "--out", whole])
     subprocess.run(command, check=True, env=killed_runs.environment())
-    kills = killed_runs.run_killed(shared, tmp_path / "killed", random.Random(seed))
+    kills = killed_runs.run_killed(shared, tmp_path / "killed", random.Random(seed), most=4)
     assert kills > 0
     assert killed_runs.differences(whole, tmp_path / "killed") == []
 

@@ -61,8 +61,11 @@ def prepare(folder):
     return ["qat", "--from", start, "--teacher", start, "--schedule", recipe, *small]
 
 
-def run_killed(shared, out, random_moment):
-    """Run until it is through, killing it again and again; return how often it was killed."""
+def run_killed(shared, out, random_moment, most=100):
+    """Run until it is through, killing it again and again; return how often it was killed.
+
+    After the most kills it is left alone.
+    """
     kills = 0
     while True:
         resume = ["--resume"] if (out / "config.json").exists() else []
@@ -70,9 +73,9 @@ def run_killed(shared, out, random_moment):
         process = subprocess.Popen(
             command([*shared, *options]), env=environment(), stdout=subprocess.DEVNULL
         )
-        if _killed(process, out, random_moment):
+        if kills < most and _killed(process, out, random_moment):
             kills += 1
-        elif process.returncode == 0:
+        elif process.wait() == 0:
             return kills
         else:
             raise AssertionError(f"the run ended with code {process.returncode}")

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 import micronet_kernels as kernels
@@ -96,3 +97,14 @@ def layouts(rng, dtype=torch.float32):
         "scalar": draw(rng, dtype=dtype),
         "empty": draw(rng, 0, 3, dtype=dtype),
     }
+
+
+def every_quantizer(levels):
+    """Mark a test to run for each of these numbers of levels, each scheme and each dtype."""
+
+    def mark(test):
+        for name, values in (("levels", levels), ("scheme", SCHEMES), ("dtype", DTYPES)):
+            test = pytest.mark.parametrize(name, values)(test)
+        return test
+
+    return mark

@@ -205,7 +205,12 @@ globals().update(NETS)
 """
 SMALL = ["--image-size", "16", "--batch-size", "500", "--threads", "1", "--epochs", "1"]
 QUANTIZE = {"quantize": {"weights": {"bits": 4}, "activations": {"bits": 4}}}
-HALF = {"prune": {"method": "one-shot", "groups": [{"layers": ["*"], "final_sparsity": 0.5}]}}
+
+
+def half(*layers):
+    """A recipe that prunes half of the weights of these layers, else of all."""
+    group = {"layers": [*layers] or ["*"], "final_sparsity": 0.5}
+    return {"prune": {"method": "one-shot", "groups": [group]}}
 
 
 def written(tmp_path, recipe):

@@ -15,6 +15,7 @@ from micronet.quantization import quantize
 from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training import loop, optimizer
+from shared_runs import SMALL
 
 QUANTIZE = {
     "weights": {"bits": 4, "step": "learned"},
@@ -25,21 +26,11 @@ QUANTIZE = {
         {"layers": ["layer3.*"], "activations": {"bits": 4, "decay": 0.9}},
     ],
 }
-SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
 
 
 def write(path, **sections):
     path.write_text(yaml.safe_dump(sections))
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """A resnet20 after two short epochs on small digits."""
-    out = tmp_path_factory.mktemp("runs") / "fit"
-    arguments = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", "--out", str(out)]
-    assert main([*arguments, *SMALL]) == 0
-    return out
 
 
 @pytest.fixture(scope="module")

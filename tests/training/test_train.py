@@ -18,6 +18,7 @@ from micronet.train import main
 from micronet.training import loop, step
 from micronet.training.optimizer import clip_gradients
 from micronet.training.plan import StepLocation, TrainingPlan
+from shared_runs import SMALL
 
 PRUNE = {
     "end_epoch": 2,
@@ -31,22 +32,12 @@ QUANTIZE = {
         {"layers": ["fc"], "weights": {"bits": 2.4}, "activations": None},
     ],
 }
-SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
 
 
 def plan(tmp_path, name="recipe.yaml", **sections):
     path = tmp_path / name
     path.write_text(yaml.safe_dump(sections))
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """A resnet20 after two short epochs on small digits."""
-    out = tmp_path_factory.mktemp("runs") / "fit"
-    arguments = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", "--out", str(out)]
-    assert main([*arguments, *SMALL]) == 0
-    return out
 
 
 def tensors(run, name="last"):

@@ -12,7 +12,7 @@ from micronet.pruning import prune
 from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training import optimizer
-from trial_networks import HALF, QUANTIZE, SMALL, refused, written
+from trial_networks import QUANTIZE, SMALL, half, refused, written
 
 
 @pytest.mark.parametrize("flag", ["--channels-last", "--no-channels-last"])
@@ -102,7 +102,7 @@ def test_linear_layers_alone(nets, tmp_path, capsys):
     assert main(["fit", "--arch", spec, *small, "--out", fit]) == 0
     own = ["--own", spec]
     common = ["--from", fit, *own, *small]
-    assert main(["prune", *common, "--schedule", written(tmp_path, HALF), "--out", pruned]) == 0
+    assert main(["prune", *common, "--schedule", written(tmp_path, half()), "--out", pruned]) == 0
     assert "sparsity 50.0 %" in capsys.readouterr().out
     assert directory.RunDirectory(tmp_path / "prune").metrics()[-1]["sparsity"] == 0.5
     common[1] = pruned
@@ -123,7 +123,7 @@ def test_linear_layers_alone(nets, tmp_path, capsys):
     plan = ["--arch", spec, "--num-classes", "10", "--image-size", "8"]
     for rules in ("micronet", "seed", "ist-final"):
         assert score.main([*plan, "--rules", rules]) == 0
-    assert score.main([*plan, "--schedule", written(tmp_path, HALF | QUANTIZE)]) == 0
+    assert score.main([*plan, "--schedule", written(tmp_path, half() | QUANTIZE)]) == 0
 
 
 def test_the_log_counts_convolutions_and_what_is_pruned():
@@ -151,7 +151,7 @@ def test_wrappers_come_off(net, nets, tmp_path):
     assert {"model/0.weight", "model/5.weight"} <= names
     assert not [name for name in names if "orig_mod" in name or "module." in name]
     common = ["--own", spec, *SMALL]
-    recipe = written(tmp_path, HALF)
+    recipe = written(tmp_path, half())
     assert main(["prune", "--from", fit, *common, "--schedule", recipe, "--out", pruned]) == 0
     recipe = written(tmp_path, QUANTIZE)
     assert main(["qat", "--from", pruned, *common, "--schedule", recipe, "--out", qat]) == 0

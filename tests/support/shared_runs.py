@@ -1,0 +1,28 @@
+"""Runs that many tests start from, trained once for all processes that share a session's tests."""
+
+import fcntl
+import os
+
+SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+
+
+def shared_folder(tmp_path_factory):
+    """The folder of this session's temporary files, the same one for all workers of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def fitted_run(tmp_path_factory):
+    """A resnet20 after two short epochs on small digits; tests read it and leave it as it is."""
+    from micronet.train import main  # tests of kernels alone do not need the trainer
+
+    folder = shared_folder(tmp_path_factory) / "shared-runs"
+    folder.mkdir(exist_ok=True)
+    out, done = folder / "fit", folder / "fit.done"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            arguments = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1"]
+            assert main([*arguments, "--out", str(out), *SMALL]) == 0
+            done.touch()
+    return out
