@@ -60,28 +60,28 @@ format: .venv/.packages
 	$(BIN)/clang-format -i $(SOURCES)
 
 picture:
-	$(PYTHON) benchmarks/picture.py
+	$(PYTHON) -m benchmarks.pipeline.picture
 
 bench: setup
-	$(BIN)/python benchmarks/table.py
+	$(BIN)/python -m benchmarks.kernels.table
 
 bench-fakequant: setup
-	$(BIN)/python benchmarks/fake_quant.py
+	$(BIN)/python -m benchmarks.kernels.fake_quant
 
 bench-qatstep: setup
-	$(BIN)/python benchmarks/qat_step.py --compile
+	$(BIN)/python -m benchmarks.qat.step --compile
 
 bench-skipping: setup
-	$(BIN)/python benchmarks/skipping.py
+	$(BIN)/python -m benchmarks.kernels.skipping
 
 bench-input: setup
-	$(BIN)/python benchmarks/input.py
+	$(BIN)/python -m benchmarks.pipeline.input
 
 bench-accuracy: setup
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python -m benchmarks.pipeline.accuracy
 
 bench-blocks-accuracy: setup
-	$(BIN)/python benchmarks/blocks_accuracy.py
+	$(BIN)/python -m benchmarks.pipeline.blocks_accuracy
 
 clean:
 	rm -rf build .venv *.egg-info kernels/_C*.so

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-import blocks_accuracy
+from benchmarks.pipeline import blocks_accuracy
 from image_folders import make_folder
 from micronet.models import architectures
 from micronet.quantization import quantize

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-import input as bench
+from benchmarks.pipeline import input as bench
 from image_folders import make_folder
 from micronet.utils.errors import UserError
 

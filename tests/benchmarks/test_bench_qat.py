@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-import qat_layers
-import qat_memory
-import qat_networks
-import qat_peers
-import qat_report
-import qat_sites
-import qat_step
-from methods import Unavailable
+from benchmarks.harness.methods import Unavailable
+from benchmarks.qat import layers as qat_layers
+from benchmarks.qat import memory as qat_memory
+from benchmarks.qat import networks as qat_networks
+from benchmarks.qat import peers as qat_peers
+from benchmarks.qat import report as qat_report
+from benchmarks.qat import sites as qat_sites
+from benchmarks.qat import step as qat_step
+from benchmarks.qat.report import MemoryRow, Results, StepRow
 from paths import ROOT
-from qat_report import MemoryRow, Results, StepRow
 
 FIGURES = [
     "step_vs_plain",
@@ -112,7 +112,7 @@ def test_saved_bytes_of_a_chain_are_those_counted_by_hand():
 # In a process of its own: one that has freed much memory may keep it, and then nothing rises.
 PEAK = """\
 import torch
-import qat_memory
+from benchmarks.qat import memory as qat_memory
 held, kept = torch.ones(1 << 22), []
 def step():
     kept.append(torch.ones(1 << 23))
@@ -122,8 +122,8 @@ print(qat_memory.peak_above_start(step))
 
 
 def test_the_peak_is_above_the_start():
-    command, folder = [sys.executable, "-c", PEAK], ROOT / "benchmarks"
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    command = [sys.executable, "-c", PEAK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert 0.9 * 2**25 < int(done.stdout) < 4 * 2**25
 
@@ -208,11 +208,11 @@ def test_two_rounds_at_least(capsys):
 
 @pytest.mark.slow
 def test_the_command_measures_all_parts_and_ends_with_one_line(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "qat_step.py", "--quick", "--out", tmp_path]
+    command = [sys.executable, "-m", "benchmarks.qat.step", "--quick", "--out", tmp_path]
     command += ["--arch", "efficientnet-micro", "--threads", "1"]
     # The others differ in what they train alone, which they do above.
     command += ["--variants", "plain", "micronet", "micronet-recompute", "torch-fx", "compiled-qat"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()
     assert done.stdout.count("RESULT") == 1 and last.startswith("RESULT ")

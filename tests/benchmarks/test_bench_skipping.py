@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-import skipping
-from qat_sites import Site
+from benchmarks.kernels import skipping
+from benchmarks.qat.sites import Site
 
 SITE = Site((1, 6, 4, 4), (8, 6, 1, 1), (1, 1), (0, 0, 0, 0), 1)
 

@@ -3,12 +3,9 @@
 import pytest
 import torch
 
-import activation
-import methods
 import micronet_kernels as kernels
-import ours
-import peers
-import weights
+from benchmarks.harness import methods, ours, peers
+from benchmarks.kernels import activation, weights
 
 SHAPE = (16, 64, 4)
 

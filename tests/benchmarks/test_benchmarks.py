@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import activation
-import fake_quant
-import methods
-import report
-import shapes
-import timing
-import weights
+from benchmarks.harness import methods, report, shapes, timing
+from benchmarks.kernels import activation, fake_quant, weights
 from paths import ROOT
 
 FIGURES = [
@@ -182,9 +177,9 @@ def test_headlines_are_the_worst_at_their_threads():
 
 @pytest.mark.slow
 def test_the_command_measures_each_setting_and_ends_with_one_line(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "fake_quant.py", "--quick"]
+    command = [sys.executable, "-m", "benchmarks.kernels.fake_quant", "--quick"]
     command += ["--threads", "1", "--backend", "reference", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()
     assert done.stdout.count("RESULT") == 1 and last.startswith("RESULT ")
@@ -204,7 +199,7 @@ def test_the_command_measures_each_setting_and_ends_with_one_line(tmp_path):
 def test_each_setting_is_a_process_with_its_allocator(monkeypatch):
     ran = []
 
-    def run(command, env, check):
+    def run(command, env, check, cwd):
         ran.append((command, env))
         answer = Path(command[command.index("--measure-into") + 1])
         answer.write_text(json.dumps({"rows": [], "kept_mib": 0}))
@@ -225,5 +220,5 @@ def test_the_bench_files_are_collected():
     command = [sys.executable, "-m", "pytest", "benchmarks", "--collect-only", "-q"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    for path in (ROOT / "benchmarks").glob("bench_*.py"):
+    for path in (ROOT / "benchmarks" / "kernels").glob("bench_*.py"):
         assert path.name in done.stdout

@@ -3,13 +3,13 @@
 import json
 import xml.etree.ElementTree as ElementTree
 
-import picture
+from benchmarks.pipeline import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_the_committed_picture_is_what_the_script_makes():
-    assert picture.PICTURE.read_text() == picture.svg(), "run: python benchmarks/picture.py"
+    assert picture.PICTURE.read_text() == picture.svg(), "run: make picture"
 
 
 def test_bars_are_the_committed_numbers():

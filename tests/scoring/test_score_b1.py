@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-import score_b1
+from benchmarks.pipeline import score_b1
 from paths import ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "score_b1.md"
@@ -18,7 +18,7 @@ def text():
 
 def test_the_committed_document_is_what_its_command_writes(text, tmp_path, capsys):
     assert RESULT.read_text() == text
-    assert "python benchmarks/score_b1.py benchmarks/results/score_b1.md" in text
+    assert "python -m benchmarks.pipeline.score_b1 benchmarks/results/score_b1.md" in text
     assert score_b1.main([str(tmp_path / "again.md")]) == 0
     assert (tmp_path / "again.md").read_text() == text
     assert score_b1.main([]) == 2

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 import micronet_kernels as kernels
-import shapes
-from methods import BOTH, Group, compare
-from ours import LEVELS
-from pytest_cases import bench, each_method
-from timing import Step
+from benchmarks.harness import shapes
+from benchmarks.harness.methods import BOTH, Group, compare
+from benchmarks.harness.ours import LEVELS
+from benchmarks.harness.pytest_cases import bench, each_method
+from benchmarks.harness.timing import Step
 
 # Bytes an element: x and y forward; x, the gradient and the gradient to x backward.
 TRAFFIC = 8 + 12

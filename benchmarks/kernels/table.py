@@ -10,15 +10,16 @@ from pathlib import Path
 
 import torch
 
-import bench_bits_and_counts
-import bench_codes
-import bench_fake_quant
-import bench_learned_step
-import bench_selection
-import bench_weights
-import machine
-import report
-from methods import Group, Row, measure
+from benchmarks.harness import machine, report
+from benchmarks.harness.methods import Group, Row, measure
+from benchmarks.kernels import (
+    bench_bits_and_counts,
+    bench_codes,
+    bench_fake_quant,
+    bench_learned_step,
+    bench_selection,
+    bench_weights,
+)
 
 FILES = (
     bench_fake_quant,

@@ -1,10 +1,10 @@
 """Fake quantization of activations: our backends beside torch's own operators."""
 
-import activation
-import shapes
-from methods import Group
-from ours import backends
-from pytest_cases import bench, each_method
+from benchmarks.harness import shapes
+from benchmarks.harness.methods import Group
+from benchmarks.harness.ours import backends
+from benchmarks.harness.pytest_cases import bench, each_method
+from benchmarks.kernels import activation
 
 OPERATORS = ("update_range_", "fake_quant_per_tensor_observed", "quantize_per_tensor")
 

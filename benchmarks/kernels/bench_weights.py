@@ -1,10 +1,10 @@
 """Fake quantization of weights: all of EfficientNet-B1 at once, layer by layer, and by torch."""
 
-import shapes
-import weights
-from methods import Group
-from ours import backends
-from pytest_cases import bench, each_method
+from benchmarks.harness import shapes
+from benchmarks.harness.methods import Group
+from benchmarks.harness.ours import backends
+from benchmarks.harness.pytest_cases import bench, each_method
+from benchmarks.kernels import weights
 
 
 def groups(device: str = "cpu") -> list[Group]:

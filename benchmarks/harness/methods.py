@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-import ours
+from benchmarks.harness import ours
+from benchmarks.harness.timing import ROUNDS, WARMUP, Step, Times, interleave
 from micronet_kernels.backends import native
-from timing import ROUNDS, WARMUP, Step, Times, interleave
 
 FORWARD, BOTH = "forward", "forward + backward"
 COPY = "copy"

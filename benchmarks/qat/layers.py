@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-import methods
 import micronet_kernels as kernels
-import qat_sites
-import shapes
+from benchmarks.harness import methods, shapes
+from benchmarks.harness.ours import HI, LEVELS, LO
+from benchmarks.harness.timing import interleave
+from benchmarks.qat import sites as qat_sites
+from benchmarks.qat.sites import Site
 from micronet.models import architectures
-from ours import HI, LEVELS, LO
-from qat_sites import Site
-from timing import interleave
 
 POINTWISE, DEPTHWISE = "pointwise", "depthwise"
 COSTLIEST = 10

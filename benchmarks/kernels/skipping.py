@@ -15,14 +15,12 @@ from pathlib import Path
 
 import torch
 
-import machine
 import micronet_kernels as kernels
-import qat_layers
-import report
-import shapes
-from ours import HI, LEVELS, LO
-from qat_sites import Site
-from timing import interleave
+from benchmarks.harness import machine, report, shapes
+from benchmarks.harness.ours import HI, LEVELS, LO
+from benchmarks.harness.timing import interleave
+from benchmarks.qat import layers as qat_layers
+from benchmarks.qat.sites import Site
 
 STEM = "skipping_cpu"
 SPARSITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)

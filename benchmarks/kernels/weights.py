@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 import micronet_kernels as kernels
-import ours
-import peers
-from methods import BOTH, FORWARD, Group, Method
-from shapes import Shape
-from timing import Step
+from benchmarks.harness import ours, peers
+from benchmarks.harness.methods import BOTH, FORWARD, Group, Method
+from benchmarks.harness.shapes import Shape
+from benchmarks.harness.timing import Step
 
 TOGETHER, EACH = "all together", "layer by layer"
 TORCH_GIVEN, TORCH_FOUND = "torch, range given", "torch, range found"

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods import Unavailable
-from ours import DECAY, HI, LEVELS, LO, Function
+from benchmarks.harness.methods import Unavailable
+from benchmarks.harness.ours import DECAY, HI, LEVELS, LO, Function
 
 TOP = LEVELS - 1
 # torch multiplies by the step and adds the zero point; Distiller divides by it and subtracts.

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 import micronet_kernels as kernels
-import ours
-import shapes
-from methods import Group, Method, compare
+from benchmarks.harness import ours, shapes
+from benchmarks.harness.methods import Group, Method, compare
+from benchmarks.harness.pytest_cases import bench, each_method
+from benchmarks.harness.timing import Step
 from micronet_kernels.scheme import packed_bytes
-from pytest_cases import bench, each_method
-from timing import Step
 
 ACTIVATION = (16, 144, 56, 56)
 # One of the largest weights of the network.

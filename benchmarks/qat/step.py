@@ -19,19 +19,17 @@ from pathlib import Path
 
 import torch
 
-import machine
-import qat_layers
-import qat_memory
-import qat_networks
-import qat_report
-import report
-import shapes
-from fake_quant import ALLOCATORS
-from methods import Unavailable
-from qat_layers import LayerRow
-from qat_networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, VARIANTS, Size
-from qat_report import MemoryRow, Results, StepRow
-from timing import Times, interleave
+from benchmarks.harness import machine, report, shapes
+from benchmarks.harness.methods import Unavailable
+from benchmarks.harness.timing import Times, interleave
+from benchmarks.kernels.fake_quant import ALLOCATORS
+from benchmarks.qat import layers as qat_layers
+from benchmarks.qat import memory as qat_memory
+from benchmarks.qat import networks as qat_networks
+from benchmarks.qat import report as qat_report
+from benchmarks.qat.layers import LayerRow
+from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, VARIANTS, Size
+from benchmarks.qat.report import MemoryRow, Results, StepRow
 
 # What takes turns. Peers stand beside plain alone, which bounds the memory of the process; ours
 # beside the compiled ones as well, because a headline compares them.
@@ -172,9 +170,9 @@ def apart(job: Job) -> list:
     }
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "rows.json"
-        command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
+        command = [sys.executable, "-m", "benchmarks.qat.step", "--job", json.dumps(asdict(job))]
         command += ["--measure-into", str(answer)]
-        subprocess.run(command, env=environment, check=True)
+        subprocess.run(command, env=environment, check=True, cwd=machine.ROOT)
         said = json.loads(answer.read_text())
     return [PARTS[job.part][1](**row) for row in said]
 

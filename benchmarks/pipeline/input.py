@@ -21,14 +21,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-import machine
-import report
+from benchmarks.harness import machine, report
+from benchmarks.harness.machine import ROOT
 from micronet.data.batches import IMAGENET_STATISTICS, FileImages
 from micronet.data.image_files import list_images
 from micronet.training.optimizer import keep_freed_memory_mapped
 from micronet.utils.errors import UserError, reports_user_errors
 
-ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE = ROOT.parent / "shared" / "data" / "imagenet-sample.tar"
 STEM, SIZE, BATCH = "input_cpu", 224, 64
 OURS, THEIRS = "micronet", "torchvision"

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import qat_layers
-import report
-from qat_layers import LayerRow
-from qat_networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, VARIANTS
+from benchmarks.harness import report
+from benchmarks.qat import layers as qat_layers
+from benchmarks.qat.layers import LayerRow
+from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, VARIANTS
 
 STEM = "qat_step_cpu"
 

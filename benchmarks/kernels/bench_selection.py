@@ -6,10 +6,10 @@ import math
 import torch
 
 import micronet_kernels as kernels
-import shapes
-from methods import Group, compare
-from pytest_cases import bench, each_method
-from timing import Step
+from benchmarks.harness import shapes
+from benchmarks.harness.methods import Group, compare
+from benchmarks.harness.pytest_cases import bench, each_method
+from benchmarks.harness.timing import Step
 
 PRUNED = 0.6
 # Bytes an element: the weight, and one bit of the mask.

@@ -16,15 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import accuracy  # noqa: E402 - a neighbor, not a package
-import machine  # noqa: E402
-import report  # noqa: E402
-from micronet.cli import pipeline  # noqa: E402
-from micronet.quantization.layers import QuantizedLayer  # noqa: E402
-from micronet.utils.errors import reports_user_errors  # noqa: E402
+from benchmarks.harness import machine, report
+from benchmarks.harness.machine import ROOT
+from benchmarks.pipeline import accuracy
+from micronet.cli import pipeline
+from micronet.quantization.layers import QuantizedLayer
+from micronet.utils.errors import reports_user_errors
 
 STEM = "blocks_accuracy"
 INTEGERS, FLOATS = "integers", "rounded floats"

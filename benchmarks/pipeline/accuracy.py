@@ -13,12 +13,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import machine  # noqa: E402 - a neighbor, not a package
-from micronet.cli import pipeline  # noqa: E402
-from micronet.utils.errors import UserError, reports_user_errors  # noqa: E402
+from benchmarks.harness import machine
+from benchmarks.harness.machine import ROOT
+from micronet.cli import pipeline
+from micronet.utils.errors import UserError, reports_user_errors
 
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
 RESULTS = ROOT / "benchmarks" / "results"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from methods import Group, Method, Unavailable, key, wait_for
+from benchmarks.harness.methods import Group, Method, Unavailable, key, wait_for
 
 
 def each_method(groups: list[Group]) -> Callable:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import micronet_kernels as kernels
-import shapes
-from methods import Group, compare
-from pytest_cases import bench, each_method
-from timing import Step
+from benchmarks.harness import shapes
+from benchmarks.harness.methods import Group, compare
+from benchmarks.harness.pytest_cases import bench, each_method
+from benchmarks.harness.timing import Step
 
 KEPT = 0.4
 

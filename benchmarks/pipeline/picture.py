@@ -7,10 +7,10 @@ each over plain float32, and the challenge score of resnet20 on CIFAR-10 with it
 import json
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.harness.machine import ROOT
+
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "images" / "results.svg"
 

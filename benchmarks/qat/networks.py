@@ -15,9 +15,9 @@ from efficientnet_pytorch.utils import MemoryEfficientSwish
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-import qat_peers
-from machine import ROOT
-from methods import Unavailable
+from benchmarks.harness.machine import ROOT
+from benchmarks.harness.methods import Unavailable
+from benchmarks.qat import peers as qat_peers
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.precision import LayerBits

@@ -17,15 +17,11 @@ from pathlib import Path
 
 import torch
 
-import activation
-import machine
-import ours
-import report
-import shapes
-import weights
-from methods import FORWARD, Row, measure
+from benchmarks.harness import machine, ours, report, shapes
+from benchmarks.harness.methods import FORWARD, Row, measure
+from benchmarks.harness.timing import ROUNDS, WARMUP
+from benchmarks.kernels import activation, weights
 from micronet_kernels.backends import native
-from timing import ROUNDS, WARMUP
 
 STEM = "fake_quant_cpu"
 # "default" maps each large tensor anew and pays its page faults; "warm" reuses memory, as a
@@ -91,13 +87,22 @@ def measure_here(settings: Settings) -> list[Row]:
 
 def measure_apart(settings: Settings, allocator: str, threads: int) -> Table:
     """Time every method in a new process with its allocator and number of threads."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--backend", settings.backend]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.kernels.fake_quant",
+        "--threads",
+        str(threads),
+        "--backend",
+        settings.backend,
+    ]
     command += ["--sizes", *map(str, settings.sizes), *(["--quick"] if settings.quick else [])]
     environment = {**os.environ, **ALLOCATORS[allocator], "OMP_NUM_THREADS": str(threads)}
     print(f"{allocator} allocator, {threads} threads", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "rows.json"
-        subprocess.run([*command, "--measure-into", str(answer)], env=environment, check=True)
+        command += ["--measure-into", str(answer)]
+        subprocess.run(command, env=environment, check=True, cwd=machine.ROOT)
         said = json.loads(answer.read_text())
     return Table(allocator, threads, [Row(**row) for row in said["rows"]], said["kept_mib"])
 

@@ -1,4 +1,4 @@
-"""``python benchmarks/score_b1.py FILE``: the B1 of 2019 under the official rules.
+"""``python -m benchmarks.pipeline.score_b1 FILE``: the B1 of 2019 under the official rules.
 
 States the exact totals of the 2019 entry's recipe in Markdown, and how they differ from its
 score on the leaderboard, layer by layer.
@@ -50,7 +50,7 @@ def document() -> str:
 _HEAD = [
     "# EfficientNet-B1 of the 2019 entry under the official rules",
     "",
-    "Made by `python benchmarks/score_b1.py benchmarks/results/score_b1.md`; nothing is"
+    "Made by `python -m benchmarks.pipeline.score_b1 benchmarks/results/score_b1.md`; nothing is"
     " trained or measured.",
     "The plan is `schedules/efficientnet_b1_plan.yaml`: the 2019 schedules' sparsities (61.2 % of"
     " the weights),",

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 import micronet_kernels as kernels
-import ours
-import peers
-from methods import BOTH, FORWARD, Group, Method, train_step
-from shapes import Shape, text
-from timing import Step
+from benchmarks.harness import ours, peers
+from benchmarks.harness.methods import BOTH, FORWARD, Group, Method, train_step
+from benchmarks.harness.shapes import Shape, text
+from benchmarks.harness.timing import Step
 
 EXACT, FROZEN, LAST_STEP, CODES = "exact range", "frozen range", "last step's range", "codes"
 TORCH_FUSED, TORCH_TENSOR, TORCH_CHANNEL = "torch fused", "torch per tensor", "torch per channel"

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from methods import Row
+from benchmarks.harness.methods import Row
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def _number(digits: int, times: float = 1, unit: str = "") -> Callable[[float | None], str]:

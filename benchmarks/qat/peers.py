@@ -10,13 +10,12 @@ from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSam
 from torch import Tensor, nn
 from torch.func import functional_call
 
-import ours
-import peers
-import qat_sites
-from methods import Unavailable
+from benchmarks.harness import ours, peers
+from benchmarks.harness.methods import Unavailable
+from benchmarks.harness.ours import DECAY, Function
+from benchmarks.qat import sites as qat_sites
 from micronet.models import architectures
 from micronet.quantization.precision import LayerBits
-from ours import DECAY, Function
 
 
 @dataclass(frozen=True)

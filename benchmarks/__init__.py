@@ -1,0 +1,1 @@
+"""Benchmarks: what the engine costs beside what users have; results in results/."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: interleaved timing, baselines, machine, shapes, tables."""

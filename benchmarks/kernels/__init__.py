@@ -1,0 +1,1 @@
+"""Operators by themselves: pytest-benchmark cases and the tables of their times."""

@@ -1,0 +1,1 @@
+"""Whole runs: accuracy after each stage, input, score, and the picture of results."""
