@@ -1,5 +1,7 @@
 """Weights: masked, then rounded to the range of each channel."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,22 +26,36 @@ def fake_quant_per_channel(
     return w_hat.view(w.shape), q.scale.flatten(), q.zero_point.flatten()
 
 
+def one_by_one(
+    quantize: Callable[..., tuple[Tensor, ...]],
+    weights: list[Tensor],
+    masks: list[Tensor],
+    levels: list[int],
+    scheme: int,
+) -> list[Tensor]:
+    """The values of each weight of a network, by an operator on one."""
+    each = zip(weights, masks, levels, strict=True)
+    return [quantize(w, mask, n, scheme)[0] for w, mask, n in each]
+
+
+def masked_one_by_one(
+    select: Callable[[Tensor, Tensor], Tensor], grads: list[Tensor], masks: list[Tensor]
+) -> list[Tensor]:
+    """Each gradient by an operator that masks one, a copy where its mask is empty."""
+    each = zip(grads, masks, strict=True)
+    return [select(grad, mask) if mask.numel() else grad.clone() for grad, mask in each]
+
+
 def fake_quant_weights(
     weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
 ) -> list[Tensor]:
     """The values of `fake_quant_per_channel` for each weight of a network."""
-    return [
-        fake_quant_per_channel(w, mask, n, scheme)[0]
-        for w, mask, n in zip(weights, masks, levels, strict=True)
-    ]
+    return one_by_one(fake_quant_per_channel, weights, masks, levels, scheme)
 
 
 def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
     """Each gradient where its mask keeps the weight, else 0."""
-    return [
-        select_by_bits(grad, mask) if mask.numel() else grad.clone()
-        for grad, mask in zip(grads, masks, strict=True)
-    ]
+    return masked_one_by_one(select_by_bits, grads, masks)
 
 
 def quantize_per_channel(
