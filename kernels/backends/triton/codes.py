@@ -17,16 +17,12 @@ WORDS = 128
 
 @triton.jit
 def pack_codes_kernel(
-    codes,
-    packed,
-    numel,
-    bytes,
-    LEVELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    BITS: tl.constexpr,
-    WORDS: tl.constexpr,
+    codes, packed, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
-    """packed [bytes] of codes [numel], SIZE codes in BITS bits."""
+    """packed [bytes] of codes [numel]; a group is LEVELS, and SIZE codes in BITS bits."""
+    LEVELS: tl.constexpr = GROUP[0]
+    SIZE: tl.constexpr = GROUP[1]
+    BITS: tl.constexpr = GROUP[2]
     word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     part = tl.arange(0, 8)[None, :]
     first = (word[:, None] * 8 + part) * SIZE
@@ -45,16 +41,12 @@ def pack_codes_kernel(
 
 @triton.jit
 def unpack_codes_kernel(
-    packed,
-    codes,
-    numel,
-    bytes,
-    LEVELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    BITS: tl.constexpr,
-    WORDS: tl.constexpr,
+    packed, codes, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
-    """codes [numel] of packed [bytes], SIZE codes in BITS bits."""
+    """codes [numel] of packed [bytes]; a group as above."""
+    LEVELS: tl.constexpr = GROUP[0]
+    SIZE: tl.constexpr = GROUP[1]
+    BITS: tl.constexpr = GROUP[2]
     word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     part = tl.arange(0, 8)[None, :]
     byte = word[:, None] * BITS + part
@@ -75,10 +67,9 @@ def pack_codes(codes: Tensor, levels: int) -> Tensor:
     """
     size, bits = code_group(levels)
     packed = codes.new_empty(packed_bytes(codes.numel(), levels))
-    group = {"LEVELS": levels, "SIZE": size, "BITS": bits}
+    operands = (codes, packed, codes.numel(), packed.numel())
     programs = triton.cdiv(packed.numel(), bits * WORDS)
-    counts = codes.numel(), packed.numel()
-    launch(pack_codes_kernel, programs, codes, packed, *counts, **group, WORDS=WORDS)
+    launch(pack_codes_kernel, programs, *operands, GROUP=(levels, size, bits), WORDS=WORDS)
     return packed
 
 
@@ -86,8 +77,7 @@ def unpack_codes(packed: Tensor, numel: int, levels: int) -> Tensor:
     """The first `numel` codes of a stream of groups, uint8 [numel]."""
     size, bits = code_group(levels)
     codes = torch.empty(numel, dtype=torch.uint8, device=packed.device)
-    group = {"LEVELS": levels, "SIZE": size, "BITS": bits}
+    operands = (packed, codes, numel, packed.numel())
     programs = triton.cdiv(packed.numel(), bits * WORDS)
-    counts = numel, packed.numel()
-    launch(unpack_codes_kernel, programs, packed, codes, *counts, **group, WORDS=WORDS)
+    launch(unpack_codes_kernel, programs, *operands, GROUP=(levels, size, bits), WORDS=WORDS)
     return codes
