@@ -1,6 +1,7 @@
 """Weights: masked, then rounded to the range of each channel."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,16 +47,9 @@ def masked_one_by_one(
     return [select(grad, mask) if mask.numel() else grad.clone() for grad, mask in each]
 
 
-def fake_quant_weights(
-    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
-) -> list[Tensor]:
-    """The values of `fake_quant_per_channel` for each weight of a network."""
-    return one_by_one(fake_quant_per_channel, weights, masks, levels, scheme)
-
-
-def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """Each gradient where its mask keeps the weight, else 0."""
-    return masked_one_by_one(select_by_bits, grads, masks)
+# All weights of a network, and their gradients.
+fake_quant_weights = partial(one_by_one, fake_quant_per_channel)
+mask_gradients = partial(masked_one_by_one, select_by_bits)
 
 
 def quantize_per_channel(

@@ -16,6 +16,12 @@ WORDS = 128
 
 
 @triton.jit
+def _words(WORDS: tl.constexpr):
+    """The words of a program, and the eight parts of each: groups, or bytes."""
+    return tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS), tl.arange(0, 8)[None, :]
+
+
+@triton.jit
 def pack_codes_kernel(
     codes, packed, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
@@ -23,8 +29,7 @@ def pack_codes_kernel(
     LEVELS: tl.constexpr = GROUP[0]
     SIZE: tl.constexpr = GROUP[1]
     BITS: tl.constexpr = GROUP[2]
-    word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
-    part = tl.arange(0, 8)[None, :]
+    word, part = _words(WORDS)
     first = (word[:, None] * 8 + part) * SIZE
     group = tl.zeros((WORDS, 8), tl.int32)
     for i in tl.static_range(SIZE - 1, -1, -1):
@@ -47,8 +52,7 @@ def unpack_codes_kernel(
     LEVELS: tl.constexpr = GROUP[0]
     SIZE: tl.constexpr = GROUP[1]
     BITS: tl.constexpr = GROUP[2]
-    word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
-    part = tl.arange(0, 8)[None, :]
+    word, part = _words(WORDS)
     byte = word[:, None] * BITS + part
     found = tl.load(packed + byte, mask=(part < BITS) & (byte < bytes), other=0).to(tl.int64)
     whole = tl.sum(found << (part * 8), axis=1)

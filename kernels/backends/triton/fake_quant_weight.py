@@ -1,5 +1,7 @@
 """Weights: masked, then rounded to the range of each channel."""
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -107,16 +109,8 @@ def fake_quant_per_channel(
     return _per_channel(w, mask, levels, scheme, torch.empty_like(w))
 
 
-def fake_quant_weights(
-    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
-) -> list[Tensor]:
-    """The values of `fake_quant_per_channel` for each weight of a network."""
-    return one_by_one(fake_quant_per_channel, weights, masks, levels, scheme)
-
-
-def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """Each gradient where its mask keeps the weight, else 0."""
-    return masked_one_by_one(select_by_bits, grads, masks)
+fake_quant_weights = partial(one_by_one, fake_quant_per_channel)
+mask_gradients = partial(masked_one_by_one, select_by_bits)
 
 
 def quantize_per_channel(

@@ -54,8 +54,9 @@ def _integers(codes, element, here, zero):
 
 
 @triton.jit
-def _store(out, ratio, total, element, channel, here, AS_VALUES: tl.constexpr):
-    if AS_VALUES:
+def _store(out, ratio, total, element, channel, here):
+    """Sums as they are, or times the ratio of their channel unless that is None."""
+    if ratio is not None:
         value = total.to(tl.float32) * tl.load(ratio + channel, mask=channel >= 0, other=0.0)
         tl.store(out + element, value, mask=here)
     else:
@@ -64,19 +65,9 @@ def _store(out, ratio, total, element, channel, here, AS_VALUES: tl.constexpr):
 
 @triton.jit(do_not_specialize=["levels"])
 def depthwise_kernel(
-    codes,
-    ends,
-    w,  # integers [taps, C]
-    ratio,
-    out,
-    g,
-    levels,
-    blocks,
-    AS_VALUES: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    codes, ends, w, ratio, out, g, levels, blocks, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
 ) -> None:
-    """out [pixels, C]; a pruned weight is a zero in a register."""
+    """out [pixels, C] by integers w [taps, C]; a pruned weight is a zero in a register."""
     zero = _input_zero_point(ends, levels)
     row, channel = row_and_columns(blocks, CHANNELS)
     pixel = row * PIXELS + tl.arange(0, PIXELS)
@@ -94,7 +85,7 @@ def depthwise_kernel(
     element = pixel[:, None] * g.channels + channel[None, :]
     both = (pixel < g.pixels)[:, None] & here[None, :]
     column = tl.where(here, channel, 0)[None, :]
-    _store(out, ratio, total, element, column, both, AS_VALUES)
+    _store(out, ratio, total, element, column, both)
 
 
 @triton.jit(do_not_specialize=["levels"])
@@ -108,7 +99,6 @@ def product_kernel(
     g,
     levels,
     blocks,
-    AS_VALUES: tl.constexpr,
     PIXELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -145,7 +135,7 @@ def product_kernel(
     element = pixel[:, None] * g.outputs + output[None, :]
     both = (pixel < g.pixels)[:, None] & (in_group < per_group)[None, :]
     column = tl.where(in_group < per_group, output, 0)[None, :]
-    _store(out, ratio, total, element, column, both, AS_VALUES)
+    _store(out, ratio, total, element, column, both)
 
 
 def _integer_weights(w: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -190,8 +180,9 @@ def _convolve(conv: CodesConvolution, as_values: bool) -> tuple[Tensor, Tensor]:
         weights = (integers, _tiles_with_weights(integers, g.groups))
         kernel, tile = product_kernel, {"PIXELS": PIXELS, "OUTPUTS": OUTPUTS, "DEPTH": DEPTH}
     programs = triton.cdiv(g.pixels, tile["PIXELS"]) * blocks
-    operands = (conv.codes, conv.range, *weights, ratio, out, g, conv.levels, blocks)
-    launch(kernel, programs, *operands, AS_VALUES=as_values, **tile)
+    factors = ratio if as_values else None
+    operands = (conv.codes, conv.range, *weights, factors, out, g, conv.levels, blocks)
+    launch(kernel, programs, *operands, **tile)
     return g.images(out), ratio
 
 
