@@ -25,8 +25,7 @@ def _words(WORDS: tl.constexpr):
 def pack_codes_kernel(
     codes, packed, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
-    """packed [bytes] of codes [numel]; a group is LEVELS, and SIZE codes in BITS bits."""
-    LEVELS: tl.constexpr = GROUP[0]
+    """packed [bytes] of codes [numel]; a group is (levels, codes, bits of them)."""
     SIZE: tl.constexpr = GROUP[1]
     BITS: tl.constexpr = GROUP[2]
     word, part = _words(WORDS)
@@ -35,8 +34,8 @@ def pack_codes_kernel(
     for i in tl.static_range(SIZE - 1, -1, -1):
         element = first + i
         code = tl.load(codes + element, mask=element < numel, other=0).to(tl.int32)
-        group = group * LEVELS + code
-    # A code that is not below LEVELS keeps the bits that it has room for.
+        group = group * GROUP[0] + code
+    # A code that is not below the levels keeps the bits that it has room for.
     group = group & ((1 << BITS) - 1)
     whole = tl.sum(group.to(tl.int64) << (part * BITS), axis=1)
     byte = word[:, None] * BITS + part
@@ -49,7 +48,6 @@ def unpack_codes_kernel(
     packed, codes, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
     """codes [numel] of packed [bytes]; a group as above."""
-    LEVELS: tl.constexpr = GROUP[0]
     SIZE: tl.constexpr = GROUP[1]
     BITS: tl.constexpr = GROUP[2]
     word, part = _words(WORDS)
@@ -60,8 +58,8 @@ def unpack_codes_kernel(
     first = (word[:, None] * 8 + part) * SIZE
     for i in tl.static_range(SIZE):
         element = first + i
-        tl.store(codes + element, (group % LEVELS).to(tl.uint8), mask=element < numel)
-        group = group // LEVELS
+        tl.store(codes + element, (group % GROUP[0]).to(tl.uint8), mask=element < numel)
+        group = group // GROUP[0]
 
 
 def pack_codes(codes: Tensor, levels: int) -> Tensor:
