@@ -1,7 +1,6 @@
 """Quantizers, masks and counts of micronet: one arithmetic on every backend."""
 
 from .checks import MOST_CODE_LEVELS
-from .checks_conv import MOST_WEIGHT_LEVELS
 from .dispatch import available_backends, use_backend
 from .flops import register_flop_formulas
 from .lazy import (
@@ -47,6 +46,7 @@ from .ops.fake_quant_weight import (
 )
 from .ops.learned_step import fake_quant_learned_step
 from .ops.mask_selection import smallest_magnitude_mask
+from .ops.quant_conv import MOST_WEIGHT_LEVELS
 from .scheme import Scheme, bits_of_levels, levels_of_bits
 from .shapes import fits_32_bits, is_channels_last
 

@@ -219,16 +219,13 @@ TensorPair fake_quant_learned_step_backward(const Tensor& grad, const Tensor& x,
 }  // namespace
 
 void add_activation_operators(Operators& operators) {
-  operators.add("update_range_", &update_range);
-  operators.add("move_range_", &move_range);
-  operators.add("fake_quant_per_tensor", &fake_quant_per_tensor);
-  operators.add("fake_quant_per_tensor_observed", &fake_quant_per_tensor_observed);
-  operators.add("fake_quant_per_tensor_backward", &select_by_bits);
-  operators.add("quantize_per_tensor", &quantize_per_tensor);
-  operators.add("dequantize_per_tensor", &dequantize_per_tensor);
-  operators.add("mask_gradient", &select_by_bits);
-  operators.add("fake_quant_learned_step", &fake_quant_learned_step);
-  operators.add("fake_quant_learned_step_backward", &fake_quant_learned_step_backward);
+  ADD_OPERATORS(operators, fake_quant_per_tensor, fake_quant_per_tensor_observed,
+                quantize_per_tensor, dequantize_per_tensor, fake_quant_learned_step,
+                fake_quant_learned_step_backward);
+  operators.add("update_range_", update_range);
+  operators.add("move_range_", move_range);
+  operators.add("fake_quant_per_tensor_backward", select_by_bits);
+  operators.add("mask_gradient", select_by_bits);
 }
 
 }  // namespace micronet

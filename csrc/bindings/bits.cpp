@@ -73,42 +73,36 @@ int with_offsets(const Tensor& x, int64_t numel, int64_t count, const Body& body
   return offsets[blocks].item<int64_t>() == count ? status : static_cast<int>(kBadCount);
 }
 
-Tensor compact_by_bits(const Tensor& values, const Tensor& bits, int64_t count) {
-  const int64_t numel = values.numel();
+// Moves elements by bits of numel, of which `count` are 1, to a tensor of `size`; the launchers
+// take (from, width, bits, numel, count, to), that on CUDA offsets and a stream as well.
+template <typename OnCpu, typename OnCuda>
+Tensor moved_by_bits(const Tensor& from, const Tensor& bits, int64_t numel, int64_t count,
+                     int64_t size, const OnCpu& on_cpu, const OnCuda& on_cuda) {
   check_bytes(bits, bytes_for(numel));
-  TORCH_CHECK(values.is_contiguous(), "expected contiguous values");
-  const Tensor kept = output_flat(values, count, values.scalar_type());
-  const int width = static_cast<int>(values.element_size());
-  const void* in = values.const_data_ptr();
+  TORCH_CHECK(from.is_contiguous(), "expected contiguous values");
+  const Tensor to = output_flat(from, size, from.scalar_type());
+  const int width = static_cast<int>(from.element_size());
+  const void* in = from.const_data_ptr();
   const uint8_t* b = bytes_of(bits);
-  void* out = kept.mutable_data_ptr();
+  void* out = to.mutable_data_ptr();
   launch_for(
-      values, [&] { return compact_by_bits_cpu(in, width, b, numel, count, out); },
+      from, [&] { return on_cpu(in, width, b, numel, count, out); },
       [&](auto stream) {
-        return with_offsets(values, numel, count, [&](int64_t* offsets) {
-          return compact_by_bits_cuda(in, width, b, numel, count, out, offsets, stream);
+        return with_offsets(from, numel, count, [&](int64_t* offsets) {
+          return on_cuda(in, width, b, numel, count, out, offsets, stream);
         });
       });
-  return kept;
+  return to;
+}
+
+Tensor compact_by_bits(const Tensor& values, const Tensor& bits, int64_t count) {
+  return moved_by_bits(values, bits, values.numel(), count, count, compact_by_bits_cpu,
+                       [](auto... args) { return compact_by_bits_cuda(args...); });
 }
 
 Tensor expand_by_bits(const Tensor& kept, const Tensor& bits, int64_t numel) {
-  const int64_t count = kept.numel();
-  check_bytes(bits, bytes_for(numel));
-  TORCH_CHECK(kept.is_contiguous(), "expected contiguous values");
-  const Tensor values = output_flat(kept, numel, kept.scalar_type());
-  const int width = static_cast<int>(kept.element_size());
-  const void* in = kept.const_data_ptr();
-  const uint8_t* b = bytes_of(bits);
-  void* out = values.mutable_data_ptr();
-  launch_for(
-      kept, [&] { return expand_by_bits_cpu(in, width, b, numel, count, out); },
-      [&](auto stream) {
-        return with_offsets(kept, numel, count, [&](int64_t* offsets) {
-          return expand_by_bits_cuda(in, width, b, numel, count, out, offsets, stream);
-        });
-      });
-  return values;
+  return moved_by_bits(kept, bits, numel, kept.numel(), numel, expand_by_bits_cpu,
+                       [](auto... args) { return expand_by_bits_cuda(args...); });
 }
 
 Tensor counts_of(const Tensor& w, int64_t channels) {
@@ -130,15 +124,8 @@ Tensor count_nonzero_per_channel(const Tensor& w) { return counts_of(w, w.size(0
 }  // namespace
 
 void add_bits_operators(Operators& operators) {
-  operators.add("pack_codes", &pack_codes);
-  operators.add("unpack_codes", &unpack_codes);
-  operators.add("pack_bits", &pack_bits);
-  operators.add("unpack_bits", &unpack_bits);
-  operators.add("count_bits", &count_bits);
-  operators.add("compact_by_bits", &compact_by_bits);
-  operators.add("expand_by_bits", &expand_by_bits);
-  operators.add("count_nonzero", &count_nonzero);
-  operators.add("count_nonzero_per_channel", &count_nonzero_per_channel);
+  ADD_OPERATORS(operators, pack_codes, unpack_codes, pack_bits, unpack_bits, count_bits,
+                compact_by_bits, expand_by_bits, count_nonzero, count_nonzero_per_channel);
 }
 
 }  // namespace micronet

@@ -10,16 +10,10 @@ namespace micronet {
 namespace {
 
 Accumulator accumulator_of(const Tensor& acc) {
-  switch (acc.scalar_type()) {
-    case at::kShort:
-      return kInt16;
-    case at::kInt:
-      return kInt32;
-    case at::kFloat:
-      return kValue;
-    default:
-      TORCH_CHECK(false, "expected int16, int32 or float32");
-  }
+  const at::ScalarType type = acc.scalar_type();
+  TORCH_CHECK(type == at::kShort || type == at::kInt || type == at::kFloat,
+              "expected int16, int32 or float32");
+  return type == at::kShort ? kInt16 : type == at::kInt ? kInt32 : kValue;
 }
 
 // The accumulators acc [N, C, H, W] with scale and shift [C], and a gate [N, C] unless it is empty.
@@ -195,14 +189,8 @@ TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tens
 }  // namespace
 
 void add_block_operators(Operators& operators) {
-  operators.add("channel_moments", &channel_moments);
-  operators.add("block_extremes", &block_extremes);
-  operators.add("block_codes", &block_codes);
-  operators.add("block_values", &block_values);
-  operators.add("block_means", &block_means);
-  operators.add("block_gradient_sums", &block_gradient_sums);
-  operators.add("block_gradient", &block_gradient);
-  operators.add("block_gate_gradient", &block_gate_gradient);
+  ADD_OPERATORS(operators, channel_moments, block_extremes, block_codes, block_values, block_means,
+                block_gradient_sums, block_gradient, block_gate_gradient);
 }
 
 }  // namespace micronet

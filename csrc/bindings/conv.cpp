@@ -73,8 +73,7 @@ Tensor quant_conv2d_values(const Tensor& codes, const Tensor& range, int64_t lev
 }  // namespace
 
 void add_conv_operators(Operators& operators) {
-  operators.add("quant_conv2d", &quant_conv2d);
-  operators.add("quant_conv2d_values", &quant_conv2d_values);
+  ADD_OPERATORS(operators, quant_conv2d, quant_conv2d_values);
 }
 
 }  // namespace micronet

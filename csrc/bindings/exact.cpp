@@ -70,8 +70,7 @@ Tensor linear_deterministic(const Tensor& x, const Tensor& w, const Tensor& mask
 }  // namespace
 
 void add_exact_operators(Operators& operators) {
-  operators.add("conv2d_deterministic", &conv2d_deterministic);
-  operators.add("linear_deterministic", &linear_deterministic);
+  ADD_OPERATORS(operators, conv2d_deterministic, linear_deterministic);
 }
 
 }  // namespace micronet

@@ -9,17 +9,24 @@
 
 namespace micronet {
 
-// Defines an operator and notes its name; other Python threads run while a kernel does.
+// Defines operators and notes their names; other Python threads run while a kernel does.
 struct Operators {
   pybind11::module_ module;
   std::vector<std::string> names;
 
-  template <typename Function>
-  void add(const char* name, Function* function) {
-    module.def(name, function, pybind11::call_guard<pybind11::gil_scoped_release>());
-    names.emplace_back(name);
+  // As many functions as there are names, which stand with ", " between them.
+  template <typename Function, typename... Others>
+  void add(const std::string& all, Function* function, Others*... others) {
+    const size_t end = all.find(", ");
+    names.push_back(all.substr(0, end));
+    module.def(names.back().c_str(), function,
+               pybind11::call_guard<pybind11::gil_scoped_release>());
+    if constexpr (sizeof...(others) > 0) add(all.substr(end + 2), others...);
   }
 };
+
+// Adds functions under their own names.
+#define ADD_OPERATORS(operators, ...) (operators).add(#__VA_ARGS__, __VA_ARGS__)
 
 void add_activation_operators(Operators& operators);
 void add_bits_operators(Operators& operators);

@@ -179,11 +179,8 @@ Tensor smallest_magnitude_mask(const Tensor& w, int64_t k) {
 }  // namespace
 
 void add_weight_operators(Operators& operators) {
-  operators.add("fake_quant_per_channel", &fake_quant_per_channel);
-  operators.add("fake_quant_weights", &fake_quant_weights);
-  operators.add("quantize_per_channel", &quantize_per_channel);
-  operators.add("mask_gradients", &mask_gradients);
-  operators.add("smallest_magnitude_mask", &smallest_magnitude_mask);
+  ADD_OPERATORS(operators, fake_quant_per_channel, fake_quant_weights, quantize_per_channel,
+                mask_gradients, smallest_magnitude_mask);
 }
 
 }  // namespace micronet

@@ -30,6 +30,12 @@ void expand(const void* kept, const uint8_t* bits, int64_t numel, void* values) 
   for_ones(bits, numel, [&](int64_t i) { to[i] = *from++; });
 }
 
+// The one of three functions for elements of so many bytes.
+template <typename Move>
+Move* for_width(int width, Move* one, Move* two, Move* four) {
+  return width == 1 ? one : width == 2 ? two : four;
+}
+
 bool are_ones(const uint8_t* bits, int64_t numel, int64_t count) {
   int64_t found;
   count_bits_cpu(bits, numel, &found);
@@ -41,20 +47,15 @@ bool are_ones(const uint8_t* bits, int64_t numel, int64_t count) {
 int compact_by_bits_cpu(const void* values, int width, const uint8_t* bits, int64_t numel,
                         int64_t count, void* kept) {
   if (!are_ones(bits, numel, count)) return kBadCount;
-  const auto chosen = width == 1   ? compact<uint8_t>
-                      : width == 2 ? compact<uint16_t>
-                                   : compact<uint32_t>;
-  chosen(values, bits, numel, kept);
+  for_width(width, compact<uint8_t>, compact<uint16_t>, compact<uint32_t>)(values, bits, numel,
+                                                                           kept);
   return kOk;
 }
 
 int expand_by_bits_cpu(const void* kept, int width, const uint8_t* bits, int64_t numel,
                        int64_t count, void* values) {
   if (!are_ones(bits, numel, count)) return kBadCount;
-  const auto chosen = width == 1   ? expand<uint8_t>
-                      : width == 2 ? expand<uint16_t>
-                                   : expand<uint32_t>;
-  chosen(kept, bits, numel, values);
+  for_width(width, expand<uint8_t>, expand<uint16_t>, expand<uint32_t>)(kept, bits, numel, values);
   return kOk;
 }
 

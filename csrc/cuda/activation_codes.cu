@@ -51,13 +51,7 @@ __global__ void encode(const T* __restrict__ x, int64_t numel, const float* __re
     store_codes<whole.value, T>(codes_of(v, q), codes + first / 2, count, lane);
     store_bits<T>(inside_of(v, q), inside + first / 8, count, lane);
   });
-  publish(seen, partial);
-  if (blockIdx.x != 0) return;
-  const Extremes all = gather(partial);
-  if (threadIdx.x == 0) {
-    extremes[0] = all.lo();
-    extremes[1] = all.hi();
-  }
+  publish_extremes(seen, partial, extremes);
 }
 
 // Every state of four bits has a value, also those that no element is rounded to.

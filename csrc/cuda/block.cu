@@ -41,13 +41,7 @@ __global__ void block_extremes(const Block block, float* partial, float* extreme
   for (int64_t i = first_of_thread(); i < block.numel(); i += threads_of_grid()) {
     seen.add(value_at<kFunction>(block, i));
   }
-  publish(seen, partial);
-  if (blockIdx.x != 0) return;
-  const Extremes all = gather(partial);
-  if (threadIdx.x == 0) {
-    extremes[0] = all.lo();
-    extremes[1] = all.hi();
-  }
+  publish_extremes(seen, partial, extremes);
 }
 
 template <int kFunction>

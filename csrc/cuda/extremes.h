@@ -78,6 +78,17 @@ __device__ inline Extremes gather(const float* partial) {
   return over_block(e);
 }
 
+// The extremes [2] of all shares, written by the first block once every block has published its own.
+__device__ inline void publish_extremes(const Extremes& seen, float* partial, float* extremes) {
+  publish(seen, partial);
+  if (blockIdx.x != 0) return;
+  const Extremes all = gather(partial);
+  if (threadIdx.x == 0) {
+    extremes[0] = all.lo();
+    extremes[1] = all.hi();
+  }
+}
+
 // Reads this block's share of x, the same at every call. Four loads of a thread are under way at
 // once, since nothing else hides their latency.
 template <typename T>

@@ -27,13 +27,8 @@ namespace micronet {
 // The same bits, or NaN both.
 inline bool same(float a, float b) { return a != a ? b != b : word_of(a) == word_of(b); }
 
-// Prints its seed, so that a failure can be repeated by giving it as the first argument.
-inline std::mt19937 new_random(int argc, char** argv) {
-  const unsigned seed =
-      argc > 1 ? static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10)) : std::random_device{}();
-  std::printf("seed %u\n", seed);
-  return std::mt19937(seed);
-}
+// Each program of tests defines its own; csrc/tests/main.cpp calls it.
+void run_tests(std::mt19937& random);
 
 inline std::vector<float> normals(std::mt19937& random, int64_t count) {
   std::normal_distribution<float> normal;
@@ -83,6 +78,9 @@ void on_every_instruction_set(const Test& body) {
   }
 }
 
+constexpr int64_t kSizes[] = {0,  1,   7,    8,    9,    15,   16,   17,    63,    64,
+                              65, 997, 4095, 4096, 4097, 8192, 8193, 65537, 140009};
+
 // Calls body(parallel) with each instruction set and each way to split its loops.
 template <typename Test>
 void on_every_loop(const Test& body) {
@@ -91,8 +89,13 @@ void on_every_loop(const Test& body) {
   });
 }
 
-constexpr int64_t kSizes[] = {0,  1,   7,    8,    9,    15,   16,   17,    63,    64,
-                              65, 997, 4095, 4096, 4097, 8192, 8193, 65537, 140009};
+// Calls body(numel, parallel) with each size as well.
+template <typename Test>
+void on_every_size(const Test& body) {
+  on_every_loop([&](const ParallelFor& parallel) {
+    for (const int64_t numel : kSizes) body(numel, parallel);
+  });
+}
 
 }  // namespace micronet
 

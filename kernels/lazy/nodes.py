@@ -39,6 +39,25 @@ _OP = torch.ops.micronet
 
 # Makes the tensor of a block.
 Wrap = Callable[[Block], Tensor]
+# Of a node's operands, the first ones; the others have none.
+Gradients = tuple[Tensor | None, ...]
+
+
+def _keep(ctx: Any, block: Block, *tensors: Tensor | None) -> None:
+    """Keep a block for the backward pass, and tensors, which are saved before its own."""
+    ctx.save_for_backward(*tensors, *block.to_save())
+    ctx.block = block.outline()
+    ctx.set_materialize_grads(False)
+
+
+def _backward(gradients: Callable[[Any, Tensor], Gradients]) -> Callable[..., Gradients]:
+    """Make the backward pass of a node: None for every operand where no gradient comes."""
+
+    def run(ctx: Any, grad: Tensor | None) -> Gradients:
+        found = () if grad is None else gradients(ctx, grad)
+        return *found, *(None,) * (len(ctx.needs_input_grad) - len(found))
+
+    return first_order(run)
 
 
 class ConvolutionNode(torch.autograd.Function):
@@ -74,10 +93,8 @@ class ConvolutionNode(torch.autograd.Function):
         return wrap(block)
 
     @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 8
+    @_backward
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         grad, grad_bias = _through_sums(ctx.block, grad, ctx.has_bias and ctx.needs_input_grad[2])
         w, codes, range, mask, *passes = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
@@ -92,7 +109,7 @@ class ConvolutionNode(torch.autograd.Function):
             grad_w = _OP.mask_gradient.default(grad_w, mask) if mask.numel() else grad_w
         if grad_x is not None:
             grad_x = _through_rounding(ctx, grad_x.float(), range, passes)
-        return grad_x, grad_w, grad_bias, *(None,) * 5
+        return grad_x, grad_w, grad_bias
 
 
 def _remaking(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> Callable[[], Tensor]:
@@ -144,12 +161,10 @@ class WaitNode(torch.autograd.Function):
         return wrap(block)
 
     @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return None, None, None
+    @_backward
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         grad, _ = _through_sums(ctx.block, grad, False)
-        return in_order(grad, ctx.block.channels_last), None, None
+        return (in_order(grad, ctx.block.channels_last),)
 
 
 class NormNode(torch.autograd.Function):
@@ -167,17 +182,13 @@ class NormNode(torch.autograd.Function):
         eps: float,
         wrap: Wrap,
     ) -> Tensor:
-        ctx.save_for_backward(weight, dequant_scale, *statistics.to_save(), *block.to_save())
-        ctx.block, ctx.statistics, ctx.eps = block.outline(), statistics, eps
-        ctx.has_bias = bias is not None
-        ctx.set_materialize_grads(False)
+        _keep(ctx, block, weight, dequant_scale, *statistics.to_save())
+        ctx.statistics, ctx.eps, ctx.has_bias = statistics, eps, bias is not None
         return wrap(block)
 
     @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 8
+    @_backward
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         weight, dequant_scale, mean, variance, *saved = ctx.saved_tensors
         statistics = ctx.statistics.restored(mean, variance)
         block = ctx.block.restored(*saved)
@@ -187,7 +198,7 @@ class NormNode(torch.autograd.Function):
         out = _OP.block_gradient.default(*arguments, k)
         block.drop_remade()
         out = in_order(out, block.channels_last)
-        return out, grad_weight, first.float() if ctx.has_bias else None, *(None,) * 5
+        return out, grad_weight, first.float() if ctx.has_bias else None
 
 
 class ActivationNode(torch.autograd.Function):
@@ -195,20 +206,16 @@ class ActivationNode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Block, wrap: Wrap, in_place: bool) -> Tensor:
-        ctx.save_for_backward(*block.to_save())
-        ctx.block = block.outline()
-        ctx.set_materialize_grads(False)
+        _keep(ctx, block)
         if in_place:
             ctx.mark_dirty(x)
         return wrap(block)
 
     @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 4
+    @_backward
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         plan = plan_to_values(grad, ctx.block.restored(*ctx.saved_tensors))
-        return LazyGradient.of(plan.before_function()), None, None, None
+        return (LazyGradient.of(plan.before_function()),)
 
 
 class GateNode(torch.autograd.Function):
@@ -216,16 +223,13 @@ class GateNode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, block: Block, wrap: Wrap) -> Tensor:
-        ctx.save_for_backward(*block.to_save())
-        ctx.block, ctx.gate_size = block.outline(), gate.shape
-        ctx.set_materialize_grads(False)
+        _keep(ctx, block)
+        ctx.gate_size = gate.shape
         return wrap(block)
 
     @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 4
+    @_backward
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         block = ctx.block.restored(*ctx.saved_tensors)
         plan = plan_to_values(grad, block)
         if plan.grad is None or plan.mean_grad is not None:
@@ -238,7 +242,7 @@ class GateNode(torch.autograd.Function):
             block.gate,
             block.none() if plan.range is None else plan.range,
         )
-        return to_values, to_gate.view(ctx.gate_size), None, None
+        return to_values, to_gate.view(ctx.gate_size)
 
 
 class MeansNode(torch.autograd.Function):
@@ -246,10 +250,8 @@ class MeansNode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Block, keepdim: bool) -> Tensor:
-        ctx.save_for_backward(*block.to_save())
-        ctx.block = block.outline()
+        _keep(ctx, block)
         ctx.positions = block.size[2] * block.size[3]
-        ctx.set_materialize_grads(False)
         means = _OP.block_means.default(*block.affine())
         if not keepdim:
             return means
@@ -259,10 +261,8 @@ class MeansNode(torch.autograd.Function):
         return pooled.copy_(means[:, :, None, None])
 
     @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return None, None, None
+    @_backward
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         block = ctx.block.restored(*ctx.saved_tensors)
         means = grad.reshape(block.size[:2]) / ctx.positions
-        return LazyGradient.of(Plan.of(block, mean_grad=means)), None, None
+        return (LazyGradient.of(Plan.of(block, mean_grad=means)),)

@@ -182,6 +182,15 @@ def batch_norm(
 _POSITIONS = ({2, 3}, {-1, -2}, {2, -1}, {-2, 3})
 
 
+def _activation(function: Function, in_place: bool = False) -> Callable[..., Tensor | None]:
+    """A call of an activation function, in place where its name or `inplace` says so."""
+
+    def call(x: Any, inplace: bool = in_place) -> Tensor | None:
+        return _activate(x, function, inplace)
+
+    return call
+
+
 class _Blocks:
     """What torch's functions do with a tensor that waits; None where it has to be computed."""
 
@@ -223,25 +232,11 @@ class _Blocks:
         new = block.with_affine(scale, shift)
         return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
 
-    @staticmethod
-    def relu(x: Any, inplace: bool = False) -> Tensor | None:
-        return _activate(x, Function.RELU, inplace)
-
-    @staticmethod
-    def relu_(x: Any) -> Tensor | None:
-        return _activate(x, Function.RELU, True)
-
-    @staticmethod
-    def silu(x: Any, inplace: bool = False) -> Tensor | None:
-        return _activate(x, Function.SWISH, inplace)
-
-    @staticmethod
-    def sigmoid(x: Any) -> Tensor | None:
-        return _activate(x, Function.SIGMOID, False)
-
-    @staticmethod
-    def sigmoid_(x: Any) -> Tensor | None:
-        return _activate(x, Function.SIGMOID, True)
+    relu = _activation(Function.RELU)
+    relu_ = _activation(Function.RELU, in_place=True)
+    silu = _activation(Function.SWISH)
+    sigmoid = _activation(Function.SIGMOID)
+    sigmoid_ = _activation(Function.SIGMOID, in_place=True)
 
     @staticmethod
     def average(x: Any, output_size: Any) -> Tensor | None:

@@ -5,28 +5,17 @@ memory order (any dense layout), bits of weights logical order. Float means floa
 float16; the arithmetic is float32 and results are rounded to the input's dtype once.
 """
 
-from . import (
-    bits_and_counts,
-    block,
-    codes,
-    exact,
-    fake_quant_activation,
-    fake_quant_weight,
-    learned_step,
-    mask_selection,
-    quant_conv,
-)
+from importlib import import_module
+
 from .registry import OPS
 
-__all__ = [
-    "OPS",
-    "bits_and_counts",
-    "block",
-    "codes",
-    "exact",
-    "fake_quant_activation",
-    "fake_quant_weight",
-    "learned_step",
-    "mask_selection",
-    "quant_conv",
-]
+__all__ = ["OPS"]
+
+_FILES = (
+    *("bits_and_counts", "block", "codes", "exact", "fake_quant_activation", "fake_quant_weight"),
+    *("learned_step", "mask_selection", "quant_conv"),
+)
+
+# A file registers its operators when it is imported.
+for _name in _FILES:
+    import_module(f".{_name}", __name__)

@@ -3,38 +3,88 @@
 import torch
 from torch import Tensor
 
-from .. import checks_bits
+from ..checks import (
+    FLOATS,
+    check_bits,
+    check_contiguous,
+    check_count,
+    check_float,
+    check_order,
+    check_same_device,
+)
 from .registry import define, empty, empty_bits
 
-define("pack_bits(Tensor flags) -> Tensor", checks_bits.pack_bits, empty_bits)
+
+def _check_pack(flags: Tensor) -> None:
+    check_contiguous("flags", flags, torch.bool)
+
+
+def _check_unpack(bits: Tensor, numel: int) -> None:
+    check_count("numel", numel)
+    check_bits("bits", bits, numel, "flags")
+
+
+def _check_compact(values: Tensor, bits: Tensor, count: int) -> None:
+    """That `count` bits are 1 is looked at by the kernels."""
+    _check_values("values", values)
+    check_bits("bits", bits, values.numel(), "values")
+    check_same_device("bits", bits, values)
+    check_count("count", count)
+
+
+def _check_expand(kept: Tensor, bits: Tensor, numel: int) -> None:
+    """That the bits suit the values is looked at by the kernels."""
+    _check_values("kept", kept)
+    _check_unpack(bits, numel)
+    check_same_device("bits", bits, kept)
+
+
+def _check_values(name: str, values: Tensor) -> None:
+    if values.dtype not in (*FLOATS, torch.uint8, torch.int8):
+        raise TypeError(f"{name} is {values.dtype}, but must be floats or bytes")
+    check_order(name, values)
+
+
+def _check_count(w: Tensor) -> None:
+    check_float("w", w)
+    check_order("w", w)
+
+
+def _check_count_per_channel(w: Tensor) -> None:
+    _check_count(w)
+    if w.dim() == 0:
+        raise ValueError("w is a scalar, but must have channels in dimension 0")
+
+
+define("pack_bits(Tensor flags) -> Tensor", _check_pack, empty_bits)
 define(
     "unpack_bits(Tensor bits, int numel) -> Tensor",
-    checks_bits.unpack_bits,
+    _check_unpack,
     lambda bits, numel: empty(bits, (numel,), torch.bool),
 )
 define(
     "count_bits(Tensor bits, int numel) -> Tensor",
-    checks_bits.unpack_bits,
+    _check_unpack,
     lambda bits, numel: empty(bits, (), torch.int64),
 )
 define(
     "compact_by_bits(Tensor values, Tensor bits, int count) -> Tensor",
-    checks_bits.compact_by_bits,
+    _check_compact,
     lambda values, bits, count: empty(values, (count,), values.dtype),
 )
 define(
     "expand_by_bits(Tensor kept, Tensor bits, int numel) -> Tensor",
-    checks_bits.expand_by_bits,
+    _check_expand,
     lambda kept, bits, numel: empty(kept, (numel,), kept.dtype),
 )
 define(
     "count_nonzero(Tensor w) -> Tensor",
-    checks_bits.count_nonzero,
+    _check_count,
     lambda w: empty(w, (), torch.int64),
 )
 define(
     "count_nonzero_per_channel(Tensor w) -> Tensor",
-    checks_bits.count_nonzero_per_channel,
+    _check_count_per_channel,
     lambda w: empty(w, (w.shape[0],), torch.int64),
 )
 

@@ -7,12 +7,87 @@ function(fma(acc, scale, shift)), scale and shift [C], times gate [N, C] unless 
 import torch
 from torch import Tensor
 
-from .. import checks_block
-from ..scheme import packed_bytes
+from ..checks import MOST_CODE_LEVELS, check, check_code_levels, check_same_device
+from ..operands import Affine, schema_of, takes
+from ..scheme import Function, check_quantizer, packed_bytes
 from .registry import define, empty
 
-_AFFINE = "Tensor acc, Tensor scale, Tensor shift, int function"
-_GRADIENT = f"Tensor grad, {_AFFINE}"
+# What the operators refuse ----------------------------------------------------------------------
+
+_FUNCTIONS = frozenset(map(int, Function))
+_ACCUMULATORS = (torch.int16, torch.int32, torch.float32)
+
+
+def _check_accumulators(acc: Tensor) -> None:
+    if acc.dtype not in _ACCUMULATORS:
+        raise TypeError(f"acc is {acc.dtype}, but must be int16, int32 or float32")
+    _check_images("acc", acc)
+
+
+def _check_images(name: str, x: Tensor) -> None:
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {list(x.shape)}, but must have [N, C, H, W], none 0")
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
+
+
+def _check_like(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...]) -> None:
+    check(name, other, torch.float32, shape)
+    check_same_device(name, other, acc)
+
+
+def _check_optional(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...]) -> None:
+    _check_like(acc, name, other, shape if other.numel() else (0,))
+
+
+def _check_affine(affine: Affine) -> None:
+    acc, scale, shift, function = affine
+    _check_accumulators(acc)
+    channels = (acc.shape[1],)
+    _check_like(acc, "scale", scale, channels)
+    _check_like(acc, "shift", shift, channels)
+    if function not in _FUNCTIONS:
+        raise ValueError(f"function is {function}, which is none of {list(map(int, Function))}")
+
+
+def _check_values(affine: Affine, gate: Tensor) -> None:
+    """An empty gate is none."""
+    _check_affine(affine)
+    _check_optional(affine.acc, "gate", gate, affine.acc.shape[:2])
+
+
+def _check_codes(affine: Affine, gate: Tensor, range: Tensor, levels: int) -> None:
+    _check_values(affine, gate)
+    _check_like(affine.acc, "range", range, (2,))
+    check_quantizer(levels, 0)
+    check_code_levels(levels)
+
+
+def _check_gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> None:
+    """An empty range lets everything pass, no mean_grad adds 0."""
+    acc = affine.acc
+    _check_affine(affine)
+    _check_images("grad", grad)
+    _check_like(acc, "grad", grad, acc.shape)
+    _check_optional(acc, "range", range, (2,))
+    _check_optional(acc, "mean_grad", mean_grad, acc.shape[:2])
+
+
+def _check_mapped_gradient(
+    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor
+) -> None:
+    _check_gradient(grad, affine, range, mean_grad)
+    _check_like(affine.acc, "k", k, (3, affine.acc.shape[1]))
+
+
+def _check_gate_gradient(grad: Tensor, affine: Affine, gate: Tensor, range: Tensor) -> None:
+    _check_gradient(grad, affine, range, gate.new_empty(0))
+    _check_like(affine.acc, "gate", gate, affine.acc.shape[:2])
+
+
+# The operators ----------------------------------------------------------------------------------
+
+_AFFINE = schema_of(Affine)
 
 
 def _images(acc: Tensor) -> Tensor:
@@ -23,41 +98,41 @@ def _two_sums(acc: Tensor) -> Tensor:
     return empty(acc, (2, acc.shape[1]), torch.float64)
 
 
-define("channel_moments(Tensor acc) -> Tensor", checks_block.channel_moments, _two_sums)
+define("channel_moments(Tensor acc) -> Tensor", _check_accumulators, _two_sums)
 define(
     f"block_extremes({_AFFINE}, Tensor gate) -> Tensor",
-    checks_block.values,
+    takes(Affine)(_check_values),
     lambda acc, *_: empty(acc, (2,), torch.float32),
 )
 define(
     f"block_codes({_AFFINE}, Tensor gate, Tensor range, int levels) -> Tensor",
-    checks_block.codes,
-    lambda acc, *_: empty(
-        acc, (packed_bytes(acc.numel(), checks_block.MOST_CODE_LEVELS),), torch.uint8
-    ),
+    takes(Affine)(_check_codes),
+    lambda acc, *_: empty(acc, (packed_bytes(acc.numel(), MOST_CODE_LEVELS),), torch.uint8),
 )
 define(
     f"block_values({_AFFINE}, Tensor gate) -> Tensor",
-    checks_block.values,
+    takes(Affine)(_check_values),
     lambda acc, *_: _images(acc),
 )
 define(
     f"block_means({_AFFINE}) -> Tensor",
-    checks_block.affine,
+    takes(Affine)(_check_affine),
     lambda acc, *_: empty(acc, tuple(acc.shape[:2]), torch.float32),
 )
 define(
-    f"block_gradient_sums({_GRADIENT}, Tensor range, Tensor mean_grad) -> Tensor",
-    checks_block.gradient_sums,
+    f"block_gradient_sums(Tensor grad, {_AFFINE}, Tensor range, Tensor mean_grad) -> Tensor",
+    takes(Affine, at=1)(_check_gradient),
     lambda grad, acc, *_: _two_sums(acc),
 )
 define(
-    f"block_gradient({_GRADIENT}, Tensor range, Tensor mean_grad, Tensor k) -> Tensor",
-    checks_block.gradient,
+    f"block_gradient(Tensor grad, {_AFFINE}, Tensor range, Tensor mean_grad, Tensor k) -> Tensor",
+    takes(Affine, at=1)(_check_mapped_gradient),
     lambda grad, acc, *_: _images(acc),
 )
 define(
-    f"block_gate_gradient({_GRADIENT}, Tensor gate, Tensor range) -> (Tensor, Tensor)",
-    checks_block.gate_gradient,
-    lambda grad, acc, scale, shift, function, gate, range: (_images(acc), torch.empty_like(gate)),
+    f"block_gate_gradient(Tensor grad, {_AFFINE}, Tensor gate, Tensor range) -> (Tensor, Tensor)",
+    takes(Affine, at=1)(_check_gate_gradient),
+    takes(Affine, at=1)(
+        lambda grad, affine, gate, range: (_images(affine.acc), torch.empty_like(gate))
+    ),
 )

@@ -3,18 +3,25 @@
 import torch
 from torch import Tensor
 
-from .. import checks
+from ..checks import check_contiguous, check_packed
 from ..scheme import packed_bytes
 from .registry import define, empty
 
+
+def _check_pack(codes: Tensor, levels: int) -> None:
+    """A code too large is looked for by the kernels on the CPU."""
+    check_contiguous("codes", codes, torch.uint8)
+    packed_bytes(0, levels)
+
+
 define(
     "pack_codes(Tensor codes, int levels) -> Tensor",
-    checks.pack_codes,
+    _check_pack,
     lambda codes, levels: empty(codes, (packed_bytes(codes.numel(), levels),), torch.uint8),
 )
 define(
     "unpack_codes(Tensor packed, int numel, int levels) -> Tensor",
-    checks.unpack_codes,
+    check_packed,
     lambda packed, numel, levels: empty(packed, (numel,), torch.uint8),
 )
 

@@ -3,34 +3,60 @@
 import torch
 from torch import Tensor
 
-from .. import checks_exact
-from ..shapes import ConvShape
+from ..checks import check, check_same_device, check_weights
+from ..operands import FloatConvolution, schema_of, takes
+from ..scheme import check_quantizer
 from .registry import define, empty, no_mask
 
 
-def _fake_conv2d(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    shape = ConvShape.of(x.shape, w.shape, stride, padding, dilation, groups)
-    fresh = empty(x, shape.output_size, torch.float32)
+@takes(FloatConvolution)
+def _check_conv2d(c: FloatConvolution) -> None:
+    """x is channels last, an empty bias is none."""
+    x, w = c.x, c.w
+    check("x", x, torch.float32)
+    if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or not x.numel():
+        raise ValueError(f"x has shape {list(x.shape)}, but must be images, channels last")
+    check("w", w, torch.float32)
+    if w.dim() != 4 or not w.is_contiguous() or not w.numel():
+        raise ValueError(f"w has shape {list(w.shape)}, but must be contiguous, of 4 dimensions")
+    _check_bias(c.bias, w)
+    check_same_device("w", w, x)
+    if c.groups < 1:
+        raise ValueError(f"groups is {c.groups}, but must be positive")
+    _ = c.shape
+
+
+def _check_bias(bias: Tensor, w: Tensor) -> None:
+    check("bias", bias, torch.float32, (w.shape[0] if bias.numel() else 0,))
+    check_same_device("bias", bias, w)
+
+
+def _check_linear(x: Tensor, w: Tensor, mask: Tensor, levels: int, bias: Tensor) -> None:
+    """Levels of 0 leave the weights in float."""
+    check("x", x, torch.float32)
+    check("w", w, torch.float32)
+    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.is_contiguous():
+        sizes = f"{list(x.shape)} and {list(w.shape)}"
+        raise ValueError(f"x and w have shapes {sizes}, but must have [N, K] and [O, K], in order")
+    check_weights(w, mask)
+    if levels:
+        check_quantizer(levels, 0)
+    _check_bias(bias, w)
+    check_same_device("w", w, x)
+
+
+@takes(FloatConvolution)
+def _fake_conv2d(c: FloatConvolution) -> Tensor:
+    fresh = empty(c.x, c.shape.output_size, torch.float32)
     return fresh.contiguous(memory_format=torch.channels_last)
 
 
 define(
-    "conv2d_deterministic(Tensor x, Tensor w, Tensor bias, int[] stride, int[] padding,"
-    " int[] dilation, int groups) -> Tensor",
-    checks_exact.conv2d_deterministic,
-    _fake_conv2d,
+    f"conv2d_deterministic({schema_of(FloatConvolution)}) -> Tensor", _check_conv2d, _fake_conv2d
 )
 define(
     "linear_deterministic(Tensor x, Tensor w, Tensor mask, int levels, Tensor bias) -> Tensor",
-    checks_exact.linear,
+    _check_linear,
     lambda x, w, *_: empty(x, (x.shape[0], w.shape[0]), torch.float32),
 )
 

@@ -1,34 +1,106 @@
 """Activations: the moving range of a tensor, rounding to it, and 4-bit codes."""
 
+import struct
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checks
-from ..scheme import Scheme, packed_bytes
+from ..checks import (
+    MOST_CODE_LEVELS,
+    check,
+    check_code_levels,
+    check_dense,
+    check_packed,
+    check_same_device,
+    check_selection,
+)
+from ..scheme import Scheme, check_quantizer, packed_bytes
 from .registry import call_with_gradient, define, dense, differentiate, empty, empty_bits, laid_out
+
+# What the operators refuse ----------------------------------------------------------------------
+
+
+def _check_move(found: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
+    check("extremes", found, torch.float32, (2,))
+    _check_state(found, ema, range, step, decay)
+
+
+def _check_update(x: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
+    check_dense("x", x)
+    _check_some(x)
+    _check_state(x, ema, range, step, decay)
+
+
+def _check_some(x: Tensor) -> None:
+    if x.numel() == 0:
+        raise ValueError(f"x has shape {list(x.shape)}, and no elements have no range")
+
+
+def _check_state(x: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
+    """A decay that float32 rounds to 1 would divide by 0."""
+    for name, state in (("ema", ema), ("range", range)):
+        check(name, state, torch.float32, (2,))
+        check_same_device(name, state, x)
+    _check_step_count(x, step)
+    if not 0 <= decay < 1 or struct.unpack("f", struct.pack("f", decay))[0] == 1:
+        raise ValueError(f"decay is {decay}, but must lie in [0, 1) in float32")
+
+
+def _check_step_count(x: Tensor, step: Tensor) -> None:
+    check("step", step, torch.int64, (1,))
+    check_same_device("step", step, x)
+
+
+def _check_rounding(x: Tensor, range: Tensor, levels: int, scheme: int) -> None:
+    check_dense("x", x)
+    check("range", range, torch.float32, (2,))
+    check_same_device("range", range, x)
+    check_quantizer(levels, scheme)
+
+
+def _check_observed(x: Tensor, range: Tensor, step: Tensor, levels: int, scheme: int) -> None:
+    _check_rounding(x, range, levels, scheme)
+    _check_some(x)
+    _check_step_count(x, step)
+
+
+def _check_quantize(x: Tensor, range: Tensor, levels: int, scheme: int) -> None:
+    _check_rounding(x, range, levels, scheme)
+    _check_some(x)
+    check_code_levels(levels)
+
+
+def _check_dequantize(codes: Tensor, range: Tensor, numel: int, levels: int, scheme: int) -> None:
+    check_code_levels(levels)
+    check_packed(codes, numel, MOST_CODE_LEVELS)
+    check("range", range, torch.float32, (2,))
+    check_same_device("range", range, codes)
+    check_quantizer(levels, scheme)
+
+
+# The operators ----------------------------------------------------------------------------------
 
 define(
     "update_range_(Tensor x, Tensor(a!) ema, Tensor(b!) range, Tensor(c!) step, float decay) -> ()",
-    checks.update_range,
+    _check_update,
     lambda x, ema, range, step, decay: None,
 )
 define(
     "move_range_(Tensor extremes, Tensor(a!) ema, Tensor(b!) range, Tensor(c!) step, float decay)"
     " -> ()",
-    checks.move_range,
+    _check_move,
     lambda extremes, ema, range, step, decay: None,
 )
 define(
     "fake_quant_per_tensor(Tensor x, Tensor range, int levels, int scheme) -> (Tensor, Tensor)",
-    checks.fake_quant_per_tensor,
+    _check_rounding,
     lambda x, range, levels, scheme: (torch.empty_like(x), empty_bits(x)),
 )
 define(
     "fake_quant_per_tensor_observed(Tensor x, Tensor range, Tensor step, int levels, int scheme)"
     " -> (Tensor, Tensor, Tensor)",
-    checks.fake_quant_per_tensor_observed,
+    _check_observed,
     lambda x, range, step, levels, scheme: (
         torch.empty_like(x),
         empty_bits(x),
@@ -37,15 +109,15 @@ define(
 )
 define(
     "fake_quant_per_tensor_backward(Tensor grad, Tensor inside) -> Tensor",
-    checks.select_by_bits,
+    check_selection,
     lambda grad, inside: torch.empty_like(grad),
 )
 define(
     "quantize_per_tensor(Tensor x, Tensor range, int levels, int scheme)"
     " -> (Tensor, Tensor, Tensor)",
-    checks.quantize_per_tensor,
+    _check_quantize,
     lambda x, range, levels, scheme: (
-        empty(x, (packed_bytes(x.numel(), checks.MOST_CODE_LEVELS),), torch.uint8),
+        empty(x, (packed_bytes(x.numel(), MOST_CODE_LEVELS),), torch.uint8),
         empty_bits(x),
         torch.empty_like(range),
     ),
@@ -53,7 +125,7 @@ define(
 define(
     "dequantize_per_tensor(Tensor codes, Tensor range, int numel, int levels, int scheme)"
     " -> Tensor",
-    checks.dequantize_per_tensor,
+    _check_dequantize,
     lambda codes, range, numel, levels, scheme: empty(codes, (numel,), torch.float32),
 )
 

@@ -6,10 +6,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks
 from ..backends import native
-from ..scheme import Scheme
+from ..checks import check, check_dense, check_same_device, check_selection, check_weights
+from ..scheme import Scheme, check_quantizer
 from .registry import LIBRARY, call_with_gradient, define, differentiate, empty, no_mask
+
+# What the operators refuse ----------------------------------------------------------------------
+
+
+def _check_weight(w: Tensor, mask: Tensor, levels: int, scheme: int) -> None:
+    """An empty mask keeps all."""
+    check_weights(w, mask)
+    check_quantizer(levels, scheme)
+
+
+def _check_all_weights(
+    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
+) -> None:
+    """Each weight as by itself, all alike."""
+    _check_lists(weights=weights, masks=masks, levels=levels)
+    for w, mask, n in zip(weights, masks, levels, strict=True):
+        _check_weight(w, mask, n, scheme)
+    _check_alike("weights", weights)
+
+
+def _check_gradients(grads: list[Tensor], masks: list[Tensor]) -> None:
+    """An empty mask keeps all."""
+    _check_lists(grads=grads, masks=masks)
+    for grad, mask in zip(grads, masks, strict=True):
+        if mask.numel():
+            check_selection(grad, mask)
+        check_dense("grad", grad)
+    _check_alike("grads", grads)
+
+
+def _check_lists(**lists: list[Tensor] | list[int]) -> None:
+    (first, expected), *others = ((name, len(items)) for name, items in lists.items())
+    if expected == 0:
+        raise ValueError(f"{first} is empty, but must hold at least one tensor")
+    for name, length in others:
+        if length != expected:
+            raise ValueError(f"{name} has {length} entries for {expected} {first}")
+
+
+def _check_alike(name: str, tensors: list[Tensor]) -> None:
+    for x in tensors:
+        check(f"one of {name}", x, tensors[0].dtype)
+        check_same_device(f"one of {name}", x, tensors[0])
+
+
+# The operators ----------------------------------------------------------------------------------
 
 
 def _fake_channels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,30 +66,30 @@ def _fake_channels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
 define(
     "fake_quant_per_channel(Tensor w, Tensor mask, int levels, int scheme)"
     " -> (Tensor, Tensor, Tensor)",
-    checks.per_channel,
+    _check_weight,
     lambda w, mask, levels, scheme: _fake_channels(w, w.dtype),
 )
 define(
     "fake_quant_weights(Tensor[] weights, Tensor[] masks, int[] levels, int scheme) -> Tensor[]",
-    checks.fake_quant_weights,
+    _check_all_weights,
     lambda weights, masks, levels, scheme: [torch.empty_like(w) for w in weights],
 )
 define(
     "quantize_per_channel(Tensor w, Tensor mask, int levels, int scheme)"
     " -> (Tensor, Tensor, Tensor)",
-    checks.per_channel,
+    _check_weight,
     lambda w, mask, levels, scheme: _fake_channels(
         w, torch.int8 if scheme == Scheme.DISTILLER_SYMMETRIC else torch.uint8
     ),
 )
 define(
     "mask_gradient(Tensor grad, Tensor mask) -> Tensor",
-    checks.select_by_bits,
+    check_selection,
     lambda grad, mask: torch.empty_like(grad),
 )
 define(
     "mask_gradients(Tensor[] grads, Tensor[] masks) -> Tensor[]",
-    checks.mask_gradients,
+    _check_gradients,
     lambda grads, masks: [torch.empty_like(grad) for grad in grads],
 )
 

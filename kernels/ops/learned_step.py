@@ -5,25 +5,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks
+from ..checks import check, check_bits, check_dense, check_order, check_same_device
+from ..operands import LearnedStep, schema_of, takes
+from ..scheme import check_quantizer
 from .registry import call_with_gradient, define, dense, differentiate, laid_out, no_mask
 
+
+@takes(LearnedStep)
+def _check(s: LearnedStep, gradient_scale: float) -> None:
+    """One step for all of x, or one for each channel."""
+    x, mask, step, zero_point, levels = s
+    check_dense("x", x)
+    check("mask", mask, torch.uint8)
+    if mask.numel():
+        check_bits("mask", mask, x.numel(), "elements")
+    check_same_device("mask", mask, x)
+    channels = x.shape[0] if x.dim() else 1
+    check("step", step, torch.float32)
+    if step.dim() != 1 or step.numel() not in (1, channels) or step.numel() == 0:
+        raise ValueError(f"step has shape {list(step.shape)}, but must have [1] or [{channels}]")
+    if step.numel() > 1:
+        check_order("x", x)
+    check("zero_point", zero_point, torch.float32, tuple(step.shape))
+    for name, other in (("step", step), ("zero_point", zero_point)):
+        check_order(name, other)
+        check_same_device(name, other, x)
+    check_quantizer(levels, 0)
+
+
+@takes(LearnedStep, at=1)
+def _check_backward(grad: Tensor, s: LearnedStep, gradient_scale: float) -> None:
+    """The gradient lies in memory as x does."""
+    x = s.x
+    _check(*s, gradient_scale)
+    check("grad", grad, x.dtype, tuple(x.shape))
+    check_same_device("grad", grad, x)
+    if grad.stride() != x.stride():
+        raise ValueError(f"grad has strides {list(grad.stride())}, but x has {list(x.stride())}")
+
+
+_STEP = schema_of(LearnedStep)
 define(
-    "fake_quant_learned_step(Tensor x, Tensor mask, Tensor step, Tensor zero_point, int levels,"
-    " float gradient_scale) -> Tensor",
-    lambda x, mask, step, zero_point, levels, gradient_scale: checks.learned_step(
-        x, mask, step, zero_point, levels
-    ),
-    lambda x, mask, step, zero_point, levels, gradient_scale: torch.empty_like(x),
+    f"fake_quant_learned_step({_STEP}, float gradient_scale) -> Tensor",
+    _check,
+    lambda x, *_: torch.empty_like(x),
 )
 define(
-    "fake_quant_learned_step_backward(Tensor grad, Tensor x, Tensor mask, Tensor step,"
-    " Tensor zero_point, int levels, float gradient_scale) -> (Tensor, Tensor)",
-    checks.learned_step_backward,
-    lambda grad, x, mask, step, zero_point, levels, gradient_scale: (
-        torch.empty_like(x),
-        torch.empty_like(step),
-    ),
+    f"fake_quant_learned_step_backward(Tensor grad, {_STEP}, float gradient_scale)"
+    " -> (Tensor, Tensor)",
+    _check_backward,
+    lambda grad, x, mask, step, *_: (torch.empty_like(x), torch.empty_like(step)),
 )
 
 

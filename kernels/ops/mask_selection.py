@@ -3,14 +3,19 @@
 import torch
 from torch import Tensor
 
-from .. import checks_bits
+from ..checks import check_float, check_order
 from .registry import define, empty_bits
 
-define(
-    "smallest_magnitude_mask(Tensor w, int k) -> Tensor",
-    checks_bits.smallest_magnitude_mask,
-    lambda w, k: empty_bits(w),
-)
+
+def _check(w: Tensor, k: int) -> None:
+    """NaN is looked for by the kernels."""
+    check_float("w", w)
+    check_order("w", w)
+    if not 0 <= k <= w.numel():
+        raise ValueError(f"k is {k}, but w has {w.numel()} weights to prune")
+
+
+define("smallest_magnitude_mask(Tensor w, int k) -> Tensor", _check, lambda w, k: empty_bits(w))
 
 
 def smallest_magnitude_mask(w: Tensor, k: int) -> Tensor:

@@ -1,42 +1,67 @@
 """Convolution of 4-bit codes with quantized weights: an exact integer forward pass."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from .. import checks_conv
-from ..shapes import ConvShape, accumulator_dtype
+from ..checks import MOST_CODE_LEVELS, check, check_packed, check_same_device, check_weights
+from ..operands import CodesConvolution, schema_of, takes
+from ..scheme import check_quantizer
+from ..shapes import accumulator_dtype
 from .registry import define, empty
 
-_ARGUMENTS = (
-    "(Tensor codes, Tensor range, int levels, Tensor w, Tensor mask, int weight_levels,"
-    " int[] input_size, int[] stride, int[] padding, int[] dilation, int groups)"
-)
+# The integer images of weights are signed bytes.
+MOST_WEIGHT_LEVELS = 128
 
 
-def _shape(args: tuple[Any, ...]) -> ConvShape:
-    w, (input_size, stride, padding, dilation, groups) = args[3], args[6:]
-    return ConvShape.of(input_size, w.shape, stride, padding, dilation, groups)
+@takes(CodesConvolution)
+def _check(c: CodesConvolution) -> None:
+    """The integer sums must fit 32 bits."""
+    _check_levels("levels", c.levels, MOST_CODE_LEVELS)
+    _check_levels("weight_levels", c.weight_levels, MOST_WEIGHT_LEVELS)
+    _check_sizes("input_size", c.input_size, 4, 1)
+    _check_sizes("stride", c.stride, 2, 1)
+    _check_sizes("padding", c.padding, 4, 0)
+    _check_sizes("dilation", c.dilation, 2, 1)
+    n, channels, height, width = c.input_size
+    check_packed(c.codes, n * channels * height * width, MOST_CODE_LEVELS)
+    check("range", c.range, torch.float32, (2,))
+    check_weights(c.w, c.mask)
+    if c.w.dim() != 4:
+        raise ValueError(f"w has shape {list(c.w.shape)}, but must have [out, in, height, width]")
+    if c.groups < 1:
+        raise ValueError(f"groups is {c.groups}, but must be positive")
+    for name, other in (("range", c.range), ("w", c.w)):
+        check_same_device(name, other, c.codes)
+    accumulator_dtype(c.shape, c.levels, c.weight_levels)
 
 
-def _channels_last(like: Tensor, shape: ConvShape, dtype: torch.dtype) -> Tensor:
-    fresh = empty(like, shape.output_size, dtype)
+def _check_levels(name: str, levels: int, most: int) -> None:
+    check_quantizer(levels, 0)
+    if levels > most:
+        raise ValueError(f"{name} is {levels}, but must be at most {most}")
+
+
+def _check_sizes(name: str, sizes: list[int], count: int, least: int) -> None:
+    if len(sizes) != count or min(sizes) < least:
+        raise ValueError(f"{name} is {sizes}, but must be {count} numbers of at least {least}")
+
+
+def _channels_last(c: CodesConvolution, dtype: torch.dtype) -> Tensor:
+    fresh = empty(c.codes, c.shape.output_size, dtype)
     return fresh.contiguous(memory_format=torch.channels_last)
 
 
-def _fake_sums(*args: Any) -> tuple[Tensor, Tensor]:
-    codes, levels, w, weight_levels = args[0], args[2], args[3], args[5]
-    shape = _shape(args)
-    dtype = accumulator_dtype(shape, levels, weight_levels)
-    return _channels_last(codes, shape, dtype), empty(codes, (w.shape[0],), torch.float32)
+@takes(CodesConvolution)
+def _fake_sums(c: CodesConvolution) -> tuple[Tensor, Tensor]:
+    dtype = accumulator_dtype(c.shape, c.levels, c.weight_levels)
+    return _channels_last(c, dtype), empty(c.codes, (c.w.shape[0],), torch.float32)
 
 
-define(f"quant_conv2d{_ARGUMENTS} -> (Tensor, Tensor)", checks_conv.quant_conv2d, _fake_sums)
-define(
-    f"quant_conv2d_values{_ARGUMENTS} -> Tensor",
-    checks_conv.quant_conv2d,
-    lambda *args: _channels_last(args[0], _shape(args), torch.float32),
-)
+@takes(CodesConvolution)
+def _fake_values(c: CodesConvolution) -> Tensor:
+    return _channels_last(c, torch.float32)
 
-_OP = torch.ops.micronet
+
+_CONVOLUTION = schema_of(CodesConvolution)
+define(f"quant_conv2d({_CONVOLUTION}) -> (Tensor, Tensor)", _check, _fake_sums)
+define(f"quant_conv2d_values({_CONVOLUTION}) -> Tensor", _check, _fake_values)

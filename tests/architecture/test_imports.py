@@ -16,7 +16,7 @@ FLOORS = (
 )
 COMMANDS = {"train", "score", "report", "demo", "__main__"}
 KERNEL_FLOORS = (
-    *("scheme", "shapes", "checks", "backends", "dispatch", "memory"),
+    *("scheme", "shapes", "operands", "checks", "backends", "dispatch", "memory"),
     *("flops", "onnx_symbolics", "ops", "lazy"),
 )
 

@@ -17,17 +17,17 @@ from samples import (
     draw,
     draw_ends,
     draw_words,
-    every_quantizer,
     layouts,
     levels_for,
     special,
+    with_quantizers,
 )
 
 OP = torch.ops.micronet
 LEVELS = [2, 3, 5, 15, 16]
 
 
-@every_quantizer(LEVELS)
+@with_quantizers(LEVELS)
 def test_codes_say_what_the_values_say(on_all, rng, same, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for size in [s for s in SIZES if s]:

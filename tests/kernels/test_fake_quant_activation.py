@@ -24,16 +24,16 @@ from samples import (
     draw_mask,
     draw_words,
     every_half,
-    every_quantizer,
     layouts,
     levels_for,
     special,
+    with_quantizers,
 )
 
 OP = torch.ops.micronet
 
 
-@every_quantizer(LEVELS)
+@with_quantizers(LEVELS)
 def test_matches_reference_at_every_size(on_all, rng, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for size in SIZES:

@@ -19,9 +19,9 @@ from samples import (
     draw_mask,
     draw_words,
     every_half,
-    every_quantizer,
     levels_for,
     special,
+    with_quantizers,
 )
 
 OP = torch.ops.micronet
@@ -32,7 +32,7 @@ SHAPES += [(3, 32), (5, 33), (9, 63), (4, 64), (13, 65), (31, 37), (48, 1, 3, 3)
 SHAPES += [(24, 96, 1, 1), (5, 1280), (5, 1283), (3, 5000), (3, 5003), (3, 40009)]
 
 
-@every_quantizer(LEVELS)
+@with_quantizers(LEVELS)
 def test_matches_reference_at_every_shape(on_all, rng, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for shape in SHAPES:

@@ -19,11 +19,11 @@ from samples import (
     draw,
     draw_ends,
     draw_words,
-    every_quantizer,
     fresh_state,
     layouts,
     levels_for,
     special,
+    with_quantizers,
 )
 
 OP = torch.ops.micronet
@@ -146,7 +146,7 @@ def test_extremes_that_are_odd_move_the_range_alike(on_all, rng):
         on_all(lambda extremes=extremes: moved(extremes))
 
 
-@every_quantizer(LEVELS)
+@with_quantizers(LEVELS)
 def test_observing_changes_no_value(on_all, rng, same, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
     for size in [s for s in SIZES if s]:

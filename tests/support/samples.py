@@ -99,7 +99,7 @@ def layouts(rng, dtype=torch.float32):
     }
 
 
-def every_quantizer(levels):
+def with_quantizers(levels):
     """Mark a test to run for each of these numbers of levels, each scheme and each dtype."""
 
     def mark(test):

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "cpu/isa/transpose.h"
 #include "cpu/isa/vector_avx2.h"
 
 namespace micronet {
@@ -59,13 +60,6 @@ struct Dots {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
   }
 };
-
-inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 16; ++j)
-      std::memcpy(out + j * out_stride + 4 * i, in + i * in_stride + 4 * j, 4);
-  }
-}
 
 struct Shorts {
   static constexpr int kLanes = 32;

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/isa/transpose.h"
+
 namespace micronet {
 namespace {
 
@@ -56,14 +58,6 @@ struct Dots {
     return Vector::each([&](int l) { return static_cast<float>(of[l]); });
   }
 };
-
-// Sixteen rows of sixteen words to columns; from one to the next are so many bytes.
-inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 16; ++j)
-      std::memcpy(out + j * out_stride + 4 * i, in + i * in_stride + 4 * j, 4);
-  }
-}
 
 // 32 sums of pairs of products of bytes; they fit 16 bits in the end, and wrap on the way.
 struct Shorts {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpu/half.h"
+#include "cpu/isa/nibbles.h"
 
 namespace micronet {
 namespace {
@@ -96,17 +97,9 @@ struct Vector {
   static void store_bytes(Whole w, uint8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(w.w));
   }
-  static uint64_t nibbles(Whole w) {
-    const __m128i bytes = _mm_and_si128(_mm512_cvtepi32_epi8(w.w), _mm_set1_epi8(15));
-    // Even bytes once, odd bytes sixteen times, added in pairs.
-    const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));
-    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(pairs, pairs)));
-  }
+  static uint64_t nibbles(Whole w) { return nibbles_of_bytes(_mm512_cvtepi32_epi8(w.w)); }
   static Vector from_nibbles(uint64_t word) {
-    const __m128i packed = _mm_cvtsi64_si128(static_cast<long long>(word));
-    const __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
-    const __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
-    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)))};
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes_of_nibbles(word)))};
   }
   static float least_lane(Vector v) { return _mm512_reduce_min_ps(v.v); }
   static float most_lane(Vector v) { return _mm512_reduce_max_ps(v.v); }

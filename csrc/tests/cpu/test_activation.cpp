@@ -82,15 +82,13 @@ void codes_are_the_values(std::mt19937& random, int64_t numel, const ParallelFor
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
-    for (const int64_t numel : micronet::kSizes) {
-      micronet::fake_quant_is_element_by_element(random, numel, parallel);
-      micronet::range_follows_the_extremes(random, numel, parallel);
-      micronet::codes_are_the_values(random, numel, parallel);
-    }
+void run_tests(std::mt19937& random) {
+  on_every_size([&](int64_t numel, const ParallelFor& parallel) {
+    fake_quant_is_element_by_element(random, numel, parallel);
+    range_follows_the_extremes(random, numel, parallel);
+    codes_are_the_values(random, numel, parallel);
   });
 }
+
+}  // namespace micronet

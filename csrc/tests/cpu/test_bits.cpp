@@ -91,22 +91,20 @@ void codes_come_back(std::mt19937& random, int levels, int64_t numel, const Para
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
-    for (const int64_t numel : micronet::kSizes) {
-      micronet::smallest_are_those_of_a_stable_sort(random, numel, parallel);
-      micronet::bits_come_back_and_choose(random, numel, parallel);
-      micronet::kept_values_go_back(random, numel);
-    }
+void run_tests(std::mt19937& random) {
+  on_every_size([&](int64_t numel, const ParallelFor& parallel) {
+    smallest_are_those_of_a_stable_sort(random, numel, parallel);
+    bits_come_back_and_choose(random, numel, parallel);
+    kept_values_go_back(random, numel);
   });
-  for (const micronet::ParallelFor& parallel : micronet::kRunners) {
+  for (const ParallelFor& parallel : kRunners) {
     for (const int levels : {2, 3, 4, 5, 6, 7, 9, 11, 12, 16, 17, 33, 65, 129, 256}) {
       for (const int64_t numel : {0, 1, 2, 3, 7, 8, 23, 24, 25, 997, 4096, 4099}) {
-        micronet::codes_come_back(random, levels, numel, parallel);
+        codes_come_back(random, levels, numel, parallel);
       }
     }
   }
 }
+
+}  // namespace micronet

@@ -39,10 +39,10 @@ void no_more_is_kept_than_the_limit() {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main() {
-  std::printf("seed none\n");
-  micronet::buffers_are_used_again();
-  micronet::no_more_is_kept_than_the_limit();
+void run_tests(std::mt19937&) {
+  buffers_are_used_again();
+  no_more_is_kept_than_the_limit();
 }
+
+}  // namespace micronet

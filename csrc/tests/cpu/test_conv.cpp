@@ -109,11 +109,8 @@ void lanes_are_summed_in_order(std::mt19937& random) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   const unsigned seed = static_cast<unsigned>(random());
   std::vector<std::vector<std::vector<float>>> found;
   on_every_instruction_set([&] {
@@ -135,5 +132,6 @@ int main(int argc, char** argv) {
     // Two calls by three runners: a runner changes nothing.
     for (size_t i = 0; i < answers.size(); ++i) CHECK(answers[i] == answers[i / 6 * 6 + i % 2]);
   }
-  return 0;
 }
+
+}  // namespace micronet

@@ -59,11 +59,10 @@ void functions_at_their_ends() {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  auto random = micronet::new_random(argc, argv);
-  micronet::exp_is_within_two_ulp(random);
-  micronet::functions_at_their_ends();
-  return 0;
+void run_tests(std::mt19937& random) {
+  exp_is_within_two_ulp(random);
+  functions_at_their_ends();
 }
+
+}  // namespace micronet

@@ -34,12 +34,12 @@ void halves_go_to_even(uint16_t largest) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main() {
-  std::printf("seed none\n");
-  micronet::every_value_comes_back<micronet::BFloat16>();
-  micronet::every_value_comes_back<micronet::Float16>();
-  micronet::halves_go_to_even<micronet::BFloat16>(0x7f7f);
-  micronet::halves_go_to_even<micronet::Float16>(0x7bff);
+void run_tests(std::mt19937&) {
+  every_value_comes_back<BFloat16>();
+  every_value_comes_back<Float16>();
+  halves_go_to_even<BFloat16>(0x7f7f);
+  halves_go_to_even<Float16>(0x7bff);
 }
+
+}  // namespace micronet

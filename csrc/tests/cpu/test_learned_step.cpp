@@ -45,17 +45,17 @@ void values_and_gradients(std::mt19937& random, int64_t channels, int64_t each, 
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
+void run_tests(std::mt19937& random) {
+  on_every_loop([&](const ParallelFor& parallel) {
     for (const bool masked : {false, true}) {
-      for (const int64_t numel : micronet::kSizes) {
-        micronet::values_and_gradients(random, 1, numel, masked, parallel);
+      for (const int64_t numel : kSizes) {
+        values_and_gradients(random, 1, numel, masked, parallel);
       }
-      micronet::values_and_gradients(random, 7, 25, masked, parallel);
-      micronet::values_and_gradients(random, 3, 4099, masked, parallel);
+      values_and_gradients(random, 7, 25, masked, parallel);
+      values_and_gradients(random, 3, 4099, masked, parallel);
     }
   });
 }
+
+}  // namespace micronet

@@ -85,13 +85,13 @@ void power_is_close_to_pow() {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::round_small_is_rint();
-  micronet::clamp_keeps_nan();
-  micronet::quantize_is_its_definition(random);
-  micronet::schemes_follow_their_formulas();
-  micronet::power_is_close_to_pow();
+void run_tests(std::mt19937& random) {
+  round_small_is_rint();
+  clamp_keeps_nan();
+  quantize_is_its_definition(random);
+  schemes_follow_their_formulas();
+  power_is_close_to_pow();
 }
+
+}  // namespace micronet

@@ -69,15 +69,15 @@ void gradients_are_masked(std::mt19937& random, const Shape& shape, const Parall
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  std::mt19937 random = micronet::new_random(argc, argv);
-  micronet::on_every_loop([&](const micronet::ParallelFor& parallel) {
-    for (const micronet::Shape& shape : micronet::kShapes) {
-      micronet::channels_have_their_own_ranges(random, shape, false, parallel);
-      micronet::channels_have_their_own_ranges(random, shape, true, parallel);
-      micronet::gradients_are_masked(random, shape, parallel);
+void run_tests(std::mt19937& random) {
+  on_every_loop([&](const ParallelFor& parallel) {
+    for (const Shape& shape : kShapes) {
+      channels_have_their_own_ranges(random, shape, false, parallel);
+      channels_have_their_own_ranges(random, shape, true, parallel);
+      gradients_are_masked(random, shape, parallel);
     }
   });
 }
+
+}  // namespace micronet

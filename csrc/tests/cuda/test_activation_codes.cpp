@@ -49,11 +49,8 @@ void decodes_each_code(std::mt19937& random, int64_t numel, int skip, int levels
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   on_all_edges([&](DType type, int64_t numel, int skip) {
     for (const int levels : {2, 5, 16}) {
       const int chosen = kSchemes[random() % 3];
@@ -65,3 +62,5 @@ int main(int argc, char** argv) {
     }
   });
 }
+
+}  // namespace micronet

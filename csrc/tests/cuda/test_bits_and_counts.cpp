@@ -37,11 +37,8 @@ void zeros_are_not_counted(std::mt19937& random, DType type, int64_t channels, i
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   for (const int64_t numel : kTileSizes) {
     for (const int skip : {0, 1}) bits_are_packed_and_counted(random, numel, skip);
   }
@@ -52,3 +49,5 @@ int main(int argc, char** argv) {
   });
   zeros_are_not_counted(random, kFloat32, 0, 9, 0);
 }
+
+}  // namespace micronet

@@ -242,11 +242,8 @@ void linear_layer(std::mt19937& random, int64_t depth, int64_t outputs) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   constexpr int64_t kSizesOfBlocks[][3] = {{1, 1, 1}, {2, 17, 33}, {3, 16, 16}, {1, 1030, 3}};
   for (const auto& size : kSizesOfBlocks) {
     for (const Accumulator type : {kInt16, kInt32, kValue}) {
@@ -263,3 +260,5 @@ int main(int argc, char** argv) {
     for (const int64_t outputs : {1, 16, 17}) linear_layer(random, depth, outputs);
   }
 }
+
+}  // namespace micronet

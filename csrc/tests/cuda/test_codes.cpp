@@ -56,11 +56,8 @@ void unpacks_anything_as_by_division(std::mt19937& random, int levels, int64_t n
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   for (int levels = 2; levels <= 256; ++levels) {
     packs_as_by_hand_and_back(random, levels, 1000, 0, static_cast<unsigned>(levels));
     unpacks_anything_as_by_division(random, levels, 1000);
@@ -74,3 +71,5 @@ int main(int argc, char** argv) {
     unpacks_anything_as_by_division(random, levels, 20011);
   }
 }
+
+}  // namespace micronet

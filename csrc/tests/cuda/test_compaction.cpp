@@ -73,11 +73,8 @@ void puts_values_back(std::mt19937& random, Trial t, int64_t count) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   for (const int width : {1, 2, 4}) {
     for (const int64_t numel : kTileSizes) {
       for (const int skip : {0, 1}) {
@@ -94,3 +91,5 @@ int main(int argc, char** argv) {
   const Trial large(random, 1, kCompactBlock * 2050 + 7, 0);
   keeps_values_in_order(large, large.ones());
 }
+
+}  // namespace micronet

@@ -51,11 +51,8 @@ void observes_what_it_rounds(Trial t, int64_t step) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   on_all_edges([&](DType type, int64_t numel, int skip) {
     for (const int levels : kLevels) {
       const int scheme = kSchemes[random() % 3];
@@ -69,3 +66,5 @@ int main(int argc, char** argv) {
     }
   });
 }
+
+}  // namespace micronet

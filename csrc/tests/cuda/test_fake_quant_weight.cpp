@@ -118,11 +118,8 @@ void refuses_empty_channels() {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   on_all_edges([&](DType type, int64_t each, int skip) {
     if (each > 0) on_shape(random, type, 3, each, skip);
   });
@@ -135,3 +132,5 @@ int main(int argc, char** argv) {
   }
   refuses_empty_channels();
 }
+
+}  // namespace micronet

@@ -90,11 +90,8 @@ void on_shape(std::mt19937& random, DType type, int64_t channels, int64_t each, 
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   on_all_edges([&](DType type, int64_t numel, int skip) {
     on_shape(random, type, 1, numel, skip);
     if (numel < 300) on_shape(random, type, 5, numel, skip);
@@ -109,3 +106,5 @@ int main(int argc, char** argv) {
   // As many blocks of a row as one more level of sums needs.
   sums_in_the_stated_order(Trial(random, kFloat16, 1, kSumBlock * kSumBlock + 5, 0, kUsual));
 }
+
+}  // namespace micronet

@@ -69,11 +69,8 @@ void counts_that_do_not_fit_are_refused() {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   for (const DType type : kTypes) {
     for (const int64_t numel : kTileSizes) {
       const int skip = static_cast<int>(random() % 2);
@@ -89,3 +86,5 @@ int main(int argc, char** argv) {
   }
   counts_that_do_not_fit_are_refused();
 }
+
+}  // namespace micronet

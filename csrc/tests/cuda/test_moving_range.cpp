@@ -51,13 +51,12 @@ void moves_by_known_extremes(std::mt19937& random) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   on_all_edges([&](DType type, int64_t numel, int skip) {
     follows_the_extremes(random, type, numel, skip);
   });
   moves_by_known_extremes(random);
 }
+
+}  // namespace micronet

@@ -72,11 +72,8 @@ void what_is_not_finite(std::mt19937& random, const ConvShape& s) {
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   for (const auto& shapes : {std::vector<ConvShape>(std::begin(kShapes), std::end(kShapes)),
                              std::vector<ConvShape>(std::begin(kTiles), std::end(kTiles))}) {
     for (const ConvShape& shape : shapes) {
@@ -87,3 +84,5 @@ int main(int argc, char** argv) {
   what_is_not_finite(random, kShapes[1]);
   what_is_not_finite(random, kShapes[6]);
 }
+
+}  // namespace micronet

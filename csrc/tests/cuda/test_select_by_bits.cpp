@@ -14,12 +14,11 @@ void keeps_values_whose_bit_is_set(std::mt19937& random, DType type, int64_t num
 }
 
 }  // namespace
-}  // namespace micronet
 
-int main(int argc, char** argv) {
-  using namespace micronet;
-  std::mt19937 random = new_random(argc, argv);
+void run_tests(std::mt19937& random) {
   on_all_edges([&](DType type, int64_t numel, int skip) {
     keeps_values_whose_bit_is_set(random, type, numel, skip);
   });
 }
+
+}  // namespace micronet

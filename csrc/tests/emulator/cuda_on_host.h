@@ -215,21 +215,22 @@ T atomicCAS(T* p, T expected, T v) {
   __atomic_compare_exchange_n(p, &expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
   return expected;
 }
-template <typename T>
-T atomicMax(T* p, T v) {
+// Writes v where wanted(what is there) says so.
+template <typename T, typename Wanted>
+T exchange_where(T* p, T v, const Wanted& wanted) {
   T old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
-  while (old < v &&
+  while (wanted(old) &&
          !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
   }
   return old;
 }
 template <typename T>
+T atomicMax(T* p, T v) {
+  return exchange_where(p, v, [v](T old) { return old < v; });
+}
+template <typename T>
 T atomicMin(T* p, T v) {
-  T old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
-  while (v < old &&
-         !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-  }
-  return old;
+  return exchange_where(p, v, [v](T old) { return v < old; });
 }
 
 namespace cooperative_groups {

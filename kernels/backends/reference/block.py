@@ -7,6 +7,7 @@ of fused multiply-adds.
 import torch
 from torch import Tensor
 
+from ...operands import Affine, takes
 from ...scheme import Function, Scheme
 from .codes import pack_codes
 from .exact import fma, sum_lanes
@@ -64,9 +65,18 @@ def _through(grad: Tensor, z: Tensor, function: int) -> Tensor:
     return grad * (s * (1.0 - s) if function == Function.SIGMOID else s * (1.0 + z * (1.0 - s)))
 
 
-def _preactivation(acc: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _preactivation(affine: Affine) -> Tensor:
+    acc, scale, shift, _ = affine
     wide = scale[:, None, None].expand(acc.shape)
     return fma(acc.float(), wide, shift[:, None, None].expand(acc.shape))
+
+
+def _value(affine: Affine) -> Tensor:
+    return _activate(_preactivation(affine), affine.function)
+
+
+def _images(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def channel_moments(acc: Tensor) -> Tensor:
@@ -75,57 +85,46 @@ def channel_moments(acc: Tensor) -> Tensor:
     return torch.stack([v.sum((0, 2, 3)), (v * v).sum((0, 2, 3))])
 
 
-def block_values(acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor) -> Tensor:
+def _gated(affine: Affine, gate: Tensor) -> Tensor:
+    a = _value(affine)
+    return _images(a * gate[:, :, None, None] if gate.numel() else a)
+
+
+@takes(Affine)
+def block_values(affine: Affine, gate: Tensor) -> Tensor:
     """The values [N, C, H, W], float32, channels last."""
-    a = _activate(_preactivation(acc, scale, shift), function)
-    values = a * gate[:, :, None, None] if gate.numel() else a
-    return values.contiguous(memory_format=torch.channels_last)
+    return _gated(affine, gate)
 
 
-def block_extremes(
-    acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor
-) -> Tensor:
+@takes(Affine)
+def block_extremes(affine: Affine, gate: Tensor) -> Tensor:
     """The least and the largest value [2], both NaN where one is."""
-    return torch.stack(torch.aminmax(block_values(acc, scale, shift, function, gate))) + 0.0
+    return torch.stack(torch.aminmax(_gated(affine, gate))) + 0.0
 
 
-def block_codes(
-    acc: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    function: int,
-    gate: Tensor,
-    range: Tensor,
-    levels: int,
-) -> Tensor:
+@takes(Affine)
+def block_codes(affine: Affine, gate: Tensor, range: Tensor, levels: int) -> Tensor:
     """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
     q = make_quantizer(range[0], range[1], levels, Scheme.AFFINE)
-    whole = codes(block_values(acc, scale, shift, function, gate), q).nan_to_num(nan=0.0)
+    whole = codes(_gated(affine, gate), q).nan_to_num(nan=0.0)
     return pack_codes(memory_order(whole.to(torch.uint8)), CODE_SLOTS)
 
 
-def block_means(acc: Tensor, scale: Tensor, shift: Tensor, function: int) -> Tensor:
+@takes(Affine)
+def block_means(affine: Affine) -> Tensor:
     """Means over the positions [N, C], summed in float32 by lanes of positions."""
-    a = _activate(_preactivation(acc, scale, shift), function).flatten(2)
+    a = _value(affine).flatten(2)
     total = sum_lanes(a)
     return total / torch.full_like(total, a.shape[2])
 
 
-def _gradient(
-    grad: Tensor,
-    acc: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    function: int,
-    range: Tensor,
-    mean_grad: Tensor,
-) -> Tensor:
+def _gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> Tensor:
     """The gradient to z."""
-    z = _preactivation(acc, scale, shift)
-    passed = _passed(grad, _activate(z, function), range)
+    z = _preactivation(affine)
+    passed = _passed(grad, _activate(z, affine.function), range)
     if mean_grad.numel():
         passed = passed + mean_grad[:, :, None, None]
-    return _through(passed, z, function)
+    return _through(passed, z, affine.function)
 
 
 def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
@@ -135,49 +134,31 @@ def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
     return torch.where(is_inside(value, q), grad, 0.0)
 
 
-def block_gradient_sums(
-    grad: Tensor,
-    acc: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    function: int,
-    range: Tensor,
-    mean_grad: Tensor,
-) -> Tensor:
+@takes(Affine, at=1)
+def block_gradient_sums(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> Tensor:
     """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
-    dz = _gradient(grad, acc, scale, shift, function, range, mean_grad)
-    return torch.stack([dz.double().sum((0, 2, 3)), (dz * acc.float()).double().sum((0, 2, 3))])
+    dz = _gradient(grad, affine, range, mean_grad)
+    products = dz * affine.acc.float()
+    return torch.stack([dz.double().sum((0, 2, 3)), products.double().sum((0, 2, 3))])
 
 
+@takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor,
-    acc: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    function: int,
-    range: Tensor,
-    mean_grad: Tensor,
-    k: Tensor,
+    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
-    dz = _gradient(grad, acc, scale, shift, function, range, mean_grad)
+    dz = _gradient(grad, affine, range, mean_grad)
     k0, k1, k2 = k[:, :, None, None]
-    out = dz * k0 + (acc.float() * k1 + k2)
-    return out.contiguous(memory_format=torch.channels_last)
+    return _images(dz * k0 + (affine.acc.float() * k1 + k2))
 
 
+@takes(Affine, at=1)
 def block_gate_gradient(
-    grad: Tensor,
-    acc: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    function: int,
-    gate: Tensor,
-    range: Tensor,
+    grad: Tensor, affine: Affine, gate: Tensor, range: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
-    a = _activate(_preactivation(acc, scale, shift), function)
+    a = _value(affine)
     wide = gate[:, :, None, None]
     passed = _passed(grad, a * wide, range)
     total = sum_lanes((passed * a).flatten(2))
-    return (passed * wide).contiguous(memory_format=torch.channels_last), total
+    return _images(passed * wide), total

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...operands import FloatConvolution, takes
 from ...scheme import Scheme
 from .fake_quant_weight import quantize_per_channel
 
@@ -45,24 +46,15 @@ def _add_pairwise(lanes: Tensor) -> Tensor:
     return lanes[..., 0]
 
 
-def conv2d_deterministic(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
+@takes(FloatConvolution)
+def conv2d_deterministic(conv: FloatConvolution) -> Tensor:
     """A convolution, channels last; each output by fma over input channels, then taps by row."""
+    x, w, bias, stride, padding, dilation, groups = conv
     top, left, bottom, right = padding
     x = F.pad(x, [left, right, top, bottom])
     channels, height, width = w.shape[1:]
-    y, z = (
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(x.shape[2:], (height, width), stride, dilation, strict=True)
-    )
-    total = torch.zeros(x.shape[0], groups, w.shape[0] // groups, y, z, device=x.device)
+    images, outputs, y, z = conv.shape.output_size
+    total = torch.zeros(images, groups, outputs // groups, y, z, device=x.device)
     by_group = x.unflatten(1, (groups, channels))
     weights = w.unflatten(0, (groups, -1))
     for c in range(channels):

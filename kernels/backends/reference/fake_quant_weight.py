@@ -1,5 +1,8 @@
 """Weights: masked, then rounded to the range of each channel."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -24,22 +27,29 @@ def fake_quant_per_channel(
     return w_hat.view(w.shape), q.scale.flatten(), q.zero_point.flatten()
 
 
-def fake_quant_weights(
-    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
+def one_by_one(
+    quantize: Callable[..., tuple[Tensor, ...]],
+    weights: list[Tensor],
+    masks: list[Tensor],
+    levels: list[int],
+    scheme: int,
 ) -> list[Tensor]:
-    """The values of `fake_quant_per_channel` for each weight of a network."""
-    return [
-        fake_quant_per_channel(w, mask, n, scheme)[0]
-        for w, mask, n in zip(weights, masks, levels, strict=True)
-    ]
+    """The values of each weight of a network, by an operator on one."""
+    each = zip(weights, masks, levels, strict=True)
+    return [quantize(w, mask, n, scheme)[0] for w, mask, n in each]
 
 
-def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """Each gradient where its mask keeps the weight, else 0."""
-    return [
-        select_by_bits(grad, mask) if mask.numel() else grad.clone()
-        for grad, mask in zip(grads, masks, strict=True)
-    ]
+def masked_one_by_one(
+    select: Callable[[Tensor, Tensor], Tensor], grads: list[Tensor], masks: list[Tensor]
+) -> list[Tensor]:
+    """Each gradient by an operator that masks one, a copy where its mask is empty."""
+    each = zip(grads, masks, strict=True)
+    return [select(grad, mask) if mask.numel() else grad.clone() for grad, mask in each]
+
+
+# All weights of a network, and their gradients.
+fake_quant_weights = partial(one_by_one, fake_quant_per_channel)
+mask_gradients = partial(masked_one_by_one, select_by_bits)
 
 
 def quantize_per_channel(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...operands import LearnedStep, takes
 from .bits_and_counts import in_memory_order_of, memory_order, select_by_bits
 
 # The order of the sums: blocks of 16 rows of 256, each column from the top down, then the columns
@@ -22,7 +23,8 @@ class Steps(NamedTuple):
     n: int
 
 
-def _steps(x: Tensor, mask: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> Steps:
+def _steps(of: LearnedStep) -> Steps:
+    x, mask, step, zero_point, levels = of
     masked = (select_by_bits(x, mask) if mask.numel() else x).float()
     rows = memory_order(masked).view(step.numel(), -1)
     inverse = torch.ones_like(step) / step
@@ -35,40 +37,34 @@ def _integers(s: Steps) -> Tensor:
     return torch.where(s.x.isfinite(), code, torch.nan) + s.zero_point
 
 
-def fake_quant_learned_step(
-    x: Tensor, mask: Tensor, step: Tensor, zero_point: Tensor, levels: int, gradient_scale: float
-) -> Tensor:
+@takes(LearnedStep)
+def fake_quant_learned_step(of: LearnedStep, gradient_scale: float) -> Tensor:
     """i / S with S = 1 / step and i = clamp(rint(S*x - zero), 0, n) + zero, in x's dtype.
 
     The scale is for the gradient alone.
     """
-    s = _steps(x, mask, step, zero_point, levels)
-    y = (_integers(s) / s.inverse).to(x.dtype)
-    return in_memory_order_of(x, y.view(-1))
+    s = _steps(of)
+    y = (_integers(s) / s.inverse).to(of.x.dtype)
+    return in_memory_order_of(of.x, y.view(-1))
 
 
+@takes(LearnedStep, at=1)
 def fake_quant_learned_step_backward(
-    grad: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    step: Tensor,
-    zero_point: Tensor,
-    levels: int,
-    gradient_scale: float,
+    grad: Tensor, of: LearnedStep, gradient_scale: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient to x: 1 strictly inside and kept, else 0. To step [C] float32: the scaled row sums
     of grad * (i - S*x) strictly inside and of grad * i elsewhere.
     """
-    s = _steps(x, mask, step, zero_point, levels)
+    s = _steps(of)
     t = s.inverse * s.x
     inside = (t > s.zero_point) & (t < s.zero_point + s.n)
     whole = _integers(s)
     rows = memory_order(grad).view(s.x.shape)
     terms = rows.float() * torch.where(inside, whole - t, whole)
-    grad_x = in_memory_order_of(x, torch.where(inside, rows, 0.0).view(-1))
-    if mask.numel():
-        grad_x = select_by_bits(grad_x, mask)
-    scale = torch.tensor(gradient_scale, dtype=torch.float32, device=x.device)
+    grad_x = in_memory_order_of(of.x, torch.where(inside, rows, 0.0).view(-1))
+    if of.mask.numel():
+        grad_x = select_by_bits(grad_x, of.mask)
+    scale = torch.tensor(gradient_scale, dtype=torch.float32, device=grad.device)
     return grad_x, ordered_sum(terms) * scale
 
 

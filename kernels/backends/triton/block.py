@@ -1,14 +1,17 @@
 """What follows a convolution in a block, from its accumulators: values, codes, extremes, sums."""
 
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...operands import Affine, takes
 from ...scheme import Scheme, packed_bytes
 from .function import activate, fma
 from .lanes import LANES, sum_lanes
-from .launch import launch
+from .launch import given, launch, row_and_columns
 from .moving_range import store_extremes
 from .quantizer import make_quantizer, quantize
 
@@ -21,96 +24,78 @@ ROWS = 512
 _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
 
+class Sizes(NamedTuple):
+    """Of accumulators [N, C, H, W], flat."""
+
+    numel: int
+    image: int  # elements of an image
+    channels: int
+
+    @classmethod
+    def of(cls, acc: Tensor) -> "Sizes":
+        return cls(acc.numel(), acc.numel() // acc.shape[0], acc.shape[1])
+
+
+class Rows(NamedTuple):
+    """Of accumulators as rows of channels, and of how they are cut for sums."""
+
+    rows: int
+    positions: int  # rows of an image
+    channels: int
+    blocks: int  # of channels
+
+    @classmethod
+    def of(cls, acc: Tensor) -> "Rows":
+        images, channels, height, width = acc.shape
+        positions = height * width
+        return cls(images * positions, positions, channels, triton.cdiv(channels, CHANNELS))
+
+
+def constant(affine: Affine) -> Affine:
+    """The operands of a kernel that is compiled for their function."""
+    return affine._replace(function=tl.constexpr(int(affine.function)))
+
+
 @triton.jit
-def preactivation(acc, scale, shift, element, channel, here) -> tl.tensor:
+def preactivation(affine, element, channel, here) -> tl.tensor:
     """z = fma(acc, scale, shift)."""
-    wide = tl.load(scale + channel, mask=here, other=0.0)
-    offset = tl.load(shift + channel, mask=here, other=0.0)
-    found = tl.load(acc + element, mask=here, other=0).to(tl.float32)
+    wide = tl.load(affine.scale + channel, mask=here, other=0.0)
+    offset = tl.load(affine.shift + channel, mask=here, other=0.0)
+    found = tl.load(affine.acc + element, mask=here, other=0).to(tl.float32)
     return fma(found, wide, offset)
 
 
 @triton.jit
-def value_of(
-    acc,
-    scale,
-    shift,
-    gate,
-    element,
-    size,
-    channels,
-    here,
-    FUNCTION: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-) -> tl.tensor:
-    """function(z), times the gate [N, C]; `size` elements are an image."""
-    channel = element % channels
-    value = activate(preactivation(acc, scale, shift, element, channel, here), FUNCTION)
-    if HAS_GATE:
-        image = element // size
-        value = value * tl.load(gate + image * channels + channel, mask=here, other=0.0)
+def value_of(affine, gate, element, sizes, here) -> tl.tensor:
+    """function(z), times the gate [N, C]."""
+    channel = element % sizes.channels
+    value = activate(preactivation(affine, element, channel, here), affine.function)
+    if gate is not None:
+        image = element // sizes.image
+        value = value * tl.load(gate + image * sizes.channels + channel, mask=here, other=0.0)
     return value
 
 
 @triton.jit
-def values_kernel(
-    acc,
-    scale,
-    shift,
-    gate,
-    y,
-    numel,
-    size,
-    channels,
-    FUNCTION: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    TILE: tl.constexpr,
-) -> None:
+def values_kernel(affine, gate, y, sizes, TILE: tl.constexpr) -> None:
     """y of accumulators [N, positions, C], flat."""
     element = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    here = element < numel
-    found = value_of(acc, scale, shift, gate, element, size, channels, here, FUNCTION, HAS_GATE)
-    tl.store(y + element, found, mask=here)
+    here = element < sizes.numel
+    tl.store(y + element, value_of(affine, gate, element, sizes, here), mask=here)
 
 
 @triton.jit
-def extremes_of_block_kernel(
-    acc,
-    scale,
-    shift,
-    gate,
-    partial,
-    numel,
-    size,
-    channels,
-    FUNCTION: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    TILE: tl.constexpr,
-) -> None:
+def extremes_of_block_kernel(affine, gate, partial, sizes, TILE: tl.constexpr) -> None:
     """partial [2, programs]: the extremes of the values of each tile."""
     element = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    here = element < numel
-    found = value_of(acc, scale, shift, gate, element, size, channels, here, FUNCTION, HAS_GATE)
+    here = element < sizes.numel
+    found = value_of(affine, gate, element, sizes, here)
     least = tl.where(here, found, float("inf"))
     store_extremes(partial, least, tl.where(here, found, float("-inf")))
 
 
 @triton.jit(do_not_specialize=["levels"])
-def block_codes_kernel(
-    acc,
-    scale,
-    shift,
-    gate,
-    ends,
-    packed,
-    numel,
-    size,
-    channels,
-    levels,
-    FUNCTION: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    TILE: tl.constexpr,
-) -> None:
+def block_codes_kernel(affine, gate, ends, packed, sizes, levels, TILE: tl.constexpr) -> None:
     """packed [numel / 2]: the codes of two neighboring values in each byte."""
     _, _, code_scale, zero, low, high = make_quantizer(
         tl.load(ends), tl.load(ends + 1), levels, _AFFINE
@@ -119,45 +104,54 @@ def block_codes_kernel(
     both = tl.zeros((TILE,), tl.int32)
     for half in tl.static_range(2):
         element = 2 * byte + half
-        here = element < numel
-        found = value_of(acc, scale, shift, gate, element, size, channels, here, FUNCTION, HAS_GATE)
+        here = element < sizes.numel
+        found = value_of(affine, gate, element, sizes, here)
         whole = quantize(found, code_scale, zero, low, high)
         code = tl.where(here & (whole == whole), whole, 0.0).to(tl.int32)
         both = both | (code << (4 * half))
-    tl.store(packed + byte, both.to(tl.uint8), mask=2 * byte < numel)
+    tl.store(packed + byte, both.to(tl.uint8), mask=2 * byte < sizes.numel)
 
 
 @triton.jit
-def block_means_kernel(
-    acc,
-    scale,
-    shift,
-    means,
-    positions,
-    channels,
-    blocks,
-    FUNCTION: tl.constexpr,
-    LANES: tl.constexpr,
-    CHANNELS: tl.constexpr,
-) -> None:
+def positions_from(first, image, column, sizes, LANES: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """LANES positions of an image from `first` on: elements, their channels, which are there."""
+    position = first + tl.arange(0, LANES)[:, None]
+    channel = column[None, :]
+    element = (image * sizes.positions + position) * sizes.channels + channel
+    here = (position < sizes.positions) & (channel < sizes.channels)
+    # Each operand of the shape of both, as `fma` wants them.
+    return element, channel + tl.zeros_like(element).to(tl.int32), here
+
+
+@triton.jit
+def block_means_kernel(affine, means, sizes, LANES: tl.constexpr, CHANNELS: tl.constexpr) -> None:
     """means [N, C] of the values over the positions, by lanes; a program takes some channels."""
-    image = tl.program_id(0).to(tl.int64) // blocks
-    channel = (tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS))[None, :]
-    lane = tl.arange(0, LANES)[:, None]
+    image, column = row_and_columns(sizes.blocks, CHANNELS)
     lanes = tl.zeros((LANES, CHANNELS), tl.float32)
     first = 0
-    while first < positions:
-        here = (first + lane < positions) & (channel < channels)
-        element = (image * positions + first + lane) * channels + channel
-        # Each operand of the shape of both, as `fma` wants them.
-        wide = channel + tl.zeros_like(element).to(tl.int32)
-        found = activate(preactivation(acc, scale, shift, element, wide, here), FUNCTION)
+    while first < sizes.positions:
+        element, channel, here = positions_from(first, image, column, sizes, LANES)
+        found = activate(preactivation(affine, element, channel, here), affine.function)
         lanes = lanes + tl.where(here, found, 0.0)
         first += LANES
     total = sum_lanes(lanes, CHANNELS)
-    column = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
-    mean = tl.div_rn(total, tl.full((CHANNELS,), positions, tl.float32))
-    tl.store(means + image * channels + column, mean, mask=column < channels)
+    mean = tl.div_rn(total, tl.full((CHANNELS,), sizes.positions, tl.float32))
+    tl.store(means + image * sizes.channels + column, mean, mask=column < sizes.channels)
+
+
+@triton.jit
+def part_of(sizes, ROWS: tl.constexpr, CHANNELS: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """The part of the rows that a program sums, its channels, and where its rows begin and end."""
+    part, channel = row_and_columns(sizes.blocks, CHANNELS)
+    return part, channel, part * ROWS, tl.minimum(part * ROWS + ROWS, sizes.rows)
+
+
+@triton.jit
+def rows_from(start, last, channel, sizes, LANES: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """LANES rows from `start` on, [LANES, 1], their elements, and which are there."""
+    row = (start + tl.arange(0, LANES))[:, None]
+    here = (row < last) & (channel < sizes.channels)[None, :]
+    return row, row * sizes.channels + channel[None, :], here
 
 
 @triton.jit
@@ -170,36 +164,19 @@ def store_sums(partial, part, first, second, channel, channels) -> None:
 
 @triton.jit
 def moments_kernel(
-    acc,
-    partial,
-    rows,
-    channels,
-    blocks,
-    ROWS: tl.constexpr,
-    LANES: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    acc, partial, sizes, ROWS: tl.constexpr, LANES: tl.constexpr, CHANNELS: tl.constexpr
 ) -> None:
     """partial [parts, 2, C]: float64 sums of the accumulators of ROWS rows, and of squares."""
-    part = tl.program_id(0).to(tl.int64) // blocks
-    channel = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    part, channel, start, last = part_of(sizes, ROWS, CHANNELS)
     first = tl.zeros((LANES, CHANNELS), tl.float64)
     second = tl.zeros((LANES, CHANNELS), tl.float64)
-    start = part * ROWS
-    last = tl.minimum(start + ROWS, rows)
     while start < last:
-        row = (start + tl.arange(0, LANES))[:, None]
-        here = (row < last) & (channel < channels)[None, :]
-        element = row * channels + channel[None, :]
+        _, element, here = rows_from(start, last, channel, sizes, LANES)
         found = tl.load(acc + element, mask=here, other=0).to(tl.float64)
         first = first + found
         second = second + found * found
         start += LANES
-    store_sums(partial, part, first, second, channel, channels)
-
-
-def flat_sizes(acc: Tensor) -> tuple[int, int, int]:
-    """Elements, elements of an image, and channels, of accumulators [N, C, H, W]."""
-    return acc.numel(), acc.numel() // acc.shape[0], acc.shape[1]
+    store_sums(partial, part, first, second, channel, sizes.channels)
 
 
 def new_images(acc: Tensor) -> Tensor:
@@ -207,77 +184,56 @@ def new_images(acc: Tensor) -> Tensor:
     return torch.empty_like(acc, dtype=torch.float32)
 
 
-def _whole(function: int, gate: Tensor) -> dict[str, int | bool]:
-    return {"FUNCTION": function, "HAS_GATE": gate.numel() > 0, "TILE": TILE}
-
-
-def block_values(acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor) -> Tensor:
+@takes(Affine)
+def block_values(affine: Affine, gate: Tensor) -> Tensor:
     """The values [N, C, H, W], float32, channels last."""
-    y, sizes = new_images(acc), flat_sizes(acc)
-    programs = triton.cdiv(acc.numel(), TILE)
-    launch(values_kernel, programs, acc, scale, shift, gate, y, *sizes, **_whole(function, gate))
+    y, sizes = new_images(affine.acc), Sizes.of(affine.acc)
+    programs = triton.cdiv(sizes.numel, TILE)
+    launch(values_kernel, programs, constant(affine), given(gate), y, sizes, TILE=TILE)
     return y
 
 
-def block_extremes(
-    acc: Tensor, scale: Tensor, shift: Tensor, function: int, gate: Tensor
-) -> Tensor:
+@takes(Affine)
+def block_extremes(affine: Affine, gate: Tensor) -> Tensor:
     """The least and the largest value [2], both NaN where one is."""
-    programs = triton.cdiv(acc.numel(), TILE)
-    partial = scale.new_empty((2, programs))
-    sizes, constants = flat_sizes(acc), _whole(function, gate)
-    launch(
-        extremes_of_block_kernel, programs, acc, scale, shift, gate, partial, *sizes, **constants
-    )
+    sizes = Sizes.of(affine.acc)
+    programs = triton.cdiv(sizes.numel, TILE)
+    partial = affine.scale.new_empty((2, programs))
+    operands = (constant(affine), given(gate), partial)
+    launch(extremes_of_block_kernel, programs, *operands, sizes, TILE=TILE)
     return torch.stack([partial[0].amin(), partial[1].amax()]) + 0.0
 
 
-def block_codes(
-    acc: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    function: int,
-    gate: Tensor,
-    range: Tensor,
-    levels: int,
-) -> Tensor:
+@takes(Affine)
+def block_codes(affine: Affine, gate: Tensor, range: Tensor, levels: int) -> Tensor:
     """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
-    packed = acc.new_empty(packed_bytes(acc.numel(), 16), dtype=torch.uint8)
-    sizes, constants = flat_sizes(acc), _whole(function, gate)
+    sizes = Sizes.of(affine.acc)
+    packed = affine.acc.new_empty(packed_bytes(sizes.numel, 16), dtype=torch.uint8)
     programs = triton.cdiv(packed.numel(), TILE)
-    operands = (acc, scale, shift, gate, range, packed)
-    launch(block_codes_kernel, programs, *operands, *sizes, levels, **constants)
+    operands = (constant(affine), given(gate), range, packed)
+    launch(block_codes_kernel, programs, *operands, sizes, levels, TILE=TILE)
     return packed
 
 
-def block_means(acc: Tensor, scale: Tensor, shift: Tensor, function: int) -> Tensor:
+@takes(Affine)
+def block_means(affine: Affine) -> Tensor:
     """Means over the positions [N, C], summed in float32 by lanes of positions."""
-    images, channels = acc.shape[:2]
-    means, blocks = scale.new_empty((images, channels)), triton.cdiv(channels, CHANNELS)
-    positions = acc.numel() // (images * channels)
-    launch(
-        block_means_kernel,
-        images * blocks,
-        acc,
-        scale,
-        shift,
-        means,
-        positions,
-        channels,
-        blocks,
-        FUNCTION=function,
-        LANES=LANES,
-        CHANNELS=CHANNELS,
-    )
+    means, sizes = affine.scale.new_empty(affine.acc.shape[:2]), Rows.of(affine.acc)
+    programs = affine.acc.shape[0] * sizes.blocks
+    tile = {"LANES": LANES, "CHANNELS": CHANNELS}
+    launch(block_means_kernel, programs, constant(affine), means, sizes, **tile)
     return means
+
+
+def sum_parts(kernel: Any, acc: Tensor, *operands: Any) -> Tensor:
+    """The two sums by channel, float64 [2, C], by a kernel that finds those of parts of rows."""
+    sizes = Rows.of(acc)
+    partial = acc.new_empty((triton.cdiv(sizes.rows, ROWS), 2, sizes.channels), dtype=torch.float64)
+    tile = {"ROWS": ROWS, "LANES": LANES, "CHANNELS": CHANNELS}
+    launch(kernel, len(partial) * sizes.blocks, *operands, partial, sizes, **tile)
+    return partial.sum(0)
 
 
 def channel_moments(acc: Tensor) -> Tensor:
     """Sums of the accumulators and of their squares by channel, float64 [2, C]."""
-    channels = acc.shape[1]
-    rows, blocks = acc.numel() // channels, triton.cdiv(channels, CHANNELS)
-    partial = acc.new_empty((triton.cdiv(rows, ROWS), 2, channels), dtype=torch.float64)
-    programs = len(partial) * blocks
-    tile = {"ROWS": ROWS, "LANES": LANES, "CHANNELS": CHANNELS}
-    launch(moments_kernel, programs, acc, partial, rows, channels, blocks, **tile)
-    return partial.sum(0)
+    return sum_parts(moments_kernel, acc, acc)

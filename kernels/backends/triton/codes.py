@@ -16,26 +16,26 @@ WORDS = 128
 
 
 @triton.jit
+def _words(WORDS: tl.constexpr):
+    """The words of a program, and the eight parts of each: groups, or bytes."""
+    return tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS), tl.arange(0, 8)[None, :]
+
+
+@triton.jit
 def pack_codes_kernel(
-    codes,
-    packed,
-    numel,
-    bytes,
-    LEVELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    BITS: tl.constexpr,
-    WORDS: tl.constexpr,
+    codes, packed, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
-    """packed [bytes] of codes [numel], SIZE codes in BITS bits."""
-    word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
-    part = tl.arange(0, 8)[None, :]
+    """packed [bytes] of codes [numel]; a group is (levels, codes, bits of them)."""
+    SIZE: tl.constexpr = GROUP[1]
+    BITS: tl.constexpr = GROUP[2]
+    word, part = _words(WORDS)
     first = (word[:, None] * 8 + part) * SIZE
     group = tl.zeros((WORDS, 8), tl.int32)
     for i in tl.static_range(SIZE - 1, -1, -1):
         element = first + i
         code = tl.load(codes + element, mask=element < numel, other=0).to(tl.int32)
-        group = group * LEVELS + code
-    # A code that is not below LEVELS keeps the bits that it has room for.
+        group = group * GROUP[0] + code
+    # A code that is not below the levels keeps the bits that it has room for.
     group = group & ((1 << BITS) - 1)
     whole = tl.sum(group.to(tl.int64) << (part * BITS), axis=1)
     byte = word[:, None] * BITS + part
@@ -45,18 +45,12 @@ def pack_codes_kernel(
 
 @triton.jit
 def unpack_codes_kernel(
-    packed,
-    codes,
-    numel,
-    bytes,
-    LEVELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    BITS: tl.constexpr,
-    WORDS: tl.constexpr,
+    packed, codes, numel, bytes, GROUP: tl.constexpr, WORDS: tl.constexpr
 ) -> None:
-    """codes [numel] of packed [bytes], SIZE codes in BITS bits."""
-    word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
-    part = tl.arange(0, 8)[None, :]
+    """codes [numel] of packed [bytes]; a group as above."""
+    SIZE: tl.constexpr = GROUP[1]
+    BITS: tl.constexpr = GROUP[2]
+    word, part = _words(WORDS)
     byte = word[:, None] * BITS + part
     found = tl.load(packed + byte, mask=(part < BITS) & (byte < bytes), other=0).to(tl.int64)
     whole = tl.sum(found << (part * 8), axis=1)
@@ -64,8 +58,8 @@ def unpack_codes_kernel(
     first = (word[:, None] * 8 + part) * SIZE
     for i in tl.static_range(SIZE):
         element = first + i
-        tl.store(codes + element, (group % LEVELS).to(tl.uint8), mask=element < numel)
-        group = group // LEVELS
+        tl.store(codes + element, (group % GROUP[0]).to(tl.uint8), mask=element < numel)
+        group = group // GROUP[0]
 
 
 def pack_codes(codes: Tensor, levels: int) -> Tensor:
@@ -75,10 +69,9 @@ def pack_codes(codes: Tensor, levels: int) -> Tensor:
     """
     size, bits = code_group(levels)
     packed = codes.new_empty(packed_bytes(codes.numel(), levels))
-    group = {"LEVELS": levels, "SIZE": size, "BITS": bits}
+    operands = (codes, packed, codes.numel(), packed.numel())
     programs = triton.cdiv(packed.numel(), bits * WORDS)
-    counts = codes.numel(), packed.numel()
-    launch(pack_codes_kernel, programs, codes, packed, *counts, **group, WORDS=WORDS)
+    launch(pack_codes_kernel, programs, *operands, GROUP=(levels, size, bits), WORDS=WORDS)
     return packed
 
 
@@ -86,8 +79,7 @@ def unpack_codes(packed: Tensor, numel: int, levels: int) -> Tensor:
     """The first `numel` codes of a stream of groups, uint8 [numel]."""
     size, bits = code_group(levels)
     codes = torch.empty(numel, dtype=torch.uint8, device=packed.device)
-    group = {"LEVELS": levels, "SIZE": size, "BITS": bits}
+    operands = (packed, codes, numel, packed.numel())
     programs = triton.cdiv(packed.numel(), bits * WORDS)
-    counts = numel, packed.numel()
-    launch(unpack_codes_kernel, programs, packed, codes, *counts, **group, WORDS=WORDS)
+    launch(unpack_codes_kernel, programs, *operands, GROUP=(levels, size, bits), WORDS=WORDS)
     return codes

@@ -5,12 +5,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...operands import FloatConvolution, takes
 from ...scheme import Scheme
-from ...shapes import ConvShape
 from .fake_quant_weight import quantize_per_channel
 from .function import fma
+from .geometry import Geometry, corner_of, tap_of
 from .lanes import LANES, sum_lanes
-from .launch import launch
+from .launch import given, launch, row_and_columns
 
 # A tile: pixels or one row, and outputs.
 PIXELS, OUTPUTS = 32, 16
@@ -20,54 +21,34 @@ PIXELS, OUTPUTS = 32, 16
 def float_conv_kernel(
     x,  # [N, H, W, C]
     w,  # [O, C / groups, taps]
-    bias,  # [O], or nothing
+    bias,  # [O], or None
     out,  # [pixels, O]
-    pixels,
-    height,
-    width,
-    channels,
-    out_height,
-    out_width,
-    kernel_height,
-    kernel_width,
-    stride_y,
-    stride_x,
-    top,
-    left,
-    dilation_y,
-    dilation_x,
-    groups,
-    outputs,
+    g,
     blocks,
-    HAS_BIAS: tl.constexpr,
     PIXELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ) -> None:
     """Each output by fma over its input channels, then taps by row, from 0 on."""
-    per_group, group_channels = outputs // groups, channels // groups
-    pixel = tl.program_id(0).to(tl.int64) // blocks * PIXELS + tl.arange(0, PIXELS)
-    output = tl.program_id(0) % blocks * OUTPUTS + tl.arange(0, OUTPUTS)
-    here = output < outputs
-    first = (output // per_group * group_channels)[None, :]
-    column, row = pixel % out_width, pixel // out_width % out_height
-    image = pixel // (out_width * out_height)
+    row, output = row_and_columns(blocks, OUTPUTS)
+    pixel = row * PIXELS + tl.arange(0, PIXELS)
+    here = output < g.outputs
+    group_channels = g.channels // g.groups
+    first = (output // (g.outputs // g.groups) * group_channels)[None, :]
+    corner = corner_of(pixel, g)
     total = tl.zeros((PIXELS, OUTPUTS), tl.float32)
-    taps = kernel_height * kernel_width
+    taps = g.kernel_height * g.kernel_width
     k = 0
     while k < group_channels * taps:
-        c, tap = k // taps, k % taps
-        yy = row * stride_y - top + tap // kernel_width * dilation_y
-        xx = column * stride_x - left + tap % kernel_width * dilation_x
-        inside = (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width) & (pixel < pixels)
-        element = ((image * height + yy) * width + xx)[:, None] * channels + first + c
+        source, inside = tap_of(pixel, corner, k % taps, g)
+        element = source[:, None] * g.channels + first + k // taps
         read = tl.load(x + element, mask=inside[:, None] & here[None, :], other=0.0)
         factor = tl.load(w + output * group_channels * taps + k, mask=here, other=0.0)
         total = fma(read, factor[None, :] + tl.zeros_like(total), total)
         k += 1
-    if HAS_BIAS:
+    if bias is not None:
         total = total + tl.load(bias + output, mask=here, other=0.0)[None, :]
-    element = pixel[:, None] * outputs + output[None, :]
-    tl.store(out + element, total, mask=(pixel < pixels)[:, None] & here[None, :])
+    element = pixel[:, None] * g.outputs + output[None, :]
+    tl.store(out + element, total, mask=(pixel < g.pixels)[:, None] & here[None, :])
 
 
 @triton.jit
@@ -84,8 +65,7 @@ def linear_kernel(
     OUTPUTS: tl.constexpr,
 ) -> None:
     """Sums by lanes, then fma(sum, ratio, bias); a program makes some outputs of a row."""
-    row = tl.program_id(0).to(tl.int64) // blocks
-    output = tl.program_id(0) % blocks * OUTPUTS + tl.arange(0, OUTPUTS)
+    row, output = row_and_columns(blocks, OUTPUTS)
     here = output < outputs
     lane = tl.arange(0, LANES)[:, None]
     lanes = tl.zeros((LANES, OUTPUTS), tl.float32)
@@ -103,44 +83,15 @@ def linear_kernel(
     tl.store(y + row * outputs + output, fma(total, wide, offset), mask=here)
 
 
-def conv2d_deterministic(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
+@takes(FloatConvolution)
+def conv2d_deterministic(conv: FloatConvolution) -> Tensor:
     """A convolution, channels last; each output by fma over input channels, then taps by row."""
-    shape = ConvShape.of(x.shape, w.shape, stride, padding, dilation, groups)
-    images, outputs, out_height, out_width = shape.output_size
-    out = x.new_empty((images, out_height, out_width, outputs))
-    pixels, blocks = images * out_height * out_width, triton.cdiv(outputs, OUTPUTS)
-    launch(
-        float_conv_kernel,
-        triton.cdiv(pixels, PIXELS) * blocks,
-        x,
-        w,
-        bias,
-        out,
-        pixels,
-        *x.shape[2:],
-        x.shape[1],
-        out_height,
-        out_width,
-        *w.shape[2:],
-        *stride,
-        *padding[:2],
-        *dilation,
-        groups,
-        outputs,
-        blocks,
-        HAS_BIAS=bias.numel() > 0,
-        PIXELS=PIXELS,
-        OUTPUTS=OUTPUTS,
-    )
-    return out.permute(0, 3, 1, 2)
+    g = Geometry.of(conv)
+    out, blocks = conv.x.new_empty((g.pixels, g.outputs)), triton.cdiv(g.outputs, OUTPUTS)
+    operands = (conv.x, conv.w, given(conv.bias), out, g, blocks)
+    programs = triton.cdiv(g.pixels, PIXELS) * blocks
+    launch(float_conv_kernel, programs, *operands, PIXELS=PIXELS, OUTPUTS=OUTPUTS)
+    return g.images(out)
 
 
 def linear_deterministic(x: Tensor, w: Tensor, mask: Tensor, levels: int, bias: Tensor) -> Tensor:

@@ -33,10 +33,25 @@ BYTES = 256
 
 
 @triton.jit
-def _load_tile(x, byte, numel):
-    """[BYTES, 8] elements of x as float32, 0 beyond its end, with their indices."""
+def _load_tile(x, tile, numel, BYTES: tl.constexpr):
+    """Bytes of bits, their [BYTES, 8] elements of x, and those as float32, 0 beyond the end."""
+    byte = tile * BYTES + tl.arange(0, BYTES)
     element = elements_of(byte)
-    return element, widen(tl.load(x + element, mask=element < numel, other=0.0))
+    return byte, element, widen(tl.load(x + element, mask=element < numel, other=0.0))
+
+
+@triton.jit
+def _nothing_seen(BYTES: tl.constexpr):
+    """The extremes of no elements, for each place of a tile."""
+    lo = tl.full((BYTES, 8), float("inf"), tl.float32)
+    return lo, -lo
+
+
+@triton.jit
+def _seen_with(seen_lo, seen_hi, v, here):
+    """The extremes of each place of a tile, of one more tile."""
+    lo = smaller(seen_lo, tl.where(here, v, float("inf")))
+    return lo, larger(seen_hi, tl.where(here, v, float("-inf")))
 
 
 @triton.jit
@@ -61,8 +76,7 @@ def fake_quant_kernel(
     lo, hi, scale, zero, least, most = make_quantizer(
         tl.load(ends), tl.load(ends + 1), levels, SCHEME
     )
-    byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
-    element, v = _load_tile(x, byte, numel)
+    byte, element, v = _load_tile(x, tl.program_id(0).to(tl.int64), numel, BYTES)
     _store_rounded(y, inside, byte, v, element, numel, lo, hi, scale, zero, least, most)
 
 
@@ -88,15 +102,11 @@ def fake_quant_observed_kernel(
     else:
         lo, hi = reduce_partial(first, tl.num_programs(0), MOST)
     lo, hi, scale, zero, least, most = make_quantizer(lo, hi, levels, SCHEME)
-    seen_lo = tl.full((BYTES, 8), float("inf"), tl.float32)
-    seen_hi = tl.full((BYTES, 8), float("-inf"), tl.float32)
-    tiles = tl.cdiv(numel, BYTES * 8)
+    seen_lo, seen_hi = _nothing_seen(BYTES)
     tile = tl.program_id(0).to(tl.int64)
-    while tile < tiles:
-        byte = tile * BYTES + tl.arange(0, BYTES)
-        element, v = _load_tile(x, byte, numel)
-        seen_lo = smaller(seen_lo, tl.where(element < numel, v, float("inf")))
-        seen_hi = larger(seen_hi, tl.where(element < numel, v, float("-inf")))
+    while tile < tl.cdiv(numel, BYTES * 8):
+        byte, element, v = _load_tile(x, tile, numel, BYTES)
+        seen_lo, seen_hi = _seen_with(seen_lo, seen_hi, v, element < numel)
         _store_rounded(y, inside, byte, v, element, numel, lo, hi, scale, zero, least, most)
         tile += tl.num_programs(0)
     store_extremes(partial, seen_lo, seen_hi)
@@ -118,16 +128,12 @@ def quantize_kernel(
     lo, hi, scale, zero, least, most = make_quantizer(
         tl.load(ends), tl.load(ends + 1), levels, SCHEME
     )
-    seen_lo = tl.full((BYTES, 8), float("inf"), tl.float32)
-    seen_hi = tl.full((BYTES, 8), float("-inf"), tl.float32)
-    tiles = tl.cdiv(numel, BYTES * 8)
+    seen_lo, seen_hi = _nothing_seen(BYTES)
     tile = tl.program_id(0).to(tl.int64)
-    while tile < tiles:
-        byte = tile * BYTES + tl.arange(0, BYTES)
-        element, v = _load_tile(x, byte, numel)
+    while tile < tl.cdiv(numel, BYTES * 8):
+        byte, element, v = _load_tile(x, tile, numel, BYTES)
         here = element < numel
-        seen_lo = smaller(seen_lo, tl.where(here, v, float("inf")))
-        seen_hi = larger(seen_hi, tl.where(here, v, float("-inf")))
+        seen_lo, seen_hi = _seen_with(seen_lo, seen_hi, v, here)
         code = quantize(v, scale, zero, least, most)
         whole = tl.where(here & (code == code), code - least, 0.0).to(tl.int32)
         halves = tl.reshape(whole, (BYTES * 4, 2)) << (tl.arange(0, 2)[None, :] * 4)

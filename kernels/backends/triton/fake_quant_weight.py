@@ -1,13 +1,16 @@
 """Weights: masked, then rounded to the range of each channel."""
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...scheme import Scheme
+from ..reference.fake_quant_weight import masked_one_by_one, one_by_one
 from .bits_and_counts import select_by_bits
-from .launch import launch
+from .launch import given, launch
 from .quantizer import (
     dequantize,
     keeps,
@@ -29,10 +32,19 @@ def _keep_nan(extreme, nan):
     return tl.where(nan > 0, float("nan"), extreme)
 
 
+@triton.jit
+def _load_columns(w, mask, first, start, per_channel, some, COLUMNS: tl.constexpr):
+    """COLUMNS weights of each channel from `start` on: where, which are there, and their values."""
+    column = start + tl.arange(0, COLUMNS)[None, :]
+    here = some & (column < per_channel)
+    kept = keeps(mask, first + column, here)
+    return first + column, here, load_kept(w, first + column, here, kept)
+
+
 @triton.jit(do_not_specialize=["levels"])
 def fake_quant_per_channel_kernel(
     w,  # [channels, per_channel]
-    mask,  # bits of w, or nothing
+    mask,  # bits of w, or None
     out,  # like w: codes or values
     scale_out,  # [channels]
     zero_out,  # [channels]
@@ -40,7 +52,6 @@ def fake_quant_per_channel_kernel(
     per_channel,
     levels,
     SCHEME: tl.constexpr,
-    HAS_MASK: tl.constexpr,
     CODES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -52,10 +63,7 @@ def fake_quant_per_channel_kernel(
     hi = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32)
     start = tl.zeros((), tl.int64)
     while start < per_channel:
-        column = start + tl.arange(0, COLUMNS)[None, :]
-        here = some & (column < per_channel)
-        kept = keeps(mask, first + column, here, HAS_MASK)
-        v = load_kept(w, first + column, here, kept)
+        _, here, v = _load_columns(w, mask, first, start, per_channel, some, COLUMNS)
         lo = smaller(lo, tl.where(here, v, float("inf")))
         hi = larger(hi, tl.where(here, v, float("-inf")))
         start += COLUMNS
@@ -70,17 +78,14 @@ def fake_quant_per_channel_kernel(
     zero = zero[:, None]
     start = tl.zeros((), tl.int64)
     while start < per_channel:
-        column = start + tl.arange(0, COLUMNS)[None, :]
-        here = some & (column < per_channel)
-        kept = keeps(mask, first + column, here, HAS_MASK)
-        v = load_kept(w, first + column, here, kept)
+        at, here, v = _load_columns(w, mask, first, start, per_channel, some, COLUMNS)
         code = quantize(v, scale, zero, least, most)
         if CODES:
             whole = tl.where(code == code, code, 0.0).to(tl.int32)
-            tl.store(out + first + column, whole.to(out.dtype.element_ty), mask=here)
+            tl.store(out + at, whole.to(out.dtype.element_ty), mask=here)
         else:
             value = dequantize(code, scale, zero)
-            tl.store(out + first + column, narrow(value, out.dtype.element_ty), mask=here)
+            tl.store(out + at, narrow(value, out.dtype.element_ty), mask=here)
         start += COLUMNS
 
 
@@ -90,23 +95,10 @@ def _per_channel(
     channels, per_channel = w.shape[0], w.numel() // w.shape[0]
     scale, zero_point = (w.new_empty(channels, dtype=torch.float32) for _ in range(2))
     rows, columns = SHORT_ROWS if per_channel <= SHORT_ROWS[1] else LONG_ROWS
-    launch(
-        fake_quant_per_channel_kernel,
-        triton.cdiv(channels, rows),
-        w,
-        mask,
-        out,
-        scale,
-        zero_point,
-        channels,
-        per_channel,
-        levels,
-        SCHEME=scheme,
-        HAS_MASK=mask.numel() > 0,
-        CODES=out.dtype != w.dtype,
-        ROWS=rows,
-        COLUMNS=columns,
-    )
+    operands = (w, given(mask), out, scale, zero_point, channels, per_channel, levels)
+    constants = {"SCHEME": scheme, "CODES": out.dtype != w.dtype}
+    programs, tile = triton.cdiv(channels, rows), {"ROWS": rows, "COLUMNS": columns}
+    launch(fake_quant_per_channel_kernel, programs, *operands, **constants, **tile)
     return out, scale, zero_point
 
 
@@ -117,22 +109,8 @@ def fake_quant_per_channel(
     return _per_channel(w, mask, levels, scheme, torch.empty_like(w))
 
 
-def fake_quant_weights(
-    weights: list[Tensor], masks: list[Tensor], levels: list[int], scheme: int
-) -> list[Tensor]:
-    """The values of `fake_quant_per_channel` for each weight of a network."""
-    return [
-        fake_quant_per_channel(w, mask, n, scheme)[0]
-        for w, mask, n in zip(weights, masks, levels, strict=True)
-    ]
-
-
-def mask_gradients(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """Each gradient where its mask keeps the weight, else 0."""
-    return [
-        select_by_bits(grad, mask) if mask.numel() else grad.clone()
-        for grad, mask in zip(grads, masks, strict=True)
-    ]
+fake_quant_weights = partial(one_by_one, fake_quant_per_channel)
+mask_gradients = partial(masked_one_by_one, select_by_bits)
 
 
 def quantize_per_channel(

@@ -1,17 +1,32 @@
-"""How kernels are launched, whatever they compute."""
+"""How kernels are launched, whatever they compute, and what a program of theirs takes."""
 
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 
-def launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
-    """Queues `programs` programs of a kernel on the device of x, its first argument."""
+def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
+    """Queues `programs` programs of a kernel on the device of its first operand."""
     if programs > 0:
-        with torch.cuda.device_of(x):
+        first = args[0][0] if isinstance(args[0], tuple) else args[0]
+        with torch.cuda.device_of(first):
             # A fused multiply-add rounds once where the specification rounds twice.
-            kernel[(programs,)](x, *args, enable_fp_fusion=False, **constants)
+            kernel[(programs,)](*args, enable_fp_fusion=False, **constants)
+
+
+def given(x: Tensor) -> Tensor | None:
+    """x, or None where it is empty, for which a kernel is compiled on its own."""
+    return x if x.numel() else None
+
+
+@triton.jit
+def row_and_columns(blocks, COLUMNS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """The row of a program, and its COLUMNS columns, where a row has so many blocks of them."""
+    program = tl.program_id(0)
+    return program.to(tl.int64) // blocks, program % blocks * COLUMNS + tl.arange(0, COLUMNS)
 
 
 def as_words(x: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...operands import LearnedStep, takes
 from ..reference.learned_step import LANES, ROWS
-from .launch import launch
+from .launch import given, launch
 from .quantizer import dequantize, keeps, load_kept, narrow, quantize, widen
 
 # Elements that a program of the forward pass takes.
 TILE = 2048
 # A block of sums has 256 lanes: four for each thread of two warps.
-WARPS = 2
+SUMS = {"ROWS": ROWS, "LANES": LANES, "num_warps": 2}
 
 
 @triton.jit
@@ -25,14 +26,13 @@ def _load_steps(step, zero_point, channel, levels):
 @triton.jit(do_not_specialize=["levels"])
 def learned_step_kernel(
     x,  # [channels, per_channel]
-    mask,  # bits of x, or nothing
+    mask,  # bits of x, or None
     step,  # [channels]
     zero_point,  # [channels]
     y,  # like x
     per_channel,
     tiles,  # programs of a channel
     levels,
-    HAS_MASK: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
     channel = tl.program_id(0).to(tl.int64) // tiles
@@ -40,7 +40,7 @@ def learned_step_kernel(
     element = channel * per_channel + column
     here = column < per_channel
     inverse, zero, n = _load_steps(step, zero_point, channel, levels)
-    v = load_kept(x, element, here, keeps(mask, element, here, HAS_MASK))
+    v = load_kept(x, element, here, keeps(mask, element, here))
     value = dequantize(quantize(v, inverse, zero, 0.0, n), inverse, zero)
     tl.store(y + element, narrow(value, y.dtype.element_ty), mask=here)
 
@@ -63,7 +63,7 @@ def _sum_lanes(lanes):
 def learned_step_backward_kernel(
     grad,  # like x
     x,  # [channels, per_channel]
-    mask,  # bits of x, or nothing
+    mask,  # bits of x, or None
     step,  # [channels]
     zero_point,  # [channels]
     grad_x,  # like x
@@ -72,7 +72,6 @@ def learned_step_backward_kernel(
     blocks,
     levels,
     factor,
-    HAS_MASK: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ) -> None:
@@ -84,7 +83,7 @@ def learned_step_backward_kernel(
         column = (block * ROWS + row) * LANES + tl.arange(0, LANES)
         element = channel * per_channel + column
         here = column < per_channel
-        kept = keeps(mask, element, here, HAS_MASK)
+        kept = keeps(mask, element, here)
         v = load_kept(x, element, here, kept)
         g = widen(tl.load(grad + element, mask=here, other=0.0))
         t = inverse * v
@@ -112,30 +111,17 @@ def sum_blocks_kernel(
     tl.store(sums + tl.program_id(0) + tl.arange(0, 1), _sum_lanes(lanes) * factor)
 
 
-def fake_quant_learned_step(
-    x: Tensor, mask: Tensor, step: Tensor, zero_point: Tensor, levels: int, gradient_scale: float
-) -> Tensor:
+@takes(LearnedStep)
+def fake_quant_learned_step(of: LearnedStep, gradient_scale: float) -> Tensor:
     """i / S with S = 1 / step and i = clamp(rint(S*x - zero), 0, n) + zero, in x's dtype.
 
     The scale is for the gradient alone.
     """
-    y = torch.empty_like(x)
-    per_channel = x.numel() // step.numel()
+    y, channels = torch.empty_like(of.x), of.step.numel()
+    per_channel = of.x.numel() // channels
     tiles = triton.cdiv(per_channel, TILE)
-    launch(
-        learned_step_kernel,
-        step.numel() * tiles,
-        x,
-        mask,
-        step,
-        zero_point,
-        y,
-        per_channel,
-        tiles,
-        levels,
-        HAS_MASK=mask.numel() > 0,
-        TILE=TILE,
-    )
+    operands = (of.x, given(of.mask), of.step, of.zero_point, y, per_channel, tiles, of.levels)
+    launch(learned_step_kernel, channels * tiles, *operands, TILE=TILE)
     return y
 
 
@@ -143,40 +129,19 @@ def _blocks(count: int) -> int:
     return max(triton.cdiv(count, ROWS * LANES), 1)
 
 
+@takes(LearnedStep, at=1)
 def fake_quant_learned_step_backward(
-    grad: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    step: Tensor,
-    zero_point: Tensor,
-    levels: int,
-    gradient_scale: float,
+    grad: Tensor, of: LearnedStep, gradient_scale: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient to x: 1 strictly inside and kept, else 0. To step [C] float32: the scaled row sums
     of grad * (i - S*x) strictly inside and of grad * i elsewhere.
     """
-    grad_x, per_channel = torch.empty_like(x), x.numel() // step.numel()
+    grad_x, per_channel = torch.empty_like(of.x), of.x.numel() // of.step.numel()
     blocks = _blocks(per_channel)
-    sums = step.new_empty((step.numel(), blocks))
-    launch(
-        learned_step_backward_kernel,
-        sums.numel(),
-        grad,
-        x,
-        mask,
-        step,
-        zero_point,
-        grad_x,
-        sums,
-        per_channel,
-        blocks,
-        levels,
-        gradient_scale if blocks == 1 else 1.0,
-        HAS_MASK=mask.numel() > 0,
-        ROWS=ROWS,
-        LANES=LANES,
-        num_warps=WARPS,
-    )
+    sums = of.step.new_empty((of.step.numel(), blocks))
+    tensors = (grad, of.x, given(of.mask), of.step, of.zero_point, grad_x, sums)
+    numbers = (per_channel, blocks, of.levels, gradient_scale if blocks == 1 else 1.0)
+    launch(learned_step_backward_kernel, sums.numel(), *tensors, *numbers, **SUMS)
     return grad_x, _sum_rows(sums, gradient_scale).flatten()
 
 
@@ -186,17 +151,7 @@ def _sum_rows(rows: Tensor, scale: float) -> Tensor:
         channels, count = rows.shape
         blocks = _blocks(count)
         sums = rows.new_empty((channels, blocks))
-        launch(
-            sum_blocks_kernel,
-            sums.numel(),
-            rows,
-            sums,
-            count,
-            blocks,
-            scale if blocks == 1 else 1.0,
-            ROWS=ROWS,
-            LANES=LANES,
-            num_warps=WARPS,
-        )
+        operands = (rows, sums, count, blocks, scale if blocks == 1 else 1.0)
+        launch(sum_blocks_kernel, sums.numel(), *operands, **SUMS)
         rows = sums
     return rows

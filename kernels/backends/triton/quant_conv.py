@@ -8,10 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...operands import CodesConvolution, takes
 from ...scheme import Scheme
-from ...shapes import ConvShape, accumulator_dtype
+from ...shapes import accumulator_dtype
 from .fake_quant_weight import quantize_per_channel
-from .launch import launch
+from .geometry import Geometry, corner_of, tap_of
+from .launch import launch, row_and_columns
 from .quantizer import make_quantizer
 
 # A tile of a product: pixels, output channels, and products that are summed at a time.
@@ -52,70 +54,38 @@ def _integers(codes, element, here, zero):
 
 
 @triton.jit
-def _store(out, ratio, total, element, channel, here, AS_VALUES: tl.constexpr):
-    if AS_VALUES:
+def _store(out, ratio, total, element, channel, here):
+    """Sums as they are, or times the ratio of their channel unless that is None."""
+    if ratio is not None:
         value = total.to(tl.float32) * tl.load(ratio + channel, mask=channel >= 0, other=0.0)
         tl.store(out + element, value, mask=here)
     else:
         tl.store(out + element, total.to(out.dtype.element_ty), mask=here)
 
 
-@triton.jit
-def _corner(pixel, out_height, out_width, stride_y, stride_x, top, left):
-    """Image, row and column of the first tap of output pixels."""
-    x = pixel % out_width
-    y = pixel // out_width % out_height
-    return pixel // (out_width * out_height), y * stride_y - top, x * stride_x - left
-
-
 @triton.jit(do_not_specialize=["levels"])
 def depthwise_kernel(
-    codes,
-    ends,
-    w,  # integers [taps, C]
-    ratio,
-    out,
-    levels,
-    pixels,
-    height,
-    width,
-    channels,
-    out_height,
-    out_width,
-    kernel_height,
-    kernel_width,
-    stride_y,
-    stride_x,
-    top,
-    left,
-    dilation_y,
-    dilation_x,
-    blocks,
-    AS_VALUES: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    codes, ends, w, ratio, out, g, levels, blocks, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
 ) -> None:
-    """out [pixels, C]; a pruned weight is a zero in a register."""
+    """out [pixels, C] by integers w [taps, C]; a pruned weight is a zero in a register."""
     zero = _input_zero_point(ends, levels)
-    pixel = tl.program_id(0).to(tl.int64) // blocks * PIXELS + tl.arange(0, PIXELS)
-    channel = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
-    here = channel < channels
-    image, first_y, first_x = _corner(pixel, out_height, out_width, stride_y, stride_x, top, left)
+    row, channel = row_and_columns(blocks, CHANNELS)
+    pixel = row * PIXELS + tl.arange(0, PIXELS)
+    here = channel < g.channels
+    corner = corner_of(pixel, g)
     total = tl.zeros((PIXELS, CHANNELS), tl.int32)
     tap = 0
-    while tap < kernel_height * kernel_width:
-        y = first_y + tap // kernel_width * dilation_y
-        x = first_x + tap % kernel_width * dilation_x
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & (pixel < pixels)
-        element = ((image * height + y) * width + x)[:, None] * channels + channel[None, :]
+    while tap < g.kernel_height * g.kernel_width:
+        source, inside = tap_of(pixel, corner, tap, g)
+        element = source[:, None] * g.channels + channel[None, :]
         found = _integers(codes, element, inside[:, None] & here[None, :], zero)
-        weight = tl.load(w + tap * channels + channel, mask=here, other=0).to(tl.int32)
+        weight = tl.load(w + tap * g.channels + channel, mask=here, other=0).to(tl.int32)
         total += found * weight[None, :]
         tap += 1
-    element = pixel[:, None] * channels + channel[None, :]
-    both = (pixel < pixels)[:, None] & here[None, :]
+    element = pixel[:, None] * g.channels + channel[None, :]
+    both = (pixel < g.pixels)[:, None] & here[None, :]
     column = tl.where(here, channel, 0)[None, :]
-    _store(out, ratio, total, element, column, both, AS_VALUES)
+    _store(out, ratio, total, element, column, both)
 
 
 @triton.jit(do_not_specialize=["levels"])
@@ -126,25 +96,9 @@ def product_kernel(
     has_weights,  # [output blocks, taps, depth blocks]: whether a tile of w holds any
     ratio,
     out,
+    g,
     levels,
-    pixels,
-    height,
-    width,
-    channels,
-    out_height,
-    out_width,
-    kernel_height,
-    kernel_width,
-    stride_y,
-    stride_x,
-    top,
-    left,
-    dilation_y,
-    dilation_x,
-    groups,
-    outputs,
     blocks,
-    AS_VALUES: tl.constexpr,
     PIXELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -152,21 +106,19 @@ def product_kernel(
     """out [pixels, O]: for each tap a product of tiles, left out where all weights are pruned."""
     zero = _input_zero_point(ends, levels)
     block = tl.program_id(0) % blocks
-    per_group, group_channels = outputs // groups, channels // groups
-    blocks_per_group = blocks // groups
+    per_group, group_channels = g.outputs // g.groups, g.channels // g.groups
+    blocks_per_group = blocks // g.groups
     group = block // blocks_per_group
     in_group = block % blocks_per_group * OUTPUTS + tl.arange(0, OUTPUTS)
     output = group * per_group + in_group
     pixel = tl.program_id(0).to(tl.int64) // blocks * PIXELS + tl.arange(0, PIXELS)
-    image, first_y, first_x = _corner(pixel, out_height, out_width, stride_y, stride_x, top, left)
+    corner = corner_of(pixel, g)
     total = tl.zeros((PIXELS, OUTPUTS), tl.int32)
-    taps, steps = kernel_height * kernel_width, tl.cdiv(group_channels, DEPTH)
+    taps, steps = g.kernel_height * g.kernel_width, tl.cdiv(group_channels, DEPTH)
     tap = 0
     while tap < taps:
-        y = first_y + tap // kernel_width * dilation_y
-        x = first_x + tap % kernel_width * dilation_x
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & (pixel < pixels)
-        base = ((image * height + y) * width + x) * channels + group * group_channels
+        source, inside = tap_of(pixel, corner, tap, g)
+        base = source * g.channels + group * group_channels
         step = 0
         while step < steps:
             if tl.load(has_weights + (block * taps + tap) * steps + step) != 0:
@@ -180,10 +132,10 @@ def product_kernel(
                 total = tl.dot(a.to(tl.int8), b, total, out_dtype=tl.int32)
             step += 1
         tap += 1
-    element = pixel[:, None] * outputs + output[None, :]
-    both = (pixel < pixels)[:, None] & (in_group < per_group)[None, :]
+    element = pixel[:, None] * g.outputs + output[None, :]
+    both = (pixel < g.pixels)[:, None] & (in_group < per_group)[None, :]
     column = tl.where(in_group < per_group, output, 0)[None, :]
-    _store(out, ratio, total, element, column, both, AS_VALUES)
+    _store(out, ratio, total, element, column, both)
 
 
 def _integer_weights(w: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -204,66 +156,43 @@ def _tiles_with_weights(integers: Tensor, groups: int) -> Tensor:
     return (tiles != 0).any(5).any(2).flatten(0, 1).to(torch.uint8).contiguous()
 
 
-def _convolve(args: tuple, as_values: bool) -> tuple[Tensor, Tensor]:
-    codes, range, levels, w, mask, weight_levels, input_size = args[:7]
-    stride, padding, dilation, groups = args[7:]
-    shape = ConvShape.of(input_size, w.shape, stride, padding, dilation, groups)
-    integers, scale = _integer_weights(w, mask, weight_levels)
-    ratio = torch.empty_like(scale)
-    tile = 128
-    programs = triton.cdiv(len(scale), tile)
-    launch(conv_ratio_kernel, programs, range, scale, ratio, levels, len(scale), TILE=tile)
-    dtype = torch.float32 if as_values else accumulator_dtype(shape, levels, weight_levels)
-    images, outputs, out_height, out_width = shape.output_size
-    out = codes.new_empty((images, out_height, out_width, outputs), dtype=dtype)
-    channels, height, width = input_size[1:]
-    pixels = images * out_height * out_width
-    sizes = (levels, pixels, height, width, channels, out_height, out_width, *w.shape[2:])
-    geometry = (*sizes, *stride, *padding[:2], *dilation)
-    if groups == channels == outputs:
-        blocks = triton.cdiv(channels, CHANNELS)
-        launch(
-            depthwise_kernel,
-            triton.cdiv(pixels, DEPTHWISE_PIXELS) * blocks,
-            codes,
-            range,
-            integers[:, :, 0].t().contiguous(),
-            ratio,
-            out,
-            *geometry,
-            blocks,
-            AS_VALUES=as_values,
-            PIXELS=DEPTHWISE_PIXELS,
-            CHANNELS=CHANNELS,
-        )
+def _ratio(conv: CodesConvolution, scale: Tensor) -> Tensor:
+    """1 / (S_x * S_w), [O]."""
+    ratio, tile, outputs = torch.empty_like(scale), 128, len(scale)
+    operands = (conv.range, scale, ratio, conv.levels, outputs)
+    launch(conv_ratio_kernel, triton.cdiv(outputs, tile), *operands, TILE=tile)
+    return ratio
+
+
+def _convolve(conv: CodesConvolution, as_values: bool) -> tuple[Tensor, Tensor]:
+    g = Geometry.of(conv)
+    integers, scale = _integer_weights(conv.w, conv.mask, conv.weight_levels)
+    ratio = _ratio(conv, scale)
+    sums = accumulator_dtype(conv.shape, conv.levels, conv.weight_levels)
+    dtype = torch.float32 if as_values else sums
+    out = conv.codes.new_empty((g.pixels, g.outputs), dtype=dtype)
+    if g.groups == g.channels == g.outputs:
+        blocks = triton.cdiv(g.channels, CHANNELS)
+        weights = (integers[:, :, 0].t().contiguous(),)
+        kernel, tile = depthwise_kernel, {"PIXELS": DEPTHWISE_PIXELS, "CHANNELS": CHANNELS}
     else:
-        blocks = groups * triton.cdiv(outputs // groups, OUTPUTS)
-        launch(
-            product_kernel,
-            triton.cdiv(pixels, PIXELS) * blocks,
-            codes,
-            range,
-            integers,
-            _tiles_with_weights(integers, groups),
-            ratio,
-            out,
-            *geometry,
-            groups,
-            outputs,
-            blocks,
-            AS_VALUES=as_values,
-            PIXELS=PIXELS,
-            OUTPUTS=OUTPUTS,
-            DEPTH=DEPTH,
-        )
-    return out.permute(0, 3, 1, 2), ratio
+        blocks = g.groups * triton.cdiv(g.outputs // g.groups, OUTPUTS)
+        weights = (integers, _tiles_with_weights(integers, g.groups))
+        kernel, tile = product_kernel, {"PIXELS": PIXELS, "OUTPUTS": OUTPUTS, "DEPTH": DEPTH}
+    programs = triton.cdiv(g.pixels, tile["PIXELS"]) * blocks
+    factors = ratio if as_values else None
+    operands = (conv.codes, conv.range, *weights, factors, out, g, conv.levels, blocks)
+    launch(kernel, programs, *operands, **tile)
+    return g.images(out), ratio
 
 
-def quant_conv2d(*args: object) -> tuple[Tensor, Tensor]:
+@takes(CodesConvolution)
+def quant_conv2d(conv: CodesConvolution) -> tuple[Tensor, Tensor]:
     """The integers [N, O, H', W'], channels last, and the ratio [O] that makes values of them."""
-    return _convolve(args, as_values=False)
+    return _convolve(conv, as_values=False)
 
 
-def quant_conv2d_values(*args: object) -> Tensor:
+@takes(CodesConvolution)
+def quant_conv2d_values(conv: CodesConvolution) -> Tensor:
     """The values [N, O, H', W'], channels last: each integer times its channel's ratio."""
-    return _convolve(args, as_values=True)[0]
+    return _convolve(conv, as_values=True)[0]

@@ -119,9 +119,9 @@ def load_bit(bits, element, here) -> tl.tensor:
 
 
 @triton.jit
-def keeps(mask, element, here, HAS_MASK: tl.constexpr) -> tl.tensor:
-    """Which elements are `here` and have the bit 1 in the mask, if there is one."""
-    if HAS_MASK:
+def keeps(mask, element, here) -> tl.tensor:
+    """Which elements are `here` and have the bit 1 in the mask, unless that is None."""
+    if mask is not None:
         return here & (load_bit(mask, element, here) != 0)
     else:
         return here

@@ -1,0 +1,97 @@
+"""Operands of operators that have many: one home for their names, their order and their types.
+
+`takes` hands them to a function as one object, and `schema_of` writes them into a schema.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from torch import Tensor
+
+from .shapes import ConvShape
+
+Result = TypeVar("Result")
+
+
+class Affine(NamedTuple):
+    """Accumulators and what makes values of them: function(fma(acc, scale, shift))."""
+
+    acc: Tensor  # [N, C, H, W], channels last; int16, int32 or float32
+    scale: Tensor  # [C]
+    shift: Tensor  # [C]
+    function: int  # a `Function`
+
+
+class LearnedStep(NamedTuple):
+    """What is rounded to multiples of a learned step."""
+
+    x: Tensor
+    mask: Tensor  # packed bits of x, or empty
+    step: Tensor  # [1], or [C] for each channel of dimension 0
+    zero_point: Tensor  # like step
+    levels: int
+
+
+class CodesConvolution(NamedTuple):
+    """A convolution of packed codes with weights that are quantized on the way."""
+
+    codes: Tensor  # two a byte, channels last
+    range: Tensor  # [2], of the codes
+    levels: int
+    w: Tensor  # [O, C / groups, KH, KW]
+    mask: Tensor  # packed bits of w, or empty
+    weight_levels: int
+    input_size: list[int]  # N, C, H, W
+    stride: list[int]  # y, x
+    padding: list[int]  # top, left, bottom, right
+    dilation: list[int]  # y, x
+    groups: int
+
+    @property
+    def shape(self) -> ConvShape:
+        """Its sizes; raises ValueError where they do not fit each other."""
+        return ConvShape.of(self.input_size, self.w.shape, *self[7:])
+
+
+class FloatConvolution(NamedTuple):
+    """A convolution of float32 images, channels last; strides and padding as above."""
+
+    x: Tensor  # [N, C, H, W]
+    w: Tensor  # [O, C / groups, KH, KW]
+    bias: Tensor  # [O], or empty
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    @property
+    def shape(self) -> ConvShape:
+        """Its sizes; raises ValueError where they do not fit each other."""
+        return ConvShape.of(self.x.shape, self.w.shape, *self[3:])
+
+
+def takes(
+    operands: type[NamedTuple], at: int = 0
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Let a function that has `operands` as its argument `at` be called with them one by one."""
+    make: Callable[..., Any] = operands
+    end = at + len(operands._fields)
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        @wraps(function)
+        def run(*args: Any) -> Result:
+            return function(*args[:at], make(*args[at:end]), *args[end:])
+
+        return run
+
+    return decorate
+
+
+_SCHEMA_TYPES = {Tensor: "Tensor", int: "int", list[int]: "int[]"}
+
+
+def schema_of(operands: type[NamedTuple]) -> str:
+    """The operands as arguments in the schema of an operator."""
+    hints = get_type_hints(operands)
+    return ", ".join(f"{_SCHEMA_TYPES[hint]} {name}" for name, hint in hints.items())
