@@ -78,7 +78,8 @@ __device__ inline Extremes gather(const float* partial) {
   return over_block(e);
 }
 
-// The extremes [2] of all shares, written by the first block once every block has published its own.
+// The extremes [2] of all shares, written by the first block once every block has published its
+// own.
 __device__ inline void publish_extremes(const Extremes& seen, float* partial, float* extremes) {
   publish(seen, partial);
   if (blockIdx.x != 0) return;
