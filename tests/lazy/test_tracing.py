@@ -94,11 +94,28 @@ WAYS = {
 }
 
 
+@torch.no_grad()
+def is_near_a_tie(model, x):
+    """Whether sums in another order may round an input of a layer to another code.
+
+    They err by a few roundings of the largest value, which is 255 steps at the most.
+    """
+    for at in (3, 5):
+        quantizer = getattr(model[at], "input_quantizer", None)
+        if quantizer is not None:
+            steps = torch.as_tensor(model[:at](x)) * quantizer.scale
+            if float((steps - steps.floor() - 0.5).abs().min()) < 2**-13:
+                return True
+    return False
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_the_same_numbers(network, way):
+def test_the_same_numbers(network, way, rng):
     """Sums of floats have another order: a few roundings of 1 + 144 products."""
     model, x = network
     model.eval()
+    while is_near_a_tie(model, x):
+        x = torch.randn(SIZE, generator=rng)
     with torch.no_grad():
         expected = model(x)
         found = without_warnings(lambda: WAYS[way](model, x))
