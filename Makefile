@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
+.PHONY: setup demo test test-all test-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels clean
 
 setup: .venv/.built
 
@@ -79,6 +79,9 @@ bench-accuracy: setup
 
 bench-blocks-accuracy: setup
 	$(BIN)/python benchmarks/blocks_accuracy.py
+
+bench-kernels: setup
+	$(BIN)/python benchmarks/cuda_kernels.py
 
 clean:
 	rm -rf build .venv *.egg-info kernels/_C*.so
