@@ -34,8 +34,10 @@ _DEFINITION = re.compile(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(
 
 @dataclass(frozen=True)
 class Instructions:
-    """Consecutive instructions, each as the disassembler prints it."""
+    """Consecutive instructions, each as the disassembler prints it; where they begin and end."""
 
+    start: int
+    end: int
     lines: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class Kernel:
     @cached_property
     def all(self) -> Instructions:
         """Every instruction."""
-        return Instructions(tuple(line for _, line in self.code))
+        return Instructions(0, self.code[-1][0], tuple(line for _, line in self.code))
 
     @cached_property
     def loops(self) -> list[Instructions]:
@@ -81,7 +83,7 @@ class Kernel:
             if branch and int(branch[1], 16) < end:
                 start = int(branch[1], 16)
                 body = tuple(text for at, text in self.code if start <= at <= end)
-                found.append(Instructions(body))
+                found.append(Instructions(start, end, body))
         return found
 
 
@@ -113,7 +115,7 @@ def _readable(symbols: list[str]) -> list[str]:
     names = []
     for name in _run("c++filt", text="\n".join(symbols)).splitlines():
         plain = re.sub(r"\(anonymous namespace\)::|micronet::|^void ", "", name)
-        names.append(re.sub(r"\(.*\)$", "", plain.replace("(bool)", "")))
+        names.append(re.sub(r"\(.*\)$", "", re.sub(r"\((bool|Accumulator)\)", "", plain)))
     return names
 
 

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cuda_convolutions
 import report
 from cuda_compiler import Kernel, compile_kernels, definitions
 from cuda_costs import CHIPS, THREADS, WIDE_LOAD, WIDE_STORE, Cost, cost, instructions_of
 
-STEM = "cuda_kernels"
+STEM, CONVOLUTIONS = "cuda_kernels", "convolutions"
 WIDE_COPY = r"LDGSTS\S*\.128"
-TENSOR_CORE, DOT_PRODUCTS = r"(IMMA|HMMA|IGMMA|HGMMA)\b", r"IDP\b"
 
 Row = dict[str, object]
 
@@ -33,8 +33,7 @@ def row(kernel: Kernel) -> Row:
         "threads": THREADS * CHIPS[kernel.architecture].blocks(kernel),
         "wide_loads": kernel.all.count(WIDE_LOAD) + kernel.all.count(WIDE_COPY),
         "wide_stores": kernel.all.count(WIDE_STORE),
-        "tensor_core": kernel.all.count(TENSOR_CORE),
-        "dot_products": kernel.all.count(DOT_PRODUCTS),
+        "tensor_core": kernel.all.count(cuda_convolutions.TENSOR_CORE),
     }
     needed = cost(kernel)
     return found if needed is None else {**found, **bounds(kernel, needed)}
@@ -54,11 +53,12 @@ def bounds(kernel: Kernel, needed: Cost) -> Row:
 
 
 def record(compiled: dict[int, list[Kernel]]) -> dict[str, dict[str, Row]]:
-    """Return the row of each kernel for each architecture, by name: sm_90."""
-    return {
+    """Return the rows of kernels by architecture and name, and of convolutions on the last."""
+    kernels = {
         f"sm_{number}": {kernel.name: row(kernel) for kernel in kernels}
         for number, kernels in compiled.items()
     }
+    return {**kernels, CONVOLUTIONS: cuda_convolutions.rows(compiled[max(compiled)])}
 
 
 # Heading, and the fact that stands there.
@@ -70,7 +70,6 @@ _COLUMNS = (
     ("16-byte loads", "wide_loads"),
     ("stores", "wide_stores"),
     ("tensor core", "tensor_core"),
-    ("dp4a", "dot_products"),
 )
 _BOUNDS = (
     ("bytes", "bytes", "{:.3f}"),
@@ -83,7 +82,7 @@ ABOUT = (
     "Made by `make bench-kernels` from the compiler's report and the disassembly; no kernel ran. "
     "Where the two architectures differ, a cell reads sm_80 / sm_90. Threads: how many of a "
     "multiprocessor's 2048 its registers and shared memory leave. 16-byte loads, asynchronous "
-    "copies among them, and stores, tensor core and dp4a count instructions of the code. What "
+    "copies among them, stores and tensor core count instructions of the code. What "
     "follows is of one element of what the kernel streams over, on sm_90: the bytes that it must "
     "move, the time that these take at 3.0 TB/s, the instructions of the loop that moves them (all "
     "branches counted, so at most these), and the share of the memory's rate that the issue of "
@@ -92,8 +91,9 @@ ABOUT = (
 )
 
 
-def markdown(rows: dict[str, dict[str, Row]], compiler: str) -> str:
+def markdown(record: dict[str, dict[str, Row]], compiler: str) -> str:
     """Return the page."""
+    rows = {name: rows for name, rows in record.items() if name != CONVOLUTIONS}
     head = ["kernel", *(name for name, _ in _COLUMNS), "element", *(name for name, *_ in _BOUNDS)]
     lines = [head, ["---", *["--:"] * len(_COLUMNS), "---", *["--:"] * len(_BOUNDS)]]
     files = dict(definitions())
@@ -106,7 +106,9 @@ def markdown(rows: dict[str, dict[str, Row]], compiler: str) -> str:
         lines.append([label, *cells, str(last.get("element", "")), *limits])
     table = ["| " + " | ".join(line) + " |" for line in lines]
     facts = report.facts({"compiler": compiler})
-    return "\n".join(["# CUDA kernels before they run", "", ABOUT, "", *table, "", facts, ""])
+    convolutions = cuda_convolutions.markdown(record[CONVOLUTIONS])
+    parts = ["# CUDA kernels before they run", ABOUT, "\n".join(table), convolutions, facts]
+    return "\n\n".join(parts) + "\n"
 
 
 def compiler() -> str:
@@ -121,17 +123,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     args = parser.parse_args(argv)
-    rows = record(compile_kernels())
-    text = markdown(rows, compiler())
-    report.write(args.out, STEM, text, {"compiler": compiler(), "kernels": rows})
+    found = record(compile_kernels())
+    text = markdown(found, compiler())
+    report.write(args.out, STEM, text, {"compiler": compiler(), **found})
     print(text)
-    every = [found for kernels in rows.values() for found in kernels.values()]
-    shares = [found["share"] for found in every if "share" in found]
+    every = [one for name, rows in found.items() for one in rows.values() if name != CONVOLUTIONS]
+    shares = [one["share"] for rows in found.values() for one in rows.values() if "share" in one]
     result = {
         "kernels": len(every),
-        "spilled": sum(found["spilled"] for found in every),
-        "least_threads": min(found["threads"] for found in every),
-        "least_share": min(shares),
+        "spilled": sum(one["spilled"] for one in every),
+        "least_threads": min(one["threads"] for one in every),
+        "below_half": sum(share < 0.5 for share in shares),
     }
     print("RESULT " + json.dumps(result))
     return 0
