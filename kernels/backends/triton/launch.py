@@ -5,9 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tiles import WARPS
+
 
 def launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
     """Queues `programs` programs of a kernel on the device of x, its first argument."""
+    if kernel.__name__ in WARPS:
+        constants.setdefault("num_warps", WARPS[kernel.__name__])
     if programs > 0:
         with torch.cuda.device_of(x):
             # A fused multiply-add rounds once where the specification rounds twice.

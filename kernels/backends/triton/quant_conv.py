@@ -13,11 +13,8 @@ from ...shapes import ConvShape, accumulator_dtype
 from .fake_quant_weight import quantize_per_channel
 from .launch import launch
 from .quantizer import make_quantizer
-
-# A tile of a product: pixels, output channels, and products that are summed at a time.
-PIXELS, OUTPUTS, DEPTH = 64, 64, 32
-# A tile of a depthwise convolution.
-DEPTHWISE_PIXELS, CHANNELS = 16, 64
+from .tiles import DEPTHWISE_TILES, PRODUCT_TILES, Tile
+from .tuning import choose, device_name
 
 _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
@@ -194,14 +191,57 @@ def _integer_weights(w: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tens
     return integers.transpose(1, 2).contiguous(), scale
 
 
-def _tiles_with_weights(integers: Tensor, groups: int) -> Tensor:
+def _tiles_with_weights(integers: Tensor, groups: int, tile: Tile) -> Tensor:
     """[groups * output blocks, taps, depth blocks], 1 where a tile has a weight that is not 0."""
     outputs, taps, depth = integers.shape
     by_group = integers.view(groups, outputs // groups, taps, depth)
-    padding = [0, -depth % DEPTH, 0, 0, 0, -(outputs // groups) % OUTPUTS]
+    padding = [0, -depth % tile.depth, 0, 0, 0, -(outputs // groups) % tile.channels]
     padded = torch.nn.functional.pad(by_group, padding)
-    tiles = padded.unflatten(3, (-1, DEPTH)).unflatten(1, (-1, OUTPUTS))
+    tiles = padded.unflatten(3, (-1, tile.depth)).unflatten(1, (-1, tile.channels))
     return (tiles != 0).any(5).any(2).flatten(0, 1).to(torch.uint8).contiguous()
+
+
+def _depthwise(codes, range, integers, ratio, out, geometry, groups, as_values, tile: Tile) -> None:
+    blocks = triton.cdiv(groups, tile.channels)
+    launch(
+        depthwise_kernel,
+        triton.cdiv(geometry[1], tile.pixels) * blocks,
+        codes,
+        range,
+        integers[:, :, 0].t().contiguous(),
+        ratio,
+        out,
+        *geometry,
+        blocks,
+        AS_VALUES=as_values,
+        PIXELS=tile.pixels,
+        CHANNELS=tile.channels,
+        **tile.launch,
+    )
+
+
+def _product(codes, range, integers, ratio, out, geometry, groups, as_values, tile: Tile) -> None:
+    outputs = len(ratio)
+    blocks = groups * triton.cdiv(outputs // groups, tile.channels)
+    launch(
+        product_kernel,
+        triton.cdiv(geometry[1], tile.pixels) * blocks,
+        codes,
+        range,
+        integers,
+        _tiles_with_weights(integers, groups, tile),
+        ratio,
+        out,
+        *geometry,
+        groups,
+        outputs,
+        blocks,
+        AS_VALUES=as_values,
+        PIXELS=tile.pixels,
+        OUTPUTS=tile.channels,
+        DEPTH=tile.depth,
+        **tile.launch,
+    )
 
 
 def _convolve(args: tuple, as_values: bool) -> tuple[Tensor, Tensor]:
@@ -220,42 +260,14 @@ def _convolve(args: tuple, as_values: bool) -> tuple[Tensor, Tensor]:
     pixels = images * out_height * out_width
     sizes = (levels, pixels, height, width, channels, out_height, out_width, *w.shape[2:])
     geometry = (*sizes, *stride, *padding[:2], *dilation)
-    if groups == channels == outputs:
-        blocks = triton.cdiv(channels, CHANNELS)
-        launch(
-            depthwise_kernel,
-            triton.cdiv(pixels, DEPTHWISE_PIXELS) * blocks,
-            codes,
-            range,
-            integers[:, :, 0].t().contiguous(),
-            ratio,
-            out,
-            *geometry,
-            blocks,
-            AS_VALUES=as_values,
-            PIXELS=DEPTHWISE_PIXELS,
-            CHANNELS=CHANNELS,
-        )
-    else:
-        blocks = groups * triton.cdiv(outputs // groups, OUTPUTS)
-        launch(
-            product_kernel,
-            triton.cdiv(pixels, PIXELS) * blocks,
-            codes,
-            range,
-            integers,
-            _tiles_with_weights(integers, groups),
-            ratio,
-            out,
-            *geometry,
-            groups,
-            outputs,
-            blocks,
-            AS_VALUES=as_values,
-            PIXELS=PIXELS,
-            OUTPUTS=OUTPUTS,
-            DEPTH=DEPTH,
-        )
+    operands = (codes, range, integers, ratio, out, geometry, groups, as_values)
+    is_depthwise = groups == channels == outputs
+    run = _depthwise if is_depthwise else _product
+    tiles = DEPTHWISE_TILES if is_depthwise else PRODUCT_TILES
+    key = (*input_size, *w.shape, *stride, *padding, *dilation, groups)
+    device = device_name(codes.device)
+    name = f"{run.__name__.strip('_')}_{str(dtype).removeprefix('torch.')}"
+    run(*operands, choose(name, key, tiles, lambda tile: run(*operands, tile), device))
     return out.permute(0, 3, 1, 2), ratio
 
 
