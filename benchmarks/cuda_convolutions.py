@@ -92,8 +92,7 @@ def instructions_of(kernel: Kernel, site: Site, steps: int) -> float:
     if site.is_depthwise:
         outputs = THREADS // 32 * constant("kWordCodes")
         bring = _loop(kernel, COPY)
-        copies = rows_and_columns(site) * outputs / constant("kWordCodes") / THREADS
-        brought = len(bring) * copies / bring.count(COPY)
+        brought = float(_up(rows_and_columns(site), THREADS) * len(bring))
     stored = constant("kTilePixels") * outputs / 8 / THREADS
     once = len(kernel.all) - sum(map(len, _outermost(kernel)))
     return once + brought + steps * len(sums) + stored * len(store)

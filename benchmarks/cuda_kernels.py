@@ -87,7 +87,8 @@ ABOUT = (
     "move, the time that these take at 3.0 TB/s, the instructions of the loop that moves them (all "
     "branches counted, so at most these), and the share of the memory's rate that the issue of "
     "these instructions leaves, 132 multiprocessors at 1.755 GHz. Kernels of a few numbers have no "
-    "bound; those of convolutions have theirs below, by shape."
+    "bound; those of convolutions have theirs below, by shape. What ends in false, or begins with "
+    "<0 in a product, serves channels and addresses that packets of codes or of 16 bytes do not fit."
 )
 
 

@@ -10,8 +10,8 @@ namespace {
 constexpr int kRowsOut = 8, kColumnsOut = 16, kTileWords = kWarps;
 static_assert(kRowsOut * kColumnsOut == kTilePixels, "a tile of sums");
 using Tile = SumTile<kTileWords * kWordCodes>;
-// Pixels that a word of channels has in shared memory. Words of one pixel lie in different banks.
-constexpr int kPlane = 1028;
+// Pixels that a word of channels has in shared memory.
+constexpr int kPlane = 1152;
 constexpr int kPlanePackets = kTileWords * kPlane / 4;
 constexpr int kRowsMemory = kPlanePackets > Tile::kPackets ? kPlanePackets : Tile::kPackets;
 
@@ -57,7 +57,7 @@ struct Place {
   int image, y, x, word;
 };
 
-// Brings the rows that a tile reads, a word of codes at a time.
+// Brings the rows that a tile reads, all words of a pixel by one thread.
 template <bool kWhole>
 __device__ __forceinline__ void bring_rows(const Depthwise& d, const Place& tile,
                                            unsigned* planes) {
@@ -65,24 +65,29 @@ __device__ __forceinline__ void bring_rows(const Depthwise& d, const Place& tile
   const unsigned padding = *d.weights.padding;
   const int top = tile.y * static_cast<int>(s.stride_y) - static_cast<int>(s.top);
   const int left = tile.x * static_cast<int>(s.stride_x) - static_cast<int>(s.left);
-  const int word = static_cast<int>(threadIdx.x) % kTileWords;
-  const int channel = (tile.word + word) * kWordCodes;
+  const int channel = tile.word * kWordCodes, words = d.words - tile.word;
   const int64_t image =
       static_cast<int64_t>(tile.image) * d.height * d.width * d.channels + channel;
-  if (tile.word + word >= d.words) return;
-  for (int pixel = static_cast<int>(threadIdx.x) / kTileWords;
-       pixel < d.rows * static_cast<int>(d.columns.value); pixel += kThreads / kTileWords) {
+#pragma unroll 1
+  for (int pixel = static_cast<int>(threadIdx.x);
+       pixel < d.rows * static_cast<int>(d.columns.value); pixel += kThreads) {
     unsigned in_row = static_cast<unsigned>(pixel);
     const int row = top + static_cast<int>(d.columns.divide(&in_row));
     const int column = left + static_cast<int>(in_row);
+    const bool is_inside = is_below(row, d.height) && is_below(column, d.width);
     const int64_t code = image + static_cast<int64_t>(row * d.width + column) * d.channels;
-    unsigned* to = planes + word * kPlane + pixel;
-    if (!is_below(row, d.height) || !is_below(column, d.width)) {
-      *to = padding;
-    } else if constexpr (kWhole) {
-      copy_async<4>(to, d.c.codes + code / 2);
-    } else {
-      *to = gather_codes(d.c.codes, code, d.channels - channel);
+#pragma unroll
+    for (int word = 0; word < kTileWords; ++word) {
+      if (word >= words) break;
+      unsigned* to = planes + word * kPlane + pixel;
+      if (!is_inside) {
+        *to = padding;
+      } else if constexpr (kWhole) {
+        copy_async<4>(to, d.c.codes + code / 2 + word * (kWordCodes / 2));
+      } else {
+        *to = gather_codes(d.c.codes, code + word * kWordCodes,
+                           d.channels - channel - word * kWordCodes);
+      }
     }
   }
 }
