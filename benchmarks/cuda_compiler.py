@@ -18,7 +18,8 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 ARCHITECTURES = (80, 90)
-FLAGS = "-cubin -std=c++17 --fmad=false -Werror=all-warnings -Xptxas -v".split()
+# With the launchers, which only a compiler for the host reads.
+FLAGS = "-c -std=c++17 --fmad=false -Werror=all-warnings -Xptxas -v".split()
 
 # What the assembler reports of a kernel.
 _REPORT = re.compile(
@@ -130,7 +131,7 @@ def _code(disassembly: str) -> dict[str, tuple[tuple[int, str], ...]]:
 
 
 def _compile(architecture: int, folder: Path) -> list[Kernel]:
-    source, target = folder / "kernels.cu", folder / f"kernels.{architecture}.cubin"
+    source, target = folder / "kernels.cu", folder / f"kernels.{architecture}.o"
     report = _run("nvcc", *FLAGS, f"-arch=sm_{architecture}", "-I", CSRC, source, "-o", target)
     found = [_REPORT.match(part) for part in report.split("Compiling entry function ")[1:]]
     if not all(found):

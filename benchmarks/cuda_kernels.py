@@ -88,7 +88,7 @@ ABOUT = (
     "branches counted, so at most these), and the share of the memory's rate that the issue of "
     "these instructions leaves, 132 multiprocessors at 1.755 GHz. Kernels of a few numbers have no "
     "bound; those of convolutions have theirs below, by shape. What ends in false, or begins with "
-    "<0 in a product, serves channels and addresses that packets of codes or of 16 bytes do not fit."
+    "<0 in a product, serves channels and addresses that accesses of several codes do not fit."
 )
 
 

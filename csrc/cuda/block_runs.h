@@ -36,11 +36,12 @@ static inline unsigned grid_for_runs(const Block& block) {
 // block, 16 bytes at once.
 template <typename Body>
 int with_runs(const Block& block, std::initializer_list<const void*> others, const Body& body) {
-  bool whole = block.channels % kEach == 0;
+  uintptr_t all = 0;  // the bits that any address has
+  for (const void* p : others) all |= reinterpret_cast<uintptr_t>(p);
   const void* const own[] = {block.acc, block.scale, block.shift, block.gate};
-  for (const void* p : own) whole = whole && is_aligned(p);
-  for (const void* p : others) whole = whole && is_aligned(p);
-  return whole ? body(std::true_type()) : body(std::false_type());
+  for (const void* p : own) all |= reinterpret_cast<uintptr_t>(p);
+  return block.channels % kEach == 0 && all % 16 == 0 ? body(std::true_type())
+                                                      : body(std::false_type());
 }
 
 template <typename T>
