@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy clean
+.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels clean
 
 setup: .venv/.built
 
@@ -82,6 +82,9 @@ bench-accuracy: setup
 
 bench-blocks-accuracy: setup
 	$(BIN)/python -m benchmarks.pipeline.blocks_accuracy
+
+bench-kernels: setup
+	$(BIN)/python -m benchmarks.cuda.kernels
 
 clean:
 	rm -rf build .venv *.egg-info kernels/_C*.so

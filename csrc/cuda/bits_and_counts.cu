@@ -34,7 +34,8 @@ __device__ __forceinline__ void for_flags(int64_t numel, const Body& body) {
 }
 
 // flags [numel] and bits [bytes_for(numel)] in device memory.
-__global__ void pack(const uint8_t* __restrict__ flags, int64_t numel, uint8_t* __restrict__ bits) {
+__global__ void pack_flags(const uint8_t* __restrict__ flags, int64_t numel,
+                           uint8_t* __restrict__ bits) {
   const bool aligned = is_aligned(flags) && is_aligned(bits);
   for_flags(numel, [&](int64_t i) {
     if (aligned && i + kFlags <= numel) {
@@ -51,8 +52,8 @@ __global__ void pack(const uint8_t* __restrict__ flags, int64_t numel, uint8_t* 
   });
 }
 
-__global__ void unpack(const uint8_t* __restrict__ bits, int64_t numel,
-                       uint8_t* __restrict__ flags) {
+__global__ void unpack_flags(const uint8_t* __restrict__ bits, int64_t numel,
+                             uint8_t* __restrict__ flags) {
   const bool aligned = is_aligned(flags) && is_aligned(bits);
   for_flags(numel, [&](int64_t i) {
     if (aligned && i + kFlags <= numel) {
@@ -112,12 +113,12 @@ int clear(int64_t* counts, int64_t numel, void* stream) {
 
 int pack_bits_cuda(const uint8_t* flags, int64_t numel, uint8_t* bits, void* stream) {
   if (numel == 0) return kOk;
-  return launch(pack, grid_for((numel + kFlags - 1) / kFlags), stream, flags, numel, bits);
+  return launch(pack_flags, grid_for((numel + kFlags - 1) / kFlags), stream, flags, numel, bits);
 }
 
 int unpack_bits_cuda(const uint8_t* bits, int64_t numel, uint8_t* flags, void* stream) {
   if (numel == 0) return kOk;
-  return launch(unpack, grid_for((numel + kFlags - 1) / kFlags), stream, bits, numel, flags);
+  return launch(unpack_flags, grid_for((numel + kFlags - 1) / kFlags), stream, bits, numel, flags);
 }
 
 int count_bits_cuda(const uint8_t* bits, int64_t numel, int64_t* count, void* stream) {

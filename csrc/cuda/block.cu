@@ -1,46 +1,55 @@
 // What follows a convolution in a block, on a CUDA device.
 
-#include "cuda/block_values.h"
+#include "cuda/block_runs.h"
 #include "cuda/extremes.h"
 
 namespace micronet {
 namespace {
 
-template <int kFunction>
-__global__ void block_values(const Block block, float* values) {
-  for (int64_t i = first_of_thread(); i < block.numel(); i += threads_of_grid()) {
-    values[i] = value_at<kFunction>(block, i);
-  }
+template <int kFunction, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    block_values(const Block block, float* values) {
+  for_runs<kWhole>(block, [&](const Run& run) {
+    float v[kEach];
+    load_values<kFunction, kWhole>(block, run, v);
+    store_run<kWhole>(v, run, values);
+  });
 }
 
-// A thread makes a word of eight codes.
-template <int kFunction>
-__global__ void block_codes(const Block block, const float* range, int levels, uint8_t* codes) {
-  constexpr int kCodes = 8;
+// A thread makes a word of eight codes; those beyond the end are 0.
+template <int kFunction, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    block_codes(const Block block, const float* range, int levels, uint8_t* codes) {
   const Quantizer q = make_quantizer(range[0], range[1], levels, kAffine);
-  const int64_t numel = block.numel();
-  for (int64_t word = first_of_thread(); word * kCodes < numel; word += threads_of_grid()) {
+  for_runs<kWhole>(block, [&](const Run& run) {
+    float v[kEach];
+    load_values<kFunction, kWhole>(block, run, v);
     unsigned packed = 0;
-    for (int e = 0; e < kCodes; ++e) {
-      const int64_t i = word * kCodes + e;
-      if (i >= numel) break;
-      const float code = quantize(value_at<kFunction>(block, i), q);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const float code = e < run.count ? quantize(v[e], q) : 0.0f;
       packed |= static_cast<unsigned>(code == code ? code : 0.0f) << (4 * e);
     }
-    for (int byte = 0; byte < kCodes / 2; ++byte) {
-      const int64_t i = word * kCodes + 2 * byte;
-      if (i < numel) codes[i / 2] = static_cast<uint8_t>(packed >> (8 * byte));
-    }
-  }
+    uint8_t* to = codes + run.first / 2;
+    if (kWhole) *reinterpret_cast<unsigned*>(to) = packed;
+    for (int i = 0; 2 * i < run.count && !kWhole; ++i)
+      to[i] = static_cast<uint8_t>(packed >> (8 * i));
+  });
 }
 
 // Cooperative; partial [gridDim.x, 2].
-template <int kFunction>
-__global__ void block_extremes(const Block block, float* partial, float* extremes) {
+template <int kFunction, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    block_extremes(const Block block, float* partial, float* extremes) {
   Extremes seen;
-  for (int64_t i = first_of_thread(); i < block.numel(); i += threads_of_grid()) {
-    seen.add(value_at<kFunction>(block, i));
-  }
+  for_runs<kWhole>(block, [&](const Run& run) {
+    float v[kEach];
+    load_values<kFunction, kWhole>(block, run, v);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      if (e < run.count) seen.add(v[e]);
+    }
+  });
   publish_extremes(seen, partial, extremes);
 }
 
@@ -104,22 +113,29 @@ int block_moments_cuda(const Block& block, double* partial, double* sums, void* 
 
 int block_extremes_cuda(const Block& block, float* workspace, float* extremes, void* stream) {
   return with_function(block.function, [&](auto f) {
-    return launch_cooperative(block_extremes<f.value>, observing_grid(block.numel()), stream, block,
-                              workspace, extremes);
+    return with_runs(block, {}, [&](auto whole) {
+      return launch_cooperative(block_extremes<f.value, whole.value>, observing_grid(block.numel()),
+                                stream, block, workspace, extremes);
+    });
   });
 }
 
 int block_codes_cuda(const Block& block, const float* range, int levels, uint8_t* codes,
                      void* stream) {
   return with_function(block.function, [&](auto f) {
-    return launch(block_codes<f.value>, grid_for((block.numel() + 7) / 8), stream, block, range,
-                  levels, codes);
+    return with_runs(block, {codes}, [&](auto whole) {
+      return launch(block_codes<f.value, whole.value>, grid_for_runs(block), stream, block, range,
+                    levels, codes);
+    });
   });
 }
 
 int block_values_cuda(const Block& block, float* values, void* stream) {
   return with_function(block.function, [&](auto f) {
-    return launch(block_values<f.value>, grid_for(block.numel()), stream, block, values);
+    return with_runs(block, {values}, [&](auto whole) {
+      return launch(block_values<f.value, whole.value>, grid_for_runs(block), stream, block,
+                    values);
+    });
   });
 }
 

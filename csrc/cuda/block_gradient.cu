@@ -1,6 +1,6 @@
 // The way back through a block, on a CUDA device.
 
-#include "cuda/block_values.h"
+#include "cuda/block_runs.h"
 
 namespace micronet {
 namespace {
@@ -31,17 +31,43 @@ __device__ __forceinline__ float gradient_at(const Block& block, const BlockGrad
   return through<kFunction>(passed, z);
 }
 
-template <int kFunction>
-__global__ void block_gradient(const Block block, const BlockGradient g, const float* k,
-                               float* out) {
+// The gradients to z of a run, from z.
+template <int kFunction, bool kWhole>
+__device__ __forceinline__ void load_gradients(const Block& block, const BlockGradient& g,
+                                               const Passes& passes, const Run& run,
+                                               const float (&z)[kEach], float (&dz)[kEach]) {
+  float mean[kEach] = {};
+  load_run<kWhole>(g.grad, run, dz);
+  if (g.mean_grad != nullptr) load_gates<kWhole>(block, g.mean_grad, run, mean);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    float passed = passes(dz[e], activate<kFunction>(z[e]));
+    if (g.mean_grad != nullptr) passed += mean[e];
+    dz[e] = through<kFunction>(passed, z[e]);
+  }
+}
+
+template <int kFunction, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    block_gradient(const Block block, const BlockGradient g, const float* k, float* out) {
   const Passes passes(g.range);
   const int64_t channels = block.channels;
-  for (int64_t i = first_of_thread(); i < block.numel(); i += threads_of_grid()) {
-    const int64_t channel = i % channels;
-    const float dz = gradient_at<kFunction>(block, g, passes, i, channel);
-    const float offset = accumulator_at(block, i) * k[channels + channel];
-    out[i] = dz * k[channel] + (offset + k[2 * channels + channel]);
-  }
+  for_runs<kWhole>(block, [&](const Run& run) {
+    float z[kEach], dz[kEach], factor[kEach];
+    load_preactivations<kWhole>(block, run, z);
+    load_gradients<kFunction, kWhole>(block, g, passes, run, z, dz);
+    load_channels<kWhole>(block, k, run, factor);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) dz[e] = dz[e] * factor[e];
+    load_accumulators<kWhole>(block, run, z);
+    load_channels<kWhole>(block, k + channels, run, factor);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) z[e] = z[e] * factor[e];
+    load_channels<kWhole>(block, k + 2 * channels, run, factor);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) dz[e] = dz[e] + (z[e] + factor[e]);
+    store_run<kWhole>(dz, run, out);
+  });
 }
 
 template <int kFunction>
@@ -99,8 +125,10 @@ int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, 
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
                         float* out, void* stream) {
   return with_function(block.function, [&](auto f) {
-    return launch(block_gradient<f.value>, grid_for(block.numel()), stream, block, gradient, k,
-                  out);
+    return with_runs(block, {gradient.grad, gradient.mean_grad, k, out}, [&](auto whole) {
+      return launch(block_gradient<f.value, whole.value>, grid_for_runs(block), stream, block,
+                    gradient, k, out);
+    });
   });
 }
 

@@ -40,15 +40,6 @@ __device__ __forceinline__ float preactivation_at(const Block& block, int64_t i,
   return fmaf(accumulator_at(block, i), block.scale[channel], block.shift[channel]);
 }
 
-template <int kFunction>
-__device__ __forceinline__ float value_at(const Block& block, int64_t i) {
-  const int64_t channel = i % block.channels;
-  const float a = activate<kFunction>(preactivation_at(block, i, channel));
-  if (block.gate == nullptr) return a;
-  const int64_t image = i / (block.positions * block.channels);
-  return a * block.gate[image * block.channels + channel];
-}
-
 // The first element of this thread, and the distance to its next.
 __device__ __forceinline__ int64_t first_of_thread() {
   return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;

@@ -49,8 +49,8 @@ struct Share {
 
 // codes [numel] and packed [bytes] in device memory. A group is of kSize codes.
 template <int kSize>
-__global__ void pack(const uint8_t* __restrict__ codes, int64_t numel, int levels, int bits,
-                     uint8_t* __restrict__ packed, int64_t bytes) {
+__global__ void pack_groups(const uint8_t* __restrict__ codes, int64_t numel, int levels, int bits,
+                            uint8_t* __restrict__ packed, int64_t bytes) {
   __shared__ uint4 in[Share<kSize>::kCodes / kPacketBytes];
   __shared__ uint4 out[Share<kSize>::kMostBytes / kPacketBytes];
   const int share = kThreads * bits;
@@ -85,8 +85,8 @@ __global__ void pack(const uint8_t* __restrict__ codes, int64_t numel, int level
 // The inverse. Below 2^8, dividing by up to 2^8 levels is exactly a multiplication by the
 // reciprocal rounded up, of 16 bits.
 template <int kSize>
-__global__ void unpack(const uint8_t* __restrict__ packed, int64_t bytes, int levels, int bits,
-                       uint8_t* __restrict__ codes, int64_t numel) {
+__global__ void unpack_groups(const uint8_t* __restrict__ packed, int64_t bytes, int levels,
+                              int bits, uint8_t* __restrict__ codes, int64_t numel) {
   __shared__ uint4 in[Share<kSize>::kMostBytes / kPacketBytes];
   __shared__ uint4 out[Share<kSize>::kCodes / kPacketBytes];
   const int share = kThreads * bits;
@@ -146,8 +146,8 @@ int pack_codes_cuda(const uint8_t* codes, int64_t numel, int levels, uint8_t* pa
   const CodeGroup group = code_group(levels);
   const int64_t bytes = packed_bytes(numel, levels);
   return with_size(group.size, [&](auto size) {
-    return launch(pack<size.value>, grid_for(bytes / group.bits + 1), stream, codes, numel, levels,
-                  group.bits, packed, bytes);
+    return launch(pack_groups<size.value>, grid_for(bytes / group.bits + 1), stream, codes, numel,
+                  levels, group.bits, packed, bytes);
   });
 }
 
@@ -157,8 +157,8 @@ int unpack_codes_cuda(const uint8_t* packed, int64_t numel, int levels, uint8_t*
   const CodeGroup group = code_group(levels);
   const int64_t bytes = packed_bytes(numel, levels);
   return with_size(group.size, [&](auto size) {
-    return launch(unpack<size.value>, grid_for(bytes / group.bits + 1), stream, packed, bytes,
-                  levels, group.bits, codes, numel);
+    return launch(unpack_groups<size.value>, grid_for(bytes / group.bits + 1), stream, packed,
+                  bytes, levels, group.bits, codes, numel);
   });
 }
 

@@ -12,6 +12,7 @@ import micronet_kernels as kernels
 from micronet_kernels import dispatch
 from micronet_kernels.backends import triton as backend
 from micronet_kernels.backends.reference.learned_step import ordered_sum
+from micronet_kernels.backends.triton.tiles import DEPTHWISE_TILES, PRODUCT_TILES
 from samples import DTYPES, HUGE, NAN, draw, draw_ends
 from triton_cases import CASES, FREE_SUMS, OPS, WITHOUT_FLOATS, state
 
@@ -103,6 +104,28 @@ def test_programs_that_take_several_tiles(same, rng, device, monkeypatch):
     for step in (0, 7):
         step = torch.tensor([step])
         check(same, "fake_quant_per_tensor_observed", (x, ends, step, 16, 0), device)
+
+
+# The tiles of each kernel; weights and groups of a convolution over six channels that takes it.
+TILED = {
+    "PRODUCT_TILES": (PRODUCT_TILES, (4, 3, 3, 3), 2),
+    "DEPTHWISE_TILES": (DEPTHWISE_TILES, (6, 1, 3, 3), 6),
+}
+
+
+@on_device
+@pytest.mark.parametrize("number", range(1, 5))
+@pytest.mark.parametrize("table", TILED)
+def test_every_tile_gives_the_same_integers(same, rng, device, monkeypatch, table, number):
+    tiles, size, groups = TILED[table]
+    module = importlib.import_module(f"{backend.__name__}.quant_conv")
+    monkeypatch.setattr(module, table, (tiles[number],))
+    codes = torch.randint(256, (2 * 6 * 7 * 5 // 2,), dtype=torch.uint8, generator=rng)
+    weights, nothing = draw(rng, *size), torch.empty(0, dtype=torch.uint8)
+    geometry = ([2, 6, 7, 5], [2, 1], [1, 0, 1, 1], [1, 1], groups)
+    check(
+        same, "quant_conv2d", (codes, draw_ends(rng), 16, weights, nothing, 16, *geometry), device
+    )
 
 
 @on_device

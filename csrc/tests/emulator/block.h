@@ -63,10 +63,15 @@ class Meeting {
   unsigned blocks_, waiting_ = 0, ended_ = 0, round_ = 0;
 };
 
+// What a lane brings to an exchange.
+struct Offer {
+  unsigned char bytes[24];
+};
+
 // The exchanges of the lanes of one mask in one warp. Two rows of values in turn: no lane can be
 // two exchanges ahead of another.
 struct Offers {
-  uint64_t values[2][kWarp];
+  Offer values[2][kWarp];
   unsigned arrived = 0;
   uint64_t released = 0;
 };
@@ -114,7 +119,7 @@ class Block {
   class Exchange {
    public:
     Exchange(Block* block, unsigned mask, T value) : mask_(mask) {
-      static_assert(sizeof(T) <= sizeof(uint64_t), "at most eight bytes are exchanged");
+      static_assert(sizeof(T) <= sizeof(Offer), "more bytes than an offer holds are exchanged");
       const unsigned lane = block->lane();
       if (!holds(lane)) fail("a lane is not in its own mask");
       Offers& all = block->offers_[{block->thread().x / kWarp, mask}];
@@ -140,10 +145,11 @@ class Block {
 
    private:
     unsigned mask_;
-    const uint64_t* values_;
+    const Offer* values_;
   };
 
   unsigned lane() const { return running_->index.x % kWarp; }
+  Copies& copies() { return running_->copies; }
 
  private:
   void start() {
@@ -181,12 +187,18 @@ class Block {
     block.arrive(nullptr);
     for (;;) {
       block.body_(block.body_context_);
+      block.end_copies();
       block.running_->is_done = true;
       --block.alive_;
       ++block.progress_;
       block.release_if_all_arrived();
       block.leave();
     }
+  }
+
+  void end_copies() {
+    if (!copies().all_arrived()) fail("a thread ends before its copies have arrived");
+    copies().clear();
   }
 
   // A thread that has ended is waited for no longer.

@@ -14,6 +14,7 @@
 
 #include "cpu/half.h"
 #include "tests/emulator/block.h"
+#include "tests/emulator/tensor_core.h"
 
 #define __global__
 #define __device__
@@ -151,13 +152,6 @@ inline unsigned __ballot_sync(unsigned mask, int flag) {
 }
 inline int __any_sync(unsigned mask, int flag) { return __ballot_sync(mask, flag) != 0; }
 inline int __all_sync(unsigned mask, int flag) { return __ballot_sync(mask, flag) == mask; }
-
-inline int __dp4a(int a, int b, int sum) {
-  for (int i = 0; i < 4; ++i) {
-    sum += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
-  }
-  return sum;
-}
 
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "tests/emulator/copies.h"
+
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -38,6 +40,7 @@ struct Fiber {
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   void* fake_stack = nullptr;
   dim3 index{0, 0, 0};
+  Copies copies;
   bool is_started = false, is_done = false;
 
   explicit Fiber(void (*body)()) {

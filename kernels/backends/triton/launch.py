@@ -7,9 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tiles import WARPS
+
 
 def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
     """Queues `programs` programs of a kernel on the device of its first operand."""
+    if kernel.__name__ in WARPS:
+        constants.setdefault("num_warps", WARPS[kernel.__name__])
     if programs > 0:
         first = args[0][0] if isinstance(args[0], tuple) else args[0]
         with torch.cuda.device_of(first):

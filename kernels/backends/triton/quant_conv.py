@@ -15,11 +15,8 @@ from .fake_quant_weight import quantize_per_channel
 from .geometry import Geometry, corner_of, tap_of
 from .launch import launch, row_and_columns
 from .quantizer import make_quantizer
-
-# A tile of a product: pixels, output channels, and products that are summed at a time.
-PIXELS, OUTPUTS, DEPTH = 64, 64, 32
-# A tile of a depthwise convolution.
-DEPTHWISE_PIXELS, CHANNELS = 16, 64
+from .tiles import DEPTHWISE_TILES, PRODUCT_TILES, Tile
+from .tuning import choose, device_name
 
 _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
@@ -146,13 +143,13 @@ def _integer_weights(w: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tens
     return integers.transpose(1, 2).contiguous(), scale
 
 
-def _tiles_with_weights(integers: Tensor, groups: int) -> Tensor:
+def _tiles_with_weights(integers: Tensor, groups: int, tile: Tile) -> Tensor:
     """[groups * output blocks, taps, depth blocks], 1 where a tile has a weight that is not 0."""
     outputs, taps, depth = integers.shape
     by_group = integers.view(groups, outputs // groups, taps, depth)
-    padding = [0, -depth % DEPTH, 0, 0, 0, -(outputs // groups) % OUTPUTS]
+    padding = [0, -depth % tile.depth, 0, 0, 0, -(outputs // groups) % tile.channels]
     padded = torch.nn.functional.pad(by_group, padding)
-    tiles = padded.unflatten(3, (-1, DEPTH)).unflatten(1, (-1, OUTPUTS))
+    tiles = padded.unflatten(3, (-1, tile.depth)).unflatten(1, (-1, tile.channels))
     return (tiles != 0).any(5).any(2).flatten(0, 1).to(torch.uint8).contiguous()
 
 
@@ -164,6 +161,24 @@ def _ratio(conv: CodesConvolution, scale: Tensor) -> Tensor:
     return ratio
 
 
+def _depthwise(conv: CodesConvolution, g: Geometry, integers, factors, out, tile: Tile) -> None:
+    blocks = triton.cdiv(g.channels, tile.channels)
+    weights = integers[:, :, 0].t().contiguous()
+    programs = triton.cdiv(g.pixels, tile.pixels) * blocks
+    operands = (conv.codes, conv.range, weights, factors, out, g, conv.levels, blocks)
+    sizes = {"PIXELS": tile.pixels, "CHANNELS": tile.channels}
+    launch(depthwise_kernel, programs, *operands, **sizes, **tile.launch)
+
+
+def _product(conv: CodesConvolution, g: Geometry, integers, factors, out, tile: Tile) -> None:
+    blocks = g.groups * triton.cdiv(g.outputs // g.groups, tile.channels)
+    weights = (integers, _tiles_with_weights(integers, g.groups, tile))
+    programs = triton.cdiv(g.pixels, tile.pixels) * blocks
+    operands = (conv.codes, conv.range, *weights, factors, out, g, conv.levels, blocks)
+    sizes = {"PIXELS": tile.pixels, "OUTPUTS": tile.channels, "DEPTH": tile.depth}
+    launch(product_kernel, programs, *operands, **sizes, **tile.launch)
+
+
 def _convolve(conv: CodesConvolution, as_values: bool) -> tuple[Tensor, Tensor]:
     g = Geometry.of(conv)
     integers, scale = _integer_weights(conv.w, conv.mask, conv.weight_levels)
@@ -171,18 +186,13 @@ def _convolve(conv: CodesConvolution, as_values: bool) -> tuple[Tensor, Tensor]:
     sums = accumulator_dtype(conv.shape, conv.levels, conv.weight_levels)
     dtype = torch.float32 if as_values else sums
     out = conv.codes.new_empty((g.pixels, g.outputs), dtype=dtype)
-    if g.groups == g.channels == g.outputs:
-        blocks = triton.cdiv(g.channels, CHANNELS)
-        weights = (integers[:, :, 0].t().contiguous(),)
-        kernel, tile = depthwise_kernel, {"PIXELS": DEPTHWISE_PIXELS, "CHANNELS": CHANNELS}
-    else:
-        blocks = g.groups * triton.cdiv(g.outputs // g.groups, OUTPUTS)
-        weights = (integers, _tiles_with_weights(integers, g.groups))
-        kernel, tile = product_kernel, {"PIXELS": PIXELS, "OUTPUTS": OUTPUTS, "DEPTH": DEPTH}
-    programs = triton.cdiv(g.pixels, tile["PIXELS"]) * blocks
-    factors = ratio if as_values else None
-    operands = (conv.codes, conv.range, *weights, factors, out, g, conv.levels, blocks)
-    launch(kernel, programs, *operands, **tile)
+    is_depthwise = g.groups == g.channels == g.outputs
+    run = _depthwise if is_depthwise else _product
+    operands = (conv, g, integers, ratio if as_values else None, out)
+    name = f"{run.__name__.strip('_')}_{str(dtype).removeprefix('torch.')}"
+    tiles = DEPTHWISE_TILES if is_depthwise else PRODUCT_TILES
+    device = device_name(conv.codes.device)
+    run(*operands, choose(name, g, tiles, lambda tile: run(*operands, tile), device))
     return g.images(out), ratio
 
 

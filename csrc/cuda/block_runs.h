@@ -1,0 +1,154 @@
+// Eight neighboring elements of a block at a time, moved 16 bytes at once where all can be.
+#ifndef MICRONET_CUDA_BLOCK_RUNS_H_
+#define MICRONET_CUDA_BLOCK_RUNS_H_
+
+#include <initializer_list>
+
+#include "cuda/block_values.h"
+#include "cuda/vector.h"
+
+namespace micronet {
+
+// The elements first..first + count - 1. In whole runs they are eight of one row, a position of an
+// image, from `channel` on.
+struct Run {
+  int64_t first;
+  int count;
+  int64_t row, channel;
+};
+
+// Calls body(run) for each of this thread's.
+template <bool kWhole, typename Body>
+__device__ __forceinline__ void for_runs(const Block& block, const Body& body) {
+  const int64_t numel = block.numel(), step = threads_of_grid() * kEach;
+  for (int64_t first = first_of_thread() * kEach; first < numel; first += step) {
+    const int64_t row = first / block.channels, left = numel - first;
+    body(Run{first, kWhole || left >= kEach ? kEach : static_cast<int>(left), row,
+             first - row * block.channels});
+  }
+}
+
+static inline unsigned grid_for_runs(const Block& block) {
+  return grid_for((block.numel() + kEach - 1) / kEach);
+}
+
+// Calls body(whether runs are whole, as a constant). `others`: what is read or written beside the
+// block, 16 bytes at once.
+template <typename Body>
+int with_runs(const Block& block, std::initializer_list<const void*> others, const Body& body) {
+  uintptr_t all = 0;  // the bits that any address has
+  for (const void* p : others) all |= reinterpret_cast<uintptr_t>(p);
+  const void* const own[] = {block.acc, block.scale, block.shift, block.gate};
+  for (const void* p : own) all |= reinterpret_cast<uintptr_t>(p);
+  return block.channels % kEach == 0 && all % 16 == 0 ? body(std::true_type())
+                                                      : body(std::false_type());
+}
+
+template <typename T>
+__device__ __forceinline__ void load_eight(const T* from, float (&v)[kEach]) {
+  constexpr int kSize = Packet<T>::kSize;
+#pragma unroll
+  for (int p = 0; p < kEach; p += kSize) {
+    const Packet<T> packet = reinterpret_cast<const Packet<T>*>(from)[p / kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) v[p + i] = static_cast<float>(packet.values[i]);
+  }
+}
+
+// A run of elements [numel]; 0 beyond its end.
+template <bool kWhole, typename T>
+__device__ __forceinline__ void load_run(const T* elements, const Run& run, float (&v)[kEach]) {
+  if constexpr (kWhole) {
+    load_eight(elements + run.first, v);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      v[e] = e < run.count ? static_cast<float>(elements[run.first + e]) : 0.0f;
+    }
+  }
+}
+
+template <bool kWhole>
+__device__ __forceinline__ void store_run(const float (&v)[kEach], const Run& run,
+                                          float* elements) {
+  constexpr int kSize = Packet<float>::kSize;
+  float* to = elements + run.first;
+#pragma unroll
+  for (int p = 0; p < kEach; p += kSize) {
+    Packet<float> packet;
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      packet.values[i] = v[p + i];
+      if (!kWhole && p + i < run.count) to[p + i] = v[p + i];
+    }
+    if (kWhole) reinterpret_cast<Packet<float>*>(to)[p / kSize] = packet;
+  }
+}
+
+template <bool kWhole>
+__device__ __forceinline__ void load_accumulators(const Block& block, const Run& run,
+                                                  float (&v)[kEach]) {
+  if (block.type == kInt16) {
+    load_run<kWhole>(static_cast<const int16_t*>(block.acc), run, v);
+  } else if (block.type == kInt32) {
+    load_run<kWhole>(static_cast<const int32_t*>(block.acc), run, v);
+  } else {
+    load_run<kWhole>(static_cast<const float*>(block.acc), run, v);
+  }
+}
+
+// The numbers [channels] of a run's elements.
+template <bool kWhole>
+__device__ __forceinline__ void load_channels(const Block& block, const float* of, const Run& run,
+                                              float (&v)[kEach]) {
+  if constexpr (kWhole) {
+    load_eight(of + run.channel, v);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      v[e] = e < run.count ? of[(run.first + e) % block.channels] : 0.0f;
+    }
+  }
+}
+
+// The numbers [images, channels] of a run's elements.
+template <bool kWhole>
+__device__ __forceinline__ void load_gates(const Block& block, const float* of, const Run& run,
+                                           float (&v)[kEach]) {
+  if constexpr (kWhole) {
+    load_eight(of + run.row / block.positions * block.channels + run.channel, v);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int64_t i = run.first + e, image = i / (block.positions * block.channels);
+      v[e] = e < run.count ? of[image * block.channels + i % block.channels] : 0.0f;
+    }
+  }
+}
+
+template <bool kWhole>
+__device__ __forceinline__ void load_preactivations(const Block& block, const Run& run,
+                                                    float (&z)[kEach]) {
+  float scale[kEach], shift[kEach];
+  load_accumulators<kWhole>(block, run, z);
+  load_channels<kWhole>(block, block.scale, run, scale);
+  load_channels<kWhole>(block, block.shift, run, shift);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) z[e] = fmaf(z[e], scale[e], shift[e]);
+}
+
+template <int kFunction, bool kWhole>
+__device__ __forceinline__ void load_values(const Block& block, const Run& run, float (&v)[kEach]) {
+  load_preactivations<kWhole>(block, run, v);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) v[e] = activate<kFunction>(v[e]);
+  if (block.gate == nullptr) return;
+  float gate[kEach];
+  load_gates<kWhole>(block, block.gate, run, gate);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) v[e] = v[e] * gate[e];
+}
+
+}  // namespace micronet
+
+#endif  // MICRONET_CUDA_BLOCK_RUNS_H_

@@ -1,0 +1,70 @@
+// Weights of a convolution of codes as tensor cores take them.
+#ifndef MICRONET_CUDA_CONV_WEIGHTS_H_
+#define MICRONET_CUDA_CONV_WEIGHTS_H_
+
+#include <climits>
+
+#include "cuda/launch.h"
+#include "include/conv_workspace.h"
+
+namespace micronet {
+
+constexpr int kTileOutputs = 32;  // output channels of a tile of a product
+constexpr int kWordCodes = 8;     // codes of a word, all of one tap
+constexpr int kStepWords = 8;     // words that a tile is summed over at a time
+constexpr int kSliceTaps = 4;     // taps of a word of channels that an instruction multiplies
+
+// The products of an output are words of eight channels, tap by tap, zeros beyond a tap's channels
+// and up to whole steps. A word of codes is split into its even and its odd half bytes, so a word's
+// weights are those of its channels 0, 2, 4, 6 and then 1, 3, 5, 7.
+//
+// Depthwise, an instruction takes four taps of eight channels, and b is diagonal: lane 4g + t has
+// the weight of channel g at the slice's tap t.
+struct ConvTiles : ConvWorkspace {
+  bool is_depthwise;
+  int64_t words;   // of a tap, or of all channels where depthwise
+  int64_t steps;   // of a row of words, or slices of taps
+  int64_t blocks;  // of output channels
+  int64_t integers, offset, padding, taps, used, counts;
+
+  explicit ConvTiles(const ConvShape& s, bool depthwise);
+
+  int64_t row_bytes() const { return steps * kStepWords * kWordCodes; }
+};
+
+// Whether a convolution has a kernel of its own for depthwise ones: its taps must not reach too
+// far.
+bool has_depthwise_tiles(const ConvShape& shape);
+
+// Where the codes of a word of a row lie, from the first tap and channel on.
+struct alignas(16) TapWord {
+  int64_t code;
+  int down, right;  // far above every image where the row is filled up
+};
+constexpr int kNowhere = INT_MIN / 2;
+
+struct PackedWeights {
+  // [out_channels, steps, 64], or depthwise [words, slices, 32].
+  const int8_t* integers;
+  // [out_channels]: the input's zero point times the sum of the weights, which makes sums of
+  // integers of sums of codes.
+  const int* offset;
+  // A word of the code that stands for zero.
+  const unsigned* padding;
+  // Not where depthwise: [steps, 8]; the steps of each block that hold any weight [blocks, steps],
+  // and how many they are [blocks].
+  const TapWord* taps;
+  const int *used, *counts;
+};
+
+// Rounds the weights of a convolution into its workspace, and fills its ratio.
+int pack_weights_cuda(const QuantConv& conv, const ConvTiles& tiles, void* workspace,
+                      PackedWeights* packed, void* stream);
+
+// Convolves after that. `tiles` of a depthwise convolution, or not.
+int depthwise_cuda(const QuantConv& conv, const ConvTiles& tiles, const PackedWeights& weights,
+                   void* stream);
+
+}  // namespace micronet
+
+#endif  // MICRONET_CUDA_CONV_WEIGHTS_H_

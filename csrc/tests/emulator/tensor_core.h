@@ -1,0 +1,51 @@
+// Tensor cores and asynchronous copies on the host. Part of cuda_on_host.h.
+#ifndef MICRONET_TESTS_EMULATOR_TENSOR_CORE_H_
+#define MICRONET_TESTS_EMULATOR_TENSOR_CORE_H_
+
+#include <cstdint>
+
+#include "tests/emulator/block.h"
+
+namespace cuda_on_host {
+
+struct Fragments {
+  unsigned a[4], b[2];
+};
+
+template <typename Byte>
+int byte_of(unsigned word, unsigned byte) {
+  return static_cast<Byte>(word >> (8 * byte));
+}
+
+// Each lane makes its four sums of 32 products. The layout of fragments is that of the PTX ISA.
+inline void multiply_add(const unsigned (&a)[4], unsigned b0, unsigned b1, int (&sums)[4]) {
+  const Block::Exchange<Fragments> all(Block::current, 0xffffffffu,
+                                       {{a[0], a[1], a[2], a[3]}, {b0, b1}});
+  const unsigned lane = Block::current->lane();
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
+    for (unsigned t = 0; t < 4; ++t) {  // lanes that have a part of the row and of the column
+      const Fragments of_row = all.seen(row * 4 + t), of_column = all.seen(column * 4 + t);
+      for (unsigned k = 0; k < 8; ++k) {
+        const int factor = byte_of<uint8_t>(of_row.a[k / 4 * 2 + i / 2], k % 4);
+        const int product = factor * byte_of<int8_t>(of_column.b[k / 4], k % 4);
+        sums[i] = static_cast<int>(static_cast<unsigned>(sums[i]) + static_cast<unsigned>(product));
+      }
+    }
+  }
+}
+
+inline void copy_async(void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 ||
+      reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+    fail("an asynchronous copy is not aligned to what it moves");
+  }
+  Block::current->copies().start(to, from, bytes);
+}
+
+inline void commit_copies() { Block::current->copies().commit(); }
+inline void wait_for_copies(size_t pending) { Block::current->copies().wait(pending); }
+
+}  // namespace cuda_on_host
+
+#endif  // MICRONET_TESTS_EMULATOR_TENSOR_CORE_H_
