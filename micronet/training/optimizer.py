@@ -115,10 +115,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(model: nn.Module, section: TrainSection) -> None:
-    """Scale all gradients down to the recipe's norm, where it has one and they exceed it."""
-    if section.clip_grad_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_grad_norm)
+def clip_gradients(model: nn.Module, section: TrainSection) -> torch.Tensor | None:
+    """Scale all gradients down to the recipe's norm where they exceed it.
+
+    Returns:
+        The norm before, a scalar; None where the recipe has none.
+    """
+    if not section.clip_grad_norm:
+        return None
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_grad_norm)
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the host goes on while a device works, and waits only for what it reads of it."""
+    return device.type != "cpu"
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:
