@@ -66,8 +66,8 @@ class StepGuard:
         self._added: dict[int, _Names] = {}
 
     def begin(self) -> None:
-        """Take what the forward pass moves: ranges, and statistics of batch normalization."""
-        self._before_forward.save(self._state.model.buffers())
+        """Take what the forward pass moves: ranges, statistics, and learned steps as they start."""
+        self._before_forward.save([*self._state.model.buffers(), *self._steps.values()])
 
     @torch.no_grad()
     def judge(self, outcome: Outcome, norm: Tensor | None) -> Tensor:
