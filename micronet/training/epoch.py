@@ -64,10 +64,11 @@ class Epoch:
         self._began = time.monotonic() - state.progress.seconds
         self._sparsity = prune.shown_sparsity(state.model, state.masks.bits)
         ahead = runs_ahead(device_of(state.model))
+        self._together = STEPS_TOGETHER if ahead else 1
         guard = StepGuard(state, plan.train.loss_limit, deferred=ahead)
         wrapped = distributed.wrap(state.model if state.compiled is None else state.compiled)
         self._stepper = Stepper(state, wrapped, plan, teacher, guard)
-        self._results = Deferred(self._learn, every=STEPS_TOGETHER if ahead else 1)
+        self._results = Deferred(self._learn, self._together)
 
     def train(self, stop: StopRequest) -> Accuracy:
         """Take a step for each batch that is left; return the accuracy on the epoch's batches.
@@ -83,7 +84,7 @@ class Epoch:
             label = f"{self._plan.stage} epoch {self._epoch + 1}/{self._plan.train.epochs}"
             shown = track(batches, steps - done.step, label, self._running)
         try:
-            for images, labels in stop.watch(shown):
+            for images, labels in stop.watch(shown, self._together):
                 self._step(images, labels)
         except Stopped:
             self._results.flush()
