@@ -89,7 +89,7 @@ def run_stage(options: TrainOptions) -> int:
     # torchrun repeats the command as it was when it starts a run's processes again.
     resumes = options.resume or (distributed.was_restarted() and run.config_file.exists())
     config, origin, goes_on = _settings(options, run, resumes)
-    stage.check_compile(config)
+    stage.check_machine(config)
     train = stage.train_section(config)
     torch.manual_seed(train.seed)
     data = _open_data(config, options)

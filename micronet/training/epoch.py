@@ -17,6 +17,7 @@ from micronet.training.deferred import Deferred
 from micronet.training.distillation import Teacher
 from micronet.training.evaluation import Accuracy
 from micronet.training.failure import step_error
+from micronet.training.graph import GraphedStepper
 from micronet.training.guard import StepGuard
 from micronet.training.optimizer import device_of, learning_rate, runs_ahead, set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
@@ -67,7 +68,9 @@ class Epoch:
         self._together = STEPS_TOGETHER if ahead else 1
         guard = StepGuard(state, plan.train.loss_limit, deferred=ahead)
         wrapped = distributed.wrap(state.model if state.compiled is None else state.compiled)
-        self._stepper = Stepper(state, wrapped, plan, teacher, guard)
+        stepper = Stepper(state, wrapped, plan, teacher, guard)
+        self._guard = guard
+        self._stepper = GraphedStepper(stepper) if plan.train.cuda_graph else stepper
         self._results = Deferred(self._learn, self._together)
 
     def train(self, stop: StopRequest) -> Accuracy:
@@ -127,7 +130,7 @@ class Epoch:
         self._saver.step(taken.number, loss_sum / images, taken.rate)
 
     def _error(self, taken: _Taken) -> Exception:
-        guard, step = self._stepper.guard, taken.where.step
+        guard, step = self._guard, taken.where.step
         guard.forget(taken.number)
 
         def again() -> Batch:

@@ -59,6 +59,7 @@ class StepGuard:
         self._steps = quantize.learned_steps(state.model)
         self._ranges = quantize.input_ranges(state.model)
         device = next(state.model.parameters()).device
+        # These are written in place, so that a captured step finds what the one before it left.
         self._sound = torch.ones((), dtype=torch.bool, device=device)
         # Of the newest step, or of the first that failed.
         self._evidence: dict[str, Tensor] = {}
@@ -90,7 +91,7 @@ class StepGuard:
         images = torch.full_like(outcome.loss, outcome.images)
         own = outcome.correct.double(), images, outcome.loss * images, failed.double()
         sums = distributed.sum_of_all(torch.stack(own))
-        self._sound = self._sound & (sums[3] == 0)
+        self._sound.logical_and_(sums[3] == 0)
         self._before_update.save(self._updated())
         return sums
 
@@ -108,7 +109,7 @@ class StepGuard:
         """
         if self._steps:
             steps = self._note("steps", torch.cat(list(self._steps.values())))
-            self._sound = self._sound & ~quantize.is_invalid(steps).any()
+            self._sound.logical_and_(~quantize.is_invalid(steps).any())
         self._before_update.restore_unless(self._sound)
         self._before_forward.restore_unless(self._sound)
         names = self._names()
@@ -130,7 +131,10 @@ class StepGuard:
 
     def _note(self, name: str, now: Tensor) -> Tensor:
         """Keep evidence unless an earlier step has failed, and return it as it was given."""
-        self._evidence[name] = torch.where(self._sound, now, self._evidence.get(name, now))
+        if name not in self._evidence:
+            self._evidence[name] = now.clone()
+        kept = self._evidence[name]
+        kept.copy_(torch.where(self._sound, now, kept))
         return now
 
     def forget(self, number: int) -> None:

@@ -18,10 +18,7 @@ from micronet.training.distillation import Teacher
 from micronet.training.ema import ModelEma
 from micronet.training.epoch import Epoch, rate_at
 from micronet.training.evaluation import Accuracy, evaluate
-from micronet.training.optimizer import (
-    add_steps,
-    make_optimizer,
-)
+from micronet.training.optimizer import add_steps, convolutions, make_optimizer
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
@@ -61,8 +58,9 @@ def train(
     """
     stop = stop or StopRequest()
     try:
-        for epoch in range(state.epoch, plan.train.epochs):
-            _train_and_validate(state, plan, data, epoch, saver, teacher, stop)
+        with convolutions(plan.train.deterministic):
+            for epoch in range(state.epoch, plan.train.epochs):
+                _train_and_validate(state, plan, data, epoch, saver, teacher, stop)
     except Stopped:
         # All processes stop after the same step, so that the first one's state is everybody's.
         saver.save_last(state)

@@ -60,13 +60,16 @@ class Stepper:
     teacher: Teacher | None
     guard: StepGuard
 
-    def take(self, batch: Batch, where: StepLocation, number: int) -> Tensor:
+    def take(
+        self, batch: Batch, where: StepLocation, number: int, share: Tensor | None = None
+    ) -> Tensor:
         """Take one step, which changes nothing if it or an earlier one is not sound.
 
         Args:
             batch: of this process.
             where: for messages.
             number: of the step in the run, counted from 1.
+            share: of the average; see ``ModelEma.update``.
 
         Returns:
             What ``StepGuard.settle`` does.
@@ -77,7 +80,7 @@ class Stepper:
         sums = guard.judge(outcome, clip_gradients(state.model, self.plan.train))
         state.optimizer.step()
         state.masks.apply_(state.model)
-        state.average.update(state.model, number)
+        state.average.update(state.model, number, share)
         return guard.settle(sums, number)
 
 
