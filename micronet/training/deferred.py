@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import torch
@@ -17,37 +17,36 @@ class Deferred(Generic[T]):
     Rows travel together, ``every`` of them at a time, while the device computes the next ones.
 
     Args:
-        learn: takes what was given with a row, and the row.
         every: number of rows; 1 hands each over at once.
     """
 
-    def __init__(self, learn: Callable[[T, list[float]], None], every: int) -> None:
-        self._learn, self._every = learn, every
+    def __init__(self, every: int) -> None:
+        self._every = every
         self._rows: list[tuple[T, Tensor]] = []
         self._transfers: list[_Transfer[T]] = []
 
-    def add(self, given: T, row: Tensor) -> None:
-        """Take a row on the device, float64 (n,)."""
+    def add(self, given: T, row: Tensor) -> Iterator[tuple[T, list[float]]]:
+        """Take a row on the device, float64 (n,); return what has arrived, with what was given."""
         self._rows.append((given, row))
-        if len(self._rows) == self._every:
-            self._send()
-            self._hand_over(all_but=0 if self._every == 1 else 1)
+        if len(self._rows) < self._every:
+            return iter(())
+        self._send()
+        return self._arrived(under_way=0 if self._every == 1 else 1)
 
-    def flush(self) -> None:
-        """Hand everything over, waiting for it."""
+    def flush(self) -> Iterator[tuple[T, list[float]]]:
+        """Return all that has not been returned yet, waiting for it."""
         if self._rows:
             self._send()
-        self._hand_over(all_but=0)
+        return self._arrived(under_way=0)
 
     def _send(self) -> None:
         self._transfers.append(_Transfer(self._rows))
         self._rows = []
 
-    def _hand_over(self, all_but: int) -> None:
-        while len(self._transfers) > all_but:
+    def _arrived(self, under_way: int) -> Iterator[tuple[T, list[float]]]:
+        while len(self._transfers) > under_way:
             transfer = self._transfers.pop(0)
-            for given, row in zip(transfer.given, transfer.rows(), strict=True):
-                self._learn(given, row)
+            yield from zip(transfer.given, transfer.rows(), strict=True)
 
 
 class _Transfer(Generic[T]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ class Epoch:
         stepper = Stepper(state, wrapped, plan, teacher, guard)
         self._guard = guard
         self._stepper = GraphedStepper(stepper) if plan.train.cuda_graph else stepper
-        self._results = Deferred(self._learn, self._together)
+        self._results = Deferred[_Taken](self._together)
 
     def train(self, stop: StopRequest) -> Accuracy:
         """Take a step for each batch that is left; return the accuracy on the epoch's batches.
@@ -90,9 +91,9 @@ class Epoch:
             for images, labels in stop.watch(shown, self._together):
                 self._step(images, labels)
         except Stopped:
-            self._results.flush()
+            self._learn(self._results.flush())
             raise
-        self._results.flush()
+        self._learn(self._results.flush())
         total = done.total
         return Accuracy(done.correct, done.correct, total, 0, done.loss_sum / max(total, 1))
 
@@ -106,9 +107,9 @@ class Epoch:
         number = self._epoch * steps + done.step + 1
         row = self._stepper.take(batch, where, number)
         done.step += 1
-        self._results.add(_Taken(where, number, rate), row)
+        self._learn(self._results.add(_Taken(where, number, rate), row))
         if self._saver.is_due(done.step):
-            self._results.flush()
+            self._learn(self._results.flush())
             self._saver.save_last(state)
 
     def _prepared(self, images: Tensor, labels: Tensor, step: int) -> Batch:
@@ -120,14 +121,14 @@ class Epoch:
             images, targets = mixed(images, labels, self._data.num_classes, augment, seed)
         return Batch(images, labels, targets)
 
-    def _learn(self, taken: _Taken, row: list[float]) -> None:
-        """Take in what a step gave, or stop where it was not sound."""
-        correct, images, loss_sum, sound = row
-        if not sound:
-            raise self._error(taken)
-        seconds = time.monotonic() - self._began
-        self._state.progress.add(correct, images, loss_sum, seconds)
-        self._saver.step(taken.number, loss_sum / images, taken.rate)
+    def _learn(self, arrived: Iterator[tuple[_Taken, list[float]]]) -> None:
+        """Take in what steps gave, or stop at one that was not sound."""
+        for taken, (correct, images, loss_sum, sound) in arrived:
+            if not sound:
+                raise self._error(taken)
+            seconds = time.monotonic() - self._began
+            self._state.progress.add(correct, images, loss_sum, seconds)
+            self._saver.step(taken.number, loss_sum / images, taken.rate)
 
     def _error(self, taken: _Taken) -> Exception:
         guard, step = self._guard, taken.where.step

@@ -49,9 +49,9 @@ def step_error(
 
 def _before_update(guard: StepGuard, loss_limit: float) -> str | None:
     """Return what was wrong before the update, None where nothing of this process was."""
-    for loss in guard.evidence("losses").tolist():
-        if not loss <= loss_limit:
-            return f"the loss is {loss}"
+    (loss,) = guard.evidence("loss").tolist()
+    if not loss <= loss_limit:
+        return f"the loss is {loss}"
     (norm,) = guard.evidence("norm").tolist() or [0.0]
     if not math.isfinite(norm):
         return f"the gradient norm is {norm}"

@@ -82,7 +82,11 @@ class StepGuard:
             Of all processes, float64 (4,): correct images, images, the sum of their losses, and
             the number of processes whose step is not sound.
         """
-        failed = ~(self._note("losses", outcome.losses) <= self._loss_limit).all()
+        above = ~(outcome.losses <= self._loss_limit)
+        # The first of them, or the first of all where none is: batches may differ in their parts.
+        first = above.int().argmax(keepdim=True)
+        self._note("loss", outcome.losses.index_select(0, first))
+        failed = above.any()
         if norm is not None:
             failed = failed | ~self._note("norm", norm).isfinite()
         if self._ranges:
@@ -132,7 +136,7 @@ class StepGuard:
     def _note(self, name: str, now: Tensor) -> Tensor:
         """Keep evidence unless an earlier step has failed, and return it as it was given."""
         if name not in self._evidence:
-            self._evidence[name] = now.clone()
+            self._evidence[name] = torch.ones_like(now)
         kept = self._evidence[name]
         kept.copy_(torch.where(self._sound, now, kept))
         return now
@@ -147,7 +151,7 @@ class StepGuard:
         quantize.reread_zero_points(self._state.model)
 
     def evidence(self, name: str) -> Tensor:
-        """Return the losses, the norm, the ranges or the steps of the first step that failed.
+        """Return the loss, the norm, the ranges or the steps of the first step that failed.
 
         They are on the CPU, at least of one dimension, and empty where the step has none.
         """

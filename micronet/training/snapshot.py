@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from micronet.models.unchanged import overlaps
+
 
 class Snapshot:
     """Keeps the values of tensors; its memory is allocated once and used again by every ``save``.
@@ -22,9 +24,12 @@ class Snapshot:
 
     @torch.no_grad()
     def save(self, tensors: Iterable[Tensor]) -> None:
-        """Take the values that ``tensors`` have now, in place of earlier ones."""
+        """Take the values that ``tensors`` have now, in place of earlier ones.
+
+        Those that cannot be written to are as they were in any case.
+        """
         by_type: dict[torch.dtype, list[Tensor]] = {}
-        for tensor in tensors:
+        for tensor in (tensor for tensor in tensors if not overlaps(tensor)):
             by_type.setdefault(tensor.dtype, []).append(tensor.detach())
         self._groups = {
             dtype: _Group(group, self._groups.get(dtype)) for dtype, group in by_type.items()

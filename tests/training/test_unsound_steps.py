@@ -85,6 +85,14 @@ def test_nothing_stays_and_the_message_is_whole(spoil, deferred, monkeypatch):
     assert everything(taker.state) == before
 
 
+def test_batches_may_differ_in_their_parts_and_buffers_in_their_memory():
+    """As where damaged images are left out; a buffer that is expanded cannot be written to."""
+    taker = stepper(deferred=True, accumulate=4)
+    taker.state.model.register_buffer("row", torch.ones(1).expand(3), persistent=False)
+    for number, count in enumerate((12, 9, 7, 10), 1):
+        assert float(take(taker, number, batch(number, count))[3]) == 1
+
+
 @DEFERRED
 def test_the_first_step_leaves_no_momentum_no_average_and_no_zero_point(deferred, monkeypatch):
     taker = stepper(deferred)
