@@ -16,12 +16,12 @@ from micronet.quantization import quantize
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.distillation import Teacher
 from micronet.training.ema import ModelEma
-from micronet.training.epoch import Epoch, rate_at
 from micronet.training.evaluation import Accuracy, evaluate
 from micronet.training.optimizer import add_steps, convolutions, make_optimizer
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
+from micronet.training.steps.epoch import Epoch, rate_at
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 

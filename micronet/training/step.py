@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from micronet.models.failures import failures_of, logits_of
 from micronet.training.distillation import Teacher, distillation_loss
-from micronet.training.guard import Outcome, StepGuard
 from micronet.training.optimizer import (
     autocast,
     clip_gradients,
@@ -23,6 +22,7 @@ from micronet.training.optimizer import (
 )
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.state import State
+from micronet.training.steps.guard import Outcome, StepGuard
 from micronet.utils import distributed
 
 

@@ -8,11 +8,11 @@ from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import DistillSection, PruneGroup, PruneSection, TrainSection
 from micronet.training import loop
 from micronet.training.distillation import Teacher
-from micronet.training.guard import StepGuard
 from micronet.training.optimizer import set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.state import pack
 from micronet.training.step import Batch, Stepper
+from micronet.training.steps.guard import StepGuard
 
 
 def bits_of(model):

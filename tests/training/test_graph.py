@@ -9,8 +9,8 @@ from micronet.recipe.reader import TrainSection
 from micronet.runs import checkpoint
 from micronet.train import main
 from micronet.training.ema import ModelEma
-from micronet.training.graph import WARM_UP, GraphedStepper
 from micronet.training.optimizer import convolutions, make_optimizer, set_learning_rate
+from micronet.training.steps.graph import WARM_UP, GraphedStepper
 
 
 class Recorder:

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from guarded_steps import stepper, take
 from micronet.runs import checkpoint
 from micronet.train import main
-from micronet.training import epoch
-from micronet.training.deferred import Deferred
+from micronet.training.steps import epoch
+from micronet.training.steps.deferred import Deferred
 
 # Operators whose result, or its size, the host has to wait for.
 READS = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from guarded_steps import batch, everything, stepper, take
-from micronet.training.failure import step_error
 from micronet.training.plan import StepLocation
+from micronet.training.steps.failure import step_error
 
 DEFERRED = pytest.mark.parametrize("deferred", [False, True], ids=["read", "deferred"])
 

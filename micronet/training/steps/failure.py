@@ -10,10 +10,10 @@ from torch import nn
 from micronet.models.unchanged import unchanged
 from micronet.quantization import quantize
 from micronet.quantization.layers import quantized_layers
-from micronet.training.guard import StepGuard
 from micronet.training.optimizer import autocast, device_of
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.step import Batch
+from micronet.training.steps.guard import StepGuard
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 

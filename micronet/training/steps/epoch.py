@@ -14,17 +14,17 @@ from micronet.data.batches import mix
 from micronet.data.datasets import Data
 from micronet.pruning import prune
 from micronet.training.checkpoint_saver import CheckpointSaver
-from micronet.training.deferred import Deferred
 from micronet.training.distillation import Teacher
 from micronet.training.evaluation import Accuracy
-from micronet.training.failure import step_error
-from micronet.training.graph import GraphedStepper
-from micronet.training.guard import StepGuard
 from micronet.training.optimizer import device_of, learning_rate, runs_ahead, set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import State
 from micronet.training.step import Batch, Stepper
+from micronet.training.steps.deferred import Deferred
+from micronet.training.steps.failure import step_error
+from micronet.training.steps.graph import GraphedStepper
+from micronet.training.steps.guard import StepGuard
 from micronet.utils import distributed
 from micronet.utils.progress import Running, track
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from micronet.quantization import quantize
-from micronet.training.snapshot import Snapshot
 from micronet.training.state import State
+from micronet.training.steps.snapshot import Snapshot
 from micronet.utils import distributed
 
 
