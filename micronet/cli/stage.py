@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from micronet.cli.options import TrainOptions
@@ -25,6 +26,7 @@ from micronet.runs.run_config import Request, RunConfig
 from micronet.scoring.network import plan_files
 from micronet.training.optimizer import require_compiler
 from micronet.training.plan import TrainingPlan
+from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
 DEFAULT_DATA = "digits"
@@ -75,13 +77,16 @@ def train_section(config: RunConfig) -> TrainSection:
     return config.recipe.train
 
 
-def check_compile(config: RunConfig) -> None:
-    """Hold a stage that is to be compiled to what torch.compile can do, here.
+def check_machine(config: RunConfig) -> None:
+    """Hold a stage that is to be compiled or captured to what can be, on this machine.
 
     Raises:
-        UserError: the stage trains quantized, or this machine has no compiler.
+        UserError: it cannot be.
     """
-    if not train_section(config).compile:
+    train = train_section(config)
+    if train.cuda_graph:
+        _check_graph(train, line_of(config.recipe.path, "train.cuda_graph"))
+    if not train.compile:
         return
     if config.stage == "qat":
         raise UserError(
@@ -89,6 +94,18 @@ def check_compile(config: RunConfig) -> None:
             "compute in kernels of their own, which torch.compile does not see into"
         )
     require_compiler()
+
+
+def _check_graph(train: TrainSection, where: str) -> None:
+    problem = None
+    if not torch.cuda.is_available():
+        problem = "needs a CUDA device, and this machine has none"
+    elif distributed.is_several():
+        problem = "captures the step of one process, but several train"
+    elif train.compile:
+        problem = "does not go with train.compile"
+    if problem is not None:
+        raise UserError(f"{where}: train.cuda_graph {problem}")
 
 
 def _with_data(request: Request, earlier: Mapping[str, Any]) -> Request:

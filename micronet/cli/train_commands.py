@@ -23,6 +23,7 @@ from micronet.runs import directory
 from micronet.training import network_trial, sensitivity
 from micronet.training.evaluation import evaluate
 from micronet.training.network_trial import Trial
+from micronet.training.optimizer import device
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
@@ -39,7 +40,8 @@ def run_eval(options: EvalOptions) -> int:
         workers=options.workers,
         trained=False,
         skip_bad_images=options.skip_bad_images,
-    ).as_seen_by(distributed.rank(), distributed.size())
+    )
+    data = data.as_seen_by(distributed.rank(), distributed.size()).on(device())
     for note in data.notes:
         print(f"note: {note}", file=sys.stderr)
     if model is None:
@@ -142,7 +144,8 @@ def run_sensitivity(options: SensitivityOptions) -> int:
         holdout=loaded.meta["holdout"],
         workers=options.workers,
         trained=False,
-    ).as_seen_by(distributed.rank(), distributed.size())
+    )
+    data = data.as_seen_by(distributed.rank(), distributed.size()).on(device())
     if options.batches and distributed.is_several():
         raise UserError("--batches goes with one process: several have other batches")
     check_data(loaded.meta, str(loaded.path), data)

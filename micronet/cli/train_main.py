@@ -33,7 +33,7 @@ from micronet.runs.run_config import RunConfig
 from micronet.training import checkpoint_saver, loop, network_trial
 from micronet.training.distillation import Teacher
 from micronet.training.network_trial import Trial
-from micronet.training.optimizer import keep_freed_memory_mapped
+from micronet.training.optimizer import device, keep_freed_memory_mapped
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import State, pack, unpack
@@ -89,7 +89,7 @@ def run_stage(options: TrainOptions) -> int:
     # torchrun repeats the command as it was when it starts a run's processes again.
     resumes = options.resume or (distributed.was_restarted() and run.config_file.exists())
     config, origin, goes_on = _settings(options, run, resumes)
-    stage.check_compile(config)
+    stage.check_machine(config)
     train = stage.train_section(config)
     torch.manual_seed(train.seed)
     data = _open_data(config, options)
@@ -229,7 +229,7 @@ def _open_data(config: RunConfig, options: TrainOptions) -> Data:
     )
     if config.recipe.augment is not None:
         data.parts["train"][0].policy = policy(config.recipe.augment, data.name)
-    return data.shared(distributed.rank(), distributed.size())
+    return data.shared(distributed.rank(), distributed.size()).on(device())
 
 
 def _starting_network(

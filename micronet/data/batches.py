@@ -6,9 +6,10 @@ batch size, nor on the number of workers, nor on torch's global generator, which
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,14 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from micronet.data.augmentation import Policy, drawing_from
+from micronet.data.collation import Broken, collate
 from micronet.data.image_files import decode_pixels
+from micronet.data.transfer import Batch, has_room, sent_ahead
 from micronet.utils.errors import UserError
 
 # Means and standard deviations of the channels of pixels in [0, 1].
 CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Images(Protocol):
@@ -42,6 +43,9 @@ class Images(Protocol):
         ``augment`` is (seed, epoch), or None for the images as they are.
         """
 
+    def on(self, device: torch.device) -> Images:
+        """Return the same images, whose batches come on a device."""
+
 
 def generator(*key: int) -> torch.Generator:
     """Return a generator of its own stream for each ``key`` of non-negative numbers."""
@@ -55,8 +59,21 @@ def mix(*key: int) -> int:
 
 def _normalize(pixels: Tensor, statistics: tuple[tuple[float, ...], ...]) -> Tensor:
     """Turn ``pixels`` (N, 3, H, W) in [0, 255] to float32 of mean 0 and deviation 1."""
-    mean, deviation = (255.0 * torch.tensor(row).view(3, 1, 1) for row in statistics)
+    mean, deviation = _moments(statistics, pixels.device)
     return pixels.float().sub_(mean).div_(deviation)
+
+
+@functools.cache
+def _moments(statistics: tuple[tuple[float, ...], ...], device: torch.device) -> list[Tensor]:
+    """Return mean and deviation of pixels in [0, 255], (3, 1, 1) each, on a device for good."""
+    return [(255.0 * torch.tensor(row).view(3, 1, 1)).to(device) for row in statistics]
+
+
+def _moved_together(order: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Return an epoch's indices on a device, by one copy."""
+    if device.type == "cpu" or not order:
+        return order
+    return torch.cat(list(order)).to(device).split([len(index) for index in order])
 
 
 class MemoryImages:
@@ -70,21 +87,39 @@ class MemoryImages:
         self.pixels, self.labels = pixels, labels
         self.image_size, self.flip = image_size, flip
         self.policy: Policy | None = None
+        self.device = torch.device("cpu")
+
+    def on(self, device: torch.device) -> MemoryImages:
+        """Return the same images, whose batches come on a device.
+
+        They stay there whole where there is room, unless a policy changes them one by one, which
+        the CPU does.
+        """
+        moved = copy.copy(self)
+        moved.device = device
+        if self.policy is None and has_room(device, self.pixels.nbytes):
+            moved.pixels, moved.labels = self.pixels.to(device), self.labels.to(device)
+        return moved
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield a batch per index tensor; see ``Images.batches``."""
-        windows = self._windows(*augment) if augment else None
-        for index in order:
-            pixels = self.pixels.index_select(0, index)
-            if windows is not None:
-                pixels = self._crop(pixels, *(choice[index] for choice in windows))
-                pixels = self._changed(pixels, index, augment)
+        for pixels, labels in sent_ahead(self._chosen(order, augment), self.device):
             # Channels stay last in memory: the layout in which convolutions run fastest.
             planes = pixels.permute(0, 3, 1, 2)
             if self.image_size != pixels.shape[1]:
                 size = (self.image_size, self.image_size)
                 planes = F.interpolate(planes.float(), size, mode="bilinear", antialias=True)
-            yield _normalize(planes, CIFAR_STATISTICS), self.labels[index]
+            yield _normalize(planes, CIFAR_STATISTICS), labels
+
+    def _chosen(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
+        """Yield pixels as they are seen, uint8 (N, H, H, 3), and labels, where the images are."""
+        windows = self._windows(*augment) if augment else None
+        for index in _moved_together(order, self.pixels.device):
+            pixels = self.pixels.index_select(0, index)
+            if windows is not None:
+                pixels = self._crop(pixels, *(choice[index] for choice in windows))
+                pixels = self._changed(pixels, index, augment)
+            yield pixels, self.labels[index]
 
     def _changed(self, pixels: Tensor, index: Tensor, augment: tuple[int, int] | None) -> Tensor:
         if self.policy is None or augment is None:
@@ -100,7 +135,8 @@ class MemoryImages:
         shape = (len(self.pixels),)
         top, left = (torch.randint(2 * self._pad + 1, shape, generator=random) for _ in range(2))
         mirrored = torch.randint(2, shape, generator=random) * int(self.flip)
-        return top, left, mirrored.bool()
+        device = self.pixels.device
+        return top.to(device), left.to(device), mirrored.bool().to(device)
 
     @property
     def _pad(self) -> int:
@@ -110,8 +146,8 @@ class MemoryImages:
         count, side, pad = len(pixels), pixels.shape[1], self._pad
         padded = F.pad(pixels, (0, 0, pad, pad, pad, pad))
         wide = side + 2 * pad
-        steps = torch.arange(side)
-        rows = (top + wide * torch.arange(count))[:, None] + steps
+        steps = torch.arange(side, device=pixels.device)
+        rows = (top + wide * torch.arange(count, device=pixels.device))[:, None] + steps
         columns = left[:, None] + torch.where(mirrored[:, None], steps.flip(0), steps)
         # One index per pixel: three times as fast as indexing by sample, row and column.
         flat = rows[:, :, None] * wide + columns[:, None, :]
@@ -142,6 +178,13 @@ class FileImages:
         self.image_size, self.workers, self.skip_bad = image_size, workers, skip_bad
         self.skipped: dict[int, str] = {}
         self.policy: Policy | None = None
+        self.device = torch.device("cpu")
+
+    def on(self, device: torch.device) -> FileImages:
+        """Return the same images, whose batches come on a device; both know what is skipped."""
+        moved = copy.copy(self)
+        moved.device = device
+        return moved
 
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield a batch per index tensor; see ``Images.batches``.
@@ -149,11 +192,19 @@ class FileImages:
         Raises:
             UserError: an image cannot be decoded, unless with ``skip_bad``.
         """
+        for pixels, labels in sent_ahead(self._read(order, augment), self.device):
+            if pixels.device.type == "cpu":
+                yield _normalize_files(pixels), labels
+            else:
+                yield _normalize(pixels.permute(0, 3, 1, 2), IMAGENET_STATISTICS), labels
+
+    def _read(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
+        """Yield pixels, uint8 (N, size, size, 3), and labels on the CPU."""
         loader = DataLoader(
             _Files(self.files, self.image_size, augment, self.policy),
             batch_sampler=[index.tolist() for index in order],
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             # Else the loader draws its workers' seeds from the global generator.
             generator=generator(0),
         )
@@ -163,17 +214,10 @@ class FileImages:
             if batch.broken and not self.skip_bad:
                 raise UserError(next(iter(batch.broken.values())))
             size = (len(batch.kept), self.image_size, self.image_size, 3)
-            yield _normalize_files(batch.pixels.view(size)), self.labels[index[batch.kept]]
+            yield batch.pixels.view(size), self.labels[index[batch.kept]]
 
 
-@dataclass(frozen=True)
-class _Broken:
-    """Stands for an image that cannot be read: an exception would leave a worker as a traceback."""
-
-    message: str
-
-
-class _Files(Dataset[Tensor | _Broken]):
+class _Files(Dataset[Tensor | Broken]):
     """Images as uint8 (size, size, 3): channels last is how files hold them, and what is fast."""
 
     def __init__(
@@ -190,11 +234,11 @@ class _Files(Dataset[Tensor | _Broken]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Tensor | _Broken:
+    def __getitem__(self, index: int) -> Tensor | Broken:
         try:
             pixels = decode_pixels(self.files[index])
         except UserError as error:
-            return _Broken(str(error))
+            return Broken(str(error))
         if self.augment is None:
             return self.center(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
         top, left, height, width, mirrored = _window(pixels, generator(*self.augment, 2, index))
@@ -246,19 +290,3 @@ def _normalize_files(pixels: Tensor) -> Tensor:
     for image, rows in zip(out, pixels.reshape(count, height, 3 * width), strict=True):
         image.copy_(rows).sub_(mean).div_(deviation)
     return out.view(count, height, width, 3).permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What of a batch could be read: pixels of the places ``kept``, and why the others not."""
-
-    pixels: Tensor
-    kept: list[int]
-    broken: dict[int, str]
-
-
-def _collate(items: list[Tensor | _Broken]) -> _Read:
-    kept = [place for place, item in enumerate(items) if isinstance(item, Tensor)]
-    broken = {p: item.message for p, item in enumerate(items) if isinstance(item, _Broken)}
-    images = [item for item in items if isinstance(item, Tensor)]
-    return _Read(torch.stack(images) if images else torch.empty(0), kept, broken)

@@ -21,7 +21,8 @@ DEFAULT_HOLDOUT = 0.1
 class Data:
     """One data set, ready to be iterated over any number of times.
 
-    All images are float32 (N, channels, image_size, image_size), normalized; labels are int64.
+    All images are float32 (N, channels, image_size, image_size), normalized; labels are int64. They
+    come on the CPU, unless ``on`` says otherwise.
     """
 
     name: str
@@ -97,6 +98,12 @@ class Data:
     def as_seen_by(self, rank: int, processes: int) -> Data:
         """Return the images of one process, of each batch and of those to evaluate its own."""
         return dataclasses.replace(self, rank=rank, processes=processes)
+
+    def on(self, device: torch.device) -> Data:
+        """Return the same data, whose batches come on a device."""
+        moved = {id(images): images.on(device) for images, _ in self.parts.values()}
+        parts = {part: (moved[id(images)], index) for part, (images, index) in self.parts.items()}
+        return dataclasses.replace(self, parts=parts)
 
     def validation(self) -> Iterator[Batch]:
         """Yield the validation images in order, the last batch short.

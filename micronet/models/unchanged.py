@@ -37,7 +37,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             for tensor, values, gradient in tensors:
                 tensor.grad = gradient
                 # Elements that share memory cannot be written to, so they are as they were.
-                if not _overlaps(tensor):
+                if not overlaps(tensor):
                     tensor.copy_(values)
 
 
@@ -45,7 +45,8 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return list({id(t): t for t in itertools.chain(model.parameters(), model.buffers())}.values())
 
 
-def _overlaps(tensor: Tensor) -> bool:
+def overlaps(tensor: Tensor) -> bool:
+    """Whether elements of a tensor share memory, so that it cannot be written to."""
     sides = zip(tensor.shape, tensor.stride(), strict=True)
     return any(stride == 0 and size > 1 for size, stride in sides)
 

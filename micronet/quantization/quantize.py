@@ -210,14 +210,19 @@ def uninitialized(model: nn.Module) -> list[str]:
     ]
 
 
-def nonfinite_ranges(model: nn.Module) -> list[str]:
-    """Return the layers whose input held a NaN or an infinity, in module order."""
-    return [
-        name
+def input_ranges(model: nn.Module) -> dict[str, Tensor]:
+    """Return the range (low, high) of each input that follows one, in module order."""
+    return {
+        name: layer.input_quantizer.range
         for name, layer in quantized_layers(model)
         if isinstance(layer.input_quantizer, ActivationQuantizer)
-        and not bool(torch.isfinite(layer.input_quantizer.range).all())
-    ]
+    }
+
+
+def nonfinite_ranges(model: nn.Module) -> list[str]:
+    """Return the layers whose input held a NaN or an infinity, in module order."""
+    ranges = input_ranges(model)
+    return [name for name, ends in ranges.items() if not bool(torch.isfinite(ends).all())]
 
 
 @torch.no_grad()
@@ -260,16 +265,19 @@ def learned_steps(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def invalid_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
-    """Map each invalid step size (not positive, or not finite) to its first bad value.
-
-    Waits for the device once where there is none.
-    """
-    if not steps or not bool(_is_invalid(torch.cat(list(steps.values()))).any()):
-        return {}
-    invalid = {owner: step[_is_invalid(step)] for owner, step in steps.items()}
+    """Map each invalid step size (not positive, or not finite) to its first bad value."""
+    invalid = {owner: step[is_invalid(step)] for owner, step in steps.items()}
     return {owner: float(values[0]) for owner, values in invalid.items() if values.numel()}
 
 
-def _is_invalid(steps: Tensor) -> Tensor:
+def is_invalid(steps: Tensor) -> Tensor:
+    """Return where ``steps`` are no step sizes: not positive, or not finite, or the inverse is."""
     inverse = steps.reciprocal()
     return ~((inverse > 0) & (inverse < torch.inf))
+
+
+def reread_zero_points(model: nn.Module) -> None:
+    """Let learned quantizers take what they know on the host from their buffers again."""
+    for _, layer in quantized_layers(model):
+        if isinstance(layer.input_quantizer, LearnedActivationQuantizer):
+            layer.input_quantizer.read_zero_point()

@@ -135,11 +135,12 @@ class LearnedActivationQuantizer(InputQuantizer):
         zero = torch.round((self.levels - 1) * low / (high - low))
         # Where the input is all zero, or not finite; the step tells these two apart.
         self.zero_point.copy_(zero.nan_to_num(nan=0.0))
-        self._read_zero_point()
+        self.read_zero_point()
         magnitude = distributed.mean(x.float().abs().mean())
         self.step_size.copy_(initial_step(magnitude, self._largest or 1))
 
-    def _read_zero_point(self) -> None:
+    def read_zero_point(self) -> None:
+        """Take the largest multiple from the zero point; waits for the device."""
         ready = self.is_ready()
         # An input that is never positive has no positive level; the paper has no such case.
         self._largest = max(self.levels - 1 + int(self.zero_point), 1) if ready else None
@@ -147,7 +148,7 @@ class LearnedActivationQuantizer(InputQuantizer):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
         super()._load_from_state_dict(state_dict, *args)
         if not self.zero_point.is_meta:
-            self._read_zero_point()
+            self.read_zero_point()
 
     @property
     def scale(self) -> Tensor:

@@ -29,7 +29,8 @@ class TrainSection:
     over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
     decay of a moving average of the weights, which is what is validated and kept; 0 averages
     nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
-    memory.
+    memory. On a CUDA device, ``cuda_graph`` replays each step as one graph, and ``deterministic``
+    takes convolutions whose gradients have the same bits each time.
     """
 
     epochs: int = 10
@@ -55,6 +56,8 @@ class TrainSection:
     model_ema: float = 0.0
     compile: bool = False
     channels_last: bool = True
+    cuda_graph: bool = False
+    deterministic: bool = False
     seed: int = 0
 
 

@@ -15,5 +15,6 @@ __all__ = [
     "sensitivity",
     "signals",
     "state",
+    "step",
     "tensorboard",
 ]

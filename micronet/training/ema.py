@@ -46,18 +46,31 @@ class ModelEma:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: nn.Module, step: int, share: Tensor | None = None) -> None:
         """Take in the weights after the run's optimizer step number ``step``, counted from 1.
 
-        The decay is at most ``(1 + step) / (10 + step)``, so that the first weights of a short run
-        are forgotten. A tensor that is new, as a learned step is, starts at its own value.
+        A tensor that is new, as a learned step is, starts at its own value. ``share`` is that of
+        ``step`` on the device, for a captured step, which is that of every step.
         """
         if not self.decay:
             return
         now = averaged_tensors(model)
         self.tensors.update({n: t.clone() for n, t in now.items() if n not in self.tensors})
-        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_([self.tensors[name] for name in now], list(now.values()), share)
+        averages, weights = [self.tensors[name] for name in now], list(now.values())
+        if share is None:
+            torch._foreach_lerp_(averages, weights, self.share(step))
+        else:
+            differences = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(differences, share)
+            torch._foreach_add_(averages, differences)
+
+    def share(self, step: int) -> float:
+        """Return the weight of the newest tensors in the average after step ``step``.
+
+        The decay is at most ``(1 + step) / (10 + step)``, so that the first weights of a short run
+        are forgotten.
+        """
+        return 1.0 - min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:

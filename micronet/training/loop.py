@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Mapping
@@ -11,8 +10,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from micronet.data.augmentation import mixed
-from micronet.data.batches import mix
 from micronet.data.datasets import Data
 from micronet.pruning import prune
 from micronet.quantization import quantize
@@ -20,20 +17,13 @@ from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.distillation import Teacher
 from micronet.training.ema import ModelEma
 from micronet.training.evaluation import Accuracy, evaluate
-from micronet.training.optimizer import (
-    add_steps,
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    set_learning_rate,
-)
-from micronet.training.plan import StepLocation, TrainingPlan
+from micronet.training.optimizer import add_steps, convolutions, make_optimizer
+from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
-from micronet.training.step import backward, check_steps
+from micronet.training.steps.epoch import Epoch, rate_at
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
-from micronet.utils.progress import Running, track
 
 
 def start(model: nn.Module, plan: TrainingPlan, masks: prune.Masks) -> State:
@@ -68,8 +58,9 @@ def train(
     """
     stop = stop or StopRequest()
     try:
-        for epoch in range(state.epoch, plan.train.epochs):
-            _train_and_validate(state, plan, data, epoch, saver, teacher, stop)
+        with convolutions(plan.train.deterministic):
+            for epoch in range(state.epoch, plan.train.epochs):
+                _train_and_validate(state, plan, data, epoch, saver, teacher, stop)
     except Stopped:
         # All processes stop after the same step, so that the first one's state is everybody's.
         saver.save_last(state)
@@ -97,7 +88,7 @@ def _train_and_validate(
         raise UserError(f"the validation loss is {validated.loss} {after}{saver.last_good()}")
     seconds = state.progress.seconds + time.monotonic() - began
     # Not what the optimizer holds: a run that goes on after an epoch's last step has not set it.
-    rate = _rate(state, plan, epoch + 1 - 1 / data.steps_per_epoch)
+    rate = rate_at(state, plan, epoch + 1 - 1 / data.steps_per_epoch)
     state.plateau.saw(plan.train, validated.top1)
     state.epoch, state.progress = epoch + 1, Progress()
     state.metrics = _metrics(state, plan, rate, trained, validated, seconds)
@@ -154,59 +145,7 @@ def train_epoch(
         UserError: as ``train``.
         Stopped: as ``train``.
     """
-    state.model.train()
-    steps, done = data.steps_per_epoch, state.progress
-    learned = quantize.learned_steps(state.model)
-    label = f"{plan.stage} epoch {epoch + 1}/{plan.train.epochs}"
-    began, before = time.monotonic(), done.seconds
-    batches = data.train(epoch, done.step)
-    wrapped = distributed.wrap(state.model if state.compiled is None else state.compiled)
-    sparsity = prune.shown_sparsity(state.model, state.masks.bits)
-    now = functools.partial(_running, state, plan, data, sparsity)
-    shown = track(batches, steps - done.step, label, now) if distributed.is_first() else batches
-    for images, labels in stop.watch(shown):
-        seed = mix(plan.train.seed, epoch, done.step, distributed.rank())
-        torch.manual_seed(seed)
-        shares = None
-        if plan.augment is not None:
-            images, shares = mixed(images, labels, data.num_classes, plan.augment, seed)
-        rate = _rate(state, plan, epoch + done.step / steps)
-        set_learning_rate(state.optimizer, rate)
-        where = StepLocation(plan.stage, epoch, done.step, saver.last_good())
-        batch = images, labels, labels if shares is None else shares
-        loss, correct = backward(state, wrapped, plan, batch, teacher, where)
-        clip_gradients(state.model, plan.train)
-        state.optimizer.step()
-        check_steps(learned, where)
-        state.masks.apply_(state.model)
-        done.step += 1
-        state.average.update(state.model, epoch * steps + done.step)
-        hits, count, loss_sum = distributed.sums(correct, len(labels), loss * len(labels))
-        done.add(hits, count, loss_sum, before + time.monotonic() - began)
-        saver.step(epoch * steps + done.step, loss_sum / count, rate)
-        if saver.is_due(done.step):
-            saver.save_last(state)
-    return Accuracy(done.correct, done.correct, done.total, 0, done.loss_sum / max(done.total, 1))
-
-
-def _running(state: State, plan: TrainingPlan, data: Data, sparsity: float) -> Running | None:
-    """Return what the epoch so far looks like, or None before its first step."""
-    done = state.progress
-    if not done.step:
-        return None
-    left = data.steps_per_epoch * (plan.train.epochs - state.epoch) - done.step
-    return Running(
-        loss=done.loss_sum / done.total,
-        top1=100.0 * done.correct / done.total,
-        sparsity=sparsity,
-        images_per_second=done.total / done.seconds,
-        seconds_left=left * done.seconds / done.step,
-    )
-
-
-def _rate(state: State, plan: TrainingPlan, progress: float) -> float:
-    scaled = state.plateau.scale * learning_rate(plan.train, progress)
-    return max(scaled, plan.train.lr_min)
+    return Epoch(state, plan, data, epoch, teacher, saver).train(stop)
 
 
 def _metrics(

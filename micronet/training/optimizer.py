@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from micronet.utils.errors import UserError
 def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
     """Return SGD with momentum over all parameters; learned steps have no weight decay."""
     steps = {id(step) for step in quantize.learned_steps(model).values()}
+    # A captured step reads its rate on the device, as the fused form alone does.
+    graphed = section.cuda_graph
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if id(parameter) not in steps],
-        lr=section.lr,
+        lr=torch.tensor(section.lr, device=device_of(model)) if graphed else section.lr,
         momentum=section.momentum,
         weight_decay=section.weight_decay,
         nesterov=section.nesterov,
+        fused=graphed or None,
     )
     add_steps(optimizer, model)
     return optimizer
@@ -112,13 +116,33 @@ _SHAPES = {
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group the same rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
-def clip_gradients(model: nn.Module, section: TrainSection) -> None:
-    """Scale all gradients down to the recipe's norm, where it has one and they exceed it."""
-    if section.clip_grad_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_grad_norm)
+def clip_gradients(model: nn.Module, section: TrainSection) -> torch.Tensor | None:
+    """Scale all gradients down to the recipe's norm where they exceed it.
+
+    Returns:
+        The norm before, a scalar; None where the recipe has none.
+    """
+    if not section.clip_grad_norm:
+        return None
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_grad_norm)
+
+
+def convolutions(deterministic: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which cuDNN's convolutions give the same bits each time, if asked for."""
+    if not deterministic:
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the host goes on while a device works, and waits only for what it reads of it."""
+    return device.type != "cpu"
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

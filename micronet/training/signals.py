@@ -52,14 +52,20 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signum = signum
 
-    def watch(self, items: Iterable[T]) -> Iterator[T]:
+    def watch(self, items: Iterable[T], meet_every: int = 1) -> Iterator[T]:
         """Yield ``items`` until a stop is asked for.
+
+        Args:
+            items: as many in each process.
+            meet_every: number of items after which several processes, which wait for each other
+                and for their devices then, tell each other of a stop.
 
         Raises:
             Stopped: it was.
         """
-        for item in items:
+        for index, item in enumerate(items):
             # Every process hears of it, so that all stop after the same step.
-            if signum := distributed.highest(self.signum or 0):
+            meets = not distributed.is_several() or index % meet_every == 0
+            if meets and (signum := distributed.highest(self.signum or 0)):
                 raise Stopped(signum)
             yield item

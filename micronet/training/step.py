@@ -1,65 +1,128 @@
-"""One optimizer step's loss and gradient, and what stops a run before they do harm."""
+"""One optimizer step, all of it on the device."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.models.failures import failures_of, logits_of
-from micronet.quantization import quantize
 from micronet.training.distillation import Teacher, distillation_loss
-from micronet.training.optimizer import autocast, device_of, in_order, memory_order
+from micronet.training.optimizer import (
+    autocast,
+    clip_gradients,
+    device_of,
+    in_order,
+    memory_order,
+)
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.state import State
+from micronet.training.steps.guard import Outcome, StepGuard
 from micronet.utils import distributed
-from micronet.utils.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Images, their labels, and what is learned: these, or shares of mixed classes."""
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+
+    def parts(self, plan: TrainingPlan, device: torch.device) -> Iterator[Batch]:
+        """Yield the parts that are trained one after the other, as a network takes them."""
+        size = -(-len(self.labels) // plan.train.accumulate)
+        order = memory_order(plan.train.channels_last)
+        for part in zip(*(tensor.split(size) for tensor in self), strict=True):
+            images, labels, targets = (tensor.to(device, non_blocking=True) for tensor in part)
+            yield Batch(in_order(images, order), labels, targets)
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Takes optimizer steps without waiting for the device.
+
+    Attributes:
+        state: of the run.
+        wrapped: the state's model, which with several processes meets them on the way back.
+        plan: of the stage.
+        teacher: distils where given.
+        guard: gives back what a step that is not sound has moved.
+    """
+
+    state: State
+    wrapped: nn.Module
+    plan: TrainingPlan
+    teacher: Teacher | None
+    guard: StepGuard
+
+    def take(
+        self, batch: Batch, where: StepLocation, number: int, share: Tensor | None = None
+    ) -> Tensor:
+        """Take one step, which changes nothing if it or an earlier one is not sound.
+
+        Args:
+            batch: of this process.
+            where: for messages.
+            number: of the step in the run, counted from 1.
+            share: of the average; see ``ModelEma.update``.
+
+        Returns:
+            What ``StepGuard.settle`` does.
+        """
+        state, guard = self.state, self.guard
+        guard.begin()
+        outcome = backward(state, self.wrapped, self.plan, batch, self.teacher, where)
+        sums = guard.judge(outcome, clip_gradients(state.model, self.plan.train))
+        state.optimizer.step()
+        state.masks.apply_(state.model)
+        state.average.update(state.model, number, share)
+        return guard.settle(sums, number)
 
 
 def backward(
     state: State,
     wrapped: nn.Module,
     plan: TrainingPlan,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     teacher: Teacher | None,
     where: StepLocation,
-) -> tuple[float, int]:
-    """Leave a batch's mean gradient in the parameters; return its mean loss and hits.
+) -> Outcome:
+    """Leave a batch's mean gradient in the parameters; return its losses and correct images.
 
     Args:
         state: of the run.
-        wrapped: the state's model, which with several processes meets them on the way back.
+        wrapped: the state's model, or what stands for it.
         plan: of the stage.
-        batch: images, their labels, and what is learned: these, or shares of mixed classes.
+        batch: of this process.
         teacher: distils where given.
         where: for messages.
     """
-    device = device_of(state.model)
+    device, count = device_of(state.model), len(batch.labels)
     state.optimizer.zero_grad(set_to_none=True)
-    labels, name = batch[1], type(state.model).__name__
-    size = -(-len(labels) // plan.train.accumulate)
-    loss_sum, correct = 0.0, 0
-    parts = list(zip(*(tensor.split(size) for tensor in batch), strict=True))
-    for number, (part, *wanted) in enumerate(parts, 1):
-        part = in_order(part.to(device), memory_order(plan.train.channels_last))
-        hard, learned = (labels_of.to(device) for labels_of in wanted)
-        share = len(hard) / len(labels)
-        meets = functools.partial(distributed.no_sync, wrapped, last=number == len(parts))
+    name = type(state.model).__name__
+    losses, sizes, correct = [], [], []
+    parts = -(-count // -(-count // plan.train.accumulate))
+    for number, part in enumerate(batch.parts(plan, device), 1):
+        size = len(part.labels)
+        meets = functools.partial(distributed.no_sync, wrapped, last=number == parts)
         with failures_of(f"{name} failed in {where}", where.last_good):
             with meets(), autocast(device, plan.train.amp):
-                logits = logits_of(wrapped(part), len(part), f"{where}: {name}")
-            taught = _taught(teacher, part, where) if teacher else None
-            loss = _loss(plan, logits.float(), learned, taught)
-            value = float(loss.detach())
-            if not value <= plan.train.loss_limit:
-                raise _nonfinite_loss(value, state, part, where)
+                logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
+            taught = _taught(teacher, part.images, where) if teacher else None
+            loss = _loss(plan, logits.float(), part.targets, taught)
             with meets():
-                (loss * share if share < 1 else loss).backward()
-        loss_sum += value * len(hard)
-        correct += int((logits.detach().argmax(dim=1) == hard).sum())
-    return loss_sum / len(labels), correct
+                (loss * (size / count) if size < count else loss).backward()
+        losses.append(loss.detach())
+        sizes.append(size)
+        correct.append((logits.detach().argmax(dim=1) == part.labels).sum())
+    # In double precision, part after part: the sums of a host that reads each loss.
+    summed = functools.reduce(torch.add, map(torch.mul, map(Tensor.double, losses), sizes))
+    return Outcome(summed / count, torch.stack(correct).sum(), torch.stack(losses), count)
 
 
 def _taught(teacher: Teacher, images: Tensor, where: StepLocation) -> Tensor:
@@ -79,21 +142,3 @@ def _loss(plan: TrainingPlan, logits: Tensor, labels: Tensor, taught: Tensor | N
         distill_weight=plan.distill.distill_weight,
         label_smoothing=smoothing,
     )
-
-
-def _nonfinite_loss(value: float, state: State, images: Tensor, where: StepLocation) -> UserError:
-    """Return the error that stops a NaN, an infinity or an explosion before the weights see it."""
-    layers = quantize.nonfinite_inputs(state.model, images) or quantize.nonfinite_ranges(
-        state.model
-    )
-    first = f"; the input of layer {layers[0]!r} is the first that is not finite" if layers else ""
-    return UserError(f"the loss is {value} in {where}{first}{where.last_good}")
-
-
-def check_steps(steps: Mapping[str, nn.Parameter], where: StepLocation) -> None:
-    """Stop before a step that rounds nothing is used or saved."""
-    for owner, value in quantize.invalid_steps(steps).items():
-        raise UserError(
-            f"the learned step of {owner} is {value} after {where}, but must stay positive and "
-            f"finite: a lower train.lr may help{where.last_good}"
-        )

@@ -137,6 +137,13 @@ def mean(value: Tensor) -> Tensor:
     return total / size()
 
 
+def sum_of_all(values: Tensor) -> Tensor:
+    """Return the sums of all processes' ``values``, which it may overwrite, on their device."""
+    if is_several():
+        dist.all_reduce(values)
+    return values
+
+
 def sums(*numbers: float) -> list[Any]:
     """Return the sums of all processes' numbers, exact for whole ones below 2**53."""
     if not is_several():

@@ -1,0 +1,66 @@
+"""A distilled, pruned step of quantization-aware training with an average, without a run."""
+
+import torch
+
+from micronet.models import architectures
+from micronet.pruning import prune
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import DistillSection, PruneGroup, PruneSection, TrainSection
+from micronet.training import loop
+from micronet.training.distillation import Teacher
+from micronet.training.optimizer import set_learning_rate
+from micronet.training.plan import StepLocation, TrainingPlan
+from micronet.training.state import pack
+from micronet.training.step import Batch, Stepper
+from micronet.training.steps.guard import StepGuard
+
+
+def bits_of(model):
+    """Learned steps and ranges, and what stays in float."""
+    bits = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
+    for name in bits:
+        if name.startswith("layer2"):
+            bits[name] = LayerBits(4, 4, weight_step="learned", activation_step="learned")
+    return bits | {"conv1": LayerBits(None, None), "fc": LayerBits(2.4, None)}
+
+
+def stepper(deferred, **train):
+    """A network of its first epoch, and what takes its steps."""
+    torch.manual_seed(0)
+    model = architectures.create_model("resnet20", 10)
+    section = PruneSection((PruneGroup(("layer*",), final_sparsity=0.5),), method="one-shot")
+    settings = {"lr": 0.02, "weight_decay": 1e-4, "nesterov": True, "model_ema": 0.9, **train}
+    plan = TrainingPlan(
+        "qat",
+        TrainSection(**{"clip_grad_norm": 1.0, "accumulate": 2, **settings}),
+        prune=section,
+        prune_groups=prune.layer_groups(model, section),
+        bits=bits_of(model),
+        distill=DistillSection(),
+    )
+    state = loop.start(model, plan, prune.Masks())
+    loop.begin_epoch(state, plan, 0)
+    model.train()
+    set_learning_rate(state.optimizer, plan.train.lr)
+    teacher = Teacher(architectures.create_model("resnet20", 10))
+    guard = StepGuard(state, plan.train.loss_limit, deferred)
+    return Stepper(state, model, plan, teacher, guard)
+
+
+def batch(seed=0, count=12):
+    """Noise with labels."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (count,), generator=random)
+    return Batch(torch.randn(count, 3, 16, 16, generator=random), labels, labels)
+
+
+def take(taker, number, images=None):
+    """Take a step; return its row."""
+    where = StepLocation("qat", 0, number - 1, "; the last good checkpoint is 'last'")
+    return taker.take(images or batch(number), where, number)
+
+
+def everything(state):
+    """All that a step may change, as bytes by name."""
+    tensors = pack(state, {})[0] | dict(state.model.named_buffers())
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in tensors.items()}
