@@ -43,14 +43,14 @@ __global__ void fake_quant_observed(const T* __restrict__ x, int64_t numel, cons
                                     uint8_t* __restrict__ inside, float* extremes, float* partial) {
   float lo = range[0], hi = range[1];
   if (*step <= 0) {
-    publish_extremes(observe(x, numel), partial);
+    publish(observe(x, numel), partial);
     const Extremes all = gather(partial);
     lo = all.lo();
     hi = all.hi();
     cooperative_groups::this_grid().sync();  // all have read, and may write again
   }
   const Quantizer q = make_quantizer(lo, hi, levels, scheme);
-  publish(round_share<kLookUp, true>(x, numel, q, y, inside), partial, extremes);
+  publish_extremes(round_share<kLookUp, true>(x, numel, q, y, inside), partial, extremes);
 }
 
 }  // namespace
