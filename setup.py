@@ -15,6 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
+# Compute capabilities without the point, such as 90 or 80,90: what devices kernels are made for.
+ARCHITECTURES = os.environ.get("MICRONET_CUDA_ARCHITECTURES", "80,90").split(",")
 
 
 def tool(name: str) -> str:
@@ -58,7 +60,8 @@ def cuda_choice() -> tuple[Path | None, str]:
     if release is None or release.group(1) != torch.version.cuda.split(".")[0]:
         have = release.group(0) if release else "unknown"
         return None, f"left out: nvcc is {have}, torch is built for CUDA {torch.version.cuda}"
-    return root, f"compiled for sm_80 and sm_90 with nvcc {release.group(0)}"
+    devices = " and ".join(f"sm_{number}" for number in ARCHITECTURES)
+    return root, f"compiled for {devices} with nvcc {release.group(0)}"
 
 
 class CMakeBuild(build_ext):
@@ -81,6 +84,7 @@ class CMakeBuild(build_ext):
         }
         if root:
             options["CMAKE_CUDA_COMPILER"] = str(root / "bin" / "nvcc")
+            options["MICRONET_CUDA_ARCHITECTURES"] = ";".join(ARCHITECTURES)
             options["CUDAToolkit_ROOT"] = str(root)
         flags = [f"-D{key}={value}" for key, value in options.items()]
         cmake = tool("cmake")

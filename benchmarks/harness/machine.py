@@ -32,6 +32,35 @@ def describe() -> dict[str, str]:
     }
 
 
+def describe_device(device: str) -> dict[str, str]:
+    """Return the device with its driver, and the versions of what makes its kernels, by name."""
+    found = {
+        "device": device,
+        "triton": _version("triton"),
+        "nvcc": _last_line("nvcc", "--version"),
+    }
+    if device == "cpu":
+        return found
+    properties = torch.cuda.get_device_properties(0)
+    about = f"{properties.multi_processor_count} SMs, {properties.total_memory / 2**30:.0f} GiB"
+    driver = _last_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        **found,
+        "device": f"{properties.name}, sm_{properties.major}{properties.minor}, {about}",
+        "driver": driver,
+        "CUDA of torch": str(torch.version.cuda),
+        "cuDNN": str(torch.backends.cudnn.version()),
+    }
+
+
+def _last_line(program: str, *arguments: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        return f"no {program}"
+    said = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    return (said.stdout.strip().splitlines() or [f"{program} said nothing"])[-1]
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
