@@ -15,8 +15,6 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
-# Compute capabilities without the point, such as 90 or 80,90: what devices kernels are made for.
-ARCHITECTURES = os.environ.get("MICRONET_CUDA_ARCHITECTURES", "80,90").split(",")
 
 
 def tool(name: str) -> str:
@@ -44,6 +42,15 @@ def cuda_root() -> Path | None:
     return Path(top.group(1).strip()).resolve() if top else None
 
 
+def architectures() -> list[str]:
+    """Return the compute capabilities that kernels are made for: 80 and 90, or those asked for."""
+    asked = os.environ.get("MICRONET_CUDA_ARCHITECTURES") or "80,90"
+    found = [number.strip() for number in asked.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d+[a-z]?", number) for number in found):
+        raise SystemExit(f"MICRONET_CUDA_ARCHITECTURES is {asked!r}; it is such as 90 or 80,90")
+    return found
+
+
 def cuda_choice() -> tuple[Path | None, str]:
     """Return the toolkit to compile with, or None, and the sentence that says why."""
     import torch
@@ -60,7 +67,7 @@ def cuda_choice() -> tuple[Path | None, str]:
     if release is None or release.group(1) != torch.version.cuda.split(".")[0]:
         have = release.group(0) if release else "unknown"
         return None, f"left out: nvcc is {have}, torch is built for CUDA {torch.version.cuda}"
-    devices = " and ".join(f"sm_{number}" for number in ARCHITECTURES)
+    devices = " and ".join(f"sm_{number}" for number in architectures())
     return root, f"compiled for {devices} with nvcc {release.group(0)}"
 
 
@@ -84,7 +91,7 @@ class CMakeBuild(build_ext):
         }
         if root:
             options["CMAKE_CUDA_COMPILER"] = str(root / "bin" / "nvcc")
-            options["MICRONET_CUDA_ARCHITECTURES"] = ";".join(ARCHITECTURES)
+            options["MICRONET_CUDA_ARCHITECTURES"] = ";".join(architectures())
             options["CUDAToolkit_ROOT"] = str(root)
         flags = [f"-D{key}={value}" for key, value in options.items()]
         cmake = tool("cmake")

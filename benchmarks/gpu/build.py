@@ -28,10 +28,11 @@ def environment(device: str, site: Path = SITE) -> dict[str, str]:
 
 def link_kernels(site: Path = SITE) -> None:
     """Give kernels/ the name that it is imported by."""
-    link = site / "micronet_kernels"
     site.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(ROOT / "kernels")
+    # Renamed into place: a run beside this one keeps its link.
+    beside = site / f"micronet_kernels.{os.getpid()}"
+    beside.symlink_to(ROOT / "kernels")
+    os.replace(beside, site / "micronet_kernels")
 
 
 def wheels_in(folder: Path | None) -> list[str]:

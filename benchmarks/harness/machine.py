@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import torch
-import torchvision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +25,7 @@ def describe() -> dict[str, str]:
         "compiler": _compiler(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": _version("torchvision"),
         "torchao": _version("torchao"),
         "micronet": _revision(),
     }
