@@ -84,6 +84,7 @@ class CMakeBuild(build_ext):
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
             "MICRONET_PYTHON": "ON",
             "MICRONET_CUDA": "ON" if root else "OFF",
+            "MICRONET_WERROR": os.environ.get("MICRONET_WERROR") or "ON",
             "TORCH_INCLUDE": ";".join(cpp_extension.include_paths()),
             "TORCH_LIBRARY_DIR": ";".join(cpp_extension.library_paths()),
             "PYTHON_INCLUDE": sysconfig.get_paths()["include"],

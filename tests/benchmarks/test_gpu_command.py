@@ -15,6 +15,7 @@ from benchmarks.gpu.table import Stage
 from micronet.utils.errors import UserError
 from paths import ROOT
 
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 QUICK = ["--device", "cpu", "--quick", "--no-build"]
 
 
@@ -148,7 +149,7 @@ def _is_alive(pid):
 
 def test_a_failed_process_leaves_its_last_words(tmp_path):
     words = "import sys; print('first'); print(); sys.exit('what was wrong')"
-    done = processes.run([sys.executable, "-c", words], tmp_path / "log", 60, {})
+    done = processes.run([sys.executable, "-c", words], tmp_path / "log", 60, UNBUFFERED)
     assert (done.status, done.note) == (FAILED, "exit code 1: what was wrong")
     assert "first" in (tmp_path / "log").read_text()
 
@@ -180,7 +181,7 @@ def test_wheels_and_the_build_share_one_limit(commands, tmp_path, monkeypatch):
     ]
     assert compiling[1:] == ["setup.py", "build_ext", "--inplace"]
     assert (first, second) == (10, 7)
-    assert env["MICRONET_CUDA_ARCHITECTURES"] == "90"
+    assert (env["MICRONET_CUDA_ARCHITECTURES"], env["MICRONET_WERROR"]) == ("90", "OFF")
     assert env["PYTHONPATH"].split(":")[:2] == [str(ROOT), str(tmp_path / "site")]
     assert (tmp_path / "site" / "micronet_kernels" / "dispatch.py").exists()
 

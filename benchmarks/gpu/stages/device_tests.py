@@ -12,7 +12,6 @@ from benchmarks.harness.machine import ROOT
 
 # Warnings of other packages, newer here than the lock's, are shown; our own stay errors.
 WARNINGS = "filterwarnings=default\nerror:::(micronet|micronet_kernels)(\\..*)?"
-ON_DEVICE = ["tests", "-m", "gpu"]
 # Without a device: a file of tests whose run and report are like those.
 ON_CPU = [
     "tests/kernels/test_gpu.py",
@@ -30,7 +29,13 @@ def command(settings: Settings, report: Path) -> list[str]:
         return [*found, *ON_CPU]
     # A fault of one kernel spoils its process: several, so that others still tell something.
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    return [*found, "-p", "xdist.plugin", "-n", str(workers), *ON_DEVICE]
+    return [*found, "-p", "xdist.plugin", "-n", str(workers), "-m", "gpu", *marked()]
+
+
+def marked() -> list[str]:
+    """Return the files with tests for a device: no other has to be importable where one is."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(f.relative_to(ROOT)) for f in files if "mark.gpu" in f.read_text()]
 
 
 def measure(settings: Settings, record: Record) -> None:
