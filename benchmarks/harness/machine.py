@@ -36,13 +36,13 @@ def describe_device(device: str) -> dict[str, str]:
     found = {
         "device": device,
         "triton": _version("triton"),
-        "nvcc": _last_line("nvcc", "--version"),
+        "nvcc": _line_of("release", "nvcc", "--version"),
     }
     if device == "cpu":
         return found
     properties = torch.cuda.get_device_properties(0)
     about = f"{properties.multi_processor_count} SMs, {properties.total_memory / 2**30:.0f} GiB"
-    driver = _last_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    driver = _line_of("", "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return {
         **found,
         "device": f"{properties.name}, sm_{properties.major}{properties.minor}, {about}",
@@ -52,12 +52,14 @@ def describe_device(device: str) -> dict[str, str]:
     }
 
 
-def _last_line(program: str, *arguments: str) -> str:
+def _line_of(word: str, program: str, *arguments: str) -> str:
+    """Return the first line with a word in it that a program prints."""
     found = shutil.which(program)
     if found is None:
         return f"no {program}"
     said = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
-    return (said.stdout.strip().splitlines() or [f"{program} said nothing"])[-1]
+    lines = [line for line in said.stdout.splitlines() if word in line]
+    return lines[0] if lines else f"{program} does not say"
 
 
 def _processor() -> str:

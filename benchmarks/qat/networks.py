@@ -26,7 +26,7 @@ from micronet.training.optimizer import autocast
 
 CLASSES = 1000
 RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
-PLAIN, OURS, RECOMPUTE = "plain", "micronet", "micronet-recompute"
+PLAIN, SILU, OURS, RECOMPUTE = "plain", "plain-silu", "micronet", "micronet-recompute"
 COMPILED_QAT = "compiled-qat"
 
 
@@ -166,7 +166,7 @@ class Variant:
 
 VARIANTS = {
     PLAIN: Variant("float32, eager, the network as the package makes it", _plain),
-    "plain-silu": Variant("float32, eager, with torch's own SiLU", _plain_silu),
+    SILU: Variant("float32, eager, with torch's own SiLU", _plain_silu),
     OURS: Variant("micronet.quantization.quantize.convert_", _ours),
     RECOMPUTE: Variant("the same inside micronet_kernels.recompute_in_backward", _recompute),
     "distiller": Variant("Distiller's minimum, maximum, average, clamp, round", _distiller),

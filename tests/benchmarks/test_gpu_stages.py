@@ -1,5 +1,6 @@
 """What the stages of `make gpu` record, count and leave out, piece by piece."""
 
+import dataclasses
 import json
 import tarfile
 
@@ -190,8 +191,8 @@ def test_what_is_unavailable_stays_so():
 
 
 def test_forms_are_compared_with_plain(record):
-    times = {"plain": Times(2.0, 2.0, 2.0), "micronet": Times(1.0, 1.0, 1.0)}
-    memory = {"plain": training_step.Weight(8, 10), "micronet": training_step.Weight(2, 4)}
+    times = {"plain-silu": Times(2.0, 2.0, 2.0), "micronet": Times(1.0, 1.0, 1.0)}
+    memory = {"plain-silu": training_step.Weight(8, 10), "micronet": training_step.Weight(2, 4)}
     row = training_step.numbers("micronet", times, memory)
     assert list(row.values()) == [1000, 0.5, 2, 4, 0.4, ""]
     record.row("Steps", {"form": "micronet", **row})
@@ -272,6 +273,18 @@ def test_recipes_are_cut_down_to_the_time(tmp_path):
     assert half == {"train": {"epochs": 4}, "prune": {"end_epoch": 2}}
     least = yaml.safe_load(cifar10.part(recipes["fit"], 0.0, tmp_path).read_text())
     assert least == {"train": {"epochs": 1}}
+
+
+def test_cifar10_comes_from_a_folder_or_a_tar(tmp_path):
+    folder = make_folder(tmp_path / "data", 12)
+    given = dataclasses.replace(CPU, cifar10=str(folder))
+    assert cifar10.source_of(given, tmp_path)[:2] == ["--data", str(folder)]
+    with tarfile.open(tmp_path / "data.tar.xz", "w:xz") as archive:
+        archive.add(folder, "cifar10")
+    given = dataclasses.replace(CPU, cifar10=str(tmp_path / "data.tar.xz"))
+    found = cifar10.source_of(given, tmp_path / "scratch")[1]
+    assert found == str(tmp_path / "scratch" / "data" / "cifar10")
+    assert cifar10.source_of(CPU, tmp_path)[:2] == ["--data", "digits"]
 
 
 def test_kernels_are_named_without_their_templates():

@@ -44,13 +44,13 @@ QUICK_CASES = (Case("efficientnet-micro", "efficientnet_b1_qat", 32), CASES[1])
 @torch.no_grad()
 def measure(settings: Settings, record: Record) -> None:
     """Compare every network on both devices; identical means every value of every batch."""
-    files = image_files(settings.images, Path(settings.scratch))[:COUNT]
-    what = f"{len(files)} images of the given ones" if files else "made images, normal values"
+    count = 4 if settings.quick else COUNT
+    files = image_files(settings.images, Path(settings.scratch))[:count]
+    what = f"{len(files)} of the given ones" if files else f"{count} made ones, normal values"
     record.note(f"Images: {what}. The ranges are those of two training batches on the CPU.")
     same = True
     for case in QUICK_CASES if settings.quick else CASES:
-        count = 4 if settings.quick else COUNT
-        batches = list(images(files[:count], case.side, count))
+        batches = list(images(files, case.side, count))
         network = prepared(case, batches)
         there = copy.deepcopy(network).to(settings.device)
         logits, values = compare(network, there, batches, settings.device)
