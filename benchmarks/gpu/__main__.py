@@ -52,7 +52,8 @@ def run_stage(stage: Stage, settings: Settings, out: Path, budget: Budget) -> Re
     into.unlink(missing_ok=True)
     given = replace(settings, limit=limit)
     command = [sys.executable, "-m", "benchmarks.gpu.stage", stage.module, given.as_json()]
-    outcome = processes.run([*command, str(into)], log, limit, build.environment(settings.device))
+    env = build.environment(settings.device, build.site_of(settings.scratch))
+    outcome = processes.run([*command, str(into)], log, limit, env)
     result = Result(stage, outcome, record.read(into))
     into.unlink(missing_ok=True)
     return result
@@ -64,7 +65,8 @@ def measure(args: argparse.Namespace, settings: Settings, budget: Budget) -> Rep
     log.write_text("")
     wheels = build.wheels_in(args.wheels)
     limit = min(table.BUILD_LIMIT, budget.left())
-    built = build.prepare(wheels, args.build, settings.device, log, limit)
+    site = build.site_of(settings.scratch)
+    built = build.prepare(wheels, args.build, settings.device, log, limit, site)
     print(f"build: {built.status} in {built.seconds:.1f} s. {built.note}", flush=True)
     facts = run_stage(MACHINE, settings, args.out, budget).found.tables.get("Machine", [])
     machine = {row["name"]: row["value"] for row in facts}

@@ -9,11 +9,16 @@ from benchmarks.gpu.processes import FINISHED, Outcome
 from benchmarks.harness.machine import ROOT
 from micronet.utils.errors import UserError
 
-# Packages of the wheels, and the kernels under their own name; the environment stays as it is.
-SITE = ROOT / "build" / "gpu" / "site"
+
+def site_of(scratch: str | Path) -> Path:
+    """Return the folder for packages of wheels, and for the kernels under their own name.
+
+    It goes with the run: the Python of the machine stays as it is.
+    """
+    return Path(scratch) / "site"
 
 
-def environment(device: str, site: Path = SITE) -> dict[str, str]:
+def environment(device: str, site: Path) -> dict[str, str]:
     """Return the environment of all processes: the checkout and what it lacks can be imported.
 
     Where the CPU is asked for, they see no device: commands take the one that they find.
@@ -26,13 +31,10 @@ def environment(device: str, site: Path = SITE) -> dict[str, str]:
     return {**os.environ, **own, **hidden}
 
 
-def link_kernels(site: Path = SITE) -> None:
+def link_kernels(site: Path) -> None:
     """Give kernels/ the name that it is imported by."""
     site.mkdir(parents=True, exist_ok=True)
-    # Renamed into place: a run beside this one keeps its link.
-    beside = site / f"micronet_kernels.{os.getpid()}"
-    beside.symlink_to(ROOT / "kernels")
-    os.replace(beside, site / "micronet_kernels")
+    (site / "micronet_kernels").symlink_to(ROOT / "kernels")
 
 
 def wheels_in(folder: Path | None) -> list[str]:
@@ -49,7 +51,7 @@ def wheels_in(folder: Path | None) -> list[str]:
 
 
 def prepare(
-    wheels: list[str], compiles: bool, device: str, log: Path, limit: float, site: Path = SITE
+    wheels: list[str], compiles: bool, device: str, log: Path, limit: float, site: Path
 ) -> Outcome:
     """Install the wheels and compile the extension, within `limit` seconds in all."""
     link_kernels(site)

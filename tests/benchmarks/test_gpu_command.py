@@ -77,7 +77,6 @@ def stages(monkeypatch):
         Stage("z", "machine", "Late", 60),
     )
     monkeypatch.setattr(table, "STAGES", found)
-    monkeypatch.setattr(build, "link_kernels", lambda site: None)
     return found
 
 
@@ -191,10 +190,10 @@ def test_nothing_is_compiled_where_none_is_wanted(commands, tmp_path):
     assert done == Outcome(FINISHED, 0, "nothing was compiled: --no-build") and not commands
 
 
-def test_the_cpu_is_all_that_is_seen_where_it_is_asked_for(monkeypatch):
+def test_the_cpu_is_all_that_is_seen_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert build.environment("cpu")["CUDA_VISIBLE_DEVICES"] == ""
-    assert build.environment("cuda")["CUDA_VISIBLE_DEVICES"] == "0"
+    assert build.environment("cpu", tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
+    assert build.environment("cuda", tmp_path)["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_a_folder_without_wheels_is_refused(tmp_path):
