@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels clean
+.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -85,6 +85,16 @@ bench-blocks-accuracy: setup
 
 bench-kernels: setup
 	$(BIN)/python -m benchmarks.cuda.kernels
+
+# Needs no .venv: a bare machine's own Python serves. ARGS are options of `python -m benchmarks.gpu`.
+gpu:
+	$(or $(wildcard $(BIN)/python),python3) -m benchmarks.gpu $(ARGS)
+
+# The one package that a machine with torch, but without a network, usually lacks.
+gpu-wheels: .venv/.packages
+	rm -rf build/wheels
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w build/wheels \
+	  $$(grep '^efficientnet_pytorch==' constraints.txt)
 
 clean:
 	rm -rf build .venv *.egg-info kernels/_C*.so

@@ -42,6 +42,15 @@ def cuda_root() -> Path | None:
     return Path(top.group(1).strip()).resolve() if top else None
 
 
+def architectures() -> list[str]:
+    """Return the compute capabilities that kernels are made for: 80 and 90, or those asked for."""
+    asked = os.environ.get("MICRONET_CUDA_ARCHITECTURES") or "80,90"
+    found = [number.strip() for number in asked.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d+[a-z]?", number) for number in found):
+        raise SystemExit(f"MICRONET_CUDA_ARCHITECTURES is {asked!r}; it is such as 90 or 80,90")
+    return found
+
+
 def cuda_choice() -> tuple[Path | None, str]:
     """Return the toolkit to compile with, or None, and the sentence that says why."""
     import torch
@@ -58,7 +67,8 @@ def cuda_choice() -> tuple[Path | None, str]:
     if release is None or release.group(1) != torch.version.cuda.split(".")[0]:
         have = release.group(0) if release else "unknown"
         return None, f"left out: nvcc is {have}, torch is built for CUDA {torch.version.cuda}"
-    return root, f"compiled for sm_80 and sm_90 with nvcc {release.group(0)}"
+    devices = " and ".join(f"sm_{number}" for number in architectures())
+    return root, f"compiled for {devices} with nvcc {release.group(0)}"
 
 
 class CMakeBuild(build_ext):
@@ -74,6 +84,7 @@ class CMakeBuild(build_ext):
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
             "MICRONET_PYTHON": "ON",
             "MICRONET_CUDA": "ON" if root else "OFF",
+            "MICRONET_WERROR": os.environ.get("MICRONET_WERROR") or "ON",
             "TORCH_INCLUDE": ";".join(cpp_extension.include_paths()),
             "TORCH_LIBRARY_DIR": ";".join(cpp_extension.library_paths()),
             "PYTHON_INCLUDE": sysconfig.get_paths()["include"],
@@ -81,6 +92,7 @@ class CMakeBuild(build_ext):
         }
         if root:
             options["CMAKE_CUDA_COMPILER"] = str(root / "bin" / "nvcc")
+            options["MICRONET_CUDA_ARCHITECTURES"] = ";".join(architectures())
             options["CUDAToolkit_ROOT"] = str(root)
         flags = [f"-D{key}={value}" for key, value in options.items()]
         cmake = tool("cmake")

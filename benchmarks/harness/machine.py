@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import torch
-import torchvision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,10 +25,41 @@ def describe() -> dict[str, str]:
         "compiler": _compiler(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": _version("torchvision"),
         "torchao": _version("torchao"),
         "micronet": _revision(),
     }
+
+
+def describe_device(device: str) -> dict[str, str]:
+    """Return the device with its driver, and the versions of what makes its kernels, by name."""
+    found = {
+        "device": device,
+        "triton": _version("triton"),
+        "nvcc": _line_of("release", "nvcc", "--version"),
+    }
+    if device == "cpu":
+        return found
+    properties = torch.cuda.get_device_properties(0)
+    about = f"{properties.multi_processor_count} SMs, {properties.total_memory / 2**30:.0f} GiB"
+    driver = _line_of("", "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        **found,
+        "device": f"{properties.name}, sm_{properties.major}{properties.minor}, {about}",
+        "driver": driver,
+        "CUDA of torch": str(torch.version.cuda),
+        "cuDNN": str(torch.backends.cudnn.version()),
+    }
+
+
+def _line_of(word: str, program: str, *arguments: str) -> str:
+    """Return the first line with a word in it that a program prints."""
+    found = shutil.which(program)
+    if found is None:
+        return f"no {program}"
+    said = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    lines = [line for line in said.stdout.splitlines() if word in line]
+    return lines[0] if lines else f"{program} does not say"
 
 
 def _processor() -> str:

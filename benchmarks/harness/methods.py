@@ -1,5 +1,6 @@
 """What is timed: methods that do one thing to the same tensors, and the row each one gets."""
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -16,6 +17,30 @@ COPY = "copy"
 
 class Unavailable(Exception):
     """A peer cannot run here; the text says why."""
+
+
+def reason(error: Exception) -> str:
+    """Return the kind of an error and its first line, as a row's note says it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+
+
+def tried(prepare: Callable[[], Step], device: str) -> Step:
+    """Prepare a step and run it once.
+
+    Raises Unavailable, with the traceback printed, where it fails: kernels that are new to a device
+    may, and what is measured beside them goes on.
+    """
+    try:
+        step = prepare()
+        step()
+        wait_for(device)()
+    except Unavailable:
+        raise
+    except Exception as error:  # of whatever kind a kernel, a compiler or its device fails with
+        traceback.print_exc()
+        raise Unavailable(reason(error)) from error
+    return step
 
 
 @dataclass(frozen=True)
@@ -65,7 +90,9 @@ class Row:
         return asdict(self)
 
 
-def measure(group: Group, rounds: int = ROUNDS, warmup: int = WARMUP) -> list[Row]:
+def measure(
+    group: Group, rounds: int = ROUNDS, warmup: int = WARMUP, repeats: int = 1
+) -> list[Row]:
     """Time a group's methods in turn, with a copy of as many floats as the ceiling beside them."""
     methods = [*group.methods, copy_method(group.elements, group.device)]
     steps: dict[str, Step] = {}
@@ -76,7 +103,7 @@ def measure(group: Group, rounds: int = ROUNDS, warmup: int = WARMUP) -> list[Ro
             steps[key(method)] = method.prepare()
         except Unavailable as error:
             notes[key(method)] = str(error)
-    times = interleave(steps, rounds, warmup, wait_for(group.device))
+    times = interleave(steps, rounds, warmup, wait_for(group.device), repeats)
     return [_row(group, method, methods, times, notes.get(key(method), "")) for method in methods]
 
 

@@ -64,7 +64,7 @@ def frozen(device: str) -> Function:
     return lambda x: kernels.fake_quant_per_tensor(x, ends, LEVELS)
 
 
-def saved_bytes_per_element(backend: str, elements: int) -> float:
+def saved_bytes_per_element(backend: str, elements: int, device: str = "cpu") -> float:
     """Return the bytes an element that the exact step keeps for backward beside its output."""
     saved: dict[int, int] = {}
 
@@ -72,9 +72,9 @@ def saved_bytes_per_element(backend: str, elements: int) -> float:
         saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
-    x = torch.randn(elements, requires_grad=True)
+    x = torch.randn(elements, device=device, requires_grad=True)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
     with kernels.use_backend(backend), hooks:
-        y = exact("cpu")(x)
+        y = exact(device)(x)
     saved.pop(y.untyped_storage().data_ptr(), None)
     return sum(saved.values()) / elements

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness.methods import Unavailable
+from benchmarks.harness.methods import Unavailable, reason
 from benchmarks.harness.ours import DECAY, HI, LEVELS, LO, Function
 
 TOP = LEVELS - 1
@@ -181,14 +181,9 @@ def _compile_now(function: Function, x: Tensor, grad: Tensor) -> Function:
     try:
         function(x).backward(grad)
     except Exception as error:  # of whatever kind the compiler or the one it calls fails with
-        raise Unavailable(f"inductor: {type(error).__name__}: {_first_line(error)}") from error
+        raise Unavailable(f"inductor: {reason(error)}") from error
     x.grad = None
     return function
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else ""
 
 
 def torchao_per_channel(device: str) -> Function:

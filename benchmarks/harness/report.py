@@ -1,10 +1,15 @@
 """Tables in Markdown and JSON, with the machine and the versions beside them."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks.harness.methods import Row
+if TYPE_CHECKING:
+    # Reports are also written where the kernels are not built yet.
+    from benchmarks.harness.methods import Row
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

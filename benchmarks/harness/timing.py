@@ -31,19 +31,22 @@ def interleave(
     rounds: int = ROUNDS,
     warmup: int = WARMUP,
     wait: Callable[[], object] = lambda: None,
+    repeats: int = 1,
 ) -> dict[str, Times]:
     """Run all steps in turn, `warmup` rounds untimed and then `rounds` timed ones.
 
     `wait` returns once the device has finished: without it a timer of a GPU measures launches.
+    A sample is the mean of `repeats` runs that share one wait, for steps as short as a wait.
     """
     samples: dict[str, list[float]] = {name: [] for name in steps}
     with collector_off():
         for number in range(warmup + rounds):
             for name, step in steps.items():
                 start = time.perf_counter()
-                step()
+                for _ in range(repeats):
+                    step()
                 wait()
-                took = time.perf_counter() - start
+                took = (time.perf_counter() - start) / repeats
                 if number >= warmup:
                     samples[name].append(took)
     return {name: Times.of(taken) for name, taken in samples.items()}

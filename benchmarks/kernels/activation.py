@@ -33,9 +33,10 @@ def traffic(dtype: str, reads_forward: int) -> float:
 @functools.lru_cache(maxsize=4)
 def inputs(shape: Shape, dtype: str, device: str) -> tuple[Tensor, Tensor]:
     """Return the input and the incoming gradient that all methods of a group share."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     x, grad = (
-        torch.randn(shape, generator=generator).to(device, getattr(torch, dtype)) for _ in range(2)
+        torch.randn(shape, generator=generator, device=device).to(getattr(torch, dtype))
+        for _ in range(2)
     )
     return x.requires_grad_(), grad
 

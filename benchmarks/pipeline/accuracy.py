@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness import machine
@@ -40,21 +41,33 @@ def images() -> Path:
     return unpacked
 
 
-def run_seed(data: Path, out: Path, seed: int) -> list[pipeline.StageResult]:
-    """Train the three stages with one seed; a stage that is finished is not run again."""
-    runs = {stage: out / f"seed{seed}" / stage for stage in STAGES}
-    source = ["--data", data, "--holdout", "0.1", "--seed", seed]
+def recipe_of(stage: str) -> Path:
+    """Return the file of a stage's recipe."""
+    return ROOT / "schedules" / f"cifar10_resnet20_{stage}.yaml"
+
+
+def run_stage(stage: str, recipe: Path, runs: Path, source: Sequence[str | Path | int]) -> Path:
+    """Train one stage from those before it in `runs`; return its run directory.
+
+    A stage that is finished is not run again. `source` is options on data and chance.
+    """
+    run = runs / stage
     start = {
         "fit": ["--arch", "resnet20"],
-        "prune": ["--from", runs["fit"]],
-        "qat": ["--from", runs["prune"], "--teacher", runs["fit"]],
+        "prune": ["--from", runs / "fit"],
+        "qat": ["--from", runs / "prune", "--teacher", runs / "fit"],
     }
-    for stage in STAGES:
-        recipe = ROOT / "schedules" / f"cifar10_resnet20_{stage}.yaml"
-        arguments = [stage, *source, *start[stage], "--schedule", recipe, "--out", runs[stage]]
-        resume = ["--resume"] if (runs[stage] / "config.json").exists() else []
-        pipeline.run_stage([*arguments, *resume])
-    return [pipeline.result_of(runs[stage]) for stage in STAGES]
+    arguments = [stage, *source, *start[stage], "--schedule", recipe, "--out", run]
+    resume = ["--resume"] if (run / "config.json").exists() else []
+    pipeline.run_stage([*arguments, *resume])
+    return run
+
+
+def run_seed(data: Path, out: Path, seed: int) -> list[pipeline.StageResult]:
+    """Train the three stages with one seed."""
+    source = ["--data", data, "--holdout", "0.1", "--seed", seed]
+    runs = [run_stage(stage, recipe_of(stage), out / f"seed{seed}", source) for stage in STAGES]
+    return [pipeline.result_of(run) for run in runs]
 
 
 def summarize(seeds: dict[int, list[pipeline.StageResult]]) -> dict[str, float]:

@@ -37,11 +37,16 @@ class LayerRow:
     share_of_copy: float | None
 
 
-def chosen(arch: str, batch: int, side: int) -> dict[Site, tuple[str, int]]:
-    """Return kind and number of the pointwise sites with most products, and of all depthwise."""
+def every(arch: str, batch: int, side: int) -> Counter[Site]:
+    """Return the sites of a network, in the order of its layers, and how many layers each has."""
     with torch.device("meta"):
         network = architectures.create_model(arch, shapes.CLASSES).eval()
-        found = Counter(qat_sites.sites(network, torch.empty(batch, 3, side, side)).values())
+        return Counter(qat_sites.sites(network, torch.empty(batch, 3, side, side)).values())
+
+
+def chosen(arch: str, batch: int, side: int) -> dict[Site, tuple[str, int]]:
+    """Return kind and number of the pointwise sites with most products, and of all depthwise."""
+    found = every(arch, batch, side)
     pointwise = sorted(
         (site for site in found if site.is_pointwise),
         key=lambda site: site.macs * found[site],
@@ -97,26 +102,28 @@ def text(site: Site) -> str:
     return f"{shapes.text(site.input_size)} -> {site.weight_size[0]}, {y}x{x}{stride}"
 
 
-def _tensors(site: Site) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(site.input_size, generator=generator)
+def _tensors(site: Site, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(site.input_size, generator=generator, device=device)
     return x.contiguous(memory_format=torch.channels_last), torch.randn(
-        site.weight_size, generator=generator
+        site.weight_size, generator=generator, device=device
     )
 
 
-def ours(site: Site) -> Callable[[], object]:
+def ours(site: Site, device: str = "cpu") -> Callable[[], object]:
     """Return the operator on codes, the rounding of its weights included."""
-    x, w = _tensors(site)
+    x, w = _tensors(site, device)
     call = kernels.ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
-    codes = kernels.quantize_input(x, torch.tensor([LO, HI]), LEVELS)
-    arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8))
+    codes = kernels.quantize_input(x, torch.tensor([LO, HI], device=device), LEVELS)
+    arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8, device=device))
     return lambda: torch.ops.micronet.quant_conv2d.default(*arguments)
 
 
-def torchs(site: Site) -> Callable[[], object]:
+def torchs(
+    site: Site, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], object]:
     """Return torch's convolution; padding that is uneven is added beforehand."""
-    x, w = _tensors(site)
+    x, w = (t.to(dtype) for t in _tensors(site, device))
     w = w.contiguous(memory_format=torch.channels_last)
     top, left, bottom, right = site.padding
     padding = (top, left)

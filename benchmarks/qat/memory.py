@@ -42,6 +42,21 @@ def peak_above_start(step: Callable[[], object], steps: int = 2) -> int:
     return _peak() - start
 
 
+def peak_on_device(step: Callable[[], object], steps: int = 2) -> int:
+    """Return by how many bytes what is allocated on the CUDA device rises above that at the start.
+
+    Of the last step alone: the first one makes the optimizer's state, which stays.
+    """
+    for _ in range(steps - 1):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - start
+
+
 def _peak() -> int:
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():

@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 import micronet_kernels as kernels
 from benchmarks.harness.machine import ROOT
-from benchmarks.harness.methods import Unavailable
+from benchmarks.harness.methods import Unavailable, reason
 from benchmarks.qat import peers as qat_peers
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.precision import LayerBits
 from micronet.recipe import reader
+from micronet.training.optimizer import autocast
 
 CLASSES = 1000
 RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
-PLAIN, OURS, RECOMPUTE = "plain", "micronet", "micronet-recompute"
+PLAIN, SILU, OURS, RECOMPUTE = "plain", "plain-silu", "micronet", "micronet-recompute"
 COMPILED_QAT = "compiled-qat"
 
 
@@ -36,6 +37,8 @@ class Size:
     arch: str
     batch: int
     side: int
+    device: str = "cpu"
+    amp: str = "none"  # or bf16: the type that float layers compute in
 
 
 class Training:
@@ -49,15 +52,15 @@ class Training:
     ) -> None:
         generator = torch.Generator().manual_seed(1)
         shape = (size.batch, 3, size.side, size.side)
-        images = torch.randn(shape, generator=generator)
+        images = torch.randn(shape, generator=generator).to(size.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(CLASSES, (size.batch,), generator=generator)
-        self.network, self.around = network, around
+        self.labels = torch.randint(CLASSES, (size.batch,), generator=generator).to(size.device)
+        self.network, self.around, self.amp = network, around, size.amp
         self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
     def loss(self) -> Tensor:
         """Run the forward pass."""
-        with self.around():
+        with self.around(), autocast(self.images.device, self.amp):
             return F.cross_entropy(self.network(self.images), self.labels)
 
     def __call__(self) -> Tensor:
@@ -69,13 +72,13 @@ class Training:
         return loss.detach()
 
 
-def network(arch: str) -> nn.Module:
+def network(arch: str, device: str = "cpu") -> nn.Module:
     """Return a network in training mode and channels last, without dropout or dropped blocks."""
     torch.manual_seed(0)
     found = architectures.create_model(arch, CLASSES)
     found._global_params = found._global_params._replace(drop_connect_rate=0.0, dropout_rate=0.0)
     found._dropout.p = 0.0
-    return found.to(memory_format=torch.channels_last).train()
+    return found.to(device, memory_format=torch.channels_last).train()
 
 
 def precisions(model: nn.Module) -> dict[str, LayerBits]:
@@ -85,9 +88,9 @@ def precisions(model: nn.Module) -> dict[str, LayerBits]:
     return quantize.plan(model, section, str(RECIPE))
 
 
-def _with_silu(arch: str) -> nn.Module:
+def _with_silu(size: Size) -> nn.Module:
     """The network with torch's own SiLU, which is faster than the package's function in Python."""
-    found = network(arch)
+    found = network(size.arch, size.device)
     for parent in list(found.modules()):
         for name, child in parent.named_children():
             if isinstance(child, MemoryEfficientSwish):
@@ -99,56 +102,56 @@ def _with_silu(arch: str) -> nn.Module:
 
 
 def _plain(size: Size) -> Training:
-    return Training(network(size.arch), size)
+    return Training(network(size.arch, size.device), size)
 
 
 def _plain_silu(size: Size) -> Training:
-    return Training(_with_silu(size.arch), size)
+    return Training(_with_silu(size), size)
 
 
-def _converted(arch: str) -> nn.Module:
-    found = network(arch)
+def _converted(size: Size) -> nn.Module:
+    found = network(size.arch, size.device)
     quantize.convert_(found, precisions(found))
     return found
 
 
 def _ours(size: Size) -> Training:
-    return Training(_converted(size.arch), size)
+    return Training(_converted(size), size)
 
 
 def _recompute(size: Size) -> Training:
     around = getattr(kernels, "recompute_in_backward", None)
     if around is None:
         raise Unavailable("micronet_kernels has no recompute_in_backward")
-    return Training(_converted(size.arch), size, around)
+    return Training(_converted(size), size, around)
 
 
-def _rounded(arch: str, sites: qat_peers.Sites) -> nn.Module:
-    found = _with_silu(arch)
+def _rounded(size: Size, sites: qat_peers.Sites) -> nn.Module:
+    found = _with_silu(size)
     qat_peers.round_layers_(found, precisions(found), sites)
     return found
 
 
 def _distiller(size: Size) -> Training:
-    return Training(_rounded(size.arch, qat_peers.DISTILLER), size)
+    return Training(_rounded(size, qat_peers.DISTILLER), size)
 
 
 def _torch_fused(size: Size) -> Training:
-    return Training(_rounded(size.arch, qat_peers.TORCH_FUSED), size)
+    return Training(_rounded(size, qat_peers.TORCH_FUSED), size)
 
 
 def _torch_fx(size: Size) -> Training:
-    found = _with_silu(size.arch)
-    image = torch.zeros(1, 3, size.side, size.side)
+    found = _with_silu(size)
+    image = torch.zeros(1, 3, size.side, size.side, device=size.device)
     return Training(qat_peers.by_fx(found, image, architectures.stem_name(found)), size)
 
 
 def _compiled(size: Size) -> Training:
-    return Training(torch.compile(_with_silu(size.arch), dynamic=False), size)
+    return Training(torch.compile(_with_silu(size), dynamic=False), size)
 
 
 def _compiled_qat(size: Size) -> Training:
-    rounded = _rounded(size.arch, qat_peers.STRAIGHT_THROUGH)
+    rounded = _rounded(size, qat_peers.STRAIGHT_THROUGH)
     return Training(torch.compile(rounded, dynamic=False), size)
 
 
@@ -163,7 +166,7 @@ class Variant:
 
 VARIANTS = {
     PLAIN: Variant("float32, eager, the network as the package makes it", _plain),
-    "plain-silu": Variant("float32, eager, with torch's own SiLU", _plain_silu),
+    SILU: Variant("float32, eager, with torch's own SiLU", _plain_silu),
     OURS: Variant("micronet.quantization.quantize.convert_", _ours),
     RECOMPUTE: Variant("the same inside micronet_kernels.recompute_in_backward", _recompute),
     "distiller": Variant("Distiller's minimum, maximum, average, clamp, round", _distiller),
@@ -192,5 +195,4 @@ def compile_now(name: str, training: Training) -> None:
     try:
         training()
     except Exception as error:  # of whatever kind the compiler or the one it calls fails with
-        lines = str(error).strip().splitlines() or [""]
-        raise Unavailable(f"inductor: {type(error).__name__}: {lines[0][:200]}") from error
+        raise Unavailable(f"inductor: {reason(error)}") from error

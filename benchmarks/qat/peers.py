@@ -20,10 +20,13 @@ from micronet.quantization.precision import LayerBits
 
 @dataclass(frozen=True)
 class Sites:
-    """How a method rounds: each function makes, for a number of levels, what rounds one tensor."""
+    """How a method rounds: each function makes what rounds one tensor.
 
-    of_input: Callable[[int], Function]
-    of_weight: Callable[[int], Function]
+    It takes the number of levels and the name of the device.
+    """
+
+    of_input: Callable[[int, str], Function]
+    of_weight: Callable[[int, str], Function]
 
 
 class Rounded(nn.Module):
@@ -50,10 +53,11 @@ def round_layers_(network: nn.Module, bits: Mapping[str, LayerBits], sites: Site
         inputs, weights = bits[name].activation_levels, bits[name].weight_levels
         if bits[name].is_float:
             continue
+        device = layer.weight.device.type
         rounded = Rounded(
             layer,
-            None if inputs is None else sites.of_input(inputs),
-            None if weights is None else sites.of_weight(weights),
+            None if inputs is None else sites.of_input(inputs, device),
+            None if weights is None else sites.of_weight(weights, device),
         )
         _replace(network, name, rounded)
 
@@ -63,16 +67,20 @@ def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, layer)
 
 
-def _of_sixteen(make: Callable[[str], Function], levels: int) -> Function:
-    """A peer whose number of levels is fixed; it takes as long with fewer."""
+def _of_sixteen(make: Callable[[str], Function], levels: int, device: str) -> Function:
+    """A peer whose number of levels is fixed; it takes as long with fewer.
+
+    Of what torch.autocast made bfloat16 it gets floats: torch's operator takes nothing else.
+    """
     assert levels <= ours.LEVELS
-    return make("cpu")
+    function = make(device)
+    return lambda x: function(x.float())
 
 
 # torch.ao's operators ---------------------------------------------------------------------------
 
 
-def _torch_weight(levels: int) -> Function:
+def _torch_weight(levels: int, device: str) -> Function:
     """Rounding with a range for each output channel, found anew in each step."""
 
     def function(w: Tensor) -> Tensor:
@@ -99,11 +107,11 @@ class StraightThrough(nn.Module):
     ema: Tensor
     count: Tensor
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, device: str) -> None:
         super().__init__()
         self.levels = levels
-        self.register_buffer("ema", torch.zeros(2))
-        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("ema", torch.zeros(2, device=device))
+        self.register_buffer("count", torch.zeros(1, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Move the range, then round."""
@@ -124,7 +132,7 @@ def _round_straight_through(x: Tensor, lowest: Tensor, highest: Tensor, levels: 
     return clipped + (rounded - clipped).detach()
 
 
-def _straight_through_weight(levels: int) -> Function:
+def _straight_through_weight(levels: int, device: str) -> Function:
     def function(w: Tensor) -> Tensor:
         with torch.no_grad():
             shape = (-1, *[1] * (w.dim() - 1))

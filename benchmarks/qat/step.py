@@ -28,13 +28,13 @@ from benchmarks.qat import memory as qat_memory
 from benchmarks.qat import networks as qat_networks
 from benchmarks.qat import report as qat_report
 from benchmarks.qat.layers import LayerRow
-from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, VARIANTS, Size
+from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, SILU, VARIANTS, Size
 from benchmarks.qat.report import MemoryRow, Results, StepRow
 
 # What takes turns. Peers stand beside plain alone, which bounds the memory of the process; ours
 # beside the compiled ones as well, because a headline compares them.
 GROUPS = (
-    (PLAIN, "plain-silu", OURS, RECOMPUTE),
+    (PLAIN, SILU, OURS, RECOMPUTE),
     (PLAIN, "distiller"),
     (PLAIN, "torch-fused"),
     (PLAIN, "torch-fx"),

@@ -106,6 +106,17 @@ def test_the_same_major_version_compiles(build, bare, tmp_path, monkeypatch):
     assert "sm_80" in sentence and "sm_90" in sentence and "13.2" in sentence
 
 
+def test_the_devices_that_kernels_are_made_for_can_be_chosen(build, monkeypatch):
+    name = "MICRONET_CUDA_ARCHITECTURES"
+    for asked, found in (("90", ["90"]), ("80, 90a", ["80", "90a"]), ("", ["80", "90"])):
+        monkeypatch.setenv(name, asked)
+        assert build["architectures"]() == found
+    for wrong in ("sm_90", "9.0", "90,"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(SystemExit, match=f"{name} is '{wrong}'; it is such as 90 or 80,90"):
+            build["architectures"]()
+
+
 def test_every_package_is_packaged(build):
     asked = build["asked"]
     found = {

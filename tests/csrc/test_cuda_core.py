@@ -8,7 +8,8 @@ from benchmarks.cuda import compiler as cuda_compiler
 from benchmarks.cuda import kernels as cuda_kernels
 from benchmarks.harness import report
 
-pytestmark = pytest.mark.nvcc
+# The compiler takes a minute for all of them.
+pytestmark = [pytest.mark.nvcc, pytest.mark.slow]
 
 # The smallest share of a multiprocessor's 2048 threads that hides the latency of its memory.
 LEAST_THREADS = 1024

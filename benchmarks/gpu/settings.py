@@ -1,0 +1,25 @@
+"""What a run of the command wants, passed on to each stage as one JSON text."""
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The same for all stages, but for the limit."""
+
+    device: str  # cpu or cuda
+    quick: bool  # tiny shapes, and nothing is compiled
+    scratch: str  # a folder for what a stage leaves behind; not among the results
+    images: str = ""  # a folder or tar of images; made images where empty
+    cifar10: str = ""  # a folder with train/ and val/, or a tar of one
+    limit: float = 60  # seconds of the stage
+
+    def as_json(self) -> str:
+        """Return the text that `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        """Read the text of `as_json`."""
+        return cls(**json.loads(text))

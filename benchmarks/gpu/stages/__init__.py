@@ -1,0 +1,1 @@
+"""What each stage measures: a module with ``measure(settings, record)``, run by ``stage``."""

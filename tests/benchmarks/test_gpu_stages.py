@@ -1,0 +1,316 @@
+"""What the stages of `make gpu` record, count and leave out, piece by piece."""
+
+import dataclasses
+import json
+import tarfile
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from benchmarks.gpu import report
+from benchmarks.gpu.processes import FAILED, FINISHED, KILLED, LEFT_OUT, Outcome
+from benchmarks.gpu.record import Findings, Record, read
+from benchmarks.gpu.report import Report, Result
+from benchmarks.gpu.settings import Settings
+from benchmarks.gpu.stages import (
+    bit_identity,
+    cifar10,
+    convolutions,
+    device_tests,
+    operators,
+    profile,
+    training_step,
+)
+from benchmarks.gpu.table import FIGURES, STAGES
+from benchmarks.harness import methods
+from benchmarks.harness.timing import Times
+from benchmarks.qat import networks as qat_networks
+from image_folders import make_folder
+
+CPU = Settings("cpu", True, "unused")
+
+
+@pytest.fixture
+def record(tmp_path):
+    return Record(tmp_path / "found.json")
+
+
+# What is known ----------------------------------------------------------------------------------
+
+
+def test_a_stage_that_is_killed_keeps_what_it_found(record):
+    record.row("Times", {"what": "a", "ms": 1.5})
+    record.figure("speed", 0.5)
+    record.missing("other", "no time")
+    record.note("half of it")
+    assert read(record.path) == record.found
+    assert not record.path.with_suffix(".tmp").exists()
+    assert read(record.path.with_name("none.json")) == Findings()
+
+
+def _result(letter, outcome, **found):
+    stage = next(stage for stage in STAGES if stage.letter == letter)
+    return Result(stage, outcome, Findings(**found))
+
+
+PARTIAL = [
+    _result("a", Outcome(FINISHED, 9), figures={"tests_failed": 0}),
+    _result("b", Outcome(FAILED, 9, "exit code 1: no kernel")),
+    _result(
+        "d", Outcome(KILLED, 150, "stopped at its limit"), figures={"qat_step_vs_plain_bf16": 0.7}
+    ),
+    _result("e", Outcome(FINISHED, 9), missing={"bit_identical": "no device"}),
+    _result("f", Outcome(LEFT_OUT, 0, "no time was left")),
+]
+
+
+def test_a_figure_is_there_or_says_why_it_is_not():
+    summary, why = report.summarize(PARTIAL), report.missing(PARTIAL)
+    assert tuple(summary) == FIGURES
+    assert {name for name, value in summary.items() if value is None} == set(why)
+    assert (summary["tests_failed"], summary["qat_step_vs_plain_bf16"]) == (0, 0.7)
+    assert why["fake_quant_share_of_copy"] == "stage b failed: exit code 1: no kernel"
+    assert why["qat_memory_vs_plain_bf16"] == "stage d killed: stopped at its limit"
+    assert why["bit_identical"] == "no device"
+    assert why["cifar10_qat_top1"] == "stage f left out: no time was left"
+    without = report.missing(PARTIAL[:1])
+    assert without["cifar10_qat_top1"] == "stage f was not asked for or not reached"
+
+
+def test_both_files_are_written_after_each_stage(tmp_path):
+    facts = {"device": "a chip", "nvcc": "13.0"}
+    known = Report("python -m benchmarks.gpu", facts, Outcome(FINISHED, 60), PARTIAL)
+    report.write(tmp_path, known)
+    page, found = (tmp_path / "gpu.md").read_text(), json.loads((tmp_path / "gpu.json").read_text())
+    assert page.startswith("# Measured on a chip\n") and "- nvcc: 13.0" in page
+    assert found["machine"] == facts and len(found["stages"]) == len(PARTIAL)
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu.md", "gpu.json"}
+    assert not report.is_whole(known)
+    assert report.is_whole(Report("", facts, Outcome(FINISHED, 60), PARTIAL[:1]))
+
+
+def test_tables_show_rows_of_the_same_keys():
+    rows = [
+        {"what": "a|b", "ms": 0.123456, "n": 12345, "same": True, "text": "long"},
+        {"what": "c\nd", "ms": None, "n": 1, "same": False, "text": ""},
+    ]
+    assert report.table(rows) == [
+        "| what | ms | n | same |",
+        "|---|--:|--:|--:|",
+        "| a\\|b | 0.1235 | 12,345 | yes |",
+        "| c d |  | 1 | no |",
+    ]
+
+
+# Tests on the device ----------------------------------------------------------------------------
+
+JUNIT = """\
+<testsuites><testsuite errors="1" failures="1" skipped="0" tests="4" time="1.5">
+<testcase classname="tests.test_a" name="test_good"/>
+<testcase classname="tests.test_a" name="test_bad"><failure message="assert 1 == 2
+more">def test_bad(): ...</failure></testcase>
+<testcase classname="tests.test_b" name="test_worse"><error message="none">where</error></testcase>
+</testsuite></testsuites>
+"""
+
+
+def test_failures_and_errors_are_counted_and_kept_in_full(record, tmp_path):
+    path = tmp_path / "tests.xml"
+    path.write_text(JUNIT)
+    device_tests.record_report(path, "cuda", record)
+    assert record.found.figures == {"tests_failed": 2}
+    assert record.found.tables["Failures"] == [
+        {
+            "test": "tests.test_a::test_bad",
+            "message": "assert 1 == 2 more",
+            "text": "def test_bad(): ...",
+        },
+        {"test": "tests.test_b::test_worse", "message": "none", "text": "where"},
+    ]
+
+
+def test_a_device_without_tests_is_no_success(record, tmp_path):
+    path = tmp_path / "tests.xml"
+    counts = 'errors="0" failures="0" skipped="0" tests="0" time="0"'
+    path.write_text(f"<testsuites><testsuite {counts}/></testsuites>")
+    device_tests.record_report(path, "cuda", record)
+    assert record.found.missing == {"tests_failed": "no test was found"}
+
+
+def test_tests_of_a_device_are_shared_out(tmp_path):
+    words = device_tests.command(Settings("cuda", False, ""), tmp_path / "r.xml")
+    assert "xdist.plugin" in words and words[words.index("-m", 2) + 1] == "gpu"
+    assert {"tests/kernels/test_gpu.py", "tests/kernels/test_triton.py"} <= set(words)
+    assert "tests/kernels/test_codes.py" not in words
+
+
+# Measurements -----------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_fails_is_a_row_that_says_why(record, monkeypatch, capsys):
+    def refuse(*_):
+        raise RuntimeError("no kernel image\nfor this device")
+
+    monkeypatch.setattr(operators.activation.ours, "exact", refuse)
+    monkeypatch.setattr(operators, "groups", lambda _: list(_first_group()))
+    operators.measure(CPU, record)
+    rows = [row for row in record.found.tables["Operators"] if row["label"] == "exact range"]
+    assert rows and {row["note"] for row in rows} == {"RuntimeError: no kernel image"}
+    assert "fake_quant_share_of_copy" in record.found.missing
+    assert "for this device" in capsys.readouterr().err
+
+
+def _first_group():
+    shape = (16, 64, 4)
+    own = operators.activation.our_methods(shape, "cpu", "reference")
+    yield operators.activation.group(shape, "cpu", own)
+
+
+def test_a_layer_that_fails_keeps_its_bytes_and_roofline(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(convolutions.qat_layers, "ours", refuse)
+    site = next(
+        s for s in convolutions.qat_layers.every("efficientnet-b0", 2, 32) if s.is_depthwise
+    )
+    row = convolutions.layer_row(site, 1, CPU, copy=1e9, macs=1e12)
+    assert row["note"] == "RuntimeError: no kernel image" and row["ms"] is None
+    moved = convolutions.qat_layers.moved_bytes(site)
+    assert row["roofline ms"] == pytest.approx(1e3 * max(moved / 1e9, site.macs / 1e12))
+
+
+def test_what_is_unavailable_stays_so():
+    def missing():
+        raise methods.Unavailable("not installed")
+
+    with pytest.raises(methods.Unavailable, match=r"^not installed$"):
+        methods.tried(missing, "cpu")
+
+
+def test_forms_are_compared_with_plain(record):
+    times = {"plain-silu": Times(2.0, 2.0, 2.0), "micronet": Times(1.0, 1.0, 1.0)}
+    memory = {"plain-silu": training_step.Weight(8, 10), "micronet": training_step.Weight(2, 4)}
+    row = training_step.numbers("micronet", times, memory)
+    assert list(row.values()) == [1000, 0.5, 2, 4, 0.4, ""]
+    record.row("Steps", {"form": "micronet", **row})
+    training_step.record_figures(record)
+    assert record.found.figures == {"qat_step_vs_plain_bf16": 0.5, "qat_memory_vs_plain_bf16": 0.4}
+
+
+def test_without_plain_the_figures_say_why(record):
+    row = training_step.numbers(
+        "micronet", {"micronet": Times(1.0, 1.0, 1.0)}, {"micronet": training_step.Weight(2, 4)}
+    )
+    record.row("Steps", {"form": "micronet", **row})
+    training_step.record_figures(record)
+    assert set(record.found.missing.values()) == {"plain was not measured: see the table"}
+
+
+@pytest.mark.parametrize("name", ["plain", "micronet", "torch-fused"])
+def test_forms_train_in_bfloat16(name):
+    size = qat_networks.Size("efficientnet-micro", 2, 32, "cpu", "bf16")
+    training = qat_networks.build(name, size)
+    assert bool(training().isfinite())
+    assert bool(training().isfinite())
+
+
+# Bits -------------------------------------------------------------------------------------------
+
+
+def test_one_bit_is_a_difference():
+    x = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    other = x.clone()
+    other.view(torch.int32)[3] ^= 1
+    assert bit_identity.different(x, x.clone()) == 0
+    assert bit_identity.different(x, other) == 1
+    assert bit_identity.different(x, x.double()) == 5
+    assert bit_identity.different(x, x[:4]) == 5
+
+
+@torch.no_grad()
+def test_another_weight_is_another_sum_and_logit():
+    case = bit_identity.QUICK_CASES[1]
+    batches = list(bit_identity.images([], case.side, 4))
+    here, there = (bit_identity.prepared(case, batches) for _ in range(2))
+    logits, values = bit_identity.compare(here, there, batches, "cpu")
+    assert [row["differ"] for row in (logits, *values)] == [0, 0, 0]
+    layer = next(m for m in there.modules() if isinstance(m, bit_identity.QuantizedConv2d))
+    nn.init.normal_(layer.weight)
+    logits, (codes, sums) = bit_identity.compare(here, there, batches, "cpu")
+    # Every layer is fed with its input on the CPU: one layer sums otherwise, and none rounds so.
+    assert logits["differ"] > 0 and sums["differ"] > 0 and codes["differ"] == 0
+
+
+def test_images_come_from_a_folder_or_a_tar(tmp_path):
+    folder = make_folder(tmp_path / "data", 12) / "train"
+    found = bit_identity.image_files(str(folder), tmp_path)
+    assert len(found) > 0
+    with tarfile.open(tmp_path / "data.tar", "w") as archive:
+        archive.add(folder, "train")
+    unpacked = bit_identity.image_files(str(tmp_path / "data.tar"), tmp_path / "scratch")
+    assert [path.name for path in unpacked] == [path.name for path in found]
+    (one,) = bit_identity.images(found, 16, len(found))
+    (two,) = bit_identity.images(unpacked, 16, len(found))
+    assert torch.equal(one, two) and one.shape[1:] == (3, 16, 16)
+    assert bit_identity.image_files("", tmp_path) == []
+
+
+# CIFAR-10 and counters --------------------------------------------------------------------------
+
+
+def test_recipes_are_cut_down_to_the_time(tmp_path):
+    recipes = {
+        "fit": {"train": {"epochs": 14}},
+        "prune": {"train": {"epochs": 8}, "prune": {"end_epoch": 4}},
+    }
+    assert cifar10.affordable(recipes, epoch=2.0, seconds=100) == 1
+    assert cifar10.affordable(recipes, epoch=2.0, seconds=22) == 0.5
+    assert cifar10.affordable(recipes, epoch=2.0, seconds=-1) == 0
+    half = yaml.safe_load(cifar10.part(recipes["prune"], 0.5, tmp_path).read_text())
+    assert half == {"train": {"epochs": 4}, "prune": {"end_epoch": 2}}
+    least = yaml.safe_load(cifar10.part(recipes["fit"], 0.0, tmp_path).read_text())
+    assert least == {"train": {"epochs": 1}}
+
+
+def test_cifar10_comes_from_a_folder_or_a_tar(tmp_path):
+    folder = make_folder(tmp_path / "data", 12)
+    given = dataclasses.replace(CPU, cifar10=str(folder))
+    assert cifar10.source_of(given, tmp_path)[:2] == ["--data", str(folder)]
+    with tarfile.open(tmp_path / "data.tar.xz", "w:xz") as archive:
+        archive.add(folder, "cifar10")
+    given = dataclasses.replace(CPU, cifar10=str(tmp_path / "data.tar.xz"))
+    found = cifar10.source_of(given, tmp_path / "scratch")[1]
+    assert found == str(tmp_path / "scratch" / "data" / "cifar10")
+    assert cifar10.source_of(CPU, tmp_path)[:2] == ["--data", "digits"]
+
+
+def test_kernels_are_named_without_their_templates():
+    name = profile.base_name
+    assert (
+        name("void micronet::(anonymous namespace)::round<float, 4>(float const*, int)") == "round"
+    )
+    assert name("void at::native::vectorized_elementwise_kernel<4, x>(int)") == (
+        "vectorized_elementwise_kernel"
+    )
+    assert name("_fake_quant_kernel") == "_fake_quant_kernel"
+
+
+NCU = """\
+==PROF== Connected to process 1
+"ID","Kernel Name","Grid Size","gpu__time_duration.sum","dram__bytes.sum"
+"","","","us","Mbyte"
+"0","void a::round<float>(int)","(1, 1, 1)","1.5","3"
+"1","void a::round<float>(int)","(9, 1, 1)","1,204.5","80"
+"2","pack(int)","(2, 1, 1)","2","n/a"
+"""
+
+
+def test_the_longest_launch_stands_for_a_kernel():
+    first, second = profile.longest(NCU.splitlines())
+    assert (first["kernel"], first["grid"], first["time (us)"]) == ("round", "(9, 1, 1)", 1204.5)
+    assert first["DRAM bytes (Mbyte)"] == 80
+    assert second["kernel"] == "pack" and second["DRAM bytes (Mbyte)"] == 0
+    assert profile.longest(["==ERROR== no permission"]) == []
