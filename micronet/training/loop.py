@@ -80,7 +80,7 @@ def _train_and_validate(
     if state.progress.step == 0:
         begin_epoch(state, plan, epoch)
     taught_by = teacher if plan.distills(epoch) else None
-    trained = train_epoch(state, plan, data, epoch, taught_by, saver, stop)
+    trained = Epoch(state, plan, data, epoch, taught_by, saver).train(stop)
     began = time.monotonic()
     validated = validate(state, plan, data, stop)
     if not math.isfinite(validated.loss):
@@ -126,26 +126,6 @@ def begin_epoch(state: State, plan: TrainingPlan, epoch: int) -> None:
         add_steps(state.optimizer, state.model)
         state.bits = dict(plan.bits)
     quantize.share_masks(state.model, state.masks.bits)
-
-
-def train_epoch(
-    state: State,
-    plan: TrainingPlan,
-    data: Data,
-    epoch: int,
-    teacher: Teacher | None,
-    saver: CheckpointSaver,
-    stop: StopRequest,
-) -> Accuracy:
-    """Take one optimizer step per batch; return the accuracy on the training batches.
-
-    Goes on after ``state.progress.step`` batches of the epoch.
-
-    Raises:
-        UserError: as ``train``.
-        Stopped: as ``train``.
-    """
-    return Epoch(state, plan, data, epoch, teacher, saver).train(stop)
 
 
 def _metrics(

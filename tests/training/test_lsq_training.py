@@ -98,18 +98,18 @@ def test_reloaded_network_answers_the_same_bit_for_bit(whole):
 
 def test_resume_repeats_the_undisturbed_run_bit_for_bit(command, whole, tmp_path, monkeypatch):
     stopped = tmp_path / "stopped"
-    original = loop.train_epoch
+    original = loop.Epoch
 
     def one_epoch(state, *rest):
         if state.epoch > one_epoch.begun:
             raise KeyboardInterrupt
         return original(state, *rest)
 
-    monkeypatch.setattr(loop, "train_epoch", one_epoch)
+    monkeypatch.setattr(loop, "Epoch", one_epoch)
     for one_epoch.begun in range(3):
         resume = ["--resume"] if one_epoch.begun else []
         assert main([*command, "--out", str(stopped), *resume]) == 130
-    monkeypatch.setattr(loop, "train_epoch", original)
+    monkeypatch.setattr(loop, "Epoch", original)
     assert main(["qat", "--out", str(stopped), "--resume", "--threads", "1"]) == 0
     for name in ("last", "best"):
         one, two = tensors(whole.out, name), tensors(stopped, name)

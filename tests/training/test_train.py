@@ -103,18 +103,18 @@ def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkey
     monkeypatch.setattr(torch.optim.SGD, "step", interrupted)
     assert main(command) == 130
     monkeypatch.setattr(torch.optim.SGD, "step", real_step)
-    original = loop.train_epoch
+    original = loop.Epoch
 
     def one_epoch(state, plan, data, epoch, *rest):
         if state.epoch > one_epoch.begun:
             raise KeyboardInterrupt
         return original(state, plan, data, epoch, *rest)
 
-    monkeypatch.setattr(loop, "train_epoch", one_epoch)
+    monkeypatch.setattr(loop, "Epoch", one_epoch)
     for begun in range(3):
         one_epoch.begun = begun
         assert main([*command, "--resume"]) == 130
-    monkeypatch.setattr(loop, "train_epoch", original)
+    monkeypatch.setattr(loop, "Epoch", original)
     assert main(["qat", "--out", str(stopped), "--resume", "--threads", "1"]) == 0
 
     for name in ("last", "best"):
