@@ -29,7 +29,7 @@ def run(command: Sequence[str], log: Path, limit: float, env: Mapping[str, str])
     with log.open("ab") as output:
         output.write(f"\n$ {' '.join(command)}\n".encode())
         output.flush()
-        # A group, but no session of its own: it ends with whoever ends this process's session.
+        # A group of its own, yet of the same terminal: it ends with whoever ends all of that's.
         child = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=env, process_group=0
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import micronet_kernels as kernels
+from micronet.recipe.schema import STEPS
 
-STEPS = ("range", "learned")
 _EVALUATED = "; evaluated in integers"
 
 
@@ -30,7 +30,9 @@ class LayerBits:
         """Hold the steps to what there is: another word would train something else."""
         for operand in ("weight_step", "activation_step"):
             if (step := getattr(self, operand)) not in STEPS:
-                raise ValueError(f"{operand} is {step!r}, but must be 'range' or 'learned'")
+                raise ValueError(
+                    f"{operand} is {step!r}, but must be {' or '.join(map(repr, STEPS))}"
+                )
 
     @property
     def weight_levels(self) -> int | None:

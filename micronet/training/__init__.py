@@ -15,6 +15,5 @@ __all__ = [
     "sensitivity",
     "signals",
     "state",
-    "step",
     "tensorboard",
 ]

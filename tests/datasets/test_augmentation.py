@@ -9,7 +9,7 @@ from micronet.data import batches
 from micronet.data.augmentation import mixed, policy
 from micronet.recipe.schema import AugmentSection
 from micronet.train import main
-from micronet.training import step
+from micronet.training.steps import step
 from micronet.utils.errors import UserError
 
 POLICIES = ["randaugment", "autoaugment-imagenet", "autoaugment-cifar10"]

@@ -15,8 +15,9 @@ import torch
 import killed_runs
 from micronet.runs import checkpoint, directory
 from micronet.train import main
-from micronet.training import checkpoint_saver, step
+from micronet.training import checkpoint_saver
 from micronet.training.signals import Stopped, StopRequest
+from micronet.training.steps import step
 from micronet.utils.errors import UserError
 
 SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]

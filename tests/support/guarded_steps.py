@@ -11,8 +11,8 @@ from micronet.training.distillation import Teacher
 from micronet.training.optimizer import set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.state import pack
-from micronet.training.step import Batch, Stepper
 from micronet.training.steps.guard import StepGuard
+from micronet.training.steps.step import Batch, Stepper
 
 
 def bits_of(model):

@@ -1,4 +1,4 @@
-"""Runs that many tests start from, trained once for all processes that share a session's tests."""
+"""Runs that many tests start from, trained once for all workers of pytest."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
 
 
 def shared_folder(tmp_path_factory):
-    """The folder of this session's temporary files, the same one for all workers of pytest."""
+    """The folder of temporary files that is the same for all workers of pytest."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 

@@ -15,9 +15,10 @@ from micronet.quantization import quantize
 from micronet.recipe.reader import TrainSection
 from micronet.runs import checkpoint, directory
 from micronet.train import main
-from micronet.training import loop, step
+from micronet.training import loop
 from micronet.training.optimizer import clip_gradients
 from micronet.training.plan import StepLocation, TrainingPlan
+from micronet.training.steps import step
 from shared_runs import SMALL
 
 PRUNE = {

@@ -4,4 +4,4 @@ An epoch takes them one by one or as a graph; what they gave is read some steps 
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["epoch", "guard"]
+__all__ = ["epoch"]

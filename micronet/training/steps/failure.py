@@ -12,8 +12,8 @@ from micronet.quantization import quantize
 from micronet.quantization.layers import quantized_layers
 from micronet.training.optimizer import autocast, device_of
 from micronet.training.plan import StepLocation, TrainingPlan
-from micronet.training.step import Batch
 from micronet.training.steps.guard import StepGuard
+from micronet.training.steps.step import Batch
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 

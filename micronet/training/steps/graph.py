@@ -9,7 +9,7 @@ from torch import Tensor
 
 from micronet.models.failures import failures_of
 from micronet.training.plan import StepLocation
-from micronet.training.step import Batch, Stepper
+from micronet.training.steps.step import Batch, Stepper
 
 # Steps that are taken one kernel after the other first: they allocate momentum, averages and the
 # workspaces of libraries, and start learned quantizers.
@@ -53,15 +53,16 @@ class GraphedStepper:
             UserError: the step cannot be captured.
         """
         self._taken += 1
+        # On the device in every step, so that replayed or not they round alike.
+        self._share.fill_(self._stepper.state.average.share(number))
         if self._taken <= WARM_UP:
-            return self._stepper.take(batch, where, number)
+            return self._stepper.take(batch, where, number, self._share)
         if self._batch is None:
             self._batch = Batch(*(tensor.to(self._share.device).clone() for tensor in batch))
         if any(new.shape != own.shape for new, own in zip(batch, self._batch, strict=True)):
-            return self._stepper.take(batch, where, number)
+            return self._stepper.take(batch, where, number, self._share)
         for own, new in zip(self._batch, batch, strict=True):
             own.copy_(new, non_blocking=True)
-        self._share.fill_(self._stepper.state.average.share(number))
         if self._again is None:
             self._again = self._captured(self._batch, where, number)
         return self._again()
