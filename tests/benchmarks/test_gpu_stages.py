@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import sys
 import tarfile
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from benchmarks.gpu import report
+from benchmarks.gpu import outcomes, report
 from benchmarks.gpu.processes import FAILED, FINISHED, KILLED, LEFT_OUT, Outcome
 from benchmarks.gpu.record import Findings, Record, read
 from benchmarks.gpu.report import Report, Result
@@ -106,41 +108,75 @@ def test_tables_show_rows_of_the_same_keys():
 
 # Tests on the device ----------------------------------------------------------------------------
 
-JUNIT = """\
-<testsuites><testsuite errors="1" failures="1" skipped="0" tests="4" time="1.5">
-<testcase classname="tests.test_a" name="test_good"/>
-<testcase classname="tests.test_a" name="test_bad"><failure message="assert 1 == 2
-more">def test_bad(): ...</failure></testcase>
-<testcase classname="tests.test_b" name="test_worse"><error message="none">where</error></testcase>
-</testsuite></testsuites>
+TESTS = """\
+import pytest
+
+def test_good(): pass
+def test_skipped(): pytest.skip("why")
+def test_bad(): assert 1 == 2, "more"
+def test_worse(absent): pass
+def test_slow():
+    import time
+    time.sleep(600)
 """
 
 
+def outcomes_of(tmp_path, chosen, limit):
+    """Run some of those tests as the stage runs its own; return its sentence and the results."""
+    (tmp_path / "test_some.py").write_text(TESTS)
+    into = tmp_path / "tests.jsonl"
+    plugins = ["-p", "benchmarks.gpu.outcomes", "-p", "xdist.plugin", "-n", "2"]
+    words = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, *plugins, "-k", chosen]
+    over = device_tests.run([*words, str(tmp_path / "test_some.py")], into, limit)
+    return over, sorted(outcomes.read(into), key=lambda result: result.test)
+
+
 def test_failures_and_errors_are_counted_and_kept_in_full(record, tmp_path):
-    path = tmp_path / "tests.xml"
-    path.write_text(JUNIT)
-    device_tests.record_report(path, "cuda", record)
-    assert record.found.figures == {"tests_failed": 2}
-    assert record.found.tables["Failures"] == [
-        {
-            "test": "tests.test_a::test_bad",
-            "message": "assert 1 == 2 more",
-            "text": "def test_bad(): ...",
-        },
-        {"test": "tests.test_b::test_worse", "message": "none", "text": "where"},
-    ]
+    over, results = outcomes_of(tmp_path, "not slow", 60)
+    assert over == ""
+    assert [result.outcome for result in results] == ["failed", "passed", "skipped", "failed"]
+    assert device_tests.record_part("some", results, 1.5, over, record) == 2
+    counts = {"tests": 4, "failed": 2, "skipped": 1, "seconds": 1.5, "note": ""}
+    assert record.found.tables["Tests"] == [{"part": "some", **counts}]
+    bad, worse = record.found.tables["Failures"]
+    assert bad["test"].endswith("::test_bad") and "more assert 1 == 2" in bad["message"]
+    assert "def test_bad()" in bad["text"] and "fixture 'absent' not found" in worse["text"]
 
 
-def test_a_device_without_tests_is_no_success(record, tmp_path):
-    path = tmp_path / "tests.xml"
-    counts = 'errors="0" failures="0" skipped="0" tests="0" time="0"'
-    path.write_text(f"<testsuites><testsuite {counts}/></testsuites>")
-    device_tests.record_report(path, "cuda", record)
-    assert record.found.missing == {"tests_failed": "no test was found"}
+def test_tests_that_are_stopped_keep_what_they_found(tmp_path):
+    over, results = outcomes_of(tmp_path, "bad or slow", 15)
+    assert over == "stopped after 15 s"
+    assert [result.outcome for result in results] == ["failed"]
 
 
-def test_tests_of_a_device_are_shared_out(tmp_path):
-    words = device_tests.command(Settings("cuda", False, ""), tmp_path / "r.xml")
+def test_a_test_that_was_being_written_down_at_the_end_is_left_out(tmp_path):
+    path = tmp_path / "tests.jsonl"
+    assert list(outcomes.read(path)) == []
+    line = json.dumps({"test": "a", "outcome": "passed", "seconds": 1.0, "text": ""})
+    path.write_text(line + "\n" + line[:9])
+    assert list(outcomes.read(path)) == [outcomes.Result("a", "passed", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("over", "results", "why"),
+    [
+        ("", [], "native and training: no test was found"),
+        ("stopped after 9 s", ["passed"], "native and training: stopped after 9 s"),
+    ],
+)
+def test_a_device_without_all_tests_is_no_success(
+    over, results, why, record, tmp_path, monkeypatch
+):
+    found = [outcomes.Result("a", outcome, 1.0) for outcome in results]
+    monkeypatch.setattr(device_tests, "PARTS", {"native and training": "not triton"})
+    monkeypatch.setattr(device_tests, "run", lambda *_: over)
+    monkeypatch.setattr(outcomes, "read", lambda _: found)
+    device_tests.measure(Settings("cuda", False, str(tmp_path)), record)
+    assert record.found.missing == {"tests_failed": why} and not record.found.figures
+
+
+def test_tests_of_a_device_are_shared_out():
+    words = device_tests.commands(Settings("cuda", False, ""))["Triton"]
     assert "xdist.plugin" in words and words[words.index("-m", 2) + 1] == "gpu"
     assert {"tests/kernels/test_gpu.py", "tests/kernels/test_triton.py"} <= set(words)
     assert "tests/kernels/test_codes.py" not in words

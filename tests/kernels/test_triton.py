@@ -66,8 +66,8 @@ def check(same, op, arguments, device):
 
 
 FLOATS = [op for op in OPS if op not in WITHOUT_FLOATS]
-# Kernels differ in the two types of two bytes by how they load and store alone: in the interpreter
-# a size within a tile and one beyond it show that.
+# Kernels differ in the two types of two bytes by how they load and store alone: a size within a
+# tile and one beyond it show that.
 FEW_SIZES = [9, 2049]
 
 
@@ -75,7 +75,7 @@ def sizes_for(op, dtype):
     """Sizes of the arguments; None for those of the operator's own, at all edges of its tiles."""
     # Blocks have whole accumulators of two bytes where others have bfloat16.
     is_whole = dtype == torch.bfloat16 and "block" in op
-    return FEW_SIZES if INTERPRETED and dtype.itemsize == 2 and not is_whole else None
+    return FEW_SIZES if dtype.itemsize == 2 and not is_whole else None
 
 
 @on_device
