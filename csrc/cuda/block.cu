@@ -1,6 +1,7 @@
 // What follows a convolution in a block, on a CUDA device.
 
-#include "cuda/block_runs.h"
+#include "cuda/block_columns.h"
+#include "cuda/block_lanes.h"
 #include "cuda/extremes.h"
 
 namespace micronet {
@@ -8,10 +9,10 @@ namespace {
 
 template <int kFunction, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    block_values(const Block block, float* values) {
-  for_runs<kWhole>(block, [&](const Run& run) {
+    block_values(const Block block, const Runs runs, float* values) {
+  for_runs<kWhole>(block, runs, [&](const Run& run) {
     float v[kEach];
-    load_values<kFunction, kWhole>(block, run, v);
+    load_values<kFunction, kWhole>(block, runs, run, v);
     store_run<kWhole>(v, run, values);
   });
 }
@@ -19,16 +20,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 // A thread makes a word of eight codes; those beyond the end are 0.
 template <int kFunction, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    block_codes(const Block block, const float* range, int levels, uint8_t* codes) {
+    block_codes(const Block block, const Runs runs, const float* range, int levels,
+                uint8_t* codes) {
   const Quantizer q = make_quantizer(range[0], range[1], levels, kAffine);
-  for_runs<kWhole>(block, [&](const Run& run) {
+  for_runs<kWhole>(block, runs, [&](const Run& run) {
     float v[kEach];
-    load_values<kFunction, kWhole>(block, run, v);
+    load_values<kFunction, kWhole>(block, runs, run, v);
     unsigned packed = 0;
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       const float code = e < run.count ? quantize(v[e], q) : 0.0f;
-      packed |= static_cast<unsigned>(code == code ? code : 0.0f) << (4 * e);
+      // The low bits of 1.5 * 2^23 + code are the code.
+      packed |= (__float_as_uint((code == code ? code : 0.0f) + kShift) & 15u) << (4 * e);
     }
     uint8_t* to = codes + run.first / 2;
     if (kWhole) *reinterpret_cast<unsigned*>(to) = packed;
@@ -40,11 +43,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 // Cooperative; partial [gridDim.x, 2].
 template <int kFunction, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    block_extremes(const Block block, float* partial, float* extremes) {
+    block_extremes(const Block block, const Runs runs, float* partial, float* extremes) {
   Extremes seen;
-  for_runs<kWhole>(block, [&](const Run& run) {
+  for_runs<kWhole>(block, runs, [&](const Run& run) {
     float v[kEach];
-    load_values<kFunction, kWhole>(block, run, v);
+    load_values<kFunction, kWhole>(block, runs, run, v);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       if (e < run.count) seen.add(v[e]);
@@ -55,95 +58,154 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 
 template <int kFunction>
 __global__ void block_means(const Block block, float* means) {
-  const int64_t columns = (block.channels + kLaneChannels - 1) / kLaneChannels;
-  const int64_t lane = threadIdx.x / kLaneChannels;
-  for (int64_t unit = blockIdx.x; unit < block.images * columns; unit += gridDim.x) {
-    const int64_t image = unit / columns;
-    const int64_t channel = unit % columns * kLaneChannels + threadIdx.x % kLaneChannels;
+  for_lanes(block, [&](const Lane& lane) {
     float sum = 0.0f;
-    for (int64_t p = lane; p < block.positions && channel < block.channels; p += 16) {
-      const int64_t i = (image * block.positions + p) * block.channels + channel;
-      sum += activate<kFunction>(preactivation_at(block, i, channel));
-    }
+    lane.for_stretches(block, [&](const Stretch& s) {
+      float v[kEach];
+      load_preactivations(block, s, lane.channel, v);
+      activate<kFunction>(v);
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        if (e < s.count) sum += v[e];
+      }
+    });
     const float total = over_lanes(sum);
-    if (lane == 0 && channel < block.channels) {
-      means[image * block.channels + channel] = total / static_cast<float>(block.positions);
+    if (lane.number == 0 && lane.here) {
+      means[lane.index(block)] = total / static_cast<float>(block.positions);
     }
-  }
+  });
 }
 
-__global__ void moments(const Block block, double* partial) {
-  double first = 0.0, second = 0.0;
-  for_parts(
-      block,
-      [&](int64_t row, int64_t channel) {
-        const double v = accumulator_at(block, row * block.channels + channel);
-        first += v;
-        second += v * v;
-      },
-      [&](int64_t part, int64_t channel) {
-        store_sums(first, second, part, channel, block.channels, partial);
-        first = second = 0.0;
-      });
+// Sums of whole numbers, exact like those in double precision: a thread has fewer rows than 2^16.
+template <bool kShort>
+using Sum = std::conditional_t<kShort, int64_t, double>;
+
+template <bool kWhole>
+__device__ __forceinline__ void load_numbers(const Block& block, const Run& run, int (&v)[kEach]) {
+  const int16_t* from = static_cast<const int16_t*>(block.acc) + run.first;
+  Packet<int16_t> packet;
+  if (kWhole) packet = *reinterpret_cast<const Packet<int16_t>*>(from);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    v[e] = kWhole ? packet.values[e] : e < run.count ? from[e] : 0;
+  }
 }
+template <bool kWhole>
+__device__ __forceinline__ void load_numbers(const Block& block, const Run& run,
+                                             double (&v)[kEach]) {
+  float values[kEach];
+  load_accumulators<kWhole>(block, run, values);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) v[e] = values[e];
+}
+
+template <bool kWhole, bool kShort>
+__global__ void __launch_bounds__(kThreads, 2)
+    moments(const Block block, const Columns columns, double* partial) {
+  const Strip strip(columns);
+  Sum<kShort> first[kEach] = {}, second[kEach] = {};
+  strip.for_rows(columns, [&](const Run& run) {
+    using Number = std::conditional_t<kShort, int, double>;
+    Number v[kEach];
+    load_numbers<kWhole>(block, run, v);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      first[e] += v[e];
+      second[e] += v[e] * v[e];
+    }
+  });
+  double sums[kEach];
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) sums[e] = static_cast<double>(first[e]);
+  store_sums(sums, columns, strip, 0, partial);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) sums[e] = static_cast<double>(second[e]);
+  store_sums(sums, columns, strip, 1, partial);
+}
+
+// A block takes eight sums, and every 32nd part a thread.
+constexpr int kSums = 8, kPartLanes = kThreads / kSums;
 
 __global__ void add_all_parts(const double* partial, int64_t parts, int64_t count, double* sums) {
-  for (int64_t i = first_of_thread(); i < count; i += threads_of_grid()) {
-    double sum = 0.0;
-    for (int64_t part = 0; part < parts; ++part) sum += partial[part * count + i];
-    sums[i] = sum;
+  __shared__ double lanes[kPartLanes][kSums];
+  const int lane = static_cast<int>(threadIdx.x) / kSums, mine = threadIdx.x % kSums;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kSums + mine;
+  double sum = 0.0;
+#pragma unroll 8
+  for (int64_t part = lane; part < parts; part += kPartLanes) {
+    sum += i < count ? partial[part * count + i] : 0.0;
   }
+  lanes[lane][mine] = sum;
+  __syncthreads();
+  if (lane != 0 || i >= count) return;
+  for (int other = 1; other < kPartLanes; ++other) sum += lanes[other][mine];
+  sums[i] = sum;
 }
 
 }  // namespace
 
+// Enough parts for a few blocks of every multiprocessor, and not so few rows a part that adding the
+// parts takes longer than the rows.
 int64_t block_parts_cuda(const Block& block) {
-  return (block.images * block.positions + kRows - 1) / kRows;
+  constexpr int64_t kLeastRows = 128, kMostParts = 1024;
+  const int64_t parts = (block.images * block.positions + kLeastRows - 1) / kLeastRows;
+  return parts < kMostParts ? parts : kMostParts;
 }
 
 int add_parts(const Block& block, const double* partial, double* sums, void* stream) {
-  return launch(add_all_parts, grid_for(2 * block.channels), stream, partial,
-                block_parts_cuda(block), 2 * block.channels, sums);
+  const int64_t count = 2 * block.channels;
+  return launch(add_all_parts, static_cast<unsigned>((count + kSums - 1) / kSums), stream, partial,
+                block_parts_cuda(block), count, sums);
 }
 
 int block_moments_cuda(const Block& block, double* partial, double* sums, void* stream) {
-  const int status = launch(moments, grid_for_parts(block), stream, block, partial);
+  const Runs runs(block, {});
+  const Columns columns(block);
+  const auto launched = [&](auto is_short) {
+    return runs.with([&](auto whole) {
+      return launch(moments<whole.value, is_short.value>, columns.grid(block), stream, block,
+                    columns, partial);
+    });
+  };
+  const int status =
+      block.type == kInt16 ? launched(std::true_type()) : launched(std::false_type());
   return status == kOk ? add_parts(block, partial, sums, stream) : status;
 }
 
 int block_extremes_cuda(const Block& block, float* workspace, float* extremes, void* stream) {
+  const Runs runs(block, {});
   return with_function(block.function, [&](auto f) {
-    return with_runs(block, {}, [&](auto whole) {
+    return runs.with([&](auto whole) {
       return launch_cooperative(block_extremes<f.value, whole.value>, observing_grid(block.numel()),
-                                stream, block, workspace, extremes);
+                                stream, block, runs, workspace, extremes);
     });
   });
 }
 
 int block_codes_cuda(const Block& block, const float* range, int levels, uint8_t* codes,
                      void* stream) {
+  const Runs runs(block, {codes});
   return with_function(block.function, [&](auto f) {
-    return with_runs(block, {codes}, [&](auto whole) {
-      return launch(block_codes<f.value, whole.value>, grid_for_runs(block), stream, block, range,
-                    levels, codes);
+    return runs.with([&](auto whole) {
+      return launch(block_codes<f.value, whole.value>, grid_for_runs(block), stream, block, runs,
+                    range, levels, codes);
     });
   });
 }
 
 int block_values_cuda(const Block& block, float* values, void* stream) {
+  const Runs runs(block, {values});
   return with_function(block.function, [&](auto f) {
-    return with_runs(block, {values}, [&](auto whole) {
-      return launch(block_values<f.value, whole.value>, grid_for_runs(block), stream, block,
+    return runs.with([&](auto whole) {
+      return launch(block_values<f.value, whole.value>, grid_for_runs(block), stream, block, runs,
                     values);
     });
   });
 }
 
 int block_means_cuda(const Block& block, float* means, void* stream) {
-  const int64_t columns = (block.channels + kLaneChannels - 1) / kLaneChannels;
   return with_function(block.function, [&](auto f) {
-    return launch(block_means<f.value>, grid_for(block.images * columns * kThreads), stream, block,
-                  means);
+    return launch(block_means<f.value>, grid_for_lanes(block), stream, block, means);
   });
 }
 

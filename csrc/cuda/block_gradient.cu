@@ -1,6 +1,7 @@
 // The way back through a block, on a CUDA device.
 
-#include "cuda/block_runs.h"
+#include "cuda/block_columns.h"
+#include "cuda/block_lanes.h"
 
 namespace micronet {
 namespace {
@@ -18,44 +19,51 @@ struct Passes {
   }
 };
 
-// The gradient to z.
+// From the gradients to the values, as read, to those to z. `mean`: what is added to each.
 template <int kFunction>
-__device__ __forceinline__ float gradient_at(const Block& block, const BlockGradient& g,
-                                             const Passes& passes, int64_t i, int64_t channel) {
-  const float z = preactivation_at(block, i, channel);
-  float passed = passes(g.grad[i], activate<kFunction>(z));
-  if (g.mean_grad != nullptr) {
-    const int64_t image = i / (block.positions * block.channels);
-    passed += g.mean_grad[image * block.channels + channel];
+__device__ __forceinline__ void pass_back(const Passes& passes, const float (&z)[kEach],
+                                          const float (&mean)[kEach], float (&dz)[kEach]) {
+  if constexpr (kIsSmooth<kFunction>) {
+    float a[kEach], slopes[kEach];
+    activate<kFunction>(z, a, slopes);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) dz[e] = (passes(dz[e], a[e]) + mean[e]) * slopes[e];
+  } else {
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      dz[e] = through<kFunction>(passes(dz[e], activate<kFunction>(z[e])) + mean[e], z[e]);
+    }
   }
-  return through<kFunction>(passed, z);
 }
 
 // The gradients to z of a run, from z.
 template <int kFunction, bool kWhole>
 __device__ __forceinline__ void load_gradients(const Block& block, const BlockGradient& g,
-                                               const Passes& passes, const Run& run,
-                                               const float (&z)[kEach], float (&dz)[kEach]) {
-  float mean[kEach] = {};
+                                               const Runs& runs, const Passes& passes,
+                                               const Run& run, const float (&z)[kEach],
+                                               float (&dz)[kEach]) {
+  float mean[kEach];
   load_run<kWhole>(g.grad, run, dz);
-  if (g.mean_grad != nullptr) load_gates<kWhole>(block, g.mean_grad, run, mean);
+  if (g.mean_grad != nullptr) {
+    load_gates<kWhole>(block, runs, g.mean_grad, run, mean);
+  } else {
+    // Adding it changes no number, not even the sign of a zero.
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    float passed = passes(dz[e], activate<kFunction>(z[e]));
-    if (g.mean_grad != nullptr) passed += mean[e];
-    dz[e] = through<kFunction>(passed, z[e]);
+    for (int e = 0; e < kEach; ++e) mean[e] = -0.0f;
   }
+  pass_back<kFunction>(passes, z, mean, dz);
 }
 
 template <int kFunction, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    block_gradient(const Block block, const BlockGradient g, const float* k, float* out) {
+    block_gradient(const Block block, const BlockGradient g, const Runs runs, const float* k,
+                   float* out) {
   const Passes passes(g.range);
   const int64_t channels = block.channels;
-  for_runs<kWhole>(block, [&](const Run& run) {
+  for_runs<kWhole>(block, runs, [&](const Run& run) {
     float z[kEach], dz[kEach], factor[kEach];
     load_preactivations<kWhole>(block, run, z);
-    load_gradients<kFunction, kWhole>(block, g, passes, run, z, dz);
+    load_gradients<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
     load_channels<kWhole>(block, k, run, factor);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) dz[e] = dz[e] * factor[e];
@@ -70,74 +78,89 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   });
 }
 
-template <int kFunction>
-__global__ void gradient_sums(const Block block, const BlockGradient g, double* partial) {
+template <int kFunction, bool kWhole>
+__global__ void __launch_bounds__(kThreads, 2)
+    gradient_sums(const Block block, const BlockGradient g, const Runs runs, const Columns columns,
+                  double* partial) {
   const Passes passes(g.range);
-  double first = 0.0, second = 0.0;
-  for_parts(
-      block,
-      [&](int64_t row, int64_t channel) {
-        const int64_t i = row * block.channels + channel;
-        const float dz = gradient_at<kFunction>(block, g, passes, i, channel);
-        first += dz;
-        second += dz * accumulator_at(block, i);
-      },
-      [&](int64_t part, int64_t channel) {
-        store_sums(first, second, part, channel, block.channels, partial);
-        first = second = 0.0;
-      });
+  const Strip strip(columns);
+  float scale[kEach], shift[kEach];
+  double first[kEach] = {}, second[kEach] = {};
+  strip.load_channels<kWhole>(columns, block.scale, scale);
+  strip.load_channels<kWhole>(columns, block.shift, shift);
+  strip.for_rows(columns, [&](const Run& run) {
+    float acc[kEach], z[kEach], dz[kEach];
+    load_accumulators<kWhole>(block, run, acc);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) z[e] = fmaf(acc[e], scale[e], shift[e]);
+    load_gradients<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      if (!kWhole && e >= run.count) continue;
+      first[e] += dz[e];
+      second[e] += dz[e] * acc[e];
+    }
+  });
+  store_sums(first, columns, strip, 0, partial);
+  store_sums(second, columns, strip, 1, partial);
 }
 
 template <int kFunction>
 __global__ void gate_gradient(const Block block, const BlockGradient g, float* grad_a,
                               float* grad_gate) {
   const Passes passes(g.range);
-  const int64_t columns = (block.channels + kLaneChannels - 1) / kLaneChannels;
-  const int64_t lane = threadIdx.x / kLaneChannels;
-  for (int64_t unit = blockIdx.x; unit < block.images * columns; unit += gridDim.x) {
-    const int64_t image = unit / columns;
-    const int64_t channel = unit % columns * kLaneChannels + threadIdx.x % kLaneChannels;
-    const bool here = channel < block.channels;
-    const float gate = here ? block.gate[image * block.channels + channel] : 0.0f;
+  for_lanes(block, [&](const Lane& lane) {
+    const float gate = lane.here ? block.gate[lane.index(block)] : 0.0f;
     float sum = 0.0f;
-    for (int64_t p = lane; p < block.positions && here; p += 16) {
-      const int64_t i = (image * block.positions + p) * block.channels + channel;
-      const float a = activate<kFunction>(preactivation_at(block, i, channel));
-      const float passed = passes(g.grad[i], a * gate);
-      grad_a[i] = passed * gate;
-      sum += passed * a;
-    }
+    lane.for_stretches(block, [&](const Stretch& s) {
+      float a[kEach], grad[kEach];
+      load_stretch(g.grad, s, grad);
+      load_preactivations(block, s, lane.channel, a);
+      activate<kFunction>(a);
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        if (e >= s.count) continue;
+        const float passed = passes(grad[e], a[e] * gate);
+        grad_a[s.at(e)] = passed * gate;
+        sum += passed * a[e];
+      }
+    });
     const float total = over_lanes(sum);
-    if (lane == 0 && here) grad_gate[image * block.channels + channel] = total;
-  }
+    if (lane.number == 0 && lane.here) grad_gate[lane.index(block)] = total;
+  });
 }
 
 }  // namespace
 
 int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
                              double* sums, void* stream) {
+  const Runs runs(block, {gradient.grad, gradient.mean_grad});
+  const Columns columns(block);
   const int status = with_function(block.function, [&](auto f) {
-    return launch(gradient_sums<f.value>, grid_for_parts(block), stream, block, gradient, partial);
+    return runs.with([&](auto whole) {
+      return launch(gradient_sums<f.value, whole.value>, columns.grid(block), stream, block,
+                    gradient, runs, columns, partial);
+    });
   });
   return status == kOk ? add_parts(block, partial, sums, stream) : status;
 }
 
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
                         float* out, void* stream) {
+  const Runs runs(block, {gradient.grad, gradient.mean_grad, k, out});
   return with_function(block.function, [&](auto f) {
-    return with_runs(block, {gradient.grad, gradient.mean_grad, k, out}, [&](auto whole) {
+    return runs.with([&](auto whole) {
       return launch(block_gradient<f.value, whole.value>, grid_for_runs(block), stream, block,
-                    gradient, k, out);
+                    gradient, runs, k, out);
     });
   });
 }
 
 int block_gate_gradient_cuda(const Block& block, const BlockGradient& gradient, float* grad_a,
                              float* grad_gate, void* stream) {
-  const int64_t columns = (block.channels + kLaneChannels - 1) / kLaneChannels;
   return with_function(block.function, [&](auto f) {
-    return launch(gate_gradient<f.value>, grid_for(block.images * columns * kThreads), stream,
-                  block, gradient, grad_a, grad_gate);
+    return launch(gate_gradient<f.value>, grid_for_lanes(block), stream, block, gradient, grad_a,
+                  grad_gate);
   });
 }
 

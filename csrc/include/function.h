@@ -22,14 +22,18 @@ MICRONET_HD float power_of_two(float shifted) {
   return power;
 }
 
-// e^x within 2 ulp; NaN stays NaN, and what is out of reach becomes 0 or infinity. The reduced
-// argument is x - n ln 2, ln 2 in two parts; the polynomial is Cephes' expf (Moshier). 2^n is
-// applied in two factors, so that results below 2^-126 are rounded once, at the end.
-MICRONET_HD float exp_float(float x) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  const float v = clamp_keep_nan(x, -104.0f, 89.0f);
-  const float n = (v * 1.44269504088896341f + kShift) - kShift;
-  float r = fmaf(n, -0.693359375f, v);
+// e^x is p * 2^n, `shifted` being 1.5 * 2^23 + n.
+struct Exponential {
+  float p, shifted;
+};
+
+constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+
+// For x in [-104, 89] or NaN. The reduced argument is x - n ln 2, ln 2 in two parts; the polynomial
+// is Cephes' expf (Moshier).
+MICRONET_HD Exponential exponential(float x) {
+  const float shifted = x * 1.44269504088896341f + kShift, n = shifted - kShift;
+  float r = fmaf(n, -0.693359375f, x);
   r = fmaf(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;
   p = fmaf(p, r, 1.3981999507e-3f);
@@ -37,9 +41,15 @@ MICRONET_HD float exp_float(float x) {
   p = fmaf(p, r, 4.1665795894e-2f);
   p = fmaf(p, r, 1.6666665459e-1f);
   p = fmaf(p, r, 5.0000001201e-1f);
-  p = fmaf(p, r * r, r) + 1.0f;
-  const float half = (n * 0.5f + kShift) - kShift;
-  return (p * power_of_two(half + kShift)) * power_of_two((n - half) + kShift);
+  return {fmaf(p, r * r, r) + 1.0f, shifted};
+}
+
+// e^x within 2 ulp; NaN stays NaN, and what is out of reach becomes 0 or infinity. 2^n is applied
+// in two factors, so that results below 2^-126 are rounded once, at the end.
+MICRONET_HD float exp_float(float x) {
+  const Exponential e = exponential(clamp_keep_nan(x, -104.0f, 89.0f));
+  const float n = e.shifted - kShift, half = (n * 0.5f + kShift) - kShift;
+  return (e.p * power_of_two(half + kShift)) * power_of_two((n - half) + kShift);
 }
 
 MICRONET_HD float sigmoid(float z) { return 1.0f / (1.0f + exp_float(-z)); }
@@ -54,11 +64,14 @@ MICRONET_HD float activate(float z) {
   return kFunction == kSwish ? swish(z) : z;
 }
 
-// The derivative of sigmoid or swish.
+// The derivative of sigmoid or swish at z, where sigmoid is s.
+template <int kFunction>
+MICRONET_HD float slope_of(float s, float z) {
+  return kFunction == kSigmoid ? s * (1.0f - s) : s * (1.0f + z * (1.0f - s));
+}
 template <int kFunction>
 MICRONET_HD float slope(float z) {
-  const float s = sigmoid(z);
-  return kFunction == kSigmoid ? s * (1.0f - s) : s * (1.0f + z * (1.0f - s));
+  return slope_of<kFunction>(sigmoid(z), z);
 }
 
 // A gradient through `activate`. ReLU chooses, as torch does: an infinity that meets a closed ReLU
