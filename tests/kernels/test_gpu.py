@@ -6,6 +6,7 @@ import torch
 import conv_samples
 import micronet_kernels as kernels
 from micronet_kernels import dispatch
+from micronet_kernels.scheme import Function
 from samples import DTYPES, draw, draw_mask, fresh_state
 from triton_cases import CASES, FREE_SUMS
 
@@ -14,6 +15,8 @@ pytestmark = pytest.mark.gpu
 OP = torch.ops.micronet
 ENDS = torch.tensor([-1.0, 1.5])
 STEPS, ZERO = torch.tensor([0.1, 0.2, 0.05]), torch.tensor([0.0, -8.0, -15.0])
+# Scale, shift and an absent operand of eight channels that change nothing.
+UNIT_BLOCK = ((1.0, 8), (0.0, 8), (0.0, 0))
 SIZES = [1, 7, 8, 9, 255, 257, 4095, 4097, 300_007]
 
 
@@ -118,6 +121,30 @@ def test_convolutions_of_codes_and_their_blocks(device_backend, same, rng, op, d
                 torch.testing.assert_close(ours.cpu(), right, rtol=1e-10, atol=1e-7, equal_nan=True)
             else:
                 same(ours.cpu(), right)
+
+
+# Below 2^-40 both functions are affine, from 128 on constants or the identity.
+EXPONENTS = range(127 - 40, 127 + 7)
+
+
+@pytest.mark.parametrize("function", [Function.SWISH, Function.SIGMOID], ids=str)
+def test_functions_of_every_number(device_backend, function):
+    """Values and slopes: kernels divide in steps of their own."""
+    scale, shift, nothing = (torch.full((8,), v, device="cuda")[:n] for v, n in UNIT_BLOCK)
+    k = torch.tensor([[1.0], [0.0], [0.0]], device="cuda").expand(3, 8).contiguous()
+    mantissas = torch.arange(2**23, dtype=torch.int32, device="cuda")
+    for exponent in EXPONENTS:
+        words = mantissas | exponent << 23
+        z = torch.stack([words.view(torch.float32), -words.view(torch.float32)])
+        acc = z.view(2, -1, 1, 8).permute(0, 3, 1, 2)
+        affine = acc, scale, shift, int(function)
+        found = []
+        for name in (device_backend, "reference"):
+            with kernels.use_backend(name):
+                slopes = OP.block_gradient(torch.ones_like(acc), *affine, nothing, nothing, k)
+                found.append((OP.block_values(*affine, nothing), slopes))
+        for ours, right in zip(*found, strict=True):
+            assert torch.equal(ours.view(torch.int32), right.view(torch.int32)), exponent
 
 
 @pytest.mark.parametrize("levels,weight_levels", [(16, 16), (256, 16), (256, 256)])
