@@ -5,6 +5,7 @@ import torch
 
 import conv_samples
 import micronet_kernels as kernels
+import norm_cases
 from micronet_kernels import dispatch
 from samples import DTYPES, draw, draw_mask, fresh_state
 from triton_cases import CASES, FREE_SUMS
@@ -118,6 +119,17 @@ def test_convolutions_of_codes_and_their_blocks(device_backend, same, rng, op, d
                 torch.testing.assert_close(ours.cpu(), right, rtol=1e-10, atol=1e-7, equal_nan=True)
             else:
                 same(ours.cpu(), right)
+
+
+@pytest.mark.parametrize("op", norm_cases.CASES)
+def test_normalization(as_on_the_cpu, rng, op):
+    def run(*arguments):
+        written = [t for t in arguments if isinstance(t, torch.Tensor)]
+        return *getattr(OP, op)(*arguments), *written
+
+    for arguments in CASES[op](rng, torch.float32, None):
+        # As they are now, for the operator that writes.
+        as_on_the_cpu(run, *(a.clone() if isinstance(a, torch.Tensor) else a for a in arguments))
 
 
 @pytest.mark.parametrize("levels,weight_levels", [(16, 16), (256, 16), (256, 256)])
