@@ -71,7 +71,8 @@ Tensor two_sums_of(const Tensor& acc, const Block& block, const OnCpu& on_cpu,
 Tensor channel_moments(const Tensor& acc) {
   check_images(acc);
   const auto floats = acc.options().dtype(at::kFloat).requires_grad(false);
-  const Tensor none = at::zeros({acc.size(1)}, floats);
+  // Sums of accumulators read no affine map.
+  const Tensor none = at::empty({acc.size(1)}, floats);
   const Block block = block_of(acc, none, none, kIdentity, at::empty({0}, floats));
   return two_sums_of(
       acc, block,

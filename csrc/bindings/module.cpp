@@ -26,6 +26,7 @@ void add_operators(Operators& operators) {
   add_block_operators(operators);
   add_conv_operators(operators);
   add_exact_operators(operators);
+  add_norm_operators(operators);
   add_weight_operators(operators);
 }
 

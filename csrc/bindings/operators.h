@@ -33,6 +33,7 @@ void add_bits_operators(Operators& operators);
 void add_block_operators(Operators& operators);
 void add_conv_operators(Operators& operators);
 void add_exact_operators(Operators& operators);
+void add_norm_operators(Operators& operators);
 void add_weight_operators(Operators& operators);
 
 // What the dispatcher's own kernels need of Python; see weight_lists.cpp.

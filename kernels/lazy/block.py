@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,13 @@ from ..scheme import Function
 from ..shapes import in_order
 
 _OP = torch.ops.micronet
+
+
+@cache
+def _nothing(device: torch.device) -> Tensor:
+    """One empty tensor for all: a step passes hundreds. An ordinary one, whoever asks first."""
+    with torch.inference_mode(False):
+        return torch.empty(0, device=device)
 
 
 class Remade:
@@ -72,7 +80,7 @@ class Block:
 
     def none(self) -> Tensor:
         """An empty tensor, which stands for no gate, no range and no gradient of the means."""
-        return self.scale.new_empty(0)
+        return _nothing(self.scale.device)
 
     def affine(self) -> tuple[Tensor, Tensor, Tensor, int]:
         """The first arguments of every operator on blocks."""

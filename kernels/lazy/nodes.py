@@ -193,12 +193,12 @@ class NormNode(torch.autograd.Function):
         statistics = ctx.statistics.restored(mean, variance)
         block = ctx.block.restored(*saved)
         arguments = plan_to_affine(grad, block).arguments()
-        first, second = _OP.block_gradient_sums.default(*arguments)
-        k, grad_weight = backward_map(statistics, ctx.eps, weight, dequant_scale, first, second)
+        sums = _OP.block_gradient_sums.default(*arguments)
+        k, grad_weight, grad_bias = backward_map(statistics, ctx.eps, weight, dequant_scale, sums)
         out = _OP.block_gradient.default(*arguments, k)
         block.drop_remade()
         out = in_order(out, block.channels_last)
-        return out, grad_weight, first.float() if ctx.has_bias else None
+        return out, grad_weight, grad_bias if ctx.has_bias else None
 
 
 class ActivationNode(torch.autograd.Function):

@@ -1,17 +1,33 @@
 """Batch normalization of a convolution's sums: statistics, the affine map, and the way back.
 
-Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
+An operator does what lies between two passes over the images. What it is not for, processes that
+add up their sums and statistics that stay, is computed by its specification.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..backends.reference import norm as specification
+
 _OP = torch.ops.micronet
+
+
+class Norm(NamedTuple):
+    """The arguments of a normalization besides the images; tensors are float32 [C]."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    momentum: float
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -36,96 +52,87 @@ class Statistics:
         return Statistics(mean, variance, self.count, self.group)
 
 
-def moments(acc: Tensor, dequant_scale: Tensor, group: dist.ProcessGroup | None) -> Statistics:
-    """The statistics of the values acc * dequant_scale, exactly where acc is 16-bit integers.
+# What normalizes, then scale and shift [C] of the normalized value fma(acc, scale, shift).
+Folded = tuple[Statistics, Tensor, Tensor]
 
-    With a group they are of the values of all its processes, which all have to call this.
+
+@torch.no_grad()
+def of_batch(
+    norm: Norm, acc: Tensor, dequant_scale: Tensor, group: dist.ProcessGroup | None
+) -> Folded:
+    """Normalize the values acc * dequant_scale by their own statistics; the running ones follow.
+
+    With a group the statistics are of the values of all its processes, which all have to call this.
+    The sums are exact where acc is 16-bit integers.
     """
-    first, second = _OP.channel_moments.default(acc)
-    values = acc.numel() // acc.shape[1]
-    count: Tensor | int = values
-    scale = dequant_scale.double()
+    sums = _OP.channel_moments.default(acc)
+    count = acc.numel() // acc.shape[1]
+    if group is not None or not _lie_in_order(*norm[:4]):
+        return _step_by_step(norm, sums, count, dequant_scale, group)
+    mean, variance, scale, shift = _OP.norm_fold_.default(sums, count, dequant_scale, *norm)
+    return Statistics(mean, variance, count), scale, shift
+
+
+@torch.no_grad()
+def of_running(norm: Norm, dequant_scale: Tensor) -> Folded:
+    """Normalize by the running statistics, which have to be there."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    # Values: copies, whatever the buffers hold later.
+    mean, variance = (
+        t.detach().to(torch.float64, copy=True) for t in (norm.running_mean, norm.running_var)
+    )
+    return _folded(norm, Statistics(mean, variance), dequant_scale)
+
+
+def _step_by_step(
+    norm: Norm, sums: Tensor, count: int, dequant_scale: Tensor, group: dist.ProcessGroup | None
+) -> Folded:
+    number, scale = sums.new_full((1,), count), dequant_scale
     if group is not None:
         # Values: the scale of another process may be another.
-        mine = torch.full_like(first[:1], values)
-        sums = torch.cat([first * scale, second * scale * scale, mine])
-        dist.all_reduce(sums, group=group)
-        first, second, count = sums.split([len(scale), len(scale), 1])
-        scale = torch.ones_like(scale)
-    mean = first / count
-    variance = (second / count - mean * mean).clamp(min=0.0)
-    return Statistics(mean * scale, variance * scale * scale, count, group)
+        wide = scale.double()
+        parts = torch.cat([sums[0] * wide, sums[1] * wide * wide, number])
+        dist.all_reduce(parts, group=group)
+        sums, number, scale = parts[:-1].view_as(sums), parts[-1:], torch.ones_like(scale)
+    mean, variance = specification.statistics(sums, number, scale)
+    running = norm.running_mean, norm.running_var
+    specification.follow_(*running, mean, variance, number, norm.momentum)
+    whole_count = count if group is None else number
+    return _folded(norm, Statistics(mean, variance, whole_count, group), dequant_scale)
 
 
-@torch.no_grad()
-def follow(
-    statistics: Statistics,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-) -> None:
-    """Move the running statistics, the variance unbiased, as torch's own normalization does."""
-    count = statistics.count
-    assert count is not None
-    if running_mean is not None:
-        running_mean.lerp_(statistics.mean.to(running_mean.dtype), momentum)
-    if running_var is not None:
-        unbiased = statistics.variance * (count / _at_least_one(count - 1))
-        running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+def _folded(norm: Norm, statistics: Statistics, dequant_scale: Tensor) -> Folded:
+    found = specification.fold(
+        *statistics.to_save(), dequant_scale, norm.weight, norm.bias, norm.eps
+    )
+    return statistics, *found
 
 
-def _at_least_one(count: Tensor | int) -> Tensor | int:
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
-
-
-@torch.no_grad()
-def fold(
-    statistics: Statistics,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    dequant_scale: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift [C] of the normalized value fma(acc, scale, shift), each rounded once."""
-    mean, variance = statistics.mean.float(), statistics.variance.float()
-    gain = torch.ones_like(variance) if weight is None else weight.detach()
-    gain = gain / torch.sqrt(variance + eps)
-    offset = mean * gain
-    return dequant_scale * gain, -offset if bias is None else bias.detach() - offset
+def _lie_in_order(*of_channels: Tensor | None) -> bool:
+    return all(t is None or t.is_contiguous() for t in of_channels)
 
 
 def backward_map(
-    statistics: Statistics,
-    eps: float,
-    weight: Tensor | None,
-    dequant_scale: Tensor,
-    first: Tensor,
-    second: Tensor,
-) -> tuple[Tensor, Tensor | None]:
-    """(k, gradient of the weight): the gradient to y is dz * k[0] + acc * k[1] + k[2].
+    statistics: Statistics, eps: float, weight: Tensor | None, dequant_scale: Tensor, sums: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(k, gradients of weight and bias): the gradient to y is dz * k[0] + acc * k[1] + k[2].
 
-    With y = dequant_scale * acc, n = (y - mean) / deviation and z = weight * n + bias, the
-    derivative of the normalization is affine in dz and acc for each channel. `first` and `second`
-    are the sums of dz and of dz * acc, float64 [C].
+    `sums` [2, C] are those of the gradient dz to the normalized values and of dz * acc, float64.
     """
-    inverse = (statistics.variance + eps).rsqrt()
-    scale = dequant_scale.double() * inverse
-    offset = statistics.mean * inverse
-    along = second * scale - first * offset  # sum of dz * n
-    gain = inverse if weight is None else weight.double() * inverse
-    if statistics.count is None:
-        rows = [gain, torch.zeros_like(gain), torch.zeros_like(gain)]
+    mean, variance = (t.contiguous() for t in statistics.to_save())
+    weight = None if weight is None else weight.contiguous()
+    count, group = statistics.count, statistics.group
+    if isinstance(count, Tensor):
+        k, grad_weight, grad_bias = specification.gradient_map(
+            sums, mean, variance, count, dequant_scale, weight, eps, partial(_added, group)
+        )
     else:
-        # Over the processes of a group; the gradients of parameters stay apart.
-        whole_along, whole_first = _of_all(along, first, statistics.group)
-        slope = -gain * whole_along / statistics.count * scale
-        rows = [gain, slope, gain * (whole_along * offset - whole_first) / statistics.count]
-    return torch.stack(rows).float(), None if weight is None else along.to(weight.dtype)
+        k, grad_weight, grad_bias = _OP.norm_gradient_map.default(
+            sums, mean, variance, count, dequant_scale, weight, eps
+        )
+    return k, None if weight is None else grad_weight, grad_bias
 
 
-def _of_all(along: Tensor, first: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    if group is None:
-        return along, first
-    sums = torch.stack([along, first])
+def _added(group: dist.ProcessGroup | None, sums: Tensor) -> Tensor:
     dist.all_reduce(sums, group=group)
-    return sums[0], sums[1]
+    return sums

@@ -22,7 +22,7 @@ from . import functions, tracing
 from .block import Block
 from .convolution import ConvCall, QuantizedInput
 from .nodes import ActivationNode, ConvolutionNode, GateNode, MeansNode, NormNode, WaitNode
-from .norm import Statistics, fold, follow, moments
+from .norm import Norm, of_batch, of_running
 from .pending import Cell, PendingTensor
 
 _OP = torch.ops.micronet
@@ -214,21 +214,16 @@ class _Blocks:
             return None
         if (running_mean is None) != (running_var is None):
             return None
+        norm = Norm(weight, bias, running_mean, running_var, momentum, eps)
         if training:
             if group is None and block.sums.numel() == block.size[1]:
                 # torch refuses the statistics of a single value in its own words.
                 return None
-            statistics = moments(block.sums, block.scale, group)
-            follow(statistics, running_mean, running_var, momentum)
-        elif running_mean is None or running_var is None:
+            statistics, scale, shift = of_batch(norm, block.sums, block.scale, group)
+        elif running_mean is None:
             return None
         else:
-            # Values: copies, whatever the buffers hold later.
-            mean, variance = (
-                t.detach().to(torch.float64, copy=True) for t in (running_mean, running_var)
-            )
-            statistics = Statistics(mean, variance)
-        scale, shift = fold(statistics, weight, bias, eps, block.scale)
+            statistics, scale, shift = of_running(norm, block.scale)
         new = block.with_affine(scale, shift)
         return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
 

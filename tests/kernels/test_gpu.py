@@ -5,6 +5,7 @@ import torch
 
 import conv_samples
 import micronet_kernels as kernels
+import norm_cases
 from micronet_kernels import dispatch
 from micronet_kernels.scheme import Function
 from samples import DTYPES, draw, draw_mask, fresh_state
@@ -145,6 +146,17 @@ def test_functions_of_every_number(device_backend, function):
                 found.append((OP.block_values(*affine, nothing), slopes))
         for ours, right in zip(*found, strict=True):
             assert torch.equal(ours.view(torch.int32), right.view(torch.int32)), exponent
+
+
+@pytest.mark.parametrize("op", norm_cases.CASES)
+def test_normalization(as_on_the_cpu, rng, op):
+    def run(*arguments):
+        written = [t for t in arguments if isinstance(t, torch.Tensor)]
+        return *getattr(OP, op)(*arguments), *written
+
+    for arguments in CASES[op](rng, torch.float32, None):
+        # As they are now, for the operator that writes.
+        as_on_the_cpu(run, *(a.clone() if isinstance(a, torch.Tensor) else a for a in arguments))
 
 
 @pytest.mark.parametrize("levels,weight_levels", [(16, 16), (256, 16), (256, 256)])

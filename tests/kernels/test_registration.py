@@ -9,6 +9,7 @@ import torch
 
 import conv_samples
 import micronet_kernels as kernels
+import norm_cases
 from micronet_kernels import dispatch, ops
 from samples import DTYPES, NOTHING, fresh_state
 
@@ -102,6 +103,7 @@ SAMPLES = {
     "count_nonzero_per_channel": lambda d: [(_weights(d),)],
     "smallest_magnitude_mask": lambda d: [(_weights(d), 7), (torch.ones(9, dtype=d), 0)],
     **conv_samples.SAMPLES,
+    **norm_cases.SAMPLES,
 }
 
 

@@ -44,12 +44,13 @@ def moved(value, device):
 
 
 def answer(name, op, arguments, device):
-    """What backend `name` returns, or leaves in the arguments, on the CPU."""
+    """What backend `name` returns, and leaves in the arguments where it writes, on the CPU."""
     arguments = moved(arguments, device)
     with kernels.use_backend(name):
         found = getattr(torch.ops.micronet, op).default(*arguments)
-    found = arguments[1:4] if op.endswith("_") else found
-    return moved(found if isinstance(found, list | tuple) else [found], "cpu")
+    found = found if isinstance(found, list | tuple) else [found]
+    written = arguments if op.endswith("_") else []
+    return moved([t for t in (*found, *written) if isinstance(t, torch.Tensor)], "cpu")
 
 
 def check(same, op, arguments, device):

@@ -10,7 +10,7 @@ from micronet_kernels.backends import triton as backend
 from triton_cases import CASES, OPS, WITHOUT_FLOATS, run_python
 
 # Kernels whose specification has multiply-adds that round once.
-FUSED = ("block_", "values_kernel", "extremes_of_block", "float_conv", "linear")
+FUSED = ("block_", "values_kernel", "extremes_of_block", "float_conv", "linear", "norm_fold")
 
 ONE_CALL = """
 import sys

@@ -8,6 +8,7 @@ from itertools import cycle
 import torch
 
 import micronet_kernels as kernels
+import norm_cases
 from micronet_kernels import ops
 from micronet_kernels.scheme import code_group, packed_bytes
 from samples import (
@@ -282,6 +283,7 @@ CASES = {
     "block_gate_gradient": gradients_with("block_gate_gradient", gate, any_ends),
     "conv2d_deterministic": float_convolutions,
     "linear_deterministic": linears,
+    **norm_cases.CASES,
 }
 
 WITHOUT_FLOATS = [
@@ -294,6 +296,7 @@ WITHOUT_FLOATS = [
     "count_bits",
     "conv2d_deterministic",
     "linear_deterministic",
+    *norm_cases.CASES,
 ]
 
 

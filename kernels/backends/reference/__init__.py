@@ -17,6 +17,7 @@ from . import (
     fake_quant_weight,
     learned_step,
     mask_selection,
+    norm,
     quant_conv,
 )
 
@@ -54,6 +55,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "block_gradient_sums": block.block_gradient_sums,
     "block_gradient": block.block_gradient,
     "block_gate_gradient": block.block_gate_gradient,
+    "norm_fold_": norm.norm_fold_,
+    "norm_gradient_map": norm.norm_gradient_map,
     "conv2d_deterministic": exact.conv2d_deterministic,
     "linear_deterministic": exact.linear,
     "smallest_magnitude_mask": mask_selection.smallest_magnitude_mask,

@@ -1,0 +1,129 @@
+"""Batch normalization of a convolution's sums: statistics, the affine map, and the way back.
+
+Statistics are float64 and the map is float32. `count` is a float64 tensor [1], so that divisions
+are divisions on every device. Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .exact import fma
+
+
+def norm_fold_(
+    sums: Tensor,
+    count: int,
+    dequant_scale: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and variance of a batch, then scale and shift; the running statistics follow."""
+    number = sums.new_full((1,), count)
+    mean, variance = statistics(sums, number, dequant_scale)
+    follow_(running_mean, running_var, mean, variance, number, momentum)
+    return mean, variance, *fold(mean, variance, dequant_scale, weight, bias, eps)
+
+
+def norm_gradient_map(
+    sums: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: int | None,
+    dequant_scale: Tensor,
+    weight: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """k [3, C], the gradient of the weight and that of the bias."""
+    number = None if count is None else sums.new_full((1,), count)
+    return gradient_map(sums, mean, variance, number, dequant_scale, weight, eps)
+
+
+# Their steps ------------------------------------------------------------------------------------
+
+
+def statistics(sums: Tensor, count: Tensor, dequant_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [C] of acc * dequant_scale, from the sums [2, C] of acc and acc^2."""
+    scale = dequant_scale.double()
+    mean, square = sums / count
+    variance = square - mean * mean
+    variance = torch.where(variance < 0, 0.0, variance)
+    return mean * scale, variance * scale * scale
+
+
+def follow_(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    momentum: float,
+) -> None:
+    """Move the running statistics, the variance unbiased, as torch's own normalization does."""
+    if running_mean is not None:
+        running_mean.copy_(_interpolate(running_mean, mean.float(), momentum))
+    if running_var is not None:
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        running_var.copy_(_interpolate(running_var, unbiased.float(), momentum))
+
+
+def _interpolate(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """torch's lerp, with the one rounding of a fused multiply-add on every machine."""
+    by = torch.full_like(start, weight)
+    distance = end - start
+    near, far = fma(by, distance, start), fma(by - 1, distance, end)
+    return torch.where(by.abs() < 0.5, near, far)
+
+
+def fold(
+    mean: Tensor,
+    variance: Tensor,
+    dequant_scale: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift [C] of the normalized value fma(acc, scale, shift), each rounded once."""
+    # In float64 and rounded: torch's own float32 root is an ulp off for some numbers on some CPUs.
+    deviation = (variance.float() + eps).double().sqrt().float()
+    gain = (torch.ones_like(deviation) if weight is None else weight) / deviation
+    offset = mean.float() * gain
+    return dequant_scale * gain, -offset if bias is None else bias - offset
+
+
+def gradient_map(
+    sums: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor | None,
+    dequant_scale: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    of_all: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(k, gradient of the weight, of the bias): the gradient to y is dz * k[0] + acc * k[1] + k[2].
+
+    With y = dequant_scale * acc, n = (y - mean) / deviation and z = weight * n + bias, the
+    derivative of the normalization is affine in dz and acc for each channel. `sums` [2, C] are
+    those of dz and of dz * acc; without a count the statistics do not depend on y. `of_all` adds
+    what the processes of a group have, [2, C]; the gradients of parameters stay apart.
+    """
+    first, second = sums
+    # The reciprocal of the root, two roundings.
+    inverse = (variance + eps).rsqrt()
+    scale = dequant_scale.double() * inverse
+    offset = mean * inverse
+    along = second * scale - first * offset  # sum of dz * n
+    gain = inverse if weight is None else weight.double() * inverse
+    if count is None:
+        rows = [gain, torch.zeros_like(gain), torch.zeros_like(gain)]
+    else:
+        whole_along, whole_first = of_all(torch.stack([along, first]))
+        slope = -gain * whole_along / count * scale
+        rows = [gain, slope, gain * (whole_along * offset - whole_first) / count]
+    return torch.stack(rows).float(), along.float(), first.float()
