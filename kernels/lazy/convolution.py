@@ -26,10 +26,12 @@ class ConvCall:
     dilation: tuple[int, int]
     groups: int
 
-    def arguments(self, x: QuantizedInput, w: Tensor, mask: Tensor) -> tuple[Any, ...]:
+    def arguments(
+        self, codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor
+    ) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
-        sizes = [list(x.size), *map(list, (self.stride, self.padding, self.dilation))]
-        return x.codes, x.range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
+        sizes = [list(size), *map(list, (self.stride, self.padding, self.dilation))]
+        return codes, range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ def backward_precision(device_type: str) -> torch.dtype:
     return torch.float32
 
 
-def sums_of(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> tuple[Tensor, Tensor]:
+def sums_of(
+    codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
+) -> tuple[Tensor, Tensor]:
     """The integers [N, O, H', W'] of `quant_conv2d` and the step [O] between their values."""
-    return _OP.quant_conv2d.default(*call.arguments(x, w.contiguous(), mask))
+    return _OP.quant_conv2d.default(*call.arguments(codes, range, size, w.contiguous(), mask))
 
 
 def unpacked(codes: Tensor, range: Tensor, levels: int, size: torch.Size) -> Tensor:

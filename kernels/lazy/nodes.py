@@ -75,7 +75,7 @@ class ConvolutionNode(torch.autograd.Function):
         remakes: bool,
         wrap: Wrap,
     ) -> Tensor:
-        sums, scale = sums_of(x, w, mask, call)
+        sums, scale = sums_of(x.codes, x.range, x.size, w, mask, call)
         shift = None if bias is None else bias.detach().float().clone()
         remade = Remade(_remaking(x, w, mask, call)) if remakes else None
         if isinstance(x.passes, Block):
@@ -115,6 +115,8 @@ class ConvolutionNode(torch.autograd.Function):
 def _remaking(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> Callable[[], Tensor]:
     """What makes the sums again, from the weights that there were."""
     weight, version = w.detach(), w._version
+    # Not the input itself, which holds the sums of the layer before.
+    codes, range, size = x.codes, x.range, x.size
 
     def remake() -> Tensor:
         if weight._version != version:
@@ -122,7 +124,7 @@ def _remaking(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> Cal
                 "the weights of a convolution whose integers are made again were modified in place "
                 "between its forward and its backward pass"
             )
-        return sums_of(x, weight, mask, call)[0]
+        return sums_of(codes, range, size, weight, mask, call)[0]
 
     return remake
 

@@ -1,5 +1,7 @@
 """Blocks on codes: the specification's bits on every instruction set, and what a step keeps."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,6 +143,23 @@ def test_a_step_keeps_integers_and_codes_and_no_float(rng):
     expected = 2 * outputs + inputs / 2 + x.numel() / 8
     assert saved_bytes(model, x, False) <= 1.02 * expected + 8192
     assert saved_bytes(model, x, True) <= 1.02 * (inputs / 2 + x.numel() / 8) + 8192
+
+
+def integers_alive():
+    """Integers as convolutions sum them, wherever they are held."""
+    gc.collect()
+    return [t for t in gc.get_objects() if type(t) is torch.Tensor and t.dtype == torch.int16]
+
+
+def test_integers_that_are_made_again_are_held_by_nothing(rng):
+    """Not by what makes them again either, which no hook on saved tensors sees."""
+    x = images(rng, (3, 16, 9, 8))
+    model, before = converted(chain, x), len(integers_alive())
+    with kernels.recompute_in_backward():
+        y = model(x) + 0
+    assert len(integers_alive()) == before
+    y.sum().backward()
+    assert len(integers_alive()) == before
 
 
 def test_code_that_goes_around_torch_finds_the_values(rng):
