@@ -23,7 +23,7 @@ template <int kFunction>
 __device__ __forceinline__ float gradient_at(const Block& block, const BlockGradient& g,
                                              const Passes& passes, int64_t i, int64_t channel) {
   const float z = preactivation_at(block, i, channel);
-  float passed = passes(g.grad[i], activate<kFunction>(z));
+  float passed = passes(gradient_value(g, i), activate<kFunction>(z));
   if (g.mean_grad != nullptr) {
     const int64_t image = i / (block.positions * block.channels);
     passed += g.mean_grad[image * block.channels + channel];
@@ -37,7 +37,7 @@ __device__ __forceinline__ void load_gradients(const Block& block, const BlockGr
                                                const Passes& passes, const Run& run,
                                                const float (&z)[kEach], float (&dz)[kEach]) {
   float mean[kEach] = {};
-  load_run<kWhole>(g.grad, run, dz);
+  load_gradient<kWhole>(g, run, dz);
   if (g.mean_grad != nullptr) load_gates<kWhole>(block, g.mean_grad, run, mean);
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
@@ -47,9 +47,9 @@ __device__ __forceinline__ void load_gradients(const Block& block, const BlockGr
   }
 }
 
-template <int kFunction, bool kWhole>
+template <int kFunction, bool kWhole, typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    block_gradient(const Block block, const BlockGradient g, const float* k, float* out) {
+    block_gradient(const Block block, const BlockGradient g, const float* k, T* out) {
   const Passes passes(g.range);
   const int64_t channels = block.channels;
   for_runs<kWhole>(block, [&](const Run& run) {
@@ -103,7 +103,7 @@ __global__ void gate_gradient(const Block block, const BlockGradient g, float* g
     for (int64_t p = lane; p < block.positions && here; p += 16) {
       const int64_t i = (image * block.positions + p) * block.channels + channel;
       const float a = activate<kFunction>(preactivation_at(block, i, channel));
-      const float passed = passes(g.grad[i], a * gate);
+      const float passed = passes(gradient_value(g, i), a * gate);
       grad_a[i] = passed * gate;
       sum += passed * a;
     }
@@ -123,11 +123,14 @@ int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, 
 }
 
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
-                        float* out, void* stream) {
+                        void* out, DType type, void* stream) {
   return with_function(block.function, [&](auto f) {
     return with_runs(block, {gradient.grad, gradient.mean_grad, k, out}, [&](auto whole) {
-      return launch(block_gradient<f.value, whole.value>, grid_for_runs(block), stream, block,
-                    gradient, k, out);
+      return with_type(type, [&](auto* t) {
+        using T = std::remove_pointer_t<decltype(t)>;
+        return launch(block_gradient<f.value, whole.value, T>, grid_for_runs(block), stream, block,
+                      gradient, k, static_cast<T*>(out));
+      });
     });
   });
 }

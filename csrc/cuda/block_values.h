@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "cuda/launch.h"
+#include "cuda/vector.h"
 #include "include/block.h"
 
 namespace micronet {
@@ -38,6 +38,12 @@ __device__ __forceinline__ float accumulator_at(const Block& block, int64_t i) {
 
 __device__ __forceinline__ float preactivation_at(const Block& block, int64_t i, int64_t channel) {
   return fmaf(accumulator_at(block, i), block.scale[channel], block.shift[channel]);
+}
+
+__device__ __forceinline__ float gradient_value(const BlockGradient& g, int64_t i) {
+  if (g.type == kBFloat16) return to_float(static_cast<const __nv_bfloat16*>(g.grad)[i]);
+  if (g.type == kFloat16) return to_float(static_cast<const __half*>(g.grad)[i]);
+  return static_cast<const float*>(g.grad)[i];
 }
 
 // The first element of this thread, and the distance to its next.

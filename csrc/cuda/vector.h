@@ -26,6 +26,8 @@ constexpr int kTile = kWarp * kEach;
 __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
+__device__ __forceinline__ float to_float(int16_t v) { return static_cast<float>(v); }
+__device__ __forceinline__ float to_float(int32_t v) { return static_cast<float>(v); }
 
 __device__ __forceinline__ void from_float(float v, float* out) { *out = v; }
 __device__ __forceinline__ void from_float(float v, __nv_bfloat16* out) {

@@ -12,6 +12,7 @@ from block_networks import Gated, chain, converted, images
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
+from samples import DTYPES
 
 OP = torch.ops.micronet
 NONE = torch.empty(0)
@@ -39,15 +40,31 @@ def test_reading_is_the_same_everywhere(on_all, rng, threads, block):
     on_all(lambda: OP.block_means(*block))
 
 
-def test_gradients_are_the_same_everywhere(on_all, rng, threads, block):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_are_the_same_everywhere(on_all, rng, threads, block, dtype):
     acc = block[0]
-    grad, range = images(rng, acc.shape), torch.tensor([-0.25, 1.9])
+    grad, range = images(rng, acc.shape, dtype), torch.tensor([-0.25, 1.9])
     k = torch.randn(3, acc.shape[1], generator=rng)
     gate, extra = (torch.randn(acc.shape[:2], generator=rng) for _ in (0, 1))
     for ends in (NONE, range):
         for more in (NONE, extra):
-            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k))
+            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k, dtype))
         on_all(lambda e=ends: OP.block_gate_gradient(grad, *block, gate, e))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_narrow_gradients_are_rounded_once(backend, rng, block, dtype):
+    """Those of float32, of the same numbers, rounded afterwards."""
+    acc = block[0]
+    grad, range = images(rng, acc.shape, dtype), torch.tensor([-0.25, 1.9])
+    k, gate = torch.randn(3, acc.shape[1], generator=rng), torch.randn(acc.shape[:2], generator=rng)
+    narrow = OP.block_gradient(grad, *block, range, gate, k, dtype)
+    wide = OP.block_gradient(grad.float(), *block, range, gate, k, torch.float32)
+    assert torch.equal(narrow, wide.to(dtype))
+    others = {OP.block_gradient_sums: (range, gate), OP.block_gate_gradient: (gate, range)}
+    for op, rest in others.items():
+        found, expected = (op(g, *block, *rest) for g in (grad, grad.float()))
+        assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
