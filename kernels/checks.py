@@ -37,10 +37,15 @@ def check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...] | Non
         raise ValueError(f"{name} has shape {list(x.shape)}, but must have {list(shape)}")
 
 
+def check_float_type(name: str, dtype: torch.dtype) -> None:
+    """Raise TypeError unless dtype is float32, bfloat16 or float16."""
+    if dtype not in FLOATS:
+        raise TypeError(f"{name} is {dtype}, but must be float32, bfloat16 or float16")
+
+
 def check_float(name: str, x: Tensor) -> None:
     """Raise TypeError unless x is float32, bfloat16 or float16."""
-    if x.dtype not in FLOATS:
-        raise TypeError(f"{name} is {x.dtype}, but must be float32, bfloat16 or float16")
+    check_float_type(name, x.dtype)
 
 
 def check_same_device(name: str, x: Tensor, other: Tensor) -> None:

@@ -117,6 +117,17 @@ def _round_rows(kernel: Kernel) -> Cost:
     return Cost("weight", size + BIT, _size(kernel, 2), WIDE_LOAD, 16 / size)
 
 
+def _decoded(kernel: Kernel) -> Cost:
+    size = _size(kernel, 0)
+    return Cost("value", CODE, size, WIDE_STORE, 16 / size)
+
+
+def _mapped(kernel: Kernel) -> Cost:
+    # The gradient that comes is of the type of the one that goes.
+    size = _size(kernel, 2)
+    return Cost("sum", SUM + size, size, CONVERT)
+
+
 def _groups(kernel: Kernel) -> Cost:
     packed = 1 / int(kernel.arguments[0])
     packs = kernel.stem == "pack_groups"
@@ -133,7 +144,7 @@ COSTS: dict[str, Rule] = {
     "fake_quant_observed": _rounded,
     "fake_quant_learned": _packets(1, BIT, None),
     "encode": _packets(0, 0.0, CODE + BIT),
-    "decode": _fixed("value", CODE, 4.0, WIDE_STORE, 4.0),
+    "decode": _decoded,
     "update_range": _packets(0, 0.0, 0.0),
     "count_elements": _packets(0, 0.0, 0.0),
     "select": _packets(0, BIT, None),
@@ -155,7 +166,7 @@ COSTS: dict[str, Rule] = {
     "block_extremes": _fixed("sum", SUM, 0.0, CONVERT),
     "block_means": _fixed("sum", SUM, 0.0, CONVERT),
     "moments": _fixed("sum", SUM, 0.0, CONVERT),
-    "block_gradient": _fixed("sum", SUM + 4.0, 4.0, CONVERT),
+    "block_gradient": _mapped,
     "gradient_sums": _fixed("sum", SUM + 4.0, 0.0, CONVERT),
     "gate_gradient": _fixed("sum", SUM + 4.0, 4.0, CONVERT),
 }

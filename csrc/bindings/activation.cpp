@@ -132,18 +132,25 @@ TensorTriple quantize_per_tensor(const Tensor& x, const Tensor& range, int64_t l
 }
 
 Tensor dequantize_per_tensor(const Tensor& codes, const Tensor& range, int64_t numel,
-                             int64_t levels, int64_t scheme) {
+                             int64_t levels, int64_t scheme, at::ScalarType dtype) {
   check_bytes(codes, packed_bytes(numel, kCodeLevels));
   check_state(range, at::kFloat, 2);
-  const Tensor y = output_flat(codes, numel, at::kFloat);
+  const Tensor y = output_flat(codes, numel, codes.is_cpu() ? at::kFloat : dtype);
+  const DType type = check_floats(y);
   const uint8_t* in = bytes_of(codes);
   const float* ends = range.const_data_ptr<float>();
-  float* out = floats_of_output(y);
+  void* out = y.mutable_data_ptr();
   const int l = static_cast<int>(levels), s = static_cast<int>(scheme);
   launch_for(
-      codes, [&] { return dequantize_per_tensor_cpu(in, numel, ends, l, s, out, kParallel); },
-      [&](auto stream) { return dequantize_per_tensor_cuda(in, numel, ends, l, s, out, stream); });
-  return y;
+      codes,
+      [&] {
+        return dequantize_per_tensor_cpu(in, numel, ends, l, s, static_cast<float*>(out),
+                                         kParallel);
+      },
+      [&](auto stream) {
+        return dequantize_per_tensor_cuda(in, numel, ends, l, s, out, type, stream);
+      });
+  return y.to(dtype);
 }
 
 Tensor select_by_bits(const Tensor& values, const Tensor& bits) {

@@ -9,7 +9,8 @@ namespace {
 
 GradientRun gradient_run(const BlockGradient& g, int64_t first, const Constants& constants) {
   const float most = std::numeric_limits<float>::infinity();
-  GradientRun run{g.grad + first, constants.mean_grad.data(), -most, most};
+  GradientRun run{static_cast<const float*>(g.grad) + first, constants.mean_grad.data(), -most,
+                  most};
   if (g.range != nullptr) {
     const Quantizer q = make_quantizer(g.range[0], g.range[1], 2, kAffine);
     run.lo = q.lo;

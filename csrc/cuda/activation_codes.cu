@@ -55,9 +55,9 @@ __global__ void encode(const T* __restrict__ x, int64_t numel, const float* __re
 }
 
 // Every state of four bits has a value, also those that no element is rounded to.
+template <typename T>
 __global__ void decode(const uint8_t* __restrict__ codes, int64_t numel,
-                       const float* __restrict__ range, int levels, int scheme,
-                       float* __restrict__ y) {
+                       const float* __restrict__ range, int levels, int scheme, T* __restrict__ y) {
   __shared__ float table[kCodeLevels];
   const Quantizer q = make_quantizer(range[0], range[1], levels, scheme);
   if (threadIdx.x < kCodeLevels) {
@@ -70,7 +70,7 @@ __global__ void decode(const uint8_t* __restrict__ codes, int64_t numel,
     const uint8_t* tile = codes + first / 2;
 #pragma unroll
     for (int e = 0; e < kEach; e += 4) {
-      const int i = place<float>(lane, e);
+      const int i = place<T>(lane, e);
       unsigned word = 0;
       if (whole.value) {
         word = *reinterpret_cast<const uint16_t*>(tile + i / 2);
@@ -98,9 +98,13 @@ int quantize_per_tensor_cuda(const void* x, DType type, int64_t numel, const flo
 }
 
 int dequantize_per_tensor_cuda(const uint8_t* codes, int64_t numel, const float* range, int levels,
-                               int scheme, float* y, void* stream) {
+                               int scheme, void* y, DType type, void* stream) {
   if (numel == 0) return kOk;
-  return launch(decode, grid_for_tiles(numel), stream, codes, numel, range, levels, scheme, y);
+  return with_type(type, [&](auto* t) {
+    using T = std::remove_pointer_t<decltype(t)>;
+    return launch(decode<T>, grid_for_tiles(numel), stream, codes, numel, range, levels, scheme,
+                  static_cast<T*>(y));
+  });
 }
 
 }  // namespace micronet

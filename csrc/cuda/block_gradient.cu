@@ -43,7 +43,7 @@ __device__ __forceinline__ void load_gradients(const Block& block, const BlockGr
                                                const Run& run, const float (&z)[kEach],
                                                float (&dz)[kEach]) {
   float mean[kEach];
-  load_run<kWhole>(g.grad, run, dz);
+  load_gradient<kWhole>(g, run, dz);
   if (g.mean_grad != nullptr) {
     load_gates<kWhole>(block, runs, g.mean_grad, run, mean);
   } else {
@@ -54,10 +54,10 @@ __device__ __forceinline__ void load_gradients(const Block& block, const BlockGr
   pass_back<kFunction>(passes, z, mean, dz);
 }
 
-template <int kFunction, bool kWhole>
+template <int kFunction, bool kWhole, typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     block_gradient(const Block block, const BlockGradient g, const Runs runs, const float* k,
-                   float* out) {
+                   T* out) {
   const Passes passes(g.range);
   const int64_t channels = block.channels;
   for_runs<kWhole>(block, runs, [&](const Run& run) {
@@ -114,7 +114,7 @@ __global__ void gate_gradient(const Block block, const BlockGradient g, float* g
     float sum = 0.0f;
     lane.for_stretches(block, [&](const Stretch& s) {
       float a[kEach], grad[kEach];
-      load_stretch(g.grad, s, grad);
+      load_gradient(g, s, grad);
       load_preactivations(block, s, lane.channel, a);
       activate<kFunction>(a);
 #pragma unroll
@@ -146,12 +146,15 @@ int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, 
 }
 
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
-                        float* out, void* stream) {
+                        void* out, DType type, void* stream) {
   const Runs runs(block, {gradient.grad, gradient.mean_grad, k, out});
   return with_function(block.function, [&](auto f) {
     return runs.with([&](auto whole) {
-      return launch(block_gradient<f.value, whole.value>, grid_for_runs(block), stream, block,
-                    gradient, runs, k, out);
+      return with_type(type, [&](auto* t) {
+        using T = std::remove_pointer_t<decltype(t)>;
+        return launch(block_gradient<f.value, whole.value, T>, grid_for_runs(block), stream, block,
+                      gradient, runs, k, static_cast<T*>(out));
+      });
     });
   });
 }

@@ -23,7 +23,18 @@ template <typename T>
 __device__ __forceinline__ void load_stretch(const T* elements, const Stretch& s,
                                              float (&v)[kEach]) {
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) v[e] = value_of(elements[s.at(e < s.count ? e : 0)]);
+  for (int e = 0; e < kEach; ++e) v[e] = to_float(elements[s.at(e < s.count ? e : 0)]);
+}
+
+__device__ __forceinline__ void load_gradient(const BlockGradient& g, const Stretch& s,
+                                              float (&v)[kEach]) {
+  if (g.type == kBFloat16) {
+    load_stretch(static_cast<const __nv_bfloat16*>(g.grad), s, v);
+  } else if (g.type == kFloat16) {
+    load_stretch(static_cast<const __half*>(g.grad), s, v);
+  } else {
+    load_stretch(static_cast<const float*>(g.grad), s, v);
+  }
 }
 
 // What a thread sums: the positions of one lane, of a channel of an image.

@@ -70,16 +70,6 @@ static inline unsigned grid_for_runs(const Block& block) {
   return grid_for((block.numel() + kEach - 1) / kEach);
 }
 
-// Whole numbers of 16 bits become floats by two additions, which devices are eight times faster at
-// than at conversions.
-template <typename T>
-__device__ __forceinline__ float value_of(T v) {
-  return static_cast<float>(v);
-}
-__device__ __forceinline__ float value_of(int16_t v) {
-  return __int_as_float(__float_as_int(kShift) + v) - kShift;
-}
-
 template <typename T>
 __device__ __forceinline__ void load_eight(const T* from, float (&v)[kEach]) {
   constexpr int kSize = Packet<T>::kSize;
@@ -87,7 +77,7 @@ __device__ __forceinline__ void load_eight(const T* from, float (&v)[kEach]) {
   for (int p = 0; p < kEach; p += kSize) {
     const Packet<T> packet = reinterpret_cast<const Packet<T>*>(from)[p / kSize];
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) v[p + i] = value_of(packet.values[i]);
+    for (int i = 0; i < kSize; ++i) v[p + i] = to_float(packet.values[i]);
   }
 }
 
@@ -99,25 +89,24 @@ __device__ __forceinline__ void load_run(const T* elements, const Run& run, floa
   } else {
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-      v[e] = e < run.count ? value_of(elements[run.first + e]) : 0.0f;
+      v[e] = e < run.count ? to_float(elements[run.first + e]) : 0.0f;
     }
   }
 }
 
-template <bool kWhole>
-__device__ __forceinline__ void store_run(const float (&v)[kEach], const Run& run,
-                                          float* elements) {
-  constexpr int kSize = Packet<float>::kSize;
-  float* to = elements + run.first;
+template <bool kWhole, typename T>
+__device__ __forceinline__ void store_run(const float (&v)[kEach], const Run& run, T* elements) {
+  constexpr int kSize = Packet<T>::kSize;
+  T* to = elements + run.first;
 #pragma unroll
   for (int p = 0; p < kEach; p += kSize) {
-    Packet<float> packet;
+    Packet<T> packet;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
-      packet.values[i] = v[p + i];
-      if (!kWhole && p + i < run.count) to[p + i] = v[p + i];
+      from_float(v[p + i], &packet.values[i]);
+      if (!kWhole && p + i < run.count) to[p + i] = packet.values[i];
     }
-    if (kWhole) reinterpret_cast<Packet<float>*>(to)[p / kSize] = packet;
+    if (kWhole) reinterpret_cast<Packet<T>*>(to)[p / kSize] = packet;
   }
 }
 
@@ -130,6 +119,18 @@ __device__ __forceinline__ void load_accumulators(const Block& block, const Run&
     load_run<kWhole>(static_cast<const int32_t*>(block.acc), run, v);
   } else {
     load_run<kWhole>(static_cast<const float*>(block.acc), run, v);
+  }
+}
+
+template <bool kWhole>
+__device__ __forceinline__ void load_gradient(const BlockGradient& g, const Run& run,
+                                              float (&v)[kEach]) {
+  if (g.type == kBFloat16) {
+    load_run<kWhole>(static_cast<const __nv_bfloat16*>(g.grad), run, v);
+  } else if (g.type == kFloat16) {
+    load_run<kWhole>(static_cast<const __half*>(g.grad), run, v);
+  } else {
+    load_run<kWhole>(static_cast<const float*>(g.grad), run, v);
   }
 }
 

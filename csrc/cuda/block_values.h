@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "cuda/launch.h"
+#include "cuda/vector.h"
 #include "include/block.h"
 
 namespace micronet {

@@ -26,9 +26,11 @@ struct Block {
 
 // A gradient [images, positions, channels] to the values of a block that were rounded to the levels
 // of range [2]: it passes where the value lies inside. Without a range it passes everywhere.
-// mean_grad [images, channels], or null, is added to each position's gradient to a.
+// mean_grad [images, channels], or null, is added to each position's gradient to a. On the CPU grad
+// is float32.
 struct BlockGradient {
-  const float* grad;
+  const void* grad;
+  DType type;
   const float* range;
   const float* mean_grad;
 };
@@ -83,8 +85,9 @@ int block_means_cuda(const Block& block, float* means, void* stream);
 int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
                              double* sums, void* stream);
 
+// out is of any type, and rounded to it once.
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
-                        float* out, void* stream);
+                        void* out, DType type, void* stream);
 
 int block_gate_gradient_cuda(const Block& block, const BlockGradient& gradient, float* grad_a,
                              float* grad_gate, void* stream);

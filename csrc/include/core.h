@@ -226,7 +226,7 @@ int quantize_per_tensor_cuda(const void* x, DType type, int64_t numel, const flo
                              float* extremes, float* workspace, void* stream);
 
 int dequantize_per_tensor_cuda(const uint8_t* codes, int64_t numel, const float* range, int levels,
-                               int scheme, float* y, void* stream);
+                               int scheme, void* y, DType type, void* stream);
 
 int select_by_bits_cuda(const void* values, DType type, const uint8_t* bits, int64_t numel,
                         void* out, void* stream);

@@ -24,15 +24,19 @@ def _nothing(device: torch.device) -> Tensor:
 
 
 class Remade:
-    """Sums that are not kept for the backward pass: made again there once, for all its nodes."""
+    """Sums that are not kept for the backward pass: made again there once, for all its nodes.
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        self._make, self._made = make, None  # type: tuple[Callable[[], Tensor], Tensor | None]
+    From the codes that their convolution read, which each node keeps in their place.
+    """
 
-    def get(self) -> Tensor:
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        self._make = make
+        self._made: Tensor | None = None
+
+    def get(self, codes: Tensor) -> Tensor:
         """Return the sums."""
         if self._made is None:
-            self._made = self._make()
+            self._made = self._make(codes)
         return self._made
 
     def drop(self) -> None:
@@ -51,6 +55,7 @@ class Block:
         gate: [N, C], None for none.
         channels_last: the order of the values in memory.
         remade: makes the sums anew in the backward pass, None where they are kept.
+        input_codes: what they are made from then, else None.
         is_normalized: whether scale and shift are those of a normalization.
         key: tells this block from every other, wherever its tensors travel.
         affine_key: the same for all that share sums, scale and shift.
@@ -61,6 +66,7 @@ class Block:
     shift: Tensor | None = field(repr=False)
     channels_last: bool
     remade: Remade | None = field(default=None, repr=False)
+    input_codes: Tensor | None = field(default=None, repr=False)
     function: Function = Function.IDENTITY
     gate: Tensor | None = field(default=None, repr=False)
     is_normalized: bool = False
@@ -148,20 +154,18 @@ class Block:
 
     def to_save(self) -> tuple[Tensor | None, ...]:
         """The tensors to keep for the backward pass; `restored` takes them back."""
-        return None if self.remade else self.sums, self.scale, self.shift, self.gate
+        return self.input_codes if self.remade else self.sums, self.scale, self.shift, self.gate
 
     def outline(self) -> Block:
         """The block without its tensors, for a node to keep beside what it saved."""
         nothing: Any = None
-        return self._but(sums=nothing, scale=nothing, shift=nothing, gate=nothing)
+        return self._but(sums=nothing, input_codes=None, scale=nothing, shift=nothing, gate=nothing)
 
     def restored(
-        self, sums: Tensor | None, scale: Tensor, shift: Tensor | None, gate: Tensor | None
+        self, kept: Tensor, scale: Tensor, shift: Tensor | None, gate: Tensor | None
     ) -> Block:
         """The block of an outline and what was saved of it."""
-        if sums is None:
-            assert self.remade is not None
-            sums = self.remade.get()
+        sums = kept if self.remade is None else self.remade.get(kept)
         # Hooks on saved tensors may lose the order in memory.
         sums = sums.contiguous(memory_format=torch.channels_last)
         return self._but(sums=sums, scale=scale, shift=shift, gate=gate)

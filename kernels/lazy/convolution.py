@@ -26,10 +26,12 @@ class ConvCall:
     dilation: tuple[int, int]
     groups: int
 
-    def arguments(self, x: QuantizedInput, w: Tensor, mask: Tensor) -> tuple[Any, ...]:
+    def arguments(
+        self, codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor
+    ) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
-        sizes = [list(x.size), *map(list, (self.stride, self.padding, self.dilation))]
-        return x.codes, x.range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
+        sizes = [list(size), *map(list, (self.stride, self.padding, self.dilation))]
+        return codes, range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
 
 
 @dataclass(frozen=True)
@@ -58,25 +60,35 @@ def backward_precision(device_type: str) -> torch.dtype:
     return torch.float32
 
 
-def sums_of(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> tuple[Tensor, Tensor]:
+def sums_of(
+    codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
+) -> tuple[Tensor, Tensor]:
     """The integers [N, O, H', W'] of `quant_conv2d` and the step [O] between their values."""
-    return _OP.quant_conv2d.default(*call.arguments(x, w.contiguous(), mask))
+    return _OP.quant_conv2d.default(*call.arguments(codes, range, size, w.contiguous(), mask))
 
 
-def unpacked(codes: Tensor, range: Tensor, levels: int, size: torch.Size) -> Tensor:
-    """The values that codes stand for, float32 [N, C, H, W], channels last."""
+def unpacked(
+    codes: Tensor, range: Tensor, levels: int, size: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """The values that codes stand for, [N, C, H, W] of a dtype, channels last."""
     n, c, h, w = size
-    flat = _OP.dequantize_per_tensor.default(codes, range, size.numel(), levels, int(Scheme.AFFINE))
+    flat = _OP.dequantize_per_tensor.default(
+        codes, range, size.numel(), levels, int(Scheme.AFFINE), dtype
+    )
     return flat.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def convolution_backward(
     grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of an ordinary convolution over the values to x and to w, None if not wanted."""
+    """Gradients of an ordinary convolution over the values to x and to w, None if not wanted.
+
+    All of them in one dtype; the one to x is channels last.
+    """
     top, left, bottom, right = call.padding
     is_even = (top, left) == (bottom, right)
     padding = [top, left] if is_even else [0, 0]
+    height, width = x.shape[2:]
     if not is_even:
         x = F.pad(x, [left, right, top, bottom])
     w = w.contiguous(memory_format=torch.channels_last)
@@ -93,7 +105,9 @@ def convolution_backward(
         call.groups,
         [*wanted, False],
     )
+    del x  # before another tensor as large is made
     if grad_x is not None and not is_even:
-        height, width = x.shape[2] - top - bottom, x.shape[3] - left - right
         grad_x = grad_x[:, :, top : top + height, left : left + width]
+    if grad_x is not None:
+        grad_x = grad_x.contiguous(memory_format=torch.channels_last)
     return grad_x, grad_w

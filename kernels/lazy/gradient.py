@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,21 +28,25 @@ class Target(enum.Enum):
 
     VALUES = "the block's values, as they were read"
     INPUT = "what the block's function was called on"
+    SUMS = "what the block's normalization was called on, the values of sums"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A gradient to the values of a block, or to what its function was called on.
+    """A gradient to the values of a block, or to what they come from.
 
     The gradient to the values is `grad` where they lie inside `range`, else 0, plus `mean_grad` at
-    every position; the one to the function's input is that times the function's slope.
+    every position; the one to the function's input is that times the function's slope; the one to
+    the values of the sums is dz * k[0] + sums * k[1] + k[2], dz being the one to the normalized
+    values.
 
     Attributes:
-        grad: [N, C, H, W], None for zeros.
+        grad: [N, C, H, W], of any float type, None for zeros.
         range: [2], None where everything passes.
         mean_grad: [N, C], None for zeros.
         target: what this is the gradient to.
         versions: of both gradients when they came.
+        k: [3, C], None but for the target SUMS.
     """
 
     block: Block
@@ -51,6 +55,7 @@ class Plan:
     mean_grad: Tensor | None = field(default=None, repr=False)
     target: Target = Target.VALUES
     versions: tuple[int, int] = (0, 0)
+    k: Tensor | None = field(default=None, repr=False)
 
     @staticmethod
     def of(
@@ -84,24 +89,34 @@ class Plan:
 
     def before_function(self) -> Plan:
         """The gradient to what the block's function was called on."""
-        return Plan(self.block, self.grad, self.range, self.mean_grad, Target.INPUT, self.versions)
+        return replace(self, target=Target.INPUT)
+
+    def before_norm(self, k: Tensor) -> Plan:
+        """The gradient to the values of the sums, through the map k [3, C] of a normalization."""
+        return replace(self, target=Target.SUMS, k=k)
 
     def values(self) -> Tensor:
         """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""
         self.check()
-        values = self._through_function() if self.target is Target.INPUT else self._to_values()
+        is_read = self.target is Target.VALUES
+        values = self._to_values() if is_read else self.through_function(torch.float32)
         return in_order(values, self.block.channels_last)
 
-    def _through_function(self) -> Tensor:
-        return _OP.block_gradient.default(*self.arguments(), unchanged(self.block.scale))
+    def through_function(self, dtype: torch.dtype) -> Tensor:
+        """The gradient beyond the function, [N, C, H, W], channels last, rounded to a dtype."""
+        k = unchanged(self.block.scale) if self.k is None else self.k
+        return _OP.block_gradient.default(*self.arguments(), k, dtype)
 
     def _to_values(self) -> Tensor:
-        passed = self.grad if self.range is None else self._inside()
+        passed = self._inside() if self.range is not None else self._grad_as_float()
         if self.mean_grad is None:
             assert passed is not None
             return passed
         means = self.mean_grad[:, :, None, None]
         return means.expand(self.block.size) if passed is None else passed + means
+
+    def _grad_as_float(self) -> Tensor | None:
+        return None if self.grad is None else self.grad.float()
 
     def _inside(self) -> Tensor | None:
         if self.grad is None:
@@ -112,7 +127,7 @@ class Plan:
             return _OP.block_gate_gradient.default(grad, *self.block.affine(), ones, self.range)[0]
         values = _OP.block_values.default(*self.block.gated())
         _, passes, _ = _OP.quantize_per_tensor.default(values, self.range, 2, int(Scheme.AFFINE))
-        return _OP.fake_quant_per_tensor_backward.default(grad, passes)
+        return _OP.fake_quant_per_tensor_backward.default(grad, passes).float()
 
 
 def _zeros(like: Tensor) -> Tensor:
@@ -209,7 +224,7 @@ def plan_to_affine(grad: Tensor, block: Block) -> Plan:
     plan = grad.plan() if isinstance(grad, LazyGradient) else None
     if plan is not None and plan.block.affine_key is block.affine_key:
         is_identity = plan.block.function == Function.IDENTITY and plan.block.gate is None
-        if plan.target is Target.INPUT or is_identity:
+        if plan.target is Target.INPUT or (plan.target is Target.VALUES and is_identity):
             return plan
     return Plan.of(block.with_function(Function.IDENTITY), numbers(grad))
 

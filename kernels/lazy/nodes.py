@@ -27,11 +27,11 @@ from .convolution import (
 from .gradient import (
     LazyGradient,
     Plan,
+    Target,
     first_order,
     numbers,
     plan_to_affine,
     plan_to_values,
-    unchanged,
 )
 from .norm import Statistics, backward_map
 
@@ -75,14 +75,15 @@ class ConvolutionNode(torch.autograd.Function):
         remakes: bool,
         wrap: Wrap,
     ) -> Tensor:
-        sums, scale = sums_of(x, w, mask, call)
+        sums, scale = sums_of(x.codes, x.range, x.size, w, mask, call)
         shift = None if bias is None else bias.detach().float().clone()
-        remade = Remade(_remaking(x, w, mask, call)) if remakes else None
+        remade = Remade(_remaking(x.range, x.size, w, mask, call)) if remakes else None
         if isinstance(x.passes, Block):
             lies_last, passes = x.passes.channels_last, x.passes.to_save()
         else:
             lies_last, passes = is_channels_last(source), (x.passes,)
-        block = Block(sums, scale, shift, lies_last or is_channels_last(w), remade)
+        is_last = lies_last or is_channels_last(w)
+        block = Block(sums, scale, shift, is_last, remade, x.codes if remakes else None)
         # Not the sums: the backward pass of a convolution has no use for its own output.
         ctx.save_for_backward(w, x.codes, x.range, mask, *passes)
         ctx.passes = x.passes.outline() if isinstance(x.passes, Block) else None
@@ -95,59 +96,85 @@ class ConvolutionNode(torch.autograd.Function):
     @staticmethod
     @_backward
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        grad, grad_bias = _through_sums(ctx.block, grad, ctx.has_bias and ctx.needs_input_grad[2])
+        has_bias = ctx.has_bias and ctx.needs_input_grad[2]
         w, codes, range, mask, *passes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
-        x_hat = unpacked(codes, range, ctx.call.levels, ctx.size)
-        w_hat, _, _ = _OP.fake_quant_per_channel.default(
-            w.contiguous(), mask, ctx.call.weight_levels, int(Scheme.AFFINE)
-        )
-        grad, x_hat, w_hat = (t.to(ctx.precision) for t in (grad, x_hat, w_hat))
-        grad_x, grad_w = convolution_backward(grad, x_hat, w_hat, ctx.call, wanted)
+        # What is as large as images is a temporary: none of it is left when sums are made again.
+        grad_bias, grad_x, grad_w = _through_values(ctx, grad, has_bias, w, codes, range, mask)
         if grad_w is not None:
             grad_w = grad_w.float().contiguous()
             grad_w = _OP.mask_gradient.default(grad_w, mask) if mask.numel() else grad_w
         if grad_x is not None:
-            grad_x = _through_rounding(ctx, grad_x.float(), range, passes)
+            grad_x = _through_rounding(ctx, grad_x, range, passes)
         return grad_x, grad_w, grad_bias
 
 
-def _remaking(x: QuantizedInput, w: Tensor, mask: Tensor, call: ConvCall) -> Callable[[], Tensor]:
-    """What makes the sums again, from the weights that there were."""
+def _through_values(
+    ctx: Any,
+    grad: Tensor,
+    has_bias: bool,
+    w: Tensor,
+    codes: Tensor,
+    range: Tensor,
+    mask: Tensor,
+) -> Gradients:
+    """The gradients to the bias, to the values of the codes and to those of the weights."""
+    values, grad_bias = _through_sums(ctx.block, grad, has_bias, ctx.precision)
+    w_hat, _, _ = _OP.fake_quant_per_channel.default(
+        w.contiguous(), mask, ctx.call.weight_levels, int(Scheme.AFFINE)
+    )
+    return grad_bias, *convolution_backward(
+        values,
+        unpacked(codes, range, ctx.call.levels, ctx.size, ctx.precision),
+        w_hat.to(ctx.precision),
+        ctx.call,
+        ctx.needs_input_grad[:2],
+    )
+
+
+def _remaking(
+    range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
+) -> Callable[[Tensor], Tensor]:
+    """What makes the sums again from the codes of the input, with the weights that there were.
+
+    It lives as long as the graph does, and so holds nothing that is as large as images.
+    """
     weight, version = w.detach(), w._version
 
-    def remake() -> Tensor:
+    def remake(codes: Tensor) -> Tensor:
         if weight._version != version:
             raise RuntimeError(
                 "the weights of a convolution whose integers are made again were modified in place "
                 "between its forward and its backward pass"
             )
-        return sums_of(x, weight, mask, call)[0]
+        return sums_of(codes, range, size, weight, mask, call)[0]
 
     return remake
 
 
-def _through_sums(outline: Block, grad: Tensor, has_bias: bool) -> tuple[Tensor, Tensor | None]:
+def _through_sums(
+    outline: Block, grad: Tensor, has_bias: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
     """The gradient to the values of sums, as numbers, and its sum over a channel where wanted."""
     plan = grad.plan() if isinstance(grad, LazyGradient) else None
+    if plan is not None and plan.target is Target.SUMS and not has_bias:
+        return plan.through_function(dtype), None
     if plan is None or plan.block.affine_key is not outline.affine_key:
         values = numbers(grad)
         total = torch.sum(values, (0, 2, 3), dtype=torch.float64).float() if has_bias else None
-        return values, total
-    plan = plan_to_affine(grad, plan.block)
-    arguments = plan.arguments()
-    total = _OP.block_gradient_sums.default(*arguments)[0].float() if has_bias else None
-    values = _OP.block_gradient.default(*arguments, unchanged(plan.block.scale))
+        return values.to(dtype), total
     outline.drop_remade()
-    return values, total
+    plan = plan_to_affine(grad, plan.block)
+    total = None
+    if has_bias:
+        total = _OP.block_gradient_sums.default(*plan.arguments())[0].float()
+    return plan.through_function(dtype), total
 
 
 def _through_rounding(ctx: Any, grad: Tensor, range: Tensor, passes: list[Tensor]) -> Tensor:
     """The gradient to the tensor that was rounded: what lies outside the range stops."""
     if ctx.passes is not None:
         return LazyGradient.of(Plan.of(ctx.passes.restored(*passes), grad, range))
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    grad = _OP.fake_quant_per_tensor_backward.default(grad, *passes)
+    grad = _OP.fake_quant_per_tensor_backward.default(grad, *passes).float()
     return grad if ctx.channels_last else grad.contiguous()
 
 
@@ -163,7 +190,7 @@ class WaitNode(torch.autograd.Function):
     @staticmethod
     @_backward
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        grad, _ = _through_sums(ctx.block, grad, False)
+        grad, _ = _through_sums(ctx.block, grad, False, torch.float32)
         return (in_order(grad, ctx.block.channels_last),)
 
 
@@ -184,6 +211,7 @@ class NormNode(torch.autograd.Function):
     ) -> Tensor:
         _keep(ctx, block, weight, dequant_scale, *statistics.to_save())
         ctx.statistics, ctx.eps, ctx.has_bias = statistics, eps, bias is not None
+        ctx.waits = backward_precision(block.scale.device.type) != torch.float32
         return wrap(block)
 
     @staticmethod
@@ -192,12 +220,14 @@ class NormNode(torch.autograd.Function):
         weight, dequant_scale, mean, variance, *saved = ctx.saved_tensors
         statistics = ctx.statistics.restored(mean, variance)
         block = ctx.block.restored(*saved)
-        arguments = plan_to_affine(grad, block).arguments()
-        sums = _OP.block_gradient_sums.default(*arguments)
+        plan = plan_to_affine(grad, block)
+        sums = _OP.block_gradient_sums.default(*plan.arguments())
         k, grad_weight, grad_bias = backward_map(statistics, ctx.eps, weight, dequant_scale, sums)
-        out = _OP.block_gradient.default(*arguments, k)
+        plan = plan.before_norm(k)
         block.drop_remade()
-        out = in_order(out, block.channels_last)
+        # The convolution before rounds the gradient in the pass that makes it; where it does not
+        # round, numbers take less memory than what they are made from.
+        out = LazyGradient.of(plan) if ctx.waits else plan.values()
         return out, grad_weight, grad_bias if ctx.has_bias else None
 
 

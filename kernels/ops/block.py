@@ -2,12 +2,20 @@
 
 acc is [N, C, H, W], channels last, int16, int32 or float32; the value is
 function(fma(acc, scale, shift)), scale and shift [C], times gate [N, C] unless the gate is empty.
+A gradient to it, grad, is float32, bfloat16 or float16, and computed with in float32.
 """
 
 import torch
 from torch import Tensor
 
-from ..checks import MOST_CODE_LEVELS, check, check_code_levels, check_same_device
+from ..checks import (
+    MOST_CODE_LEVELS,
+    check,
+    check_code_levels,
+    check_float,
+    check_float_type,
+    check_same_device,
+)
 from ..operands import Affine, schema_of, takes
 from ..scheme import Function, check_quantizer, packed_bytes
 from .registry import define, empty
@@ -67,16 +75,24 @@ def _check_gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tens
     """An empty range lets everything pass, no mean_grad adds 0."""
     acc = affine.acc
     _check_affine(affine)
+    check_float("grad", grad)
     _check_images("grad", grad)
-    _check_like(acc, "grad", grad, acc.shape)
+    check("grad", grad, grad.dtype, acc.shape)
+    check_same_device("grad", grad, acc)
     _check_optional(acc, "range", range, (2,))
     _check_optional(acc, "mean_grad", mean_grad, acc.shape[:2])
 
 
 def _check_mapped_gradient(
-    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor
+    grad: Tensor,
+    affine: Affine,
+    range: Tensor,
+    mean_grad: Tensor,
+    k: Tensor,
+    dtype: torch.dtype,
 ) -> None:
     _check_gradient(grad, affine, range, mean_grad)
+    check_float_type("dtype", dtype)
     _check_like(affine.acc, "k", k, (3, affine.acc.shape[1]))
 
 
@@ -90,8 +106,8 @@ def _check_gate_gradient(grad: Tensor, affine: Affine, gate: Tensor, range: Tens
 _AFFINE = schema_of(Affine)
 
 
-def _images(acc: Tensor) -> Tensor:
-    return torch.empty_like(acc, dtype=torch.float32)
+def _images(acc: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty_like(acc, dtype=dtype)
 
 
 def _two_sums(acc: Tensor) -> Tensor:
@@ -125,9 +141,10 @@ define(
     lambda grad, acc, *_: _two_sums(acc),
 )
 define(
-    f"block_gradient(Tensor grad, {_AFFINE}, Tensor range, Tensor mean_grad, Tensor k) -> Tensor",
+    f"block_gradient(Tensor grad, {_AFFINE}, Tensor range, Tensor mean_grad, Tensor k,"
+    " ScalarType dtype) -> Tensor",
     takes(Affine, at=1)(_check_mapped_gradient),
-    lambda grad, acc, *_: _images(acc),
+    lambda grad, acc, *rest: _images(acc, rest[-1]),
 )
 define(
     f"block_gate_gradient(Tensor grad, {_AFFINE}, Tensor gate, Tensor range) -> (Tensor, Tensor)",

@@ -11,6 +11,7 @@ from ..checks import (
     check,
     check_code_levels,
     check_dense,
+    check_float_type,
     check_packed,
     check_same_device,
     check_selection,
@@ -71,7 +72,10 @@ def _check_quantize(x: Tensor, range: Tensor, levels: int, scheme: int) -> None:
     check_code_levels(levels)
 
 
-def _check_dequantize(codes: Tensor, range: Tensor, numel: int, levels: int, scheme: int) -> None:
+def _check_dequantize(
+    codes: Tensor, range: Tensor, numel: int, levels: int, scheme: int, dtype: torch.dtype
+) -> None:
+    check_float_type("dtype", dtype)
     check_code_levels(levels)
     check_packed(codes, numel, MOST_CODE_LEVELS)
     check("range", range, torch.float32, (2,))
@@ -123,10 +127,10 @@ define(
     ),
 )
 define(
-    "dequantize_per_tensor(Tensor codes, Tensor range, int numel, int levels, int scheme)"
-    " -> Tensor",
+    "dequantize_per_tensor(Tensor codes, Tensor range, int numel, int levels, int scheme,"
+    " ScalarType dtype) -> Tensor",
     _check_dequantize,
-    lambda codes, range, numel, levels, scheme: empty(codes, (numel,), torch.float32),
+    lambda codes, range, numel, levels, scheme, dtype: empty(codes, (numel,), dtype),
 )
 
 # Gradients: 1 where the bit says inside, else 0. One bit an element is all that is saved. --------
@@ -209,7 +213,15 @@ def quantize_per_tensor(
 
 
 def dequantize_per_tensor(
-    codes: Tensor, range: Tensor, numel: int, levels: int, scheme: int = Scheme.AFFINE
+    codes: Tensor,
+    range: Tensor,
+    numel: int,
+    levels: int,
+    scheme: int = Scheme.AFFINE,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The float32 values [numel] of packed 4-bit codes; ValueError for a number of bytes."""
-    return _OP.dequantize_per_tensor.default(codes, range, numel, levels, int(scheme))
+    """The values [numel] of packed 4-bit codes, rounded to a float dtype once.
+
+    Raises ValueError for a number of bytes, TypeError for a dtype.
+    """
+    return _OP.dequantize_per_tensor.default(codes, range, numel, levels, int(scheme), dtype)

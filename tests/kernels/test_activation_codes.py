@@ -38,10 +38,10 @@ def test_codes_say_what_the_values_say(on_all, rng, same, levels, scheme, dtype)
         assert codes.shape == (-(-size // 2),) and codes.dtype == torch.uint8
         assert kernels.unpack_codes(codes, size, 16).max() < levels
         y = on_all(
-            lambda c=codes, e=ends, s=size: OP.dequantize_per_tensor(c, e, s, levels, scheme)
+            lambda c=codes, e=ends, s=size: OP.dequantize_per_tensor(c, e, s, levels, scheme, dtype)
         )
         expected, expected_inside = OP.fake_quant_per_tensor(x, ends, levels, scheme)
-        same(y.to(dtype), expected)
+        same(y, expected)
         same(inside, expected_inside)
         assert torch.equal(found, torch.stack(x.float().aminmax()))
 
@@ -50,13 +50,14 @@ def test_codes_say_what_the_values_say(on_all, rng, same, levels, scheme, dtype)
 def test_matches_reference_on_threads(on_all, rng, threads, dtype):
     x, ends = draw(rng, BIG, dtype=dtype), draw_ends(rng)
     codes, _, _ = on_all(lambda: OP.quantize_per_tensor(x, ends, 16, 0))
-    on_all(lambda: OP.dequantize_per_tensor(codes, ends, BIG, 16, 0))
+    on_all(lambda: OP.dequantize_per_tensor(codes, ends, BIG, 16, 0, dtype))
 
 
 def test_values_beyond_the_caches(on_all, rng):
     size = 1_100_003  # of four bytes each, more than 4 MiB
     codes = torch.randint(0, 256, (-(-size // 2),), generator=rng).to(torch.uint8)
-    on_all(lambda: OP.dequantize_per_tensor(codes, torch.tensor([-1.0, 2.0]), size, 16, 0))
+    ends = torch.tensor([-1.0, 2.0])
+    on_all(lambda: OP.dequantize_per_tensor(codes, ends, size, 16, 0, torch.float32))
 
 
 def test_the_first_code_is_the_low_half(backend):
@@ -81,7 +82,7 @@ def test_special_values_in_special_ranges(on_all, ends, scheme, dtype):
     ends = torch.tensor(ends)
     codes, _, _ = on_all(lambda: OP.quantize_per_tensor(x, ends, 16, scheme))
     assert not kernels.unpack_codes(codes, x.numel(), 16)[~x.isfinite()].any()
-    on_all(lambda: OP.dequantize_per_tensor(codes, ends, x.numel(), 16, scheme))
+    on_all(lambda: OP.dequantize_per_tensor(codes, ends, x.numel(), 16, scheme, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -93,12 +94,13 @@ def test_random_words(on_all, rng, dtype):
             on_all(lambda args=args: OP.quantize_per_tensor(*args))
 
 
-def test_any_bytes_have_values_alike(on_all, rng):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_bytes_have_values_alike(on_all, rng, dtype):
     """A half may hold a number that is no code; its value is still that of the formula."""
     for scheme in SCHEMES:
         for levels in LEVELS:
             codes = torch.arange(256, dtype=torch.uint8)
-            args = (codes, draw_ends(rng), 512, levels_for(scheme, levels), scheme)
+            args = (codes, draw_ends(rng), 512, levels_for(scheme, levels), scheme, dtype)
             on_all(lambda args=args: OP.dequantize_per_tensor(*args))
 
 
@@ -156,3 +158,5 @@ def test_rejects(backend):
         kernels.dequantize_per_tensor(codes, ends, 3, 1)
     with pytest.raises(TypeError, match=r"range is torch.float64, but must be torch.float32"):
         kernels.dequantize_per_tensor(codes, ends.double(), 3, 16)
+    with pytest.raises(TypeError, match=r"dtype is torch.int32, but must be float32"):
+        kernels.dequantize_per_tensor(codes, ends, 3, 16, dtype=torch.int32)

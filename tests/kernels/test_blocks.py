@@ -1,5 +1,7 @@
 """Blocks on codes: the specification's bits on every instruction set, and what a step keeps."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from block_networks import Gated, chain, converted, images
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
+from samples import DTYPES
 
 OP = torch.ops.micronet
 NONE = torch.empty(0)
@@ -37,15 +40,31 @@ def test_reading_is_the_same_everywhere(on_all, rng, threads, block):
     on_all(lambda: OP.block_means(*block))
 
 
-def test_gradients_are_the_same_everywhere(on_all, rng, threads, block):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_are_the_same_everywhere(on_all, rng, threads, block, dtype):
     acc = block[0]
-    grad, range = images(rng, acc.shape), torch.tensor([-0.25, 1.9])
+    grad, range = images(rng, acc.shape, dtype), torch.tensor([-0.25, 1.9])
     k = torch.randn(3, acc.shape[1], generator=rng)
     gate, extra = (torch.randn(acc.shape[:2], generator=rng) for _ in (0, 1))
     for ends in (NONE, range):
         for more in (NONE, extra):
-            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k))
+            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k, dtype))
         on_all(lambda e=ends: OP.block_gate_gradient(grad, *block, gate, e))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_narrow_gradients_are_rounded_once(backend, rng, block, dtype):
+    """Those of float32, of the same numbers, rounded afterwards."""
+    acc = block[0]
+    grad, range = images(rng, acc.shape, dtype), torch.tensor([-0.25, 1.9])
+    k, gate = torch.randn(3, acc.shape[1], generator=rng), torch.randn(acc.shape[:2], generator=rng)
+    narrow = OP.block_gradient(grad, *block, range, gate, k, dtype)
+    wide = OP.block_gradient(grad.float(), *block, range, gate, k, torch.float32)
+    assert torch.equal(narrow, wide.to(dtype))
+    others = {OP.block_gradient_sums: (range, gate), OP.block_gate_gradient: (gate, range)}
+    for op, rest in others.items():
+        found, expected = (op(g, *block, *rest) for g in (grad, grad.float()))
+        assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -141,6 +160,23 @@ def test_a_step_keeps_integers_and_codes_and_no_float(rng):
     expected = 2 * outputs + inputs / 2 + x.numel() / 8
     assert saved_bytes(model, x, False) <= 1.02 * expected + 8192
     assert saved_bytes(model, x, True) <= 1.02 * (inputs / 2 + x.numel() / 8) + 8192
+
+
+def integers_alive():
+    """Integers as convolutions sum them, wherever they are held."""
+    gc.collect()
+    return [t for t in gc.get_objects() if type(t) is torch.Tensor and t.dtype == torch.int16]
+
+
+def test_integers_that_are_made_again_are_held_by_nothing(rng):
+    """Not by what makes them again either, which no hook on saved tensors sees."""
+    x = images(rng, (3, 16, 9, 8))
+    model, before = converted(chain, x), len(integers_alive())
+    with kernels.recompute_in_backward():
+        y = model(x) + 0
+    assert len(integers_alive()) == before
+    y.sum().backward()
+    assert len(integers_alive()) == before
 
 
 def test_code_that_goes_around_torch_finds_the_values(rng):

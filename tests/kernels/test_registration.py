@@ -58,7 +58,10 @@ SAMPLES = {
         (_image(d), ENDS, 16, 0),
         (_image(d, **FLAT), ENDS, 5, 2),
     ],
-    "dequantize_per_tensor": lambda d: [(_bits(12 * 8), ENDS, 23, 16, 0), (NOTHING, ENDS, 0, 5, 2)],
+    "dequantize_per_tensor": lambda d: [
+        (_bits(12 * 8), ENDS, 23, 16, 0, d),
+        (NOTHING, ENDS, 0, 5, 2, d),
+    ],
     "fake_quant_per_channel": lambda d: [
         (_weights(d).requires_grad_(), _bits(45), 16, 0),
         (_weights(d).requires_grad_(), NOTHING, 5, 1),

@@ -96,7 +96,7 @@ def everything(x, w, mask, ends):
         *OP.fake_quant_per_tensor(x, ends, 16, 0),
         *OP.fake_quant_per_tensor_observed(x, ends, torch.tensor([0]), 16, 0),
         OP.fake_quant_per_tensor_backward(x, inside),
-        OP.dequantize_per_tensor(codes, ends, x.numel(), 16, 0),
+        OP.dequantize_per_tensor(codes, ends, x.numel(), 16, 0, torch.float32),
         *OP.fake_quant_per_channel(w, mask, 5, 0),
         *OP.fake_quant_weights([w, w], [mask, mask[:0]], [16, 5], 0),
         *OP.mask_gradients([w, w], [mask, mask[:0]]),

@@ -37,7 +37,7 @@ def test_a_relu_passes_the_gradient_of_a_nan(on_all):
     none, k = torch.empty(0), torch.tensor([[1.0], [0.0], [0.0]])
     one, zero = torch.ones(1), torch.zeros(1)
     op = torch.ops.micronet.block_gradient
-    sums = on_all(lambda: op(grad, acc, one, zero, 1, none, none, k))
+    sums = on_all(lambda: op(grad, acc, one, zero, 1, none, none, k, torch.float32))
     assert sums.flatten()[:3].tolist() == [0.0, 0.0, torch.inf]
 
 
@@ -174,3 +174,83 @@ def test_pack_hooks_may_lose_the_order_in_memory(network):
         found.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(*found, strict=True))
     assert isinstance(model[0](x), kernels.LazyTensor)
+
+
+# Gradients that a convolution rounds ------------------------------------------------------------
+
+
+def narrow_gradients(network, watch):
+    """Of all parameters and the input under autocast; `watch` is given what layers return."""
+    model, x = network
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = [x]
+        for layer in model:
+            h.append(layer(h[-1]))
+        watch(h[1:-1])
+    h[-1].square().sum().backward()
+    return [x.grad, *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("remakes", [False, True])
+def test_gradients_that_wait_are_rounded_as_numbers_are(network, remakes):
+    """A hook that returns numbers makes every node round those of float32 instead."""
+    with kernels.recompute_in_backward(remakes):
+        waiting = narrow_gradients(network, lambda outputs: None)
+        numbers = narrow_gradients(
+            network, lambda outputs: [h.register_hook(lambda g: g + 0) for h in outputs]
+        )
+    assert all(map(torch.equal, waiting, numbers))
+
+
+def test_whoever_looks_at_a_gradient_finds_it_unrounded(network):
+    seen, kept = [], []
+
+    def watch(outputs):
+        for h in outputs:
+            h.register_hook(lambda g: seen.append(g.double().clone()))
+            h.retain_grad()
+            kept.append(h)
+
+    looked_at = narrow_gradients(network, watch)
+    found = [h.grad for h in reversed(kept)]
+    assert all(g.dtype == torch.float32 for g in found)
+    assert all(map(torch.equal, seen, (g.double() for g in found)))
+    # Those that convolutions round, of their own outputs, have more digits than are left of them.
+    of_sums = [
+        g for h, g in zip(reversed(kept), found, strict=True) if h is kept[0] or h is kept[3]
+    ]
+    assert len(of_sums) == 2
+    assert all((g != g.bfloat16()).any() for g in of_sums)
+    assert all(map(torch.equal, looked_at, narrow_gradients(network, lambda outputs: None)))
+
+
+def test_a_second_reader_of_sums_adds_numbers(network):
+    model, x = network
+
+    def gradient(late):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = model[0](x)
+            z = model[1](h)
+        (z.square().sum() + (h + 0 if late else h).square().sum()).backward()
+        return model[0].weight.grad.clone()
+
+    assert torch.equal(gradient(False), gradient(True))
+
+
+def test_a_gradient_overwritten_before_a_convolution_rounds_it_is_an_error(network):
+    model, x = network
+    kept = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = model[0](x)
+        z = model[1](h)
+
+    def overwrite(gradient):
+        kept[0].zero_()
+
+    z.register_hook(kept.append)
+    h.register_hook(overwrite)
+    with pytest.raises(RuntimeError, match="modified in place before"):
+        (z * 2).sum().backward()

@@ -67,11 +67,11 @@ SAMPLES = {
     "block_values": _read,
     "block_codes": lambda d: _read(d, ENDS, 16),
     "block_means": _blocks,
-    "block_gradient_sums": lambda d: [(_images(), *b, ENDS, NONE) for b in _blocks(d)],
+    "block_gradient_sums": lambda d: [(_images(d), *b, ENDS, NONE) for b in _blocks(d)],
     "block_gradient": lambda d: [
-        (_images(), *b, NONE, _spread(2, 6), _spread(3, 6)) for b in _blocks(d)
+        (_images(d), *b, NONE, _spread(2, 6), _spread(3, 6), d) for b in _blocks(d)
     ],
-    "block_gate_gradient": lambda d: [(_images(), *b, _spread(2, 6), ENDS) for b in _blocks(d)],
+    "block_gate_gradient": lambda d: [(_images(d), *b, _spread(2, 6), ENDS) for b in _blocks(d)],
     "conv2d_deterministic": lambda d: [
         (_images(), _weights(), bias, *CONV[1:]) for bias in (NONE, ENDS.repeat(2))
     ],

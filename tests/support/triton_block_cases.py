@@ -65,12 +65,12 @@ def _accumulators(rng, dtype, sizes):
 
 
 def blocks_with(name, *rest):
-    """Cases of an operator on blocks; each of `rest` makes an argument of the images' sizes."""
+    """Cases of an operator on blocks; `rest` make arguments for [N, C] and a dtype."""
 
     def cases(rng, dtype, sizes):
         yield from conv_samples.SAMPLES[name](dtype)
         for affine, gate_size in _accumulators(rng, dtype, sizes):
-            yield *affine, *(make(rng, gate_size) for make in rest)
+            yield *affine, *(make(rng, gate_size, dtype) for make in rest)
 
     return cases
 
@@ -82,21 +82,30 @@ def gradients_with(name, *rest):
     def cases(rng, dtype, sizes):
         for number, arguments in enumerate(plain(rng, dtype, sizes)):
             is_sample = number < count
-            yield arguments if is_sample else (_images(rng, arguments[0].shape), *arguments)
+            grad = () if is_sample else (_images(rng, arguments[0].shape, dtype),)
+            yield *grad, *arguments
 
     return cases
 
 
-def gate(rng, size):
+def gate(rng, size, dtype):
     return draw(rng, *size)
 
 
-def any_ends(rng, size):
+def any_ends(rng, size, dtype):
     return draw_ends(rng)
 
 
-def none(rng, size):
+def none(rng, size, dtype):
     return torch.empty(0)
+
+
+def factors(rng, size, dtype):
+    return draw(rng, 3, size[1])
+
+
+def own_dtype(rng, size, dtype):
+    return dtype
 
 
 def moments(rng, dtype, sizes):

@@ -27,12 +27,14 @@ from triton_block_cases import (
     any_ends,
     blocks_with,
     convolutions,
+    factors,
     float_convolutions,
     gate,
     gradients_with,
     linears,
     moments,
     none,
+    own_dtype,
 )
 
 SMALL = [1, 7, 8, 9, 997]
@@ -108,7 +110,7 @@ def dequantize_activation(rng, dtype, sizes):
     for size in sizes or [0, *SMALL, *around(2048)]:
         packed = torch.randint(256, (packed_bytes(size, 16),), generator=rng, dtype=torch.uint8)
         for ends in [draw_ends(rng)] if sizes else [draw_ends(rng), *map(torch.tensor, RANGES)]:
-            yield packed, ends, size, *next(choice)
+            yield packed, ends, size, *next(choice), dtype
 
 
 def weights(rng, dtype, sizes, several=(6, 33)):
@@ -274,12 +276,10 @@ CASES = {
     "channel_moments": moments,
     "block_extremes": blocks_with("block_extremes", gate),
     "block_values": blocks_with("block_values", gate),
-    "block_codes": blocks_with("block_codes", gate, any_ends, lambda rng, size: 5),
+    "block_codes": blocks_with("block_codes", gate, any_ends, lambda *_: 5),
     "block_means": blocks_with("block_means"),
     "block_gradient_sums": gradients_with("block_gradient_sums", any_ends, gate),
-    "block_gradient": gradients_with(
-        "block_gradient", none, none, lambda rng, size: draw(rng, 3, size[1])
-    ),
+    "block_gradient": gradients_with("block_gradient", none, none, factors, own_dtype),
     "block_gate_gradient": gradients_with("block_gate_gradient", gate, any_ends),
     "conv2d_deterministic": float_convolutions,
     "linear_deterministic": linears,
@@ -288,7 +288,6 @@ CASES = {
 
 WITHOUT_FLOATS = [
     "move_range_",
-    "dequantize_per_tensor",
     "pack_codes",
     "unpack_codes",
     "pack_bits",

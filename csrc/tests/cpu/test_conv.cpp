@@ -72,10 +72,10 @@ void blocks_are_the_same_however_split(std::mt19937& random, int64_t channels, i
       CHECK(block_values_cpu(block, all.data(), parallel) == kOk);
       answer.insert(answer.end(), all.begin(), all.end());
       if (gated != nullptr) {
-        const BlockGradient gradient{grad.data(), range, nullptr};
+        const BlockGradient gradient{grad.data(), kFloat32, range, nullptr};
         CHECK(block_gate_gradient_cpu(block, gradient, all.data(), means.data(), parallel) == kOk);
       } else {
-        const BlockGradient gradient{grad.data(), range, gate.data()};
+        const BlockGradient gradient{grad.data(), kFloat32, range, gate.data()};
         CHECK(block_means_cpu(block, means.data(), parallel) == kOk);
         CHECK(block_gradient_cpu(block, gradient, k.data(), all.data(), parallel) == kOk);
         CHECK(block_gradient_sums_cpu(block, gradient, partial.data(), sums.data(), parallel) ==

@@ -34,17 +34,19 @@ void encodes_each_element(std::mt19937& random, DType type, int64_t numel, int s
 }
 
 // Of any codes, at any address.
-void decodes_each_code(std::mt19937& random, int64_t numel, int skip, int levels, int scheme) {
+void decodes_each_code(std::mt19937& random, DType type, int64_t numel, int skip, int levels,
+                       int scheme) {
   const std::vector<uint8_t> codes = bytes(random, packed_bytes(numel, kCodeLevels) + skip);
   const std::vector<uint8_t> used(codes.begin() + skip, codes.end());
   const Range range = any_range(random);
   const int skip_y = static_cast<int>(random() % 2);
-  Elements y(kFloat32, numel, skip_y);
-  CHECK(dequantize_per_tensor_cuda(codes.data() + skip, numel, range.ends, levels, scheme,
-                                   static_cast<float*>(y.data()), nullptr) == kOk);
+  Elements y(type, numel, skip_y);
+  CHECK(dequantize_per_tensor_cuda(codes.data() + skip, numel, range.ends, levels, scheme, y.data(),
+                                   type, nullptr) == kOk);
   const Quantizer q = make_quantizer(range.ends[0], range.ends[1], levels, scheme);
   for (int64_t i = 0; i < numel; ++i) {
-    CHECK(same(y[i], dequantize(static_cast<float>(code_at(used, i)) + q.code_min, q)));
+    const float value = dequantize(static_cast<float>(code_at(used, i)) + q.code_min, q);
+    CHECK(same(y[i], rounded_to(type, value)));
   }
 }
 
@@ -57,7 +59,7 @@ void run_tests(std::mt19937& random) {
       for (const int scheme : kSchemes) {
         if (numel > kManyTiles && scheme != chosen) continue;
         encodes_each_element(random, type, numel, skip, levels, scheme);
-        if (type == kFloat32) decodes_each_code(random, numel, skip, levels, scheme);
+        decodes_each_code(random, type, numel, skip, levels, scheme);
       }
     }
   });

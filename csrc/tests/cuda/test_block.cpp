@@ -41,11 +41,14 @@ struct Trial {
   Function function;
   std::vector<int32_t> words;
   std::vector<int16_t> shorts;
-  std::vector<float> floats, scale, shift, gate, grad, mean_grad, k;
+  std::vector<float> floats, scale, shift, gate, mean_grad, k;
+  Elements grad;
+  DType type_of_grad;
   Range range;
   bool gated, has_range, has_mean_grad;
 
-  Trial(std::mt19937& random, int64_t n, int64_t p, int64_t c, Accumulator of, Function f)
+  Trial(std::mt19937& random, int64_t n, int64_t p, int64_t c, Accumulator of, Function f,
+        DType of_grad)
       : images(n),
         positions(p),
         channels(c),
@@ -58,9 +61,10 @@ struct Trial {
         scale(normals(random, c)),
         shift(normals(random, c)),
         gate(normals(random, n * c)),
-        grad(normals(random, numel)),
         mean_grad(normals(random, n * c)),
         k(normals(random, 3 * c)),
+        grad(inputs(random, of_grad, numel, 0, kUsual)),
+        type_of_grad(of_grad),
         range(any_range(random)),
         gated(random() % 2 == 0),
         has_range(random() % 3 != 0),
@@ -92,8 +96,8 @@ struct Trial {
     whole.gate = gate.data();
     return whole;
   }
-  BlockGradient gradient() const {
-    return {grad.data(), has_range ? range.ends : nullptr,
+  BlockGradient gradient() {
+    return {grad.data(), type_of_grad, has_range ? range.ends : nullptr,
             has_mean_grad ? mean_grad.data() : nullptr};
   }
 
@@ -108,7 +112,7 @@ struct Trial {
   float value(int64_t i) const { return gated ? a(i) * gate[gate_of(i)] : a(i); }
   float passed(int64_t i, float at) const {
     const Quantizer q = make_quantizer(range.ends[0], range.ends[1], 2, kAffine);
-    return !has_range || is_inside(at, q) ? grad[static_cast<size_t>(i)] : 0.0f;
+    return !has_range || is_inside(at, q) ? grad[i] : 0.0f;
   }
   float dz(int64_t i) const {
     const float g = passed(i, a(i));
@@ -164,11 +168,12 @@ void means_and_moments(const Trial& t) {
   }
 }
 
-void backward(const Trial& t) {
+void backward(Trial& t, DType out_type) {
   const Block block = t.without_gate();
   const size_t channels = static_cast<size_t>(t.channels), both = 2 * channels;
-  std::vector<float> out(static_cast<size_t>(t.numel)), grad_gate(t.gate.size());
-  CHECK(block_gradient_cuda(block, t.gradient(), t.k.data(), out.data(), nullptr) == kOk);
+  std::vector<float> grad_a(static_cast<size_t>(t.numel)), grad_gate(t.gate.size());
+  Elements out(out_type, t.numel, 0);
+  CHECK(block_gradient_cuda(block, t.gradient(), t.k.data(), out.data(), out_type, nullptr) == kOk);
   std::vector<double> partial(static_cast<size_t>(block_parts_cuda(block)) * both), sums(both);
   CHECK(block_gradient_sums_cuda(block, t.gradient(), partial.data(), sums.data(), nullptr) == kOk);
   std::vector<double> expected(both);
@@ -178,17 +183,17 @@ void backward(const Trial& t) {
     expected[c] += dz;
     expected[channels + c] += dz * acc;
     const float offset = acc * t.k[channels + c] + t.k[2 * channels + c];
-    CHECK(same(out[static_cast<size_t>(i)], dz * t.k[c] + offset));
+    CHECK(same(out[i], rounded_to(out_type, dz * t.k[c] + offset)));
   }
   for (size_t i = 0; i < both; ++i) {
     CHECK(std::isfinite(expected[i]) ? close(sums[i], expected[i]) : !std::isfinite(sums[i]));
   }
-  CHECK(block_gate_gradient_cuda(t.with_gate(), t.gradient(), out.data(), grad_gate.data(),
+  CHECK(block_gate_gradient_cuda(t.with_gate(), t.gradient(), grad_a.data(), grad_gate.data(),
                                  nullptr) == kOk);
   std::vector<Lanes> lanes(grad_gate.size());
   for (int64_t i = 0; i < t.numel; ++i) {
     const float gate = t.gate[t.gate_of(i)], passed = t.passed(i, t.a(i) * gate);
-    CHECK(same(out[static_cast<size_t>(i)], passed * gate));
+    CHECK(same(grad_a[static_cast<size_t>(i)], passed * gate));
     lanes[t.gate_of(i)].add(i / t.channels % t.positions, passed * t.a(i));
   }
   for (size_t i = 0; i < lanes.size(); ++i) CHECK(same(grad_gate[i], lanes[i].sum()));
@@ -249,10 +254,12 @@ void run_tests(std::mt19937& random) {
   for (const auto& size : kSizesOfBlocks) {
     for (const Accumulator type : {kInt16, kInt32, kValue}) {
       for (const Function function : {kIdentity, kRelu, kSwish, kSigmoid}) {
-        const Trial trial(random, size[0], size[1], size[2], type, function);
-        forward(trial, kLevels[random() % 3]);
-        means_and_moments(trial);
-        backward(trial);
+        for (const DType of_grad : kTypes) {
+          Trial trial(random, size[0], size[1], size[2], type, function, of_grad);
+          forward(trial, kLevels[random() % 3]);
+          means_and_moments(trial);
+          backward(trial, kTypes[random() % 3]);
+        }
       }
     }
   }

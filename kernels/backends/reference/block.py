@@ -128,6 +128,7 @@ def _gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) ->
 
 
 def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
+    grad = grad.float()
     if not range.numel():
         return grad
     q = make_quantizer(range[0], range[1], 2, Scheme.AFFINE)
@@ -144,12 +145,17 @@ def block_gradient_sums(grad: Tensor, affine: Affine, range: Tensor, mean_grad: 
 
 @takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor
+    grad: Tensor,
+    affine: Affine,
+    range: Tensor,
+    mean_grad: Tensor,
+    k: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
+    """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
     dz = _gradient(grad, affine, range, mean_grad)
     k0, k1, k2 = k[:, :, None, None]
-    return _images(dz * k0 + (affine.acc.float() * k1 + k2))
+    return _images(dz * k0 + (affine.acc.float() * k1 + k2)).to(dtype)
 
 
 @takes(Affine, at=1)

@@ -79,8 +79,8 @@ def quantize_per_tensor(
 
 
 def dequantize_per_tensor(
-    packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int
+    packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int, dtype: torch.dtype
 ) -> Tensor:
-    """The float32 values of packed 4-bit codes, [numel]."""
+    """The values of packed 4-bit codes, [numel], rounded to a dtype."""
     q = _quantizer(range, levels, scheme)
-    return values(unpack_codes(packed, numel, CODE_SLOTS).float() + q.code_min, q)
+    return values(unpack_codes(packed, numel, CODE_SLOTS).float() + q.code_min, q).to(dtype)

@@ -179,9 +179,9 @@ def moments_kernel(
     store_sums(partial, part, first, second, channel, sizes.channels)
 
 
-def new_images(acc: Tensor) -> Tensor:
-    """Fresh float32 images like acc, channels last."""
-    return torch.empty_like(acc, dtype=torch.float32)
+def new_images(acc: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Fresh images like acc, channels last."""
+    return torch.empty_like(acc, dtype=dtype)
 
 
 @takes(Affine)

@@ -24,7 +24,7 @@ from .block import (
 from .function import activate, through
 from .lanes import LANES, sum_lanes
 from .launch import given, launch, row_and_columns
-from .quantizer import make_quantizer
+from .quantizer import make_quantizer, narrow, widen
 
 _AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
@@ -45,7 +45,7 @@ def _passed(grad, value, ends):
 def _gradient(grad, affine, ends, mean_grad, element, channel, image, channels, here):
     """The gradient to z."""
     z = preactivation(affine, element, channel, here)
-    g = tl.load(grad + element, mask=here, other=0.0)
+    g = widen(tl.load(grad + element, mask=here, other=0.0))
     passed = _passed(g, activate(z, affine.function), ends)
     if mean_grad is not None:
         passed = passed + tl.load(mean_grad + image * channels + channel, mask=here, other=0.0)
@@ -63,7 +63,7 @@ def block_gradient_kernel(
     sizes,
     TILE: tl.constexpr,
 ) -> None:
-    """out = dz * k[0] + (acc * k[1] + k[2])."""
+    """out = dz * k[0] + (acc * k[1] + k[2]), rounded to its type."""
     element = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     here = element < sizes.numel
     channels = sizes.channels
@@ -73,7 +73,8 @@ def block_gradient_kernel(
     k0 = tl.load(k + channel, mask=here, other=0.0)
     k1 = tl.load(k + channels + channel, mask=here, other=0.0)
     k2 = tl.load(k + 2 * channels + channel, mask=here, other=0.0)
-    tl.store(out + element, dz * k0 + (found * k1 + k2), mask=here)
+    mapped = dz * k0 + (found * k1 + k2)
+    tl.store(out + element, narrow(mapped, out.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -127,7 +128,7 @@ def block_gate_gradient_kernel(
     while first < sizes.positions:
         element, channel, here = positions_from(first, image, column, sizes, LANES)
         a = activate(preactivation(affine, element, channel, here), affine.function)
-        g = tl.load(grad + element, mask=here, other=0.0)
+        g = widen(tl.load(grad + element, mask=here, other=0.0))
         passed = _passed(g, a * wide, ends)
         tl.store(grad_a + element, passed * wide, mask=here)
         lanes = lanes + tl.where(here, passed * a, 0.0)
@@ -137,10 +138,15 @@ def block_gate_gradient_kernel(
 
 @takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor
+    grad: Tensor,
+    affine: Affine,
+    range: Tensor,
+    mean_grad: Tensor,
+    k: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """dz * k[0] + (acc * k[1] + k[2]), float32 [N, C, H, W]."""
-    out, sizes = new_images(affine.acc), Sizes.of(affine.acc)
+    """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
+    out, sizes = new_images(affine.acc, dtype), Sizes.of(affine.acc)
     operands = (grad, constant(affine), given(range), given(mean_grad), k, out)
     launch(block_gradient_kernel, triton.cdiv(sizes.numel, TILE), *operands, sizes, TILE=TILE)
     return out

@@ -148,14 +148,14 @@ def quantize_kernel(
 def dequantize_kernel(
     codes, ends, y, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
 ) -> None:
-    """y [numel]: the values of codes [numel / 2], two a byte."""
+    """y [numel], of any type: the values of codes [numel / 2], two a byte."""
     _, _, scale, zero, least, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
     element = byte[:, None] * 2 + tl.arange(0, 2)[None, :]
     both = tl.load(codes + byte, mask=byte * 2 < numel, other=0).to(tl.int32)
     whole = (both[:, None] >> (tl.arange(0, 2)[None, :] * 4)) & 15
     value = dequantize(whole.to(tl.float32) + least, scale, zero)
-    tl.store(y + element, value, mask=element < numel)
+    tl.store(y + element, narrow(value, y.dtype.element_ty), mask=element < numel)
 
 
 def fake_quant_per_tensor(
@@ -228,10 +228,10 @@ def quantize_per_tensor(
 
 
 def dequantize_per_tensor(
-    packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int
+    packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int, dtype: torch.dtype
 ) -> Tensor:
-    """The float32 values of packed 4-bit codes, [numel]."""
-    y = packed.new_empty(numel, dtype=torch.float32)
+    """The values of packed 4-bit codes, [numel], rounded to a dtype."""
+    y = packed.new_empty(numel, dtype=dtype)
     launch(
         dequantize_kernel,
         triton.cdiv(packed.numel(), BYTES * 4),
