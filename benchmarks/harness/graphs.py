@@ -1,0 +1,47 @@
+"""Steps captured in a CUDA graph: a replay is one launch, so a timer sees the device alone."""
+
+import functools
+from typing import Any
+
+import torch
+
+from benchmarks.harness.timing import Step
+from micronet.training.steps.graph import WARM_UP
+
+
+@functools.cache
+def _side() -> torch.cuda.Stream:
+    # One for all captures: libraries keep a workspace for each stream.
+    return torch.cuda.Stream()
+
+
+def capture(step: Step, calls: int = 1, pool: Any = None) -> Step:
+    """Return what replays `calls` runs of a step as one graph.
+
+    Graphs that are never replayed at the same time may share the memory of a `pool`, which is what
+    torch.cuda.graph_pool_handle gives. The step must leave no gradient behind.
+
+    Raises whatever the step or CUDA fails with where a graph cannot hold the step.
+    """
+    side, graph = _side(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    # Around the capture as well: one that fails leaves its stream the current one.
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            step()
+        side.synchronize()
+        _run_without_waiting(step)
+        with torch.cuda.graph(graph, pool=pool, stream=side):
+            for _ in range(calls):
+                step()
+    torch.cuda.current_stream().wait_stream(side)
+    return graph.replay
+
+
+def _run_without_waiting(step: Step) -> None:
+    """Run a step that may not wait for the device, before a capture is begun and broken off."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
