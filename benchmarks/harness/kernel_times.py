@@ -27,7 +27,9 @@ def kernel_times(step: Step, device: str) -> list[KernelTime]:
     on_cpu = device == "cpu"
     # As torch does beside its own graphs: CUPTI does not come back well once it has been left.
     os.environ.update(DISABLE_CUPTI_LAZY_REINIT="1", TEARDOWN_CUPTI="0")
-    with profile(activities=[ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA]) as taken:
+    watched = [ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA]
+    # Without acc_events torch warns, for those who profile more than once.
+    with profile(activities=watched, acc_events=True) as taken:
         step()
         if not on_cpu:
             torch.cuda.synchronize()

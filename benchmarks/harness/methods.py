@@ -164,6 +164,8 @@ def time_on_device(
             replays[name] = captured(lambda step=step: step, device, repeats, pool)
         except Unavailable as error:
             notes[name] = f"called from Python: {error}"
+            # A capture that was broken off may still hold the one before.
+            pool = torch.cuda.graph_pool_handle()
     replayed = interleave(replays, rounds, warmup, wait_for(device))
     return {
         name: Timed(took, took, notes[name])

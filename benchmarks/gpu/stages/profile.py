@@ -137,7 +137,7 @@ def longest(lines: Iterable[str]) -> list[dict[str, object]]:
         return []
     found: dict[str, dict[str, object]] = {}
     for line in reader:
-        row = {heading: _number(line.get(metric, "")) for metric, heading in METRICS.items()}
+        row = {heading: _number(line.get(metric) or "") for metric, heading in METRICS.items()}
         name = base_name(line["Kernel Name"])
         if name not in found or row["time"] > found[name]["time"]:
             found[name] = {"kernel": name, "grid": line.get("Grid Size", ""), **row}
