@@ -171,6 +171,16 @@ def test_the_preferred_backend_comes_first_and_again_beside_the_others():
     assert operators.parted(first, ["triton"])[1].methods == []
 
 
+def test_other_backends_and_compiled_peers_come_after_all_that_is_preferred(monkeypatch):
+    monkeypatch.setattr(operators.ours, "backends", lambda *_: ["native", "triton", "reference"])
+    found = list(operators.groups(Settings("cuda", False, "")))
+    late = [{m.backend for m in group.methods} & {"triton", "inductor"} for group in found]
+    others = sum(map(len, late))
+    assert late[:-others] == [set()] * (len(late) - others)
+    assert late[-others:] == [{"triton"}] * (others - 2) + [{"inductor"}] * 2
+    assert all(found[-1].methods[0].backend == "native" for group in found[-others:])
+
+
 # Kernels ----------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ TABLE = "Operators"
 
 
 def groups(settings: Settings) -> Iterator[Group]:
-    """Yield what the preferred backend does before what others do, which may compile first."""
+    """Yield what the preferred backend does, then what others do, which may compile, then peers."""
     later = backends("fake_quant_per_tensor", settings.device)[1:]
     waiting: list[Group] = []
     for whole in whole_groups(settings):
@@ -29,6 +29,8 @@ def groups(settings: Settings) -> Iterator[Group]:
         yield first
         waiting += [second] if second.methods else []
     yield from waiting
+    if not settings.quick:
+        yield from compiled_groups(settings.device)
 
 
 def parted(group: Group, later: Sequence[str]) -> tuple[Group, Group]:
@@ -44,24 +46,27 @@ def whole_groups(settings: Settings) -> Iterator[Group]:
     """Yield activations first, then all weights, and masks, codes and counts of the network."""
     device, quick = settings.device, settings.quick
     able = backends("fake_quant_per_tensor", device)
-    compiled: list[Group] = []
     for elements in QUICK_SIZES[:1] if quick else SIZES:
         shape = shape_of(elements)
         own = [m for backend in able for m in activation.our_methods(shape, device, backend)]
         torchs = activation.torch_methods(shape, device)
         eager = activation.other_methods(shape, device, with_compiled=False)
         yield activation.group(shape, device, [*own, *torchs, *eager])
-        both = [
-            *own[:1],
-            *activation.other_methods(shape, device, with_compiled=True)[len(eager) :],
-        ]
-        compiled.append(activation.group(shape, device, both))
     layers = shapes.weights()[:8] if quick else shapes.weights()
     yield weights.group(layers, device, backends("fake_quant_weights", device))
     if not quick:
         for file in (bench_codes, bench_bits_and_counts, bench_selection):
             yield from file.groups(device)
-        yield from compiled
+
+
+def compiled_groups(device: str) -> Iterator[Group]:
+    """Yield activations as inductor compiles them, beside the exact range of ours."""
+    (preferred, *_) = backends("fake_quant_per_tensor", device)
+    for shape in map(shape_of, SIZES):
+        exact = activation.our_methods(shape, device, preferred)[:1]
+        others = activation.other_methods(shape, device, with_compiled=True)
+        compiled = [method for method in others if method.backend == "inductor"]
+        yield activation.group(shape, device, [*exact, *compiled])
 
 
 def measure(settings: Settings, record: Record) -> None:

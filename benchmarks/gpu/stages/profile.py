@@ -101,7 +101,8 @@ def count(names: list[str], settings: Settings, record: Record) -> None:
     rows = longest(said.splitlines())
     if not rows:
         errors = [line for line in said.splitlines() if "==ERROR==" in line]
-        record.note(f"ncu did not work here: {errors[0] if errors else ended}")
+        why = errors[0] if errors else ended or "it counted nothing"
+        record.note(f"ncu did not work here: {why}")
     elif ended:
         record.note(f"ncu did not come to its end: {ended}.")
     for row in rows:
