@@ -50,7 +50,7 @@ def run_stage(stage: Stage, settings: Settings, out: Path, budget: Budget) -> Re
         return Result(stage, Outcome(LEFT_OUT, 0, "no time was left"), record.Findings())
     into, log = out / "running.json", out / "log.txt"
     into.unlink(missing_ok=True)
-    given = replace(settings, limit=limit)
+    given = replace(settings, ends=time.monotonic() + limit)
     command = [sys.executable, "-m", "benchmarks.gpu.stage", stage.module, given.as_json()]
     env = build.environment(settings.device, build.site_of(settings.scratch))
     outcome = processes.run([*command, str(into)], log, limit, env)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,11 @@ class Record:
     def row(self, table: str, row: Mapping[str, Any]) -> None:
         """Add a row to a table; all rows of one have the same keys."""
         self.found.tables.setdefault(table, []).append(dict(row))
+        self._write()
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Put rows in place of those that a table has, as a measurement goes on."""
+        self.found.tables[name] = [dict(row) for row in rows]
         self._write()
 
     def note(self, text: str) -> None:

@@ -15,7 +15,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("a", "device_tests", "The tests that need a device", 80, ("tests_failed",)),
+    Stage("a", "device_tests", "The tests that need a device", 150, ("tests_failed",)),
     Stage(
         "b",
         "operators",
@@ -33,7 +33,7 @@ STAGES = (
     ),
     Stage("e", "bit_identity", "The same bits as the CPU", 60, ("bit_identical",)),
     Stage("f", "cifar10", "The CIFAR-10 recipes", 120, ("cifar10_qat_top1",)),
-    Stage("g", "profile", "The costliest kernels", 60),
+    Stage("g", "profile", "The costliest kernels", 90),
 )
 FIGURES = tuple(figure for stage in STAGES for figure in stage.figures)
 BUILD_LIMIT, TOTAL_LIMIT = 150, 480

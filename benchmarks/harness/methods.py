@@ -3,11 +3,12 @@
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import ours
+from benchmarks.harness import graphs, ours
 from benchmarks.harness.timing import ROUNDS, WARMUP, Step, Times, interleave
 from micronet_kernels.backends import native
 
@@ -94,6 +95,35 @@ def measure(
     group: Group, rounds: int = ROUNDS, warmup: int = WARMUP, repeats: int = 1
 ) -> list[Row]:
     """Time a group's methods in turn, with a copy of as many floats as the ceiling beside them."""
+    methods, steps, notes = prepared(group)
+    times = interleave(steps, rounds, warmup, wait_for(group.device), repeats)
+    return [_row(group, method, methods, times, notes.get(key(method), "")) for method in methods]
+
+
+def measure_on_device(
+    group: Group, rounds: int = ROUNDS, warmup: int = WARMUP, repeats: int = 1
+) -> list[tuple[Row, float | None]]:
+    """As `measure`, the times being the device's own; beside each row the ms of calls from Python.
+
+    See `time_on_device`.
+    """
+    methods, steps, notes = prepared(group)
+    timed = time_on_device(steps, group.device, rounds, warmup, repeats)
+    times = {name: each.took for name, each in timed.items()}
+    notes |= {name: each.note for name, each in timed.items()}
+    rows = [_row(group, m, methods, times, notes[key(m)]) for m in methods]
+    return [(row, _eager_ms(timed.get(key(m)))) for row, m in zip(rows, methods, strict=True)]
+
+
+def _eager_ms(timed: "Timed | None") -> float | None:
+    return None if timed is None or timed.eager is None else 1e3 * timed.eager.median
+
+
+def prepared(group: Group) -> tuple[list[Method], dict[str, Step], dict[str, str]]:
+    """Return a group's methods and the copy, the steps of those that can run, and why others not.
+
+    Steps and reasons are under the key of their method.
+    """
     methods = [*group.methods, copy_method(group.elements, group.device)]
     steps: dict[str, Step] = {}
     notes: dict[str, str] = {}
@@ -103,8 +133,56 @@ def measure(
             steps[key(method)] = method.prepare()
         except Unavailable as error:
             notes[key(method)] = str(error)
-    times = interleave(steps, rounds, warmup, wait_for(group.device), repeats)
-    return [_row(group, method, methods, times, notes.get(key(method), "")) for method in methods]
+    return methods, steps, notes
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a step took on its device, and called from Python where that was timed apart."""
+
+    took: Times
+    eager: Times | None = None
+    note: str = ""
+
+
+def time_on_device(
+    steps: Mapping[str, Step], device: str, rounds: int, warmup: int, repeats: int
+) -> dict[str, Timed]:
+    """Time steps in turn; on a CUDA device once more as graphs, whose replay leaves out the host.
+
+    A step that no graph can hold keeps the time of its calls, and a note says why. On the CPU there
+    is one time.
+    """
+    eager = interleave(steps, rounds, warmup, wait_for(device), repeats)
+    if device == "cpu":
+        return {name: Timed(took) for name, took in eager.items()}
+    pool = torch.cuda.graph_pool_handle()
+    replays: dict[str, Step] = {}
+    notes: dict[str, str] = {}
+    for name, step in steps.items():
+        try:
+            replays[name] = captured(lambda step=step: step, device, repeats, pool)
+        except Unavailable as error:
+            notes[name] = f"called from Python: {error}"
+            # A capture that was broken off may still hold the one before.
+            pool = torch.cuda.graph_pool_handle()
+    replayed = interleave(replays, rounds, warmup, wait_for(device))
+    return {
+        name: Timed(took, took, notes[name])
+        if name in notes
+        else Timed(replayed[name].shared(repeats), took)
+        for name, took in eager.items()
+    }
+
+
+def captured(prepare: Callable[[], Step], device: str, calls: int = 1, pool: Any = None) -> Step:
+    """Prepare a step and return its replay; see `graphs.capture`.
+
+    Raises Unavailable, with the traceback printed, on the CPU and where no graph can hold it.
+    """
+    if device == "cpu":
+        raise Unavailable("CUDA graphs need a device")
+    return tried(lambda: graphs.capture(prepare(), calls, pool), device)
 
 
 def wait_for(device: str) -> Callable[[], object]:

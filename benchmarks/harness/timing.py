@@ -25,6 +25,10 @@ class Times:
         tenths = statistics.quantiles(samples, n=10, method="inclusive")
         return cls(statistics.median(samples), tenths[0], tenths[-1])
 
+    def shared(self, runs: int) -> "Times":
+        """Return the times of one of so many runs that each sample holds."""
+        return Times(self.median / runs, self.p10 / runs, self.p90 / runs)
+
 
 def interleave(
     steps: Mapping[str, Step],

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import build, processes, table
 from benchmarks.gpu.processes import FAILED, FINISHED, KILLED, Outcome
+from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.table import Stage
 from micronet.utils.errors import UserError
 from paths import ROOT
@@ -104,6 +105,20 @@ def test_a_stage_for_which_no_time_is_left_says_so(tmp_path):
     budget = command.Budget(time.monotonic() - 1, None)
     result = command.run_stage(table.STAGES[0], None, tmp_path, budget)
     assert result.outcome == Outcome(processes.LEFT_OUT, 0, "no time was left")
+
+
+def test_a_stage_knows_when_it_is_killed(tmp_path, monkeypatch):
+    given = []
+
+    def run(words, log, limit, env):
+        given.append((Settings.from_json(words[4]), limit))
+        return Outcome(FINISHED, 1)
+
+    monkeypatch.setattr(processes, "run", run)
+    settings = Settings("cpu", True, str(tmp_path))
+    command.run_stage(table.STAGES[0], settings, tmp_path, command.Budget(time.monotonic() + 9, 7))
+    ((settings, limit),) = given
+    assert limit == 7 and 6 < settings.left() <= 7
 
 
 def test_the_smaller_limit_counts():

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tarfile
+import time
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from benchmarks.gpu.stages import (
 )
 from benchmarks.gpu.table import FIGURES, STAGES
 from benchmarks.harness import methods
+from benchmarks.harness.kernel_times import KernelTime
 from benchmarks.harness.timing import Times
 from benchmarks.qat import networks as qat_networks
 from image_folders import make_folder
@@ -175,6 +177,22 @@ def test_a_device_without_all_tests_is_no_success(
     assert record.found.missing == {"tests_failed": why} and not record.found.figures
 
 
+def test_all_parts_of_the_tests_end_before_the_stage_is_killed(record, tmp_path, monkeypatch):
+    clock, limits = [100.0], []
+
+    def run(command, into, limit):
+        limits.append(limit)
+        clock[0] += 30
+        # What is known of a part is written before the next one begins.
+        assert len(read(record.path).tables.get("Tests", [])) == len(limits) - 1
+        return ""
+
+    monkeypatch.setattr(device_tests.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(device_tests, "run", run)
+    device_tests.measure(Settings("cuda", False, str(tmp_path), ends=180), record)
+    assert limits == [80 - device_tests.REST, 50 - device_tests.REST]
+
+
 def test_tests_of_a_device_are_shared_out():
     words = device_tests.commands(Settings("cuda", False, ""))["Triton"]
     assert "xdist.plugin" in words and words[words.index("-m", 2) + 1] == "gpu"
@@ -271,13 +289,50 @@ def test_another_weight_is_another_sum_and_logit():
     case = bit_identity.QUICK_CASES[1]
     batches = list(bit_identity.images([], case.side, 4))
     here, there = (bit_identity.prepared(case, batches) for _ in range(2))
-    logits, values = bit_identity.compare(here, there, batches, "cpu")
-    assert [row["differ"] for row in (logits, *values)] == [0, 0, 0]
+    *_, rows = bit_identity.compare(here, there, batches, "cpu")
+    assert [row["differ"] for row in rows] == [0, 0, 0]
     layer = next(m for m in there.modules() if isinstance(m, bit_identity.QuantizedConv2d))
     nn.init.normal_(layer.weight)
-    logits, (codes, sums) = bit_identity.compare(here, there, batches, "cpu")
+    *_, (logits, codes, sums) = bit_identity.compare(here, there, batches, "cpu")
     # Every layer is fed with its input on the CPU: one layer sums otherwise, and none rounds so.
     assert logits["differ"] > 0 and sums["differ"] > 0 and codes["differ"] == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds", "differ", "known"),
+    [
+        ("cuda", 60, 0, {"bit_identical": True}),
+        ("cuda", 60, 1, {"bit_identical": False}),
+        # One image each second, of which the last three are for the end.
+        ("cuda", 5.5, 1, {"bit_identical": False}),
+        ("cuda", 5.5, 0, "no bit differed, but no time for all images: 2 of 4 for efficientnet-"),
+        ("cuda", 2, 0, "no time for all images: 0 of 4 for efficientnet-micro, 0 of 4 for resnet"),
+        ("cpu", 60, 0, "no device"),
+    ],
+)
+def test_bits_are_identical_where_all_were_compared(
+    device, seconds, differ, known, record, monkeypatch
+):
+    clock = [0.0]
+    monkeypatch.setattr(bit_identity.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(bit_identity, "images", lambda *_: iter([torch.zeros(1, 1)] * 4))
+    monkeypatch.setattr(bit_identity, "prepared", lambda *_: nn.Identity())
+    monkeypatch.setattr(nn.Module, "to", lambda network, _: network)
+
+    def compare(here, there, batches, device):
+        for number, _ in enumerate(batches, 1):
+            clock[0] += 1
+            yield [{"what": "logits", "images": number, "values": 10, "differ": differ}]
+
+    monkeypatch.setattr(bit_identity, "compare", compare)
+    bit_identity.measure(dataclasses.replace(CPU, device=device, ends=seconds), record)
+    found = record.found
+    assert found.figures == (known if isinstance(known, dict) else {})
+    if isinstance(known, str):
+        assert known in found.missing["bit_identical"]
+    # A network has one row, whose numbers grow.
+    rows = found.tables.get("Bits", [])
+    assert len(rows) == len({row["network"] for row in rows})
 
 
 def test_images_come_from_a_folder_or_a_tar(tmp_path):
@@ -292,6 +347,12 @@ def test_images_come_from_a_folder_or_a_tar(tmp_path):
     (two,) = bit_identity.images(unpacked, 16, len(found))
     assert torch.equal(one, two) and one.shape[1:] == (3, 16, 16)
     assert bit_identity.image_files("", tmp_path) == []
+
+
+def test_a_stage_replaces_the_rows_of_what_goes_on(record):
+    record.row("Bits", {"images": 50})
+    record.table("Bits", [{"images": 100}])
+    assert read(record.path).tables == {"Bits": [{"images": 100}]}
 
 
 # CIFAR-10 and counters --------------------------------------------------------------------------
@@ -350,3 +411,67 @@ def test_the_longest_launch_stands_for_a_kernel():
     assert first["DRAM bytes (Mbyte)"] == 80
     assert second["kernel"] == "pack" and second["DRAM bytes (Mbyte)"] == 0
     assert profile.longest(["==ERROR== no permission"]) == []
+
+
+PRINTS = """\
+import signal, sys, time
+print("first", flush=True)
+if sys.argv[1] == "asked":
+    signal.signal(signal.SIGINT, lambda *_: (print("counted"), print("hal", end=""), sys.exit(1)))
+elif sys.argv[1] == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+time.sleep(0 if sys.argv[1] == "ends" else 600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "ended"),
+    [
+        ("ends", "first\n", ""),
+        ("asked", "first\ncounted\n", "stopped after 6 s"),
+        ("deaf", "first\n", "stopped after 6 s"),
+    ],
+)
+def test_a_counter_that_takes_too_long_keeps_its_whole_lines(how, said, ended, tmp_path):
+    found = profile.run([sys.executable, "-c", PRINTS, how], tmp_path / "ncu.txt", 6)
+    assert found == (said, ended)
+
+
+def test_a_row_that_is_cut_short_has_no_numbers():
+    (row,) = profile.longest(
+        [*NCU.splitlines()[1:3], '"0","void a::round<float>(int)","(1, 1, 1)"']
+    )
+    assert row["kernel"] == "round" and row["time (us)"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "ended", "note"),
+    [
+        (NCU, "", None),
+        (NCU, "stopped after 9 s", "ncu did not come to its end: stopped after 9 s."),
+        ("==ERROR== no permission\n", "exit code 1", "ncu did not work here: ==ERROR== no perm"),
+        ("", "stopped after 9 s", "ncu did not work here: stopped after 9 s"),
+    ],
+)
+def test_what_the_counter_printed_is_kept(said, ended, note, record, monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(profile, "run", lambda *words: ran.append(words) or (said, ended))
+    given = dataclasses.replace(CPU, scratch=str(tmp_path), ends=time.monotonic() + 60)
+    profile.count(["pack<int>", "pack<float>", "round<a>"], given, record)
+    (command, into, limit) = ran[0]
+    assert "regex:^(pack|round)$" in command and into.parent == tmp_path and limit < 60
+    assert len(record.found.tables.get("Counters", [])) == (2 if said == NCU else 0)
+    assert [text.startswith(note) for text in record.found.notes] == ([True] if note else [])
+
+
+def test_kernels_that_take_next_to_nothing_are_left_out(record, monkeypatch):
+    kernels = [KernelTime(f"k{i}<int>", 2, 100.0 if i < 70 else 1.0) for i in range(80)]
+    monkeypatch.setattr(profile, "training", lambda _: None)
+    monkeypatch.setattr(profile, "kernel_times", lambda *_: kernels)
+    assert profile.time_kernels(CPU, record) == [f"k{i}<int>" for i in range(5)]
+    rows = record.found.tables["Kernels of a step"]
+    assert len(rows) == profile.MOST_ROWS and sum(row["share"] for row in rows) < 1
+    monkeypatch.setattr(profile, "kernel_times", lambda *_: kernels[60:])
+    profile.time_kernels(CPU, record)
+    assert len(record.found.tables["Kernels of a step"]) == 10
+    assert record.found.notes[1] == "A step: 40 launches of 20 kernels, 1010 ms in all."

@@ -15,13 +15,13 @@ from micronet.cli import pipeline
 from micronet.runs.directory import RunDirectory
 
 TABLE = "CIFAR-10"
-# Of the stage's limit: the rest is for what an epoch's time does not show, such as test images.
+# Of the stage's time: the rest is for what an epoch's time does not show, such as test images.
 SHARE = 0.75
 
 
 def measure(settings: Settings, record: Record) -> None:
-    """Train the three stages, their epochs cut down to what the limit allows."""
-    began = time.monotonic()
+    """Train the three stages, their epochs cut down to what the time allows."""
+    began, given = time.monotonic(), settings.left()
     scratch = Path(settings.scratch)
     recipes = {stage: yaml.safe_load(recipe_of(stage).read_text()) for stage in STAGES}
     source = source_of(settings, scratch)
@@ -29,7 +29,7 @@ def measure(settings: Settings, record: Record) -> None:
     if not settings.quick:
         probe = accuracy.run_stage("fit", part(recipes["fit"], 0, scratch), scratch / "try", source)
         (first,) = RunDirectory(probe).metrics()
-        left = SHARE * settings.limit - (time.monotonic() - began)
+        left = SHARE * given - (time.monotonic() - began)
         share = affordable(recipes, first["seconds"], left)
     if share < 1:
         record.note(f"Epochs cut down to {share:.0%} of the recipes', at least one of each.")

@@ -6,11 +6,12 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Settings
 from benchmarks.harness import methods, shapes
 from benchmarks.harness.methods import Unavailable
-from benchmarks.harness.timing import interleave
+from benchmarks.harness.timing import WARMUP, interleave
 from benchmarks.qat import layers as qat_layers
 from benchmarks.qat.sites import Site
 
-TABLE, MEASURED = "Convolutions", ("ms", "torch ms", "x torch", "of roofline")
+TABLE = "Convolutions"
+MEASURED = ("ms", "torch ms", "x torch", "of roofline", "eager ms", "torch eager ms")
 # Dense products of 8-bit integers a second, in 10^12, of the vendors' data sheets (a multiply-add
 # is one product); by what the name of the device contains.
 TERA_MACS = {"H100 PCIe": 756.5, "H100": 989.5, "H200": 989.5, "A100": 312.0}
@@ -34,7 +35,7 @@ def measure(settings: Settings, record: Record) -> None:
         sites = sites[:3]
     for site in sites:
         record.row(TABLE, layer_row(site, found[site], settings, copy, macs))
-    rows = [row for row in record.found.tables[TABLE] if not row["note"]]
+    rows = [row for row in record.found.tables[TABLE] if row["ms"] is not None]
     ours, other = (sum(row[key] * row["layers"] for row in rows) for key in ("ms", "torch ms"))
     layers = sum(row["layers"] for row in rows)
     record.note(f"{layers} layers: {ours:.3g} ms in codes, {other:.3g} ms in torch's bfloat16.")
@@ -62,10 +63,12 @@ def layer_row(
         return {**row, **dict.fromkeys(MEASURED), "note": str(error)}
     steps = {"ours": ours, "torch": qat_layers.torchs(site, device, torch.bfloat16)}
     rounds, repeats = (2, 1) if settings.quick else (7, 5)
-    times = interleave(steps, rounds, wait=methods.wait_for(device), repeats=repeats)
-    took, torchs = times["ours"].median, times["torch"].median
-    measured = (1e3 * took, 1e3 * torchs, took / torchs, roofline / took)
-    return {**row, **dict(zip(MEASURED, measured, strict=True)), "note": ""}
+    timed = methods.time_on_device(steps, device, rounds, WARMUP, repeats)
+    took, torchs = (timed[name].took.median for name in steps)
+    eager = (each.eager and 1e3 * each.eager.median for each in timed.values())
+    measured = (1e3 * took, 1e3 * torchs, took / torchs, roofline / took, *eager)
+    note = "; ".join(f"{name} {each.note}" for name, each in timed.items() if each.note)
+    return {**row, **dict(zip(MEASURED, measured, strict=True)), "note": note}
 
 
 def copy_rate(elements: int, device: str) -> float:

@@ -25,7 +25,7 @@ ON_CPU = {
 # Triton compiles for each test: the native kernels are known before that begins.
 PARTS = {"native and training": "not triton", "Triton": "triton"}
 TESTS, FAILURES, MOST_WORKERS = "Tests", "Failures", 16
-# Seconds of the stage's limit for what follows the tests.
+# Seconds before the stage is killed, for what follows the tests.
 REST = 3
 
 
@@ -48,13 +48,12 @@ def marked() -> list[str]:
 
 def measure(settings: Settings, record: Record) -> None:
     """Run the tests; record how many failed, and each failure."""
-    ends = time.monotonic() + settings.limit - REST
     failed, why = 0, ""
     for part, command in commands(settings).items():
         into = Path(settings.scratch) / "tests.jsonl"
         into.unlink(missing_ok=True)
         began = time.monotonic()
-        over = run(command, into, ends - began)
+        over = run(command, into, settings.left() - REST)
         results = list(outcomes.read(into))
         failed += record_part(part, results, time.monotonic() - began, over, record)
         if over or not results:

@@ -6,23 +6,30 @@ As a program it is what ncu looks at: one step after those that warm up.
 import csv
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.stages.training_step import size_of
+from benchmarks.harness.kernel_times import kernel_times
 from benchmarks.harness.machine import ROOT
 from benchmarks.qat import networks as qat_networks
 
-TIMES, COUNTERS, COSTLIEST, MOST_LAUNCHES = "Kernels of a step", "Counters", 5, 150
+TIMES, COUNTERS = "Kernels of a step", "Counters"
+# Rows of the table: kernels that take at least this share of a step, and so many of them.
+LEAST_SHARE, MOST_ROWS = 0.002, 60
+COSTLIEST, MOST_LAUNCHES = 5, 40
 # A smaller batch: ncu runs each launch several times, and saves what it writes each time.
-COUNTED_BATCH = 64
+COUNTED_BATCH = 32
+# Seconds before the stage is killed: ncu is asked to end, given some, and read.
+REST, GRACE = 8, 4
 METRICS = {
     "gpu__time_duration.sum": "time",
     "dram__bytes.sum": "DRAM bytes",
@@ -44,31 +51,36 @@ def measure(settings: Settings, record: Record) -> None:
         count(names, settings, record)
 
 
-def training(settings: Settings, batch: int | None = None) -> qat_networks.Training:
-    """Return the quantized training step, warmed up."""
+def training(
+    settings: Settings, batch: int | None = None, warm_up: int = 2
+) -> qat_networks.Training:
+    """Return the quantized training step, warmed up by so many."""
     size = size_of(settings)
     found = qat_networks.build(qat_networks.OURS, replace(size, batch=batch or size.batch))
-    for _ in range(2):
+    for _ in range(warm_up):
         found()
     return found
 
 
 def time_kernels(settings: Settings, record: Record) -> list[str]:
     """Record the kernels of one step, costliest first; return the names of the first ones."""
-    on_cpu = settings.device == "cpu"
-    step = training(settings)
-    with profile(activities=[ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA]) as taken:
-        step()
-        if not on_cpu:
-            torch.cuda.synchronize()
-    key = "self_cpu_time_total" if on_cpu else "self_device_time_total"
-    events = sorted(taken.key_averages(), key=lambda e: getattr(e, key), reverse=True)
-    total = sum(getattr(event, key) for event in events)
-    for event in events[: 4 * COSTLIEST]:
-        took = getattr(event, key)
-        row = {"kernel": event.key[:120], "calls": event.count, "ms": took / 1e3}
-        record.row(TIMES, {**row, "share": took / total if total else None})
-    return [event.key for event in events[:COSTLIEST]]
+    kernels = kernel_times(training(settings), settings.device)
+    total, calls = sum(k.ms for k in kernels), sum(k.calls for k in kernels)
+    record.note(f"A step: {calls:,} launches of {len(kernels)} kernels, {total:.4g} ms in all.")
+    shown = [k for k in kernels[:MOST_ROWS] if k.ms >= LEAST_SHARE * total]
+    record.table(
+        TIMES,
+        [
+            {
+                "kernel": k.name,
+                "calls": k.calls,
+                "ms": k.ms,
+                "share": k.ms / total if total else None,
+            }
+            for k in shown
+        ],
+    )
+    return [kernel.name for kernel in shown[:COSTLIEST]]
 
 
 def base_name(kernel: str) -> str:
@@ -82,17 +94,39 @@ def count(names: list[str], settings: Settings, record: Record) -> None:
     bases = "|".join(re.escape(name) for name in dict.fromkeys(map(base_name, names)))
     command = ["ncu", "--clock-control", "none", "--profile-from-start", "off", "--csv"]
     command += ["--page", "raw", "--metrics", ",".join(METRICS), "--launch-count"]
-    command += [str(MOST_LAUNCHES), "--kernel-name", f"regex:^({bases})$"]
+    command += [str(MOST_LAUNCHES), "--kill", "yes", "--kernel-name", f"regex:^({bases})$"]
     command += [sys.executable, "-m", __spec__.name, settings.as_json()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr, sep="\n", flush=True)
-    rows = longest(done.stdout.splitlines())
-    if done.returncode or not rows:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "==ERROR==" in line]
-        why = said[0] if said else f"exit code {done.returncode}, {len(rows)} kernels"
+    said, ended = run(command, Path(settings.scratch) / "ncu.txt", settings.left() - REST)
+    print(said, flush=True)
+    rows = longest(said.splitlines())
+    if not rows:
+        errors = [line for line in said.splitlines() if "==ERROR==" in line]
+        why = errors[0] if errors else ended or "it counted nothing"
         record.note(f"ncu did not work here: {why}")
+    elif ended:
+        record.note(f"ncu did not come to its end: {ended}.")
     for row in rows:
         record.row(COUNTERS, row)
+
+
+def run(command: Sequence[str], into: Path, limit: float) -> tuple[str, str]:
+    """Run a command; return the whole lines that it printed, and how it ended, '' where well."""
+    with into.open("wb") as output:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            code = child.wait(max(limit, 0))
+            ended = f"exit code {code}" if code else ""
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {max(limit, 0):.0f} s"
+            # It prints what it has counted.
+            child.send_signal(signal.SIGINT)
+            try:
+                child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+    said = into.read_text(errors="replace")
+    return said[: said.rfind("\n") + 1], ended
 
 
 def longest(lines: Iterable[str]) -> list[dict[str, object]]:
@@ -104,7 +138,7 @@ def longest(lines: Iterable[str]) -> list[dict[str, object]]:
         return []
     found: dict[str, dict[str, object]] = {}
     for line in reader:
-        row = {heading: _number(line.get(metric, "")) for metric, heading in METRICS.items()}
+        row = {heading: _number(line.get(metric) or "") for metric, heading in METRICS.items()}
         name = base_name(line["Kernel Name"])
         if name not in found or row["time"] > found[name]["time"]:
             found[name] = {"kernel": name, "grid": line.get("Grid Size", ""), **row}
@@ -124,7 +158,7 @@ def _number(text: str) -> float:
 
 def main(settings: str) -> None:
     """Run the step that ncu looks at."""
-    step = training(Settings.from_json(settings), COUNTED_BATCH)
+    step = training(Settings.from_json(settings), COUNTED_BATCH, warm_up=1)
     torch.cuda.synchronize()
     torch.cuda.cudart().cudaProfilerStart()
     step()

@@ -3,28 +3,32 @@
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-
-import torch
+from typing import Any
 
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Settings
+from benchmarks.gpu.stages import forms
+from benchmarks.gpu.stages.forms import GRAPHED, Form
 from benchmarks.harness import methods, shapes
+from benchmarks.harness.kernel_times import kernel_times
 from benchmarks.harness.methods import Unavailable
 from benchmarks.harness.timing import Times, interleave
-from benchmarks.qat import memory as qat_memory
-from benchmarks.qat import networks as qat_networks
-from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, SILU, VARIANTS, Size
+from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, SILU, Size
 
-TABLE, MIB = "Steps", 2**20
+TABLE, KERNELS = "Steps", "kernels ms"
 COLUMNS = ("ms", "x SiLU", "saved MiB", "peak MiB", "peak, x SiLU")
-# What takes turns, the compiled ones one by one: each may take the rest of the stage's time.
-GROUPS = (
-    (SILU, PLAIN, OURS, RECOMPUTE),
-    (SILU, "torch-fused"),
-    (SILU, "plain-compiled"),
-    (SILU, COMPILED_QAT),
+# What takes turns. The kernels of a part's first group are counted after all of its groups are
+# timed, as the profiler stays in the process; a graph runs the kernels of the form it was made of.
+# The compiled ones come last: each may take the rest of the stage's time.
+PARTS = (
+    ((SILU, OURS, RECOMPUTE), (SILU, *GRAPHED.values())),
+    ((SILU, PLAIN),),
+    ((SILU, "torch-fused"),),
+    ((SILU, "plain-compiled"),),
+    ((SILU, COMPILED_QAT),),
 )
+GROUPS = tuple(group for part in PARTS for group in part)
+SPEED, MEMORY = "qat_step_vs_plain_bf16", "qat_memory_vs_plain_bf16"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Weight:
     """The memory of one form in MiB; what cannot be measured is None."""
 
     saved: float | None
-    peak: float
+    peak: float | None
 
 
 def measure(settings: Settings, record: Record) -> None:
@@ -43,23 +47,43 @@ def measure(settings: Settings, record: Record) -> None:
     size = size_of(settings)
     record.note(f"{size.arch}, batch {size.batch} at {size.side} pixels, autocast {size.amp}.")
     memory: dict[str, Weight] = {}
-    for number, group in enumerate(GROUPS, 1):
-        ready = prepare(group, size, settings, record)
-        if number > 1 and list(ready) == [SILU]:
-            continue
-        for name, training in ready.items():
-            if name not in memory:
-                memory[name] = weigh(name, training, size.device)
-        rounds = 2 if settings.quick else 7
-        times = interleave(ready, rounds, 1, methods.wait_for(size.device))
-        for name in times:
-            record.row(TABLE, {"group": number, "form": name, **numbers(name, times, memory)})
+    for number, part in enumerate(PARTS, 1):
+        ready = [time_group(group, size, settings, record, memory) for group in part]
+        # Graphs go, and their memory.
+        del ready[1:]
+        gc.collect()
         if number == 1:
-            record_figures(record)
+            record.note(note_of_speed(record.found.tables[TABLE]))
+        if size.device != "cpu":
+            add_kernels(part[0], ready[0], record)
         ready.clear()
         gc.collect()
     for name in dict.fromkeys(name for group in GROUPS for name in group):
-        record.note(f"`{name}`: {VARIANTS[name].what}, in bfloat16 where autocast makes it so.")
+        record.note(f"`{name}`: {forms.what(name)}, in bfloat16 where autocast makes it so.")
+
+
+def time_group(
+    group: tuple[str, ...],
+    size: Size,
+    settings: Settings,
+    record: Record,
+    memory: dict[str, Weight],
+) -> dict[str, Form]:
+    """Time the forms of a group in turn, a row each; return those that are ready."""
+    ready = prepare(group, size, settings, record)
+    if list(ready) == [SILU] and group is not GROUPS[0]:
+        return {}
+    for name, form in ready.items():
+        if name not in memory:
+            memory[name] = Weight(*forms.weigh(name, form, size.device))
+    times = interleave(ready, 2 if settings.quick else 7, 1, methods.wait_for(size.device))
+    for name in times:
+        numbered = {"group": GROUPS.index(group) + 1, "form": name}
+        cells = numbers(name, times, memory)
+        record.row(TABLE, {**numbered, KERNELS: None, **cells})
+    if OURS in group or GRAPHED[OURS] in group:
+        record_figures(record)
+    return ready
 
 
 def numbers(
@@ -67,29 +91,67 @@ def numbers(
 ) -> dict[str, float | str | None]:
     """Return the cells of one form; over plain with SiLU where that was measured, too."""
     took, weight = times[name].median, memory[name]
-    plain = memory[SILU].peak if SILU in memory else 0
+    plain = memory[SILU].peak if SILU in memory else None
     values = (
         1e3 * took,
         took / times[SILU].median if SILU in times else None,
         weight.saved,
         weight.peak,
-        weight.peak / plain if plain else None,
+        weight.peak / plain if plain and weight.peak is not None else None,
     )
     return {**dict(zip(COLUMNS, values, strict=True)), "note": ""}
 
 
+# Figures ----------------------------------------------------------------------------------------
+
+
 def record_figures(record: Record) -> None:
-    """Take the figures from the first row of ours."""
+    """Take the figures from the rows so far: the faster of ours, and the memory of its calls."""
     rows = record.found.tables[TABLE]
     ours = next(row for row in rows if row["form"] == OURS)
-    for name, column in (
-        ("qat_step_vs_plain_bf16", "x SiLU"),
-        ("qat_memory_vs_plain_bf16", "peak, x SiLU"),
+    speeds = [row["x SiLU"] for row in rows if row["form"] in (OURS, GRAPHED[OURS])]
+    known = [speed for speed in speeds if speed is not None]
+    for name, value in (
+        (SPEED, min(known, default=None)),
+        (MEMORY, ours["peak, x SiLU"]),
     ):
-        if ours[column] is None:
+        if value is None:
             record.missing(name, ours["note"] or "plain was not measured: see the table")
         else:
-            record.figure(name, round(ours[column], 3))
+            record.figure(name, round(value, 3))
+
+
+def note_of_speed(rows: list[dict[str, Any]]) -> str:
+    """Return which form the figure of the step is, and how graphs compare with each other."""
+    took = {row["form"]: row["ms"] for row in rows if row["ms"] is not None}
+    share = {row["form"]: row["x SiLU"] for row in rows if row["x SiLU"] is not None}
+    ours = [name for name in (OURS, GRAPHED[OURS]) if name in share]
+    if not ours:
+        return "No form of ours was compared with plain: see the table."
+    text = f"Figure of the step: `{min(ours, key=share.__getitem__)}` over `{SILU}` called eagerly."
+    graphs = GRAPHED[OURS], GRAPHED[SILU]
+    if all(name in took for name in graphs):
+        return f"{text} Graph over graph: {took[graphs[0]] / took[graphs[1]]:.3f}."
+    return f"{text} Graphs were not compared: see the table."
+
+
+def add_kernels(group: tuple[str, ...], ready: Mapping[str, Form], record: Record) -> None:
+    """Put the time of the device's kernels in one step into the rows of a group."""
+    for name, form in ready.items():
+        try:
+            took = sum(kernel.ms for kernel in kernel_times(form, "cuda"))
+        except Exception as error:  # of whatever kind the profiler fails with
+            record.note(f"The kernels of `{name}` were not counted: {methods.reason(error)}")
+            continue
+        rows = record.found.tables[TABLE]
+        mine = {"group": GROUPS.index(group) + 1, "form": name}
+        record.table(
+            TABLE,
+            [{**row, KERNELS: took} if mine.items() <= row.items() else row for row in rows],
+        )
+
+
+# Forms ------------------------------------------------------------------------------------------
 
 
 def size_of(settings: Settings) -> Size:
@@ -101,29 +163,15 @@ def size_of(settings: Settings) -> Size:
 
 def prepare(
     group: tuple[str, ...], size: Size, settings: Settings, record: Record
-) -> dict[str, qat_networks.Training]:
+) -> dict[str, Form]:
     """Build the forms of a group; what is not available here is a row that says why."""
     ready = {}
     for name in group:
         try:
-            if settings.quick and VARIANTS[name].compiled:
+            if settings.quick and forms.is_compiled(name):
                 raise Unavailable("not compiled: --quick")
-            build = partial(qat_networks.build, name, size)
-            ready[name] = methods.tried(build, size.device)
+            ready[name] = forms.build(name, size)
         except Unavailable as error:
-            row = {"group": GROUPS.index(group) + 1, "form": name, **dict.fromkeys(COLUMNS)}
-            record.row(TABLE, {**row, "note": str(error)})
+            row = {"group": GROUPS.index(group) + 1, "form": name, KERNELS: None}
+            record.row(TABLE, {**row, **dict.fromkeys(COLUMNS), "note": str(error)})
     return ready
-
-
-def weigh(name: str, training: qat_networks.Training, device: str) -> Weight:
-    """Measure the memory of two steps, and of what a forward pass keeps."""
-    peak_of = qat_memory.peak_above_start if device == "cpu" else qat_memory.peak_on_device
-    peak = peak_of(training) / MIB
-    if VARIANTS[name].compiled:
-        return Weight(None, peak)
-    saved = qat_memory.saved_bytes(training.loss, training.network.parameters()) / MIB
-    training.optimizer.zero_grad()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-    return Weight(saved, peak)
