@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.timing import Step
+from benchmarks.harness.timing import Step, collector_off
 from micronet.training.steps.graph import WARM_UP
+
+# torch's allocator goes on asking a graph whose capture broke off whether it is being captured.
+_BROKEN: list[torch.cuda.CUDAGraph] = []
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,17 @@ def capture(step: Step, calls: int = 1, pool: Any = None) -> Replay:
     side, graph = _side(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     # Around the capture as well: one that fails leaves its stream the current one.
-    with torch.cuda.stream(side):
+    with collector_off(), torch.cuda.stream(side):
         for _ in range(WARM_UP):
             step()
         _run_without_waiting(step)
-        with torch.cuda.graph(graph, pool=pool, stream=side):
-            for _ in range(calls):
-                step()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=side):
+                for _ in range(calls):
+                    step()
+        except Exception:
+            _BROKEN.append(graph)
+            raise
     torch.cuda.current_stream().wait_stream(side)
     return Replay(graph, step)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.harness.methods import wait_for
 from benchmarks.harness.timing import Step
 
 
@@ -28,11 +28,13 @@ def kernel_times(step: Step, device: str) -> list[KernelTime]:
     # As torch does beside its own graphs: CUPTI does not come back well once it has been left.
     os.environ.update(DISABLE_CUPTI_LAZY_REINIT="1", TEARDOWN_CUPTI="0")
     watched = [ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA]
+    wait = wait_for(device)
+    # What still runs would count as well.
+    wait()
     # Without acc_events torch warns, for those who profile more than once.
     with profile(activities=watched, acc_events=True) as taken:
         step()
-        if not on_cpu:
-            torch.cuda.synchronize()
+        wait()
     return merged(taken.key_averages(), on_cpu)
 
 

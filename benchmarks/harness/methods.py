@@ -14,6 +14,8 @@ from micronet_kernels.backends import native
 
 FORWARD, BOTH = "forward", "forward + backward"
 COPY = "copy"
+# Seconds of the calls of a step that a graph holds, as they take from Python, and at most how many.
+LONG, MOST_CALLS = 2e-3, 20
 
 
 class Unavailable(Exception):
@@ -157,11 +159,12 @@ def time_on_device(
     if device == "cpu":
         return {name: Timed(took) for name, took in eager.items()}
     pool = torch.cuda.graph_pool_handle()
+    calls = {name: _calls(took.median) for name, took in eager.items()}
     replays: dict[str, Step] = {}
     notes: dict[str, str] = {}
     for name, step in steps.items():
         try:
-            replays[name] = captured(lambda step=step: step, device, repeats, pool)
+            replays[name] = captured(lambda step=step: step, device, calls[name], pool)
         except Unavailable as error:
             notes[name] = f"called from Python: {error}"
             # A capture that was broken off may still hold the one before.
@@ -170,9 +173,14 @@ def time_on_device(
     return {
         name: Timed(took, took, notes[name])
         if name in notes
-        else Timed(replayed[name].shared(repeats), took)
+        else Timed(replayed[name].shared(calls[name]), took)
         for name, took in eager.items()
     }
+
+
+def _calls(seconds: float) -> int:
+    """Return how many calls a graph holds, so that the wait after a replay weighs little."""
+    return max(1, min(MOST_CALLS, round(LONG / seconds)))
 
 
 def captured(prepare: Callable[[], Step], device: str, calls: int = 1, pool: Any = None) -> Step:

@@ -72,7 +72,9 @@ def saved_bytes_per_element(backend: str, elements: int, device: str = "cpu") ->
         saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
-    x = torch.randn(elements, device=device, requires_grad=True)
+    # Of a generator of its own: torch's cannot be used once a capture of a graph broke off.
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(elements, generator=generator, device=device, requires_grad=True)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
     with kernels.use_backend(backend), hooks:
         y = exact(device)(x)

@@ -5,12 +5,9 @@ import json
 import os
 import sys
 import tarfile
-import time
 
 import pytest
-import torch
 import yaml
-from torch import nn
 
 from benchmarks.gpu import outcomes, report
 from benchmarks.gpu.processes import FAILED, FINISHED, KILLED, LEFT_OUT, Outcome
@@ -18,17 +15,14 @@ from benchmarks.gpu.record import Findings, Record, read
 from benchmarks.gpu.report import Report, Result
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.stages import (
-    bit_identity,
     cifar10,
     convolutions,
     device_tests,
     operators,
-    profile,
     training_step,
 )
 from benchmarks.gpu.table import FIGURES, STAGES
 from benchmarks.harness import methods
-from benchmarks.harness.kernel_times import KernelTime
 from benchmarks.harness.timing import Times
 from benchmarks.qat import networks as qat_networks
 from image_folders import make_folder
@@ -52,6 +46,12 @@ def test_a_stage_that_is_killed_keeps_what_it_found(record):
     assert read(record.path) == record.found
     assert not record.path.with_suffix(".tmp").exists()
     assert read(record.path.with_name("none.json")) == Findings()
+
+
+def test_a_stage_replaces_the_rows_of_what_goes_on(record):
+    record.row("Bits", {"images": 50})
+    record.table("Bits", [{"images": 100}])
+    assert read(record.path).tables == {"Bits": [{"images": 100}]}
 
 
 def _result(letter, outcome, **found):
@@ -271,91 +271,7 @@ def test_forms_train_in_bfloat16(name):
     assert bool(training().isfinite())
 
 
-# Bits -------------------------------------------------------------------------------------------
-
-
-def test_one_bit_is_a_difference():
-    x = torch.randn(5, generator=torch.Generator().manual_seed(0))
-    other = x.clone()
-    other.view(torch.int32)[3] ^= 1
-    assert bit_identity.different(x, x.clone()) == 0
-    assert bit_identity.different(x, other) == 1
-    assert bit_identity.different(x, x.double()) == 5
-    assert bit_identity.different(x, x[:4]) == 5
-
-
-@torch.no_grad()
-def test_another_weight_is_another_sum_and_logit():
-    case = bit_identity.QUICK_CASES[1]
-    batches = list(bit_identity.images([], case.side, 4))
-    here, there = (bit_identity.prepared(case, batches) for _ in range(2))
-    *_, rows = bit_identity.compare(here, there, batches, "cpu")
-    assert [row["differ"] for row in rows] == [0, 0, 0]
-    layer = next(m for m in there.modules() if isinstance(m, bit_identity.QuantizedConv2d))
-    nn.init.normal_(layer.weight)
-    *_, (logits, codes, sums) = bit_identity.compare(here, there, batches, "cpu")
-    # Every layer is fed with its input on the CPU: one layer sums otherwise, and none rounds so.
-    assert logits["differ"] > 0 and sums["differ"] > 0 and codes["differ"] == 0
-
-
-@pytest.mark.parametrize(
-    ("device", "seconds", "differ", "known"),
-    [
-        ("cuda", 60, 0, {"bit_identical": True}),
-        ("cuda", 60, 1, {"bit_identical": False}),
-        # One image each second, of which the last three are for the end.
-        ("cuda", 5.5, 1, {"bit_identical": False}),
-        ("cuda", 5.5, 0, "no bit differed, but no time for all images: 2 of 4 for efficientnet-"),
-        ("cuda", 2, 0, "no time for all images: 0 of 4 for efficientnet-micro, 0 of 4 for resnet"),
-        ("cpu", 60, 0, "no device"),
-    ],
-)
-def test_bits_are_identical_where_all_were_compared(
-    device, seconds, differ, known, record, monkeypatch
-):
-    clock = [0.0]
-    monkeypatch.setattr(bit_identity.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(bit_identity, "images", lambda *_: iter([torch.zeros(1, 1)] * 4))
-    monkeypatch.setattr(bit_identity, "prepared", lambda *_: nn.Identity())
-    monkeypatch.setattr(nn.Module, "to", lambda network, _: network)
-
-    def compare(here, there, batches, device):
-        for number, _ in enumerate(batches, 1):
-            clock[0] += 1
-            yield [{"what": "logits", "images": number, "values": 10, "differ": differ}]
-
-    monkeypatch.setattr(bit_identity, "compare", compare)
-    bit_identity.measure(dataclasses.replace(CPU, device=device, ends=seconds), record)
-    found = record.found
-    assert found.figures == (known if isinstance(known, dict) else {})
-    if isinstance(known, str):
-        assert known in found.missing["bit_identical"]
-    # A network has one row, whose numbers grow.
-    rows = found.tables.get("Bits", [])
-    assert len(rows) == len({row["network"] for row in rows})
-
-
-def test_images_come_from_a_folder_or_a_tar(tmp_path):
-    folder = make_folder(tmp_path / "data", 12) / "train"
-    found = bit_identity.image_files(str(folder), tmp_path)
-    assert len(found) > 0
-    with tarfile.open(tmp_path / "data.tar", "w") as archive:
-        archive.add(folder, "train")
-    unpacked = bit_identity.image_files(str(tmp_path / "data.tar"), tmp_path / "scratch")
-    assert [path.name for path in unpacked] == [path.name for path in found]
-    (one,) = bit_identity.images(found, 16, len(found))
-    (two,) = bit_identity.images(unpacked, 16, len(found))
-    assert torch.equal(one, two) and one.shape[1:] == (3, 16, 16)
-    assert bit_identity.image_files("", tmp_path) == []
-
-
-def test_a_stage_replaces_the_rows_of_what_goes_on(record):
-    record.row("Bits", {"images": 50})
-    record.table("Bits", [{"images": 100}])
-    assert read(record.path).tables == {"Bits": [{"images": 100}]}
-
-
-# CIFAR-10 and counters --------------------------------------------------------------------------
+# CIFAR-10 ----------------------------------------------------------------------------------------
 
 
 def test_recipes_are_cut_down_to_the_time(tmp_path):
@@ -382,96 +298,3 @@ def test_cifar10_comes_from_a_folder_or_a_tar(tmp_path):
     found = cifar10.source_of(given, tmp_path / "scratch")[1]
     assert found == str(tmp_path / "scratch" / "data" / "cifar10")
     assert cifar10.source_of(CPU, tmp_path)[:2] == ["--data", "digits"]
-
-
-def test_kernels_are_named_without_their_templates():
-    name = profile.base_name
-    assert (
-        name("void micronet::(anonymous namespace)::round<float, 4>(float const*, int)") == "round"
-    )
-    assert name("void at::native::vectorized_elementwise_kernel<4, x>(int)") == (
-        "vectorized_elementwise_kernel"
-    )
-    assert name("_fake_quant_kernel") == "_fake_quant_kernel"
-
-
-NCU = """\
-==PROF== Connected to process 1
-"ID","Kernel Name","Grid Size","gpu__time_duration.sum","dram__bytes.sum"
-"","","","us","Mbyte"
-"0","void a::round<float>(int)","(1, 1, 1)","1.5","3"
-"1","void a::round<float>(int)","(9, 1, 1)","1,204.5","80"
-"2","pack(int)","(2, 1, 1)","2","n/a"
-"""
-
-
-def test_the_longest_launch_stands_for_a_kernel():
-    first, second = profile.longest(NCU.splitlines())
-    assert (first["kernel"], first["grid"], first["time (us)"]) == ("round", "(9, 1, 1)", 1204.5)
-    assert first["DRAM bytes (Mbyte)"] == 80
-    assert second["kernel"] == "pack" and second["DRAM bytes (Mbyte)"] == 0
-    assert profile.longest(["==ERROR== no permission"]) == []
-
-
-PRINTS = """\
-import signal, sys, time
-print("first", flush=True)
-if sys.argv[1] == "asked":
-    signal.signal(signal.SIGINT, lambda *_: (print("counted"), print("hal", end=""), sys.exit(1)))
-elif sys.argv[1] == "deaf":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-time.sleep(0 if sys.argv[1] == "ends" else 600)
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "said", "ended"),
-    [
-        ("ends", "first\n", ""),
-        ("asked", "first\ncounted\n", "stopped after 6 s"),
-        ("deaf", "first\n", "stopped after 6 s"),
-    ],
-)
-def test_a_counter_that_takes_too_long_keeps_its_whole_lines(how, said, ended, tmp_path):
-    found = profile.run([sys.executable, "-c", PRINTS, how], tmp_path / "ncu.txt", 6)
-    assert found == (said, ended)
-
-
-def test_a_row_that_is_cut_short_has_no_numbers():
-    (row,) = profile.longest(
-        [*NCU.splitlines()[1:3], '"0","void a::round<float>(int)","(1, 1, 1)"']
-    )
-    assert row["kernel"] == "round" and row["time (us)"] == 0
-
-
-@pytest.mark.parametrize(
-    ("said", "ended", "note"),
-    [
-        (NCU, "", None),
-        (NCU, "stopped after 9 s", "ncu did not come to its end: stopped after 9 s."),
-        ("==ERROR== no permission\n", "exit code 1", "ncu did not work here: ==ERROR== no perm"),
-        ("", "stopped after 9 s", "ncu did not work here: stopped after 9 s"),
-    ],
-)
-def test_what_the_counter_printed_is_kept(said, ended, note, record, monkeypatch, tmp_path):
-    ran = []
-    monkeypatch.setattr(profile, "run", lambda *words: ran.append(words) or (said, ended))
-    given = dataclasses.replace(CPU, scratch=str(tmp_path), ends=time.monotonic() + 60)
-    profile.count(["pack<int>", "pack<float>", "round<a>"], given, record)
-    (command, into, limit) = ran[0]
-    assert "regex:^(pack|round)$" in command and into.parent == tmp_path and limit < 60
-    assert len(record.found.tables.get("Counters", [])) == (2 if said == NCU else 0)
-    assert [text.startswith(note) for text in record.found.notes] == ([True] if note else [])
-
-
-def test_kernels_that_take_next_to_nothing_are_left_out(record, monkeypatch):
-    kernels = [KernelTime(f"k{i}<int>", 2, 100.0 if i < 70 else 1.0) for i in range(80)]
-    monkeypatch.setattr(profile, "training", lambda _: None)
-    monkeypatch.setattr(profile, "kernel_times", lambda *_: kernels)
-    assert profile.time_kernels(CPU, record) == [f"k{i}<int>" for i in range(5)]
-    rows = record.found.tables["Kernels of a step"]
-    assert len(rows) == profile.MOST_ROWS and sum(row["share"] for row in rows) < 1
-    monkeypatch.setattr(profile, "kernel_times", lambda *_: kernels[60:])
-    profile.time_kernels(CPU, record)
-    assert len(record.found.tables["Kernels of a step"]) == 10
-    assert record.found.notes[1] == "A step: 40 launches of 20 kernels, 1010 ms in all."

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.autograd import DeviceType
 
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Settings
@@ -93,6 +92,18 @@ def test_a_step_that_waits_for_the_device_is_not_captured(cuda):
     assert cuda.said[-1] == "sync default" and cuda.stream_now == "default"
 
 
+def test_a_graph_whose_capture_breaks_off_is_kept(cuda, monkeypatch):
+    monkeypatch.setattr(graphs, "_BROKEN", [])
+
+    def breaks():
+        if cuda.said[-1].startswith("capture"):
+            raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        graphs.capture(breaks)
+    assert len(graphs._BROKEN) == 1 and cuda.stream_now == "default"
+
+
 def test_a_graph_needs_a_device():
     def prepare():
         raise AssertionError("nothing is built for it")
@@ -125,9 +136,16 @@ def timed(cuda, monkeypatch):
     return waits
 
 
-def test_a_replay_is_the_time_of_the_device_for_each_of_its_calls(timed, capsys):
+def test_a_graph_of_short_steps_holds_several():
+    assert methods._calls(30.0) == 1
+    assert methods._calls(methods.LONG / 4) == 4
+    assert methods._calls(1e-6) == methods.MOST_CALLS
+
+
+def test_a_replay_is_the_time_of_the_device_for_each_of_its_calls(timed, capsys, monkeypatch):
     steps = {"a": lambda: None, "waits": timed}
-    found = methods.time_on_device(steps, "cuda", 3, 1, repeats=4)
+    monkeypatch.setattr(methods, "_calls", lambda seconds: int(seconds) - 1)
+    found = methods.time_on_device(steps, "cuda", 3, 1, repeats=7)
     assert found["a"] == methods.Timed(times(1.5), times(5.0))
     note = "called from Python: RuntimeError: no graph"
     assert found["waits"] == methods.Timed(times(5.0), times(5.0), note)
@@ -141,7 +159,7 @@ def test_rows_show_both_times(timed, monkeypatch):
         "s", 1000, [_method("ours", lambda: None), _method("peer", timed)], "cuda"
     )
     (ours, eager), (peer, _), _ = methods.measure_on_device(group, 3, repeats=4)
-    assert (ours.ms, eager, ours.note, ours.share_of_copy) == (1500, 5000, "", 1)
+    assert (ours.ms, eager, ours.note, ours.share_of_copy) == (6000, 5000, "", 1)
     assert (peer.ms, peer.note) == (5000, "called from Python: RuntimeError: no graph")
     cells = operators.cells(ours, eager)
     assert list(cells)[6:8] == ["ms", "eager_ms"] and cells["eager_ms"] == 5000
@@ -158,7 +176,7 @@ def test_a_layer_shows_both_times(timed, monkeypatch):
     monkeypatch.setattr(convolutions.qat_layers, "torchs", lambda *_: timed)
     site = next(iter(convolutions.qat_layers.every("efficientnet-b0", 2, 32)))
     row = convolutions.layer_row(site, 1, Settings("cuda", False, ""), copy=1e9, macs=1e12)
-    assert (row["ms"], row["eager ms"], row["torch ms"]) == (1200, 5000, 5000)
+    assert (row["ms"], row["eager ms"], row["torch ms"]) == (6000, 5000, 5000)
     assert row["note"] == "torch called from Python: RuntimeError: no graph"
 
 
@@ -179,58 +197,6 @@ def test_other_backends_and_compiled_peers_come_after_all_that_is_preferred(monk
     assert late[:-others] == [set()] * (len(late) - others)
     assert late[-others:] == [{"triton"}] * (others - 2) + [{"inductor"}] * 2
     assert all(found[-1].methods[0].backend == "native" for group in found[-others:])
-
-
-# Kernels ----------------------------------------------------------------------------------------
-
-
-def _event(name, ms, calls=1, device=DeviceType.CUDA, annotation=False):
-    return SimpleNamespace(
-        key=name,
-        count=calls,
-        device_type=device,
-        is_user_annotation=annotation,
-        self_device_time_total=1e3 * ms,
-        self_cpu_time_total=1e3 * ms,
-    )
-
-
-def test_only_what_the_device_ran_counts_and_one_kernel_is_one_row():
-    events = [
-        _event("void a::pack<int>(int)", 1, 2),
-        _event("void b::(anonymous namespace)::pack<int>(float)", 3),
-        _event("Memcpy DtoD (Device -> Device)", 9),
-        _event("cudaLaunchKernel", 50, device=DeviceType.CPU),
-        _event("Optimizer.step#SGD.step", 60, annotation=True),
-    ]
-    assert kernel_times.merged(events, on_cpu=False) == [
-        kernel_times.KernelTime("Memcpy DtoD (Device -> Device)", 1, 9.0),
-        kernel_times.KernelTime("pack<int>", 3, 4.0),
-    ]
-    (call,) = kernel_times.merged(events, on_cpu=True)
-    assert (call.name, call.ms) == ("cudaLaunchKernel", 50)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "name"),
-    [
-        ("void m::cuda::sums<m::swish, (m::Kind)1, true>(m::Args)", "sums<swish, (Kind)1, true>"),
-        (
-            "void at::f<at::copy(at::Base&)::{lambda()#3}, std::array<char*, 2ul> >(int, float)",
-            "f<copy(Base&)::{lambda()#3}, array<char*, 2ul> >",
-        ),
-        ("sm90_xmma_gemm_bf16", "sm90_xmma_gemm_bf16"),
-        ("aten::copy_", "aten::copy_"),
-    ],
-)
-def test_short_names_keep_template_arguments(kernel, name):
-    assert kernel_times.short_name(kernel) == name
-
-
-def test_a_step_on_the_cpu_has_operators():
-    x = torch.ones(4)
-    found = kernel_times.kernel_times(lambda: x + x, "cpu")
-    assert [kernel.name for kernel in found] == ["aten::add"] and found[0].calls == 1
 
 
 # A training step --------------------------------------------------------------------------------

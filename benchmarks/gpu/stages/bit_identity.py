@@ -1,13 +1,13 @@
 """Stage e: codes, integer sums and logits in evaluation, bit for bit those of the CPU."""
 
 import copy
+import math
 import os
 import tarfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from micronet.quantization import quantize
 from micronet.quantization.layers import QuantizedConv2d, quantized_layers
 from micronet.recipe import reader
 
-TABLE, LOGITS, COUNT, BATCH = "Bits", "logits", 1000, 50
+TABLE, LOGITS, COUNT, BATCH = "Bits", "logits", 1000, 25
 # Of a batch: images that the ranges come from, and those whose codes and sums are compared in every
 # layer, which takes three times as long as their logits.
 IN_TRAINING, IN_LAYERS = 16, 10
 # Seconds before the stage is killed: what is not compared until then is said not to be.
-REST = 3
+REST = 5
 ENDINGS = {".jpg", ".jpeg", ".png"}
 
 
@@ -59,6 +59,9 @@ def measure(settings: Settings, record: Record) -> None:
 
     The stage ends before it is killed; a comparison that is not whole gives no figure.
     """
+    # Batches share the cores, not the parts of an operator: these wait for each other at its end,
+    # for several times as long on cores that others use as well.
+    torch.set_num_threads(1)
     count = 4 if settings.quick else COUNT
     files = image_files(settings.images, Path(settings.scratch))[:count]
     count = len(files) or count
@@ -86,26 +89,17 @@ def measure(settings: Settings, record: Record) -> None:
 
 
 def rows_of(case: Case, files: list[Path], count: int, settings: Settings) -> Iterator[list[Row]]:
-    """Yield the rows of a network after each batch, until no time is left for one more."""
-    batches = images(files, case.side, count)
-    first = list(islice(batches, 2))
-    began = time.monotonic()
-    network = prepared(case, [batch[:IN_TRAINING] for batch in first])
+    """Yield the rows of a network after each batch, until no time is left."""
+    if settings.left() < REST:
+        return
+    batches = list(images(files, case.side, count))
+    network = prepared(case, [batch[:IN_TRAINING] for batch in batches[:2]])
     there = copy.deepcopy(network).to(settings.device)
-    # A batch is evaluated about as fast as the network was prepared.
-    given = in_time(chain(first, batches), settings, time.monotonic() - began)
-    for rows in compare(network, there, given, settings.device):
-        yield [{"network": case.arch, **row} for row in rows]
-
-
-def in_time(batches: Iterable[Tensor], settings: Settings, took: float) -> Iterator[Tensor]:
-    """Yield batches while there is time for one more, which takes what the last one took."""
-    for batch in batches:
-        if settings.left() - REST < took:
-            return
-        began = time.monotonic()
-        yield batch
-        took = time.monotonic() - began
+    try:
+        for rows in compare(network, there, batches, settings):
+            yield [{"network": case.arch, **row} for row in rows]
+    except TimeoutError:
+        return
 
 
 # Images -----------------------------------------------------------------------------------------
@@ -173,22 +167,44 @@ def prepared(case: Case, batches: list[Tensor]) -> nn.Module:
 
 
 def compare(
-    here: nn.Module, there: nn.Module, batches: Iterable[Tensor], device: str
+    here: nn.Module, there: nn.Module, batches: Sequence[Tensor], settings: Settings
 ) -> Iterator[list[Row]]:
     """Yield after each batch how many values were compared, and how many of them differ.
 
     Logits are those of all batches so far, codes and sums those of all layers for the first images.
+    Raises TimeoutError where the stage has no time left.
     """
     done = count = differ = 0
-    values: list[Row] = []
-    for batch in batches:
-        values = values or layer_values(here, there, batch[:IN_LAYERS], device)
-        expected, found = here(batch), there(batch.to(device))
+    values = layer_values(here, there, batches[0][:IN_LAYERS], settings.device)
+    all_expected = evaluated(here, batches, settings)
+    for batch, expected in zip(batches, all_expected, strict=True):
+        found = there(batch.to(settings.device))
         count += expected.numel()
         differ += different(expected, found)
         done += len(batch)
         logits = {"what": LOGITS, "images": done, "values": count, "differ": differ}
         yield [logits, *values]
+
+
+def evaluated(
+    network: nn.Module, batches: Sequence[Tensor], settings: Settings
+) -> Iterator[Tensor]:
+    """Yield the logits of batches in their order, as many evaluated at a time as there are cores.
+
+    Raises TimeoutError where the stage has no time left.
+    """
+
+    @torch.no_grad()
+    def logits(batch: Tensor) -> Tensor:
+        return network(batch)
+
+    left = settings.left() - REST
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from threads.map(logits, batches, timeout=None if math.isinf(left) else left)
+    finally:
+        # Those that have begun are not waited for: what is known is written down first.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def layer_values(here: nn.Module, there: nn.Module, batch: Tensor, device: str) -> list[Row]:

@@ -38,7 +38,10 @@ def parted(group: Group, later: Sequence[str]) -> tuple[Group, Group]:
     second = [method for method in group.methods if method.backend in later]
     first = [method for method in group.methods if method.backend not in later]
     against = {(method.against, method.direction, method.dtype) for method in second}
-    beside = [m for m in first if (m.label, m.direction, m.dtype) in against]
+    # The first of a label is the preferred backend's.
+    labels = {(m.label, m.direction, m.dtype): m for m in reversed(first)}
+    beside = [m for m in first if m is labels[m.label, m.direction, m.dtype]]
+    beside = [m for m in beside if (m.label, m.direction, m.dtype) in against]
     return replace(group, methods=first), replace(group, methods=[*beside, *second])
 
 
