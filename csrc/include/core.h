@@ -1,4 +1,5 @@
-// What all launchers share, and those on single tensors; conv.h, block.h and exact.h have the rest.
+// What all launchers share, and those on single tensors; conv.h, block.h, norm.h and exact.h have
+// the rest.
 // No framework, and nothing is allocated but a few lines of a tensor for each thread.
 //
 // Pointers are to the memory space in the launcher's name and belong to the caller. Tensors are

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..scheme import Function
 from ..shapes import in_order
@@ -19,8 +20,8 @@ _OP = torch.ops.micronet
 @cache
 def _nothing(device: torch.device) -> Tensor:
     """One empty tensor for all: a step passes hundreds. An ordinary one, whoever asks first."""
-    with torch.inference_mode(False):
-        return torch.empty(0, device=device)
+    with _disable_current_modes(), torch.inference_mode(False):
+        return torch.empty(0, dtype=torch.float32, device=device)
 
 
 class Remade:

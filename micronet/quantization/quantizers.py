@@ -82,7 +82,7 @@ class ActivationQuantizer(InputQuantizer):
             widest = distributed.all_reduce_range(kernels.extremes(x))
             kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
         else:
-            kernels.update_range_(x.detach(), self.ema, self.range, self.step, self.decay)
+            kernels.update_range_(x, self.ema, self.range, self.step, self.decay)
 
     @property
     def scale(self) -> Tensor:

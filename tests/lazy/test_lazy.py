@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import micronet_kernels as kernels
 from block_networks import Gated, chain, converted, images
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
+from micronet_kernels.lazy.block import Block
 
 SIZE = (2, 16, 6, 6)
 
@@ -287,3 +289,13 @@ def test_a_scripted_module_and_a_strangers_tensor_read_values(lazy):
             assert isinstance(total, Stranger) and torch.equal(
                 total.as_subclass(torch.Tensor), h + 1
             )
+
+
+def test_what_stands_for_an_absent_operand_is_ordinary_wherever_it_was_first_asked_for():
+    # No other test asks for that of this device.
+    sums = torch.ones(1, 1, 1, 1, device="meta")
+    block = Block(sums, sums.flatten(), None, channels_last=True)
+    with torch.inference_mode(), FakeTensorMode():
+        found = block.none()
+    assert type(found) is torch.Tensor and not found.is_inference() and found.numel() == 0
+    assert block.none() is found

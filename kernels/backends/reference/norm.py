@@ -114,8 +114,7 @@ def gradient_map(
     what the processes of a group have, [2, C]; the gradients of parameters stay apart.
     """
     first, second = sums
-    # The reciprocal of the root, two roundings.
-    inverse = (variance + eps).rsqrt()
+    inverse = _inverse_root(variance + eps)
     scale = dequant_scale.double() * inverse
     offset = mean * inverse
     along = second * scale - first * offset  # sum of dz * n
@@ -127,3 +126,10 @@ def gradient_map(
         slope = -gain * whole_along / count * scale
         rows = [gain, slope, gain * (whole_along * offset - whole_first) / count]
     return torch.stack(rows).float(), along.float(), first.float()
+
+
+def _inverse_root(x: Tensor) -> Tensor:
+    """1 / sqrt(x) of float64 numbers, rounded twice."""
+    # torch's rsqrt is this on the CPU, where its root may be an ulp off; elsewhere its root is
+    # right, and rsqrt may be off.
+    return x.rsqrt() if x.device.type == "cpu" else 1.0 / x.sqrt()
