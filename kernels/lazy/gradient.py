@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -89,11 +89,14 @@ class Plan:
 
     def before_function(self) -> Plan:
         """The gradient to what the block's function was called on."""
-        return replace(self, target=Target.INPUT)
+        return self._to(Target.INPUT)
 
     def before_norm(self, k: Tensor) -> Plan:
         """The gradient to the values of the sums, through the map k [3, C] of a normalization."""
-        return replace(self, target=Target.SUMS, k=k)
+        return self._to(Target.SUMS, k)
+
+    def _to(self, target: Target, k: Tensor | None = None) -> Plan:
+        return Plan(self.block, self.grad, self.range, self.mean_grad, target, self.versions, k)
 
     def values(self) -> Tensor:
         """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""
