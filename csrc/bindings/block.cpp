@@ -43,9 +43,6 @@ BlockGradient block_gradient_of(const Tensor& grad, const Tensor& acc, const Ten
           floats_or_null(mean_grad, acc.size(0) * acc.size(1))};
 }
 
-// What a launcher reads: any type on a CUDA device, float32 on the CPU.
-Tensor readable(const Tensor& grad) { return grad.is_cpu() ? grad.to(at::kFloat) : grad; }
-
 Tensor images_like(const Tensor& acc, at::ScalarType dtype) {
   return output(acc.sizes(), acc.strides(), acc.options().dtype(dtype).requires_grad(false));
 }
@@ -142,11 +139,10 @@ Tensor block_means(const Tensor& acc, const Tensor& scale, const Tensor& shift, 
   return means;
 }
 
-Tensor block_gradient_sums(const Tensor& any_grad, const Tensor& acc, const Tensor& scale,
+Tensor block_gradient_sums(const Tensor& grad, const Tensor& acc, const Tensor& scale,
                            const Tensor& shift, int64_t function, const Tensor& range,
                            const Tensor& mean_grad) {
   const Block block = block_of(acc, scale, shift, function, at::empty({0}, scale.options()));
-  const Tensor grad = readable(any_grad);
   const BlockGradient gradient = block_gradient_of(grad, acc, range, mean_grad);
   return two_sums_of(
       acc, block,
@@ -158,32 +154,27 @@ Tensor block_gradient_sums(const Tensor& any_grad, const Tensor& acc, const Tens
       });
 }
 
-Tensor block_gradient(const Tensor& any_grad, const Tensor& acc, const Tensor& scale,
+Tensor block_gradient(const Tensor& grad, const Tensor& acc, const Tensor& scale,
                       const Tensor& shift, int64_t function, const Tensor& range,
                       const Tensor& mean_grad, const Tensor& k, at::ScalarType dtype) {
   const Block block = block_of(acc, scale, shift, function, at::empty({0}, scale.options()));
-  const Tensor grad = readable(any_grad);
   const BlockGradient gradient = block_gradient_of(grad, acc, range, mean_grad);
   check_state(k, at::kFloat, 3 * block.channels);
-  const Tensor out = images_like(acc, acc.is_cpu() ? at::kFloat : dtype);
+  const Tensor out = images_like(acc, dtype);
   const DType type = check_floats(out);
   const float* factors = k.const_data_ptr<float>();
   void* to = out.mutable_data_ptr();
   launch_for(
-      acc,
-      [&] {
-        return block_gradient_cpu(block, gradient, factors, static_cast<float*>(to), kParallel);
-      },
+      acc, [&] { return block_gradient_cpu(block, gradient, factors, to, type, kParallel); },
       [&](auto stream) { return block_gradient_cuda(block, gradient, factors, to, type, stream); });
-  return out.to(dtype);
+  return out;
 }
 
-TensorPair block_gate_gradient(const Tensor& any_grad, const Tensor& acc, const Tensor& scale,
+TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tensor& scale,
                                const Tensor& shift, int64_t function, const Tensor& gate,
                                const Tensor& range) {
   const Block block = block_of(acc, scale, shift, function, gate);
   TORCH_CHECK(block.gate != nullptr, "expected a gate");
-  const Tensor grad = readable(any_grad);
   const BlockGradient gradient =
       block_gradient_of(grad, acc, range, at::empty({0}, scale.options()));
   const Tensor grad_a = images_like(acc, at::kFloat), grad_gate = at::empty_like(gate);

@@ -59,7 +59,7 @@ struct Cut {
 // One thread's constants, repeated for the pixels of a run.
 struct Constants {
   const Cut& cut;
-  std::vector<float> scale, shift, gate, mean_grad, floats;
+  std::vector<float> scale, shift, gate, mean_grad, floats, gradient, result;
   int64_t image = -1;
 
   Constants(const Cut& c, const float* extra_from = nullptr) : cut(c), mean_grad_of(extra_from) {
@@ -68,6 +68,8 @@ struct Constants {
     gate.assign(static_cast<size_t>(cut.width), 1.0f);
     mean_grad.assign(static_cast<size_t>(cut.width), 0.0f);
     floats.resize(static_cast<size_t>(cut.width));
+    gradient.resize(static_cast<size_t>(cut.width));
+    result.resize(static_cast<size_t>(cut.width));
   }
 
   std::vector<float> repeated(const float* channels) const {

@@ -26,8 +26,7 @@ struct Block {
 
 // A gradient [images, positions, channels] to the values of a block that were rounded to the levels
 // of range [2]: it passes where the value lies inside. Without a range it passes everywhere.
-// mean_grad [images, channels], or null, is added to each position's gradient to a. On the CPU grad
-// is float32.
+// mean_grad [images, channels], or null, is added to each position's gradient to a.
 struct BlockGradient {
   const void* grad;
   DType type;
@@ -59,9 +58,10 @@ int block_means_cpu(const Block& block, float* means, const ParallelFor& paralle
 int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
                             double* sums, const ParallelFor& parallel);
 
-// out [images, positions, channels]: dz * k[0] + acc * k[1] + k[2], k [3, channels].
-int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const float* k,
-                       float* out, const ParallelFor& parallel);
+// out [images, positions, channels]: dz * k[0] + acc * k[1] + k[2], k [3, channels], rounded to a
+// type once.
+int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const float* k, void* out,
+                       DType type, const ParallelFor& parallel);
 
 // Of a block with a gate: the gradient to a, and to the gate [images, channels], by lanes.
 int block_gate_gradient_cpu(const Block& block, const BlockGradient& gradient, float* grad_a,
@@ -85,7 +85,6 @@ int block_means_cuda(const Block& block, float* means, void* stream);
 int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
                              double* sums, void* stream);
 
-// out is of any type, and rounded to it once.
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
                         void* out, DType type, void* stream);
 

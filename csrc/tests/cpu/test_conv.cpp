@@ -77,7 +77,7 @@ void blocks_are_the_same_however_split(std::mt19937& random, int64_t channels, i
       } else {
         const BlockGradient gradient{grad.data(), kFloat32, range, gate.data()};
         CHECK(block_means_cpu(block, means.data(), parallel) == kOk);
-        CHECK(block_gradient_cpu(block, gradient, k.data(), all.data(), parallel) == kOk);
+        CHECK(block_gradient_cpu(block, gradient, k.data(), all.data(), kFloat32, parallel) == kOk);
         CHECK(block_gradient_sums_cpu(block, gradient, partial.data(), sums.data(), parallel) ==
               kOk);
         answer.insert(answer.end(), sums.begin(), sums.end());
