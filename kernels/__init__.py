@@ -4,6 +4,7 @@ from .checks import MOST_CODE_LEVELS
 from .dispatch import available_backends, use_backend
 from .flops import register_flop_formulas
 from .lazy import (
+    RECOMPUTED,
     ConvCall,
     LazyTensor,
     PendingTensor,
@@ -55,6 +56,7 @@ _register_onnx_symbolics()
 __all__ = [
     "MOST_CODE_LEVELS",
     "MOST_WEIGHT_LEVELS",
+    "RECOMPUTED",
     "ConvCall",
     "LazyTensor",
     "PendingTensor",

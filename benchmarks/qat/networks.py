@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from micronet.training.optimizer import autocast
 CLASSES = 1000
 RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
 PLAIN, SILU, OURS, RECOMPUTE = "plain", "plain-silu", "micronet", "micronet-recompute"
+DEPTHWISE = "micronet-recompute-depthwise"
 COMPILED_QAT = "compiled-qat"
 
 
@@ -120,10 +122,11 @@ def _ours(size: Size) -> Training:
 
 
 def _recompute(size: Size) -> Training:
-    around = getattr(kernels, "recompute_in_backward", None)
-    if around is None:
-        raise Unavailable("micronet_kernels has no recompute_in_backward")
-    return Training(_converted(size), size, around)
+    return Training(_converted(size), size, kernels.recompute_in_backward)
+
+
+def _recompute_depthwise(size: Size) -> Training:
+    return Training(_converted(size), size, partial(kernels.recompute_in_backward, "depthwise"))
 
 
 def _rounded(size: Size, sites: qat_peers.Sites) -> nn.Module:
@@ -169,6 +172,7 @@ VARIANTS = {
     SILU: Variant("float32, eager, with torch's own SiLU", _plain_silu),
     OURS: Variant("micronet.quantization.quantize.convert_", _ours),
     RECOMPUTE: Variant("the same inside micronet_kernels.recompute_in_backward", _recompute),
+    DEPTHWISE: Variant("the same for depthwise convolutions alone", _recompute_depthwise),
     "distiller": Variant("Distiller's minimum, maximum, average, clamp, round", _distiller),
     "torch-fused": Variant(
         "torch.fused_moving_avg_obs_fake_quant, weights fake_quantize_per_channel_affine",

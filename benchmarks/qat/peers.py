@@ -117,7 +117,7 @@ class StraightThrough(nn.Module):
         """Move the range, then round."""
         with torch.no_grad():
             self.count.add_(1)
-            self.ema.lerp_(torch.stack(torch.aminmax(x)), 1 - DECAY)
+            self.ema.lerp_(torch.stack(torch.aminmax(x)).float(), 1 - DECAY)
             ends = self.ema / (1 - DECAY**self.count)
             lowest, highest = ends[0].clamp(max=0), ends[1].clamp(min=0)
         return _round_straight_through(x, lowest, highest, self.levels)

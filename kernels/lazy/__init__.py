@@ -7,17 +7,18 @@ becomes of it; `LazyTensor` is the tensor that waits. Backward passes compute it
 from .convolution import ConvCall, QuantizedInput
 from .integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
 from .pending import PendingTensor
+from .recompute import RECOMPUTED, recompute_in_backward
 from .tensor import (
     LazyTensor,
     batch_norm,
     extremes,
     is_finite,
     quantize_input,
-    recompute_in_backward,
 )
 from .tracing import is_eager
 
 __all__ = [
+    "RECOMPUTED",
     "ConvCall",
     "LazyTensor",
     "PendingTensor",

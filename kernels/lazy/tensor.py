@@ -7,9 +7,7 @@ the values first, so that a network needs no rewriting: it works, only without t
 
 from __future__ import annotations
 
-import contextvars
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,24 +22,9 @@ from .convolution import ConvCall, QuantizedInput
 from .nodes import ActivationNode, ConvolutionNode, GateNode, MeansNode, NormNode, WaitNode
 from .norm import Norm, of_batch, of_running
 from .pending import Cell, PendingTensor
+from .recompute import is_recomputed
 
 _OP = torch.ops.micronet
-
-# Of this thread and what it starts, so that no other network sees it.
-_remakes: contextvars.ContextVar[bool] = contextvars.ContextVar("remakes", default=False)
-
-
-@contextmanager
-def recompute_in_backward(wanted: bool = True) -> Iterator[None]:
-    """Let convolutions called inside the block keep no integers: their backward makes them anew.
-
-    The same integers, so the same gradients, for the time of one more forward convolution.
-    """
-    before = _remakes.set(wanted)
-    try:
-        yield
-    finally:
-        _remakes.reset(before)
 
 
 class LazyTensor(PendingTensor):
@@ -71,7 +54,7 @@ class LazyTensor(PendingTensor):
         or levels, TypeError for a dtype. Source: the quantizer of Jacob et al. 2018,
         arXiv:1712.05877, section 2.
         """
-        remakes = _remakes.get() and torch.is_grad_enabled()
+        remakes = torch.is_grad_enabled() and is_recomputed(x, call)
         return ConvolutionNode.apply(x.source, w, bias, x, mask, call, remakes, LazyTensor.of)
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import micronet_kernels as kernels
 from micronet.recipe.schema import (
     LR_SCHEDULES,
     METHODS,
@@ -67,6 +68,7 @@ def check_train(t: TrainSection, path: str) -> None:
     """
     _one_of(t.lr_schedule, LR_SCHEDULES, path, "train.lr_schedule")
     _one_of(t.amp, AMP, path, "train.amp")
+    _one_of(t.recompute, kernels.RECOMPUTED, path, "train.recompute")
     for key in ("epochs", "batch_size", "accumulate"):
         value = getattr(t, key)
         _require(value >= 1, path, f"train.{key}", f"{value} is not at least 1")

@@ -29,8 +29,10 @@ class TrainSection:
     over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
     decay of a moving average of the weights, which is what is validated and kept; 0 averages
     nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
-    memory. On a CUDA device, ``cuda_graph`` replays each step as one graph, and ``deterministic``
-    takes convolutions whose gradients have the same bits each time.
+    memory. ``recompute`` says which convolutions of codes keep no integers for the backward pass,
+    which makes them again: none, depthwise or all. On a CUDA device, ``cuda_graph`` replays each
+    step as one graph, and ``deterministic`` takes convolutions whose gradients have the same bits
+    each time.
     """
 
     epochs: int = 10
@@ -56,6 +58,7 @@ class TrainSection:
     model_ema: float = 0.0
     compile: bool = False
     channels_last: bool = True
+    recompute: str = "none"
     cuda_graph: bool = False
     deterministic: bool = False
     seed: int = 0

@@ -12,6 +12,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.stages import convolutions, forms, operators, training_step
 from benchmarks.gpu.stages.forms import GRAPHED
+from benchmarks.gpu.stages.training_step import FIGURED
 from benchmarks.harness import graphs, kernel_times, methods
 from benchmarks.harness.methods import Unavailable
 from benchmarks.harness.timing import Times
@@ -212,8 +213,8 @@ def _row(form, ms, share):
 
 
 def test_the_faster_of_ours_is_the_figure(record):
-    rows = [_row(SILU, 80, 1.0), _row(OURS, 240, 3.0)]
-    rows += [_row(GRAPHED[SILU], 64, 0.8), _row(GRAPHED[OURS], 96, 1.2)]
+    rows = [_row(SILU, 80, 1.0), _row(FIGURED, 240, 3.0)]
+    rows += [_row(GRAPHED[SILU], 64, 0.8), _row(GRAPHED[FIGURED], 96, 1.2)]
     record.table("Steps", rows[:2])
     training_step.record_figures(record)
     assert record.found.figures["qat_step_vs_plain_bf16"] == 3.0
@@ -221,10 +222,10 @@ def test_the_faster_of_ours_is_the_figure(record):
     training_step.record_figures(record)
     assert record.found.figures == {"qat_step_vs_plain_bf16": 1.2, "qat_memory_vs_plain_bf16": 0.4}
     note = training_step.note_of_speed(rows)
-    assert note.startswith("Figure of the step: `micronet, graph` over `plain-silu`")
+    assert note.startswith("Figures: `micronet-recompute-depthwise, graph` over `plain-silu`")
     assert note.endswith("Graph over graph: 1.500.")
-    failed = [*rows[:2], _row(GRAPHED[OURS], None, None)]
-    assert "`micronet` over" in training_step.note_of_speed(failed)
+    failed = [*rows[:2], _row(GRAPHED[FIGURED], None, None)]
+    assert "`micronet-recompute-depthwise` over" in training_step.note_of_speed(failed)
     assert "not compared" in training_step.note_of_speed(failed)
 
 

@@ -27,6 +27,7 @@ NOT_COMPILED = {
     "conv2d_of_integers",
     "scale_of_range",
     "with_gradient_of",
+    "RECOMPUTED",
     "recompute_in_backward",
     # Of evaluation, in float32 only; tests/test_exact_evaluation.py.
     "conv2d_deterministic",

@@ -142,7 +142,8 @@ def test_functions_of_every_number(device_backend, function):
         found = []
         for name in (device_backend, "reference"):
             with kernels.use_backend(name):
-                slopes = OP.block_gradient(torch.ones_like(acc), *affine, nothing, nothing, k)
+                ones = torch.ones_like(acc)
+                slopes = OP.block_gradient(ones, *affine, nothing, nothing, k, ones.dtype)
                 found.append((OP.block_values(*affine, nothing), slopes))
         for ours, right in zip(*found, strict=True):
             assert torch.equal(ours.view(torch.int32), right.view(torch.int32)), exponent

@@ -24,7 +24,7 @@ ON_CPU = {
 }
 # Triton compiles for each test: the native kernels are known before that begins.
 PARTS = {"native and training": "not triton", "Triton": "triton"}
-TESTS, FAILURES, MOST_WORKERS = "Tests", "Failures", 16
+TESTS, FAILURES, SLOWEST, MOST_WORKERS = "Tests", "Failures", "Slowest tests", 16
 # Seconds before the stage is killed, for what follows the tests.
 REST = 3
 
@@ -93,4 +93,6 @@ def record_part(
         lines = [line for line in result.text.splitlines() if line.startswith("E ")]
         message = " ".join(line.removeprefix("E ").strip() for line in lines) or result.text[-300:]
         record.row(FAILURES, {"test": result.test, "message": message[:300], "text": result.text})
+    for result in sorted(results, key=lambda result: result.seconds, reverse=True)[:5]:
+        record.row(SLOWEST, {"test": result.test, "seconds": result.seconds})
     return len(failed)

@@ -8,13 +8,21 @@ import torch
 from benchmarks.harness import methods
 from benchmarks.qat import memory as qat_memory
 from benchmarks.qat import networks as qat_networks
-from benchmarks.qat.networks import OURS, RECOMPUTE, SILU, VARIANTS, Size, Training
+from benchmarks.qat.networks import (
+    DEPTHWISE,
+    OURS,
+    RECOMPUTE,
+    SILU,
+    VARIANTS,
+    Size,
+    Training,
+)
 
 Form = Callable[[], object]
 
 MIB = 2**20
 # Of the forms that are captured as well, the names of their graphs, in order of worth.
-GRAPHED = {name: f"{name}, graph" for name in (SILU, OURS, RECOMPUTE)}
+GRAPHED = {name: f"{name}, graph" for name in (SILU, OURS, DEPTHWISE, RECOMPUTE)}
 _CALLED = {graph: name for name, graph in GRAPHED.items()}
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import micronet_kernels as kernels
 from micronet.models.failures import failures_of, logits_of
 from micronet.training.distillation import Teacher, distillation_loss
 from micronet.training.optimizer import (
@@ -111,7 +112,8 @@ def backward(
         size = len(part.labels)
         meets = functools.partial(distributed.no_sync, wrapped, last=number == parts)
         with failures_of(f"{name} failed in {where}", where.last_good):
-            with meets(), autocast(device, plan.train.amp):
+            recomputes = kernels.recompute_in_backward(plan.train.recompute)
+            with meets(), autocast(device, plan.train.amp), recomputes:
                 logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
             taught = _taught(teacher, part.images, where) if teacher else None
             loss = _loss(plan, logits.float(), part.targets, taught)
