@@ -2,6 +2,7 @@
 
 #include "cuda/block_columns.h"
 #include "cuda/block_lanes.h"
+#include "cuda/rows_ahead.h"
 
 namespace micronet {
 namespace {
@@ -36,14 +37,12 @@ __device__ __forceinline__ void pass_back(const Passes& passes, const float (&z)
   }
 }
 
-// The gradients to z of a run, from z.
+// The gradients to z of a run, from z; dz are those to the values.
 template <int kFunction, bool kWhole>
-__device__ __forceinline__ void load_gradients(const Block& block, const BlockGradient& g,
-                                               const Runs& runs, const Passes& passes,
-                                               const Run& run, const float (&z)[kEach],
-                                               float (&dz)[kEach]) {
+__device__ __forceinline__ void pass_back(const Block& block, const BlockGradient& g,
+                                          const Runs& runs, const Passes& passes, const Run& run,
+                                          const float (&z)[kEach], float (&dz)[kEach]) {
   float mean[kEach];
-  load_gradient<kWhole>(g, run, dz);
   if (g.mean_grad != nullptr) {
     load_gates<kWhole>(block, runs, g.mean_grad, run, mean);
   } else {
@@ -63,7 +62,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   for_runs<kWhole>(block, runs, [&](const Run& run) {
     float z[kEach], dz[kEach], factor[kEach];
     load_preactivations<kWhole>(block, run, z);
-    load_gradients<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
+    load_gradient<kWhole>(g, run, dz);
+    pass_back<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
     load_channels<kWhole>(block, k, run, factor);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) dz[e] = dz[e] * factor[e];
@@ -88,19 +88,29 @@ __global__ void __launch_bounds__(kThreads, 2)
   double first[kEach] = {}, second[kEach] = {};
   strip.load_channels<kWhole>(columns, block.scale, scale);
   strip.load_channels<kWhole>(columns, block.shift, shift);
-  strip.for_rows(columns, [&](const Run& run) {
-    float acc[kEach], z[kEach], dz[kEach];
-    load_accumulators<kWhole>(block, run, acc);
+  const auto add = [&](const Run& run, const float (&acc)[kEach], float (&dz)[kEach]) {
+    float z[kEach];
 #pragma unroll
     for (int e = 0; e < kEach; ++e) z[e] = fmaf(acc[e], scale[e], shift[e]);
-    load_gradients<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
+    pass_back<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       if (!kWhole && e >= run.count) continue;
       first[e] += dz[e];
       second[e] += dz[e] * acc[e];
     }
-  });
+  };
+  if constexpr (kWhole) {
+    __shared__ RowsAhead::Slots slots;
+    RowsAhead(&slots, block, g).for_rows(columns, strip, add);
+  } else {
+    strip.for_rows(columns, [&](const Run& run) {
+      float acc[kEach], dz[kEach];
+      load_accumulators<kWhole>(block, run, acc);
+      load_gradient<kWhole>(g, run, dz);
+      add(run, acc, dz);
+    });
+  }
   store_sums(first, columns, strip, 0, partial);
   store_sums(second, columns, strip, 1, partial);
 }
