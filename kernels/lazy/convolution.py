@@ -26,10 +26,14 @@ class ConvCall:
     dilation: tuple[int, int]
     groups: int
 
-    def arguments(
+    def arguments(self, x: QuantizedInput, w: Tensor, mask: Tensor) -> tuple[Any, ...]:
+        """The arguments of the operator `quant_conv2d`."""
+        return self.arguments_on_codes(x.codes, x.range, x.size, w, mask)
+
+    def arguments_on_codes(
         self, codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor
     ) -> tuple[Any, ...]:
-        """The arguments of the operator `quant_conv2d`."""
+        """The same from codes, their range and the size [N, C, H, W] of the images."""
         sizes = [list(size), *map(list, (self.stride, self.padding, self.dilation))]
         return codes, range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
 
@@ -64,7 +68,8 @@ def sums_of(
     codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
 ) -> tuple[Tensor, Tensor]:
     """The integers [N, O, H', W'] of `quant_conv2d` and the step [O] between their values."""
-    return _OP.quant_conv2d.default(*call.arguments(codes, range, size, w.contiguous(), mask))
+    arguments = call.arguments_on_codes(codes, range, size, w.contiguous(), mask)
+    return _OP.quant_conv2d.default(*arguments)
 
 
 def unpacked(

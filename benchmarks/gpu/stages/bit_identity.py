@@ -240,8 +240,7 @@ def codes_and_sums(layer: QuantizedConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     call = kernels.ConvCall(
         layer.activation_levels, layer.weight_levels, *layer.geometry(codes.size[2:])
     )
-    taken = codes.codes, codes.range, codes.size
-    arguments = call.arguments(*taken, layer.weight.contiguous(), layer.mask)
+    arguments = call.arguments(codes, layer.weight.contiguous(), layer.mask)
     return codes.codes, torch.ops.micronet.quant_conv2d.default(*arguments)[0]
 
 

@@ -36,6 +36,8 @@ def measure(settings: Settings, record: Record) -> None:
     for site in sites:
         record.row(TABLE, layer_row(site, found[site], settings, copy, macs))
     rows = [row for row in record.found.tables[TABLE] if row["ms"] is not None]
+    if not rows:
+        raise SystemExit("no layer could be timed: the table says why")
     ours, other = (sum(row[key] * row["layers"] for row in rows) for key in ("ms", "torch ms"))
     layers = sum(row["layers"] for row in rows)
     record.note(f"{layers} layers: {ours:.3g} ms in codes, {other:.3g} ms in torch's bfloat16.")
