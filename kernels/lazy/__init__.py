@@ -13,6 +13,7 @@ from .tensor import (
     batch_norm,
     extremes,
     is_finite,
+    position_means,
     quantize_input,
 )
 from .tracing import is_eager
@@ -28,6 +29,7 @@ __all__ = [
     "extremes",
     "is_eager",
     "is_finite",
+    "position_means",
     "quantize_input",
     "recompute_in_backward",
     "scale_of_range",

@@ -7,7 +7,7 @@ nor on the threads nor on the machine. In training they are PyTorch's own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -154,3 +154,23 @@ class FloatLinear(nn.Linear):
     def _evaluate(self, x: Tensor) -> Tensor:
         exact = kernels.linear_deterministic(x, self.weight, self.bias)
         return summed(exact, lambda: F.linear(x, self.weight, self.bias))
+
+
+class MeanPool2d(nn.AdaptiveAvgPool2d):
+    """The mean over all positions; in evaluation by sixteen lanes, as the means of blocks are."""
+
+    def __init__(self, source: nn.AdaptiveAvgPool2d) -> None:
+        super().__init__(source.output_size)
+
+    @staticmethod
+    def replaces(module: nn.Module) -> TypeGuard[nn.AdaptiveAvgPool2d]:
+        """Whether a module is torch's own average of all positions."""
+        return type(module) is nn.AdaptiveAvgPool2d and _pair(module.output_size) == (1, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Average ``input`` (batch, channels, height, width) to (batch, channels, 1, 1)."""
+        x = input
+        is_exact = not self.training and x.dtype == torch.float32 and x.dim() == 4
+        if is_exact and x.numel() > 0 and kernels.is_eager(x):
+            return kernels.position_means(x)
+        return super().forward(x)

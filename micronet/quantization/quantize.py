@@ -16,7 +16,7 @@ import micronet_kernels as kernels
 from micronet.models import architectures, shared_layers
 from micronet.models.plain_swish import use_plain_swish_
 from micronet.models.replacement import replace_
-from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
+from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear, MeanPool2d
 from micronet.quantization.eligibility import check_layers, is_plain_convolution, is_plain_linear
 from micronet.quantization.fast_paths import leave_fast_paths_
 from micronet.quantization.layers import (
@@ -158,7 +158,7 @@ def _start_weight_steps(model: nn.Module, names: Collection[str]) -> None:
 
 
 def _evaluate_floats_exactly(model: nn.Module) -> None:
-    """Turn the plain layers that stay in float; parameters stay the same objects."""
+    """Turn the plain layers and means that stay in float; parameters stay the same objects."""
     for layer in architectures.layers(model).values():
         if isinstance(layer, (QuantizedLayer, FloatConv2d, FloatLinear)):
             continue
@@ -166,6 +166,9 @@ def _evaluate_floats_exactly(model: nn.Module) -> None:
             replace_(layer, FloatConv2d(layer))
         elif isinstance(layer, nn.Linear) and is_plain_linear(layer):
             replace_(layer, FloatLinear(layer))
+    for module in list(model.modules()):
+        if MeanPool2d.replaces(module):
+            replace_(module, MeanPool2d(module))
 
 
 def _quantized(source: nn.Module, bits: LayerBits) -> QuantizedLayer:

@@ -23,6 +23,7 @@ NOT_COMPILED = {
     "is_channels_last",
     "is_eager",
     "is_finite",
+    "position_means",
     "quantize_input",
     "conv2d_of_integers",
     "scale_of_range",

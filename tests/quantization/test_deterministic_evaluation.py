@@ -188,6 +188,40 @@ def test_evaluated_networks_have_gradients(rng, planned):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+def in_lanes(x):
+    """Means over positions by the stated order: lane l adds terms l, l + 16, ..., then lanes."""
+    terms = x.flatten(2).unbind(-1)
+    lanes = [torch.zeros(x.shape[:2]) for _ in range(16)]
+    for number, term in enumerate(terms):
+        lanes[number % 16] += term
+    for half in (8, 4, 2, 1):
+        lanes = [lanes[lane] + lanes[lane + half] for lane in range(half)]
+    return lanes[0][:, :, None, None] / len(terms)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (1, 1), (3, 9)])
+def test_means_are_summed_in_the_stated_order(on_all, rng, size):
+    """Of numbers as of a block that is multiplied by a gate; of no device's own order."""
+    x = torch.randn(3, 5, *size, generator=rng)
+    assert torch.equal(on_all(lambda: kernels.position_means(x)), in_lanes(x))
+    gate = torch.rand(3, 5, 1, 1, generator=rng)
+    found = kernels.position_means(kernels.LazyTensor.wait(x) * gate)
+    assert torch.equal(found, in_lanes(x * gate))
+
+
+def test_a_network_averages_in_the_stated_order_in_evaluation(rng):
+    model = trained("resnet20", 32, 10, rng, of_codes)
+    x = torch.randn(2, 64, 8, 8, generator=rng, requires_grad=True)
+    y = model.avgpool(x)
+    assert torch.equal(y, in_lanes(x.detach())) and isinstance(model.avgpool, nn.AdaptiveAvgPool2d)
+    (found,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose(found, torch.full_like(x, 1 / 64))
+    model.train()
+    assert torch.equal(model.avgpool(x), nn.functional.adaptive_avg_pool2d(x, 1))
+    halves = model.eval().avgpool(x.double())
+    assert halves.dtype == torch.float64 and halves.shape == (2, 64, 1, 1)
+
+
 def test_float_convolution_is_a_convolution(on_all, rng):
     x = torch.randn(3, 6, 9, 8, generator=rng).contiguous(memory_format=torch.channels_last)
     w, bias = torch.randn(8, 3, 3, 3, generator=rng), torch.randn(8, generator=rng)
