@@ -20,7 +20,7 @@ from micronet.training.signals import Stopped, StopRequest
 from micronet.training.steps import step
 from micronet.utils.errors import UserError
 
-SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 FIT = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", *SMALL]
 
 

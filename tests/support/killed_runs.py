@@ -38,7 +38,7 @@ RECIPE = {
     "distill": {"start_epoch": 1},
 }
 # Processes are killed at a random moment up to this many seconds after the first step.
-_LATEST = 4.0
+_LATEST = 1.0
 
 
 def command(arguments):
@@ -55,7 +55,7 @@ def prepare(folder):
     """Fit the network that all runs start from; return the command that they share."""
     start, recipe = folder / "start", folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
-    small = ["--image-size", "16", "--threads", "1"]
+    small = ["--image-size", "8", "--threads", "1"]
     fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--batch-size", "250", *small]
     subprocess.run(command([*fit, "--out", start]), check=True, env=environment())
     return ["qat", "--from", start, "--teacher", start, "--schedule", recipe, *small]
