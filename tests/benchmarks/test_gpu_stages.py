@@ -129,7 +129,7 @@ def outcomes_of(tmp_path, chosen, limit):
     """Run some of those tests as the stage runs its own; return its sentence and the results."""
     (tmp_path / "test_some.py").write_text(TESTS)
     into = tmp_path / "tests.jsonl"
-    plugins = ["-p", "benchmarks.gpu.outcomes", "-p", "xdist.plugin", "-n", "2"]
+    plugins = ["-p", "benchmarks.gpu.outcomes", "-p", "xdist.plugin", "-n", "1"]
     words = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, *plugins, "-k", chosen]
     over = device_tests.run([*words, str(tmp_path / "test_some.py")], into, limit)
     return over, sorted(outcomes.read(into), key=lambda result: result.test)
