@@ -33,10 +33,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(tmp_path):
+def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(fitted, tmp_path):
     seed = time.time_ns() % 10**6
     print(f"seed {seed}")
-    shared = killed_runs.prepare(tmp_path)
+    shared = killed_runs.shared_command(tmp_path, fitted)
     whole = tmp_path / "whole"
     command = killed_runs.command([*shared, "--out", whole])
     subprocess.run(command, check=True, env=killed_runs.environment())
