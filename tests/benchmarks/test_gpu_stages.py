@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 import yaml
@@ -127,7 +129,7 @@ def outcomes_of(tmp_path, chosen, limit):
     """Run some of those tests as the stage runs its own; return its sentence and the results."""
     (tmp_path / "test_some.py").write_text(TESTS)
     into = tmp_path / "tests.jsonl"
-    plugins = ["-p", "benchmarks.gpu.outcomes", "-p", "xdist.plugin", "-n", "2"]
+    plugins = ["-p", "benchmarks.gpu.outcomes", "-p", "xdist.plugin", "-n", "1"]
     words = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, *plugins, "-k", chosen]
     over = device_tests.run([*words, str(tmp_path / "test_some.py")], into, limit)
     return over, sorted(outcomes.read(into), key=lambda result: result.test)
@@ -145,9 +147,18 @@ def test_failures_and_errors_are_counted_and_kept_in_full(record, tmp_path):
     assert "def test_bad()" in bad["text"] and "fixture 'absent' not found" in worse["text"]
 
 
-def test_tests_that_are_stopped_keep_what_they_found(tmp_path):
-    over, results = outcomes_of(tmp_path, "bad or slow", 15)
-    assert over == "stopped after 15 s"
+def test_tests_that_are_stopped_keep_what_they_found(tmp_path, monkeypatch):
+    class Begun(subprocess.Popen):
+        """A process once its first result is written: how long it takes to start is no limit's."""
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            while self.poll() is None and not list(outcomes.read(tmp_path / "tests.jsonl")):
+                time.sleep(0.05)
+
+    monkeypatch.setattr(subprocess, "Popen", Begun)
+    over, results = outcomes_of(tmp_path, "bad or slow", 1)
+    assert over == "stopped after 1 s"
     assert [result.outcome for result in results] == ["failed"]
 
 

@@ -9,7 +9,7 @@ from micronet.recipe.reader import load_recipe
 from micronet.train import main
 from micronet.utils.errors import UserError
 
-OPTIONS = ["--epochs", "1", "--image-size", "16", "--batch-size", "500", "--threads", "1"]
+OPTIONS = ["--epochs", "1", "--image-size", "8", "--batch-size", "500", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

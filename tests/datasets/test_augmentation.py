@@ -104,7 +104,7 @@ def test_trains_on_what_was_mixed(tmp_path, monkeypatch):
     augment = {"policy": "randaugment", "mixup": 0.2, "cutmix": 1.0}
     path.write_text(yaml.safe_dump({"train": {"epochs": 1}, "augment": augment}))
     fit = ["fit", "--arch", "resnet20", "--schedule", str(path), "--out", str(tmp_path / "run")]
-    assert main([*fit, "--image-size", "16", "--batch-size", "250", "--threads", "1"]) == 0
+    assert main([*fit, "--image-size", "8", "--batch-size", "250", "--threads", "1"]) == 0
     assert seen and all(labels.shape == (250, 10) for labels in seen)
     torch.testing.assert_close(torch.cat(seen).sum(1), torch.ones(250 * len(seen)))
 

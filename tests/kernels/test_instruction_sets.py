@@ -1,17 +1,34 @@
 """The native kernels of the CPU run on the machine's best instruction set, or on the one named."""
 
-import os
+import json
 import subprocess
-import sys
 
 import pytest
 import torch
 
 import micronet_kernels as kernels
 from samples import draw
+from triton_cases import run_python
 
 NAMES = ["baseline", "avx2", "avx512", "avx512vnni"]
-PRINT_SET = "from micronet_kernels import _C; print(_C.instruction_set())"
+# A process with torch loaded forks one for each value of MICRONET_CPU, which is read when the
+# extension is loaded; "unset" leaves it unset.
+CHILDREN = """
+import json, os, sys, torch
+codes = {}
+for value in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{sys.argv[1]}/{value}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
+        os.environ.pop("MICRONET_CPU", None)
+        if value != "unset":
+            os.environ["MICRONET_CPU"] = value
+        from micronet_kernels import _C
+        sys.exit(print(_C.instruction_set()))
+    codes[value] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+"""
 
 
 @pytest.fixture
@@ -23,14 +40,14 @@ def extension():
     _C.use_instruction_set(before)
 
 
-def chosen_by(value):
-    """What a new process answers where MICRONET_CPU has this value; None leaves it unset."""
-    environment = {k: v for k, v in os.environ.items() if k != "MICRONET_CPU"}
-    if value is not None:
-        environment["MICRONET_CPU"] = value
-    return subprocess.run(
-        [sys.executable, "-c", PRINT_SET], capture_output=True, text=True, env=environment
-    )
+@pytest.fixture(scope="module")
+def chosen_by(tmp_path_factory):
+    """What a new process answers, by the value that MICRONET_CPU has in it."""
+    folder = tmp_path_factory.mktemp("processes")
+    code = ["-c", CHILDREN, str(folder), "unset", *NAMES, "sse9"]
+    codes = json.loads(run_python(code))
+    read = {value: [(folder / f"{value}.{n}").read_text() for n in (1, 2)] for value in codes}
+    return {v: subprocess.CompletedProcess(v, codes[v], *texts) for v, texts in read.items()}
 
 
 def test_the_machine_has_the_baseline_first_and_what_its_processor_names(extension):
@@ -44,15 +61,15 @@ def test_the_machine_has_the_baseline_first_and_what_its_processor_names(extensi
     assert ("avx512vnni" in sets) == {*needed, "avx512_vnni"}.issubset(flags)
 
 
-def test_the_best_is_chosen_where_none_is_named(extension):
-    done = chosen_by(None)
+def test_the_best_is_chosen_where_none_is_named(extension, chosen_by):
+    done = chosen_by["unset"]
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == extension.instruction_sets()[-1]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_environment_is_obeyed(extension, name):
-    done = chosen_by(name)
+def test_the_environment_is_obeyed(extension, chosen_by, name):
+    done = chosen_by[name]
     if name in extension.instruction_sets():
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == name
@@ -60,8 +77,8 @@ def test_the_environment_is_obeyed(extension, name):
         assert_refused(done, name, extension)
 
 
-def test_an_unknown_name_in_the_environment_is_refused_in_one_sentence(extension):
-    assert_refused(chosen_by("sse9"), "sse9", extension)
+def test_an_unknown_name_in_the_environment_is_refused_in_one_sentence(extension, chosen_by):
+    assert_refused(chosen_by["sse9"], "sse9", extension)
 
 
 def assert_refused(done, name, extension):

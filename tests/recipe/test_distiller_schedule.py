@@ -192,7 +192,7 @@ def test_what_lasts_and_what_is_thinned_is_noted(tmp_path):
 
 def test_a_run_says_what_differs(tmp_path, capsys):
     """And what is wrong with its names, by the line that they stand in."""
-    small = ["--image-size", "16", "--batch-size", "250", "--threads", "1", "--epochs", "1"]
+    small = ["--image-size", "8", "--batch-size", "250", "--threads", "1", "--epochs", "1"]
     fit = ["fit", "--arch", "resnet20", *small, "--out", str(tmp_path / "fit")]
     assert main(fit) == 0
     text = changed(AGP, "starting_epoch: 20\n", "starting_epoch: 0\n")

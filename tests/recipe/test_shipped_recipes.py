@@ -25,7 +25,7 @@ from paths import ROOT
 SCHEDULES = ROOT / "schedules"
 NETWORKS = {"cifar10": "resnet20", "demo": "efficientnet-micro", "efficientnet": "efficientnet-b1"}
 LONGER = SCHEDULES / "efficientnet_b1_longer_plan.yaml"
-HEAD = {"arch": "resnet20", "image_size": 16, "num_classes": 10}
+HEAD = {"arch": "resnet20", "image_size": 8, "num_classes": 10}
 RECIPES = sorted(p.name for p in SCHEDULES.glob("*.yaml") if not p.name.endswith("_plan.yaml"))
 
 
@@ -99,7 +99,7 @@ def proposal(tmp_path_factory):
     """A fitted network, and the plan that a search over made-up losses proposes for it."""
     folder = tmp_path_factory.mktemp("proposal")
     fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--lr", "0.1", "--threads", "1"]
-    assert main([*fit, "--image-size", "16", "--out", str(folder / "fit")]) == 0
+    assert main([*fit, "--image-size", "8", "--out", str(folder / "fit")]) == 0
     sections = {
         "prune": {"end_epoch": 1, "groups": [{"layers": ["layer*"], "final_sparsity": 0.3}]},
         "quantize": {
@@ -123,7 +123,7 @@ def proposal(tmp_path_factory):
 
 def test_what_a_search_proposes_is_trained(proposal):
     """Its sparsities by pruning, its precisions by quantized training, steps and decays too."""
-    small = ["--image-size", "16", "--threads", "1", "--plan", str(proposal / "new.yaml")]
+    small = ["--image-size", "8", "--threads", "1", "--plan", str(proposal / "new.yaml")]
     pruned, quantized = proposal / "runs" / "prune", proposal / "runs" / "qat"
     command = ["prune", "--from", str(proposal / "fit"), *small, "--out", str(pruned)]
     assert main([*command, "--schedule", str(proposal / "prune.yaml")]) == 0

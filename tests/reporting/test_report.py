@@ -27,7 +27,7 @@ from micronet.scoring.count import DEFAULT_RULES
 from micronet.scoring.rules.tracks import TRACKS
 from micronet.train import main
 
-SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
 RECIPE = {
     "train": {"epochs": 3, "lr": 0.05},
     "prune": {"end_epoch": 2, "groups": [{"layers": ["layer*"], "final_sparsity": 0.6}]},

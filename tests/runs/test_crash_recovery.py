@@ -20,7 +20,7 @@ from micronet.training.signals import Stopped, StopRequest
 from micronet.training.steps import step
 from micronet.utils.errors import UserError
 
-SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 FIT = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", *SMALL]
 
 
@@ -33,10 +33,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(tmp_path):
+def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(fitted, tmp_path):
     seed = time.time_ns() % 10**6
     print(f"seed {seed}")
-    shared = killed_runs.prepare(tmp_path)
+    shared = killed_runs.shared_command(tmp_path, fitted)
     whole = tmp_path / "whole"
     command = killed_runs.command([*shared, "--out", whole])
     subprocess.run(command, check=True, env=killed_runs.environment())

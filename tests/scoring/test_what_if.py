@@ -186,20 +186,16 @@ def test_a_search_is_near_the_best_of_few(base, tmp_path):
     path.write_text(json.dumps(rows))
     options = load_sensitivity(str(path), base.subject)
     everything = {name: row for name, (row,) in options.items()}
-    least = score_subject(
-        changed(base.subject, {n: o.change for n, o in everything.items()}), RULES
-    ).score
+    subsets = [set(n) for size in range(5) for n in itertools.combinations(everything, size)]
+    scores = [
+        score_subject(changed(base.subject, {n: everything[n].change for n in names}), RULES).score
+        for names in subsets
+    ]
+    losses = [sum((everything[n].loss for n in names), Fraction(0)) for names in subsets]
+    least = scores[-1]
     for share in (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), Fraction(1)):
         target = base.score + (least - base.score) * share
-        best = min(
-            sum((everything[n].loss for n in names), Fraction(0))
-            for size in range(5)
-            for names in itertools.combinations(everything, size)
-            if score_subject(
-                changed(base.subject, {n: everything[n].change for n in names}), RULES
-            ).score
-            <= target
-        )
+        best = min(loss for loss, score in zip(losses, scores, strict=True) if score <= target)
         found = search(base, options, target)
         # Greedy, so not always the best; never worse than the best and one step more.
         assert best <= found.loss <= best + Fraction("0.35")

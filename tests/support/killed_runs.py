@@ -38,7 +38,7 @@ RECIPE = {
     "distill": {"start_epoch": 1},
 }
 # Processes are killed at a random moment up to this many seconds after the first step.
-_LATEST = 4.0
+_LATEST = 1.0
 
 
 def command(arguments):
@@ -51,13 +51,18 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def prepare(folder):
-    """Fit the network that all runs start from; return the command that they share."""
-    start, recipe = folder / "start", folder / "recipe.yaml"
+def fit(out):
+    """Fit a network that runs can start from."""
+    small = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
+    start = ["fit", "--arch", "resnet20", "--epochs", "1", *small]
+    subprocess.run(command([*start, "--out", out]), check=True, env=environment())
+
+
+def shared_command(folder, start):
+    """Write the recipe; return the command that all runs share, from a run that is fitted."""
+    recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
-    small = ["--image-size", "16", "--threads", "1"]
-    fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--batch-size", "250", *small]
-    subprocess.run(command([*fit, "--out", start]), check=True, env=environment())
+    small = ["--image-size", "8", "--threads", "1"]
     return ["qat", "--from", start, "--teacher", start, "--schedule", recipe, *small]
 
 
@@ -115,7 +120,8 @@ def main():
     print(f"seed {args.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        shared = prepare(folder)
+        fit(folder / "start")
+        shared = shared_command(folder, folder / "start")
         whole = folder / "whole"
         subprocess.run(
             command([*shared, "--out", whole]), check=True, env=environment(), stdout=sys.stderr

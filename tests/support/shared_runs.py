@@ -3,7 +3,7 @@
 import fcntl
 import os
 
-SMALL = ["--image-size", "16", "--batch-size", "250", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
 
 
 def shared_folder(tmp_path_factory):

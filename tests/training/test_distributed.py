@@ -19,7 +19,7 @@ from two_processes import spawn_two
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 RECIPE = {
     "train": {"epochs": 2, "lr": 0.001, "lr_schedule": "constant", "model_ema": 0.9},
     "prune": {

@@ -13,7 +13,7 @@ from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training.ema import ModelEma, averaged_tensors
 
-SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 PRUNE = {"groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}]}
 
 

@@ -107,7 +107,7 @@ def test_rows_are_handed_over_at_once_where_the_host_need_not_wait():
 
 def test_a_run_that_reads_later_leaves_the_same_bits(tmp_path, monkeypatch):
     """Averaged, with a checkpoint between two reads."""
-    fit = ["fit", "--arch", "resnet20", "--image-size", "16", "--batch-size", "200"]
+    fit = ["fit", "--arch", "resnet20", "--image-size", "8", "--batch-size", "200"]
     fit += ["--threads", "1", "--epochs", "1", "--model-ema", "0.9", "--checkpoint-every", "4"]
     found = []
     for ahead in (False, True):

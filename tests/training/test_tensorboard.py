@@ -15,7 +15,7 @@ from micronet.runs import directory
 from micronet.train import main
 from micronet.utils import progress
 
-SMALL = ["--image-size", "16", "--batch-size", "128", "--threads", "1"]
+SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 FIT = ["fit", "--arch", "resnet20", "--epochs", "3", "--lr", "0.1", *SMALL]
 QUANTIZE = {
     "weights": {"bits": 4},

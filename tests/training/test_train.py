@@ -81,7 +81,7 @@ def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
 def len_test():
     from micronet.data.datasets import open_data
 
-    return open_data("digits", image_size=16, batch_size=64, seed=0).test_size
+    return open_data("digits", image_size=8, batch_size=64, seed=0).test_size
 
 
 def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ namespace micronet {
 
 constexpr int64_t kTileSizes[] = {0,  1,  7,  8,  9,   10,  11,  12,   13,   14,   15,   16,
                                   17, 31, 32, 33, 255, 256, 257, 4095, 4096, 4097, 20011};
-// Sizes beyond which a trial takes long: a scheme is then chosen at random.
+// Sizes beyond which a trial takes long: a scheme, or levels too, are then chosen at random.
 constexpr int64_t kManyTiles = 1000;
 constexpr DType kTypes[] = {kFloat32, kBFloat16, kFloat16};
 constexpr int kSchemes[] = {kAffine, kDistillerAffine, kDistillerSymmetric};
