@@ -256,25 +256,30 @@ def test_what_is_unavailable_stays_so():
 
 
 def test_forms_are_compared_with_plain(record):
-    times = {"plain-silu": Times(2.0, 2.0, 2.0), "micronet": Times(1.0, 1.0, 1.0)}
-    memory = {"plain-silu": training_step.Weight(8, 10), "micronet": training_step.Weight(2, 4)}
-    row = training_step.numbers("micronet", times, memory)
+    times = {"plain-silu": Times(2.0, 2.0, 2.0), training_step.FIGURED: Times(1.0, 1.0, 1.0)}
+    memory = {
+        "plain-silu": training_step.Weight(8, 10),
+        training_step.FIGURED: training_step.Weight(2, 4),
+    }
+    row = training_step.numbers(training_step.FIGURED, times, memory)
     assert list(row.values()) == [1000, 0.5, 2, 4, 0.4, ""]
-    record.row("Steps", {"form": "micronet", **row})
+    record.row("Steps", {"form": training_step.FIGURED, **row})
     training_step.record_figures(record)
     assert record.found.figures == {"qat_step_vs_plain_bf16": 0.5, "qat_memory_vs_plain_bf16": 0.4}
 
 
 def test_without_plain_the_figures_say_why(record):
     row = training_step.numbers(
-        "micronet", {"micronet": Times(1.0, 1.0, 1.0)}, {"micronet": training_step.Weight(2, 4)}
+        training_step.FIGURED,
+        {training_step.FIGURED: Times(1.0, 1.0, 1.0)},
+        {training_step.FIGURED: training_step.Weight(2, 4)},
     )
-    record.row("Steps", {"form": "micronet", **row})
+    record.row("Steps", {"form": training_step.FIGURED, **row})
     training_step.record_figures(record)
     assert set(record.found.missing.values()) == {"plain was not measured: see the table"}
 
 
-@pytest.mark.parametrize("name", ["plain", "micronet", "torch-fused"])
+@pytest.mark.parametrize("name", ["plain", "micronet", training_step.FIGURED, "torch-fused"])
 def test_forms_train_in_bfloat16(name):
     size = qat_networks.Size("efficientnet-micro", 2, 32, "cpu", "bf16")
     training = qat_networks.build(name, size)
