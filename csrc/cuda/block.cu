@@ -100,7 +100,7 @@ __device__ __forceinline__ void load_numbers(const Block& block, const Run& run,
 }
 
 template <bool kWhole, bool kShort>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     moments(const Block block, const Columns columns, double* partial) {
   const Strip strip(columns);
   Sum<kShort> first[kEach] = {}, second[kEach] = {};

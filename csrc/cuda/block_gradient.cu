@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <int kFunction>
-__global__ void gate_gradient(const Block block, const BlockGradient g, float* grad_a,
-                              float* grad_gate) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    gate_gradient(const Block block, const BlockGradient g, float* grad_a, float* grad_gate) {
   const Passes passes(g.range);
   for_lanes(block, [&](const Lane& lane) {
     const float gate = lane.here ? block.gate[lane.index(block)] : 0.0f;
