@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 from torch import Tensor
 
@@ -71,6 +71,32 @@ class FloatConvolution(NamedTuple):
         return ConvShape.of(self.x.shape, self.w.shape, *self[3:])
 
 
+class NormFold(NamedTuple):
+    """Sums of `count` accumulators, and what normalizes their values; all [C] but the sums."""
+
+    sums: Tensor  # [2, C], float64: of the accumulators and of their squares
+    count: int  # type: ignore[assignment]
+    dequant_scale: Tensor  # the step between two values
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Annotated[Tensor | None, "Tensor(a!)?"]
+    running_var: Annotated[Tensor | None, "Tensor(b!)?"]
+    momentum: float
+    eps: float
+
+
+class NormGradient(NamedTuple):
+    """Sums of a gradient to normalized values, and what they were normalized by; [C]."""
+
+    sums: Tensor  # [2, C], float64: of the gradient, and of its products with the accumulators
+    mean: Tensor  # float64
+    variance: Tensor  # float64
+    count: int | None  # type: ignore[assignment]  # None where statistics do not depend on y
+    dequant_scale: Tensor
+    weight: Tensor | None
+    eps: float
+
+
 def takes(
     operands: type[NamedTuple], at: int = 0
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -88,10 +114,21 @@ def takes(
     return decorate
 
 
-_SCHEMA_TYPES = {Tensor: "Tensor", int: "int", list[int]: "int[]"}
+_SCHEMA_TYPES: dict[Any, str] = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    int: "int",
+    int | None: "int?",
+    float: "float",
+    list[int]: "int[]",
+}
 
 
 def schema_of(operands: type[NamedTuple]) -> str:
-    """The operands as arguments in the schema of an operator."""
-    hints = get_type_hints(operands)
-    return ", ".join(f"{_SCHEMA_TYPES[hint]} {name}" for name, hint in hints.items())
+    """The operands as arguments in the schema of an operator; one that it writes is annotated."""
+    hints = get_type_hints(operands, include_extras=True)
+    return ", ".join(f"{_schema_type(hint)} {name}" for name, hint in hints.items())
+
+
+def _schema_type(hint: Any) -> str:
+    return hint.__metadata__[0] if hasattr(hint, "__metadata__") else _SCHEMA_TYPES[hint]

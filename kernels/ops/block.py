@@ -84,12 +84,7 @@ def _check_gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tens
 
 
 def _check_mapped_gradient(
-    grad: Tensor,
-    affine: Affine,
-    range: Tensor,
-    mean_grad: Tensor,
-    k: Tensor,
-    dtype: torch.dtype,
+    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
 ) -> None:
     _check_gradient(grad, affine, range, mean_grad)
     check_float_type("dtype", dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check, check_order, check_same_device
+from ..operands import NormFold, NormGradient, schema_of, takes
 from .registry import define, empty
 
 # What the operators refuse ----------------------------------------------------------------------
@@ -33,34 +34,20 @@ def _check_sums(sums: Tensor, count: int | None, eps: float) -> None:
         raise ValueError(f"eps is {eps}, but must be above 0")
 
 
-def _check_fold(
-    sums: Tensor,
-    count: int,
-    dequant_scale: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-) -> None:
-    _check_sums(sums, count, eps)
-    _check_channels(sums, torch.float32, dequant_scale=dequant_scale, weight=weight, bias=bias)
-    _check_channels(sums, torch.float32, running_mean=running_mean, running_var=running_var)
+@takes(NormFold)
+def _check_fold(norm: NormFold) -> None:
+    _check_sums(norm.sums, norm.count, norm.eps)
+    names = ("dequant_scale", "weight", "bias", "running_mean", "running_var")
+    of_channels = {name: getattr(norm, name) for name in names}
+    _check_channels(norm.sums, torch.float32, **of_channels)
 
 
-def _check_gradient_map(
-    sums: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    count: int | None,
-    dequant_scale: Tensor,
-    weight: Tensor | None,
-    eps: float,
-) -> None:
-    _check_sums(sums, count, eps)
-    _check_channels(sums, torch.float64, mean=mean, variance=variance)
-    _check_channels(sums, torch.float32, dequant_scale=dequant_scale, weight=weight)
+@takes(NormGradient)
+def _check_gradient_map(norm: NormGradient) -> None:
+    sums = norm.sums
+    _check_sums(sums, norm.count, norm.eps)
+    _check_channels(sums, torch.float64, mean=norm.mean, variance=norm.variance)
+    _check_channels(sums, torch.float32, dequant_scale=norm.dequant_scale, weight=norm.weight)
 
 
 # The operators ----------------------------------------------------------------------------------
@@ -74,9 +61,7 @@ def _channels(sums: Tensor, dtype: torch.dtype) -> Tensor:
 # scale and shift of z = fma(acc, scale, shift). The running statistics follow, the variance
 # unbiased, as torch's own do.
 define(
-    "norm_fold_(Tensor sums, int count, Tensor dequant_scale, Tensor? weight, Tensor? bias,"
-    " Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    f"norm_fold_({schema_of(NormFold)}) -> (Tensor, Tensor, Tensor, Tensor)",
     _check_fold,
     lambda sums, *_: (
         *(_channels(sums, torch.float64) for _ in range(2)),
@@ -87,8 +72,7 @@ define(
 # dz * k[0] + (acc * k[1] + k[2]), and the gradients of weight and bias. `count` is that of the
 # statistics; None where they do not depend on y.
 define(
-    "norm_gradient_map(Tensor sums, Tensor mean, Tensor variance, int? count,"
-    " Tensor dequant_scale, Tensor? weight, float eps) -> (Tensor, Tensor, Tensor)",
+    f"norm_gradient_map({schema_of(NormGradient)}) -> (Tensor, Tensor, Tensor)",
     _check_gradient_map,
     lambda sums, *_: (
         empty(sums, (3, sums.shape[1]), torch.float32),

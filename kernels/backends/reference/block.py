@@ -145,12 +145,7 @@ def block_gradient_sums(grad: Tensor, affine: Affine, range: Tensor, mean_grad: 
 
 @takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor,
-    affine: Affine,
-    range: Tensor,
-    mean_grad: Tensor,
-    k: Tensor,
-    dtype: torch.dtype,
+    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
     dz = _gradient(grad, affine, range, mean_grad)

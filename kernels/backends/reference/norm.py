@@ -9,39 +9,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...operands import NormFold, NormGradient, takes
 from .exact import fma
 
 
-def norm_fold_(
-    sums: Tensor,
-    count: int,
-    dequant_scale: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@takes(NormFold)
+def norm_fold_(norm: NormFold) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and variance of a batch, then scale and shift; the running statistics follow."""
-    number = sums.new_full((1,), count)
-    mean, variance = statistics(sums, number, dequant_scale)
-    follow_(running_mean, running_var, mean, variance, number, momentum)
-    return mean, variance, *fold(mean, variance, dequant_scale, weight, bias, eps)
+    number = norm.sums.new_full((1,), norm.count)
+    mean, variance = statistics(norm.sums, number, norm.dequant_scale)
+    follow_(norm.running_mean, norm.running_var, mean, variance, number, norm.momentum)
+    found = fold(mean, variance, norm.dequant_scale, norm.weight, norm.bias, norm.eps)
+    return mean, variance, *found
 
 
-def norm_gradient_map(
-    sums: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    count: int | None,
-    dequant_scale: Tensor,
-    weight: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+@takes(NormGradient)
+def norm_gradient_map(norm: NormGradient) -> tuple[Tensor, Tensor, Tensor]:
     """k [3, C], the gradient of the weight and that of the bias."""
-    number = None if count is None else sums.new_full((1,), count)
-    return gradient_map(sums, mean, variance, number, dequant_scale, weight, eps)
+    number = None if norm.count is None else norm.sums.new_full((1,), norm.count)
+    return gradient_map(*norm[:3], number, *norm[4:])
 
 
 # Their steps ------------------------------------------------------------------------------------

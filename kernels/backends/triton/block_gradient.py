@@ -138,12 +138,7 @@ def block_gate_gradient_kernel(
 
 @takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor,
-    affine: Affine,
-    range: Tensor,
-    mean_grad: Tensor,
-    k: Tensor,
-    dtype: torch.dtype,
+    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
     out, sizes = new_images(affine.acc, dtype), Sizes.of(affine.acc)

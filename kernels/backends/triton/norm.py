@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...operands import NormFold, NormGradient, takes
 from .function import fma
 from .launch import launch
 
@@ -122,43 +123,27 @@ def norm_gradient_map_kernel(
     tl.store(grad_bias + c, first.to(tl.float32), mask=here)
 
 
-def norm_fold_(
-    sums: Tensor,
-    count: int,
-    dequant_scale: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@takes(NormFold)
+def norm_fold_(norm: NormFold) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and variance of a batch, then scale and shift; the running statistics follow."""
-    channels = len(dequant_scale)
-    mean, variance = (sums.new_empty(channels) for _ in range(2))
-    scale, shift = (torch.empty_like(dequant_scale) for _ in range(2))
-    operands = (sums, count, dequant_scale, weight, bias, running_mean, running_var, momentum)
+    channels = len(norm.dequant_scale)
+    mean, variance = (norm.sums.new_empty(channels) for _ in range(2))
+    scale, shift = (torch.empty_like(norm.dequant_scale) for _ in range(2))
+    *operands, eps = norm
     out = (mean, variance, scale, shift)
     programs = triton.cdiv(channels, CHANNELS)
     launch(norm_fold_kernel, programs, *operands, *out, channels, EPS=eps, CHANNELS=CHANNELS)
     return out
 
 
-def norm_gradient_map(
-    sums: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    count: int | None,
-    dequant_scale: Tensor,
-    weight: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+@takes(NormGradient)
+def norm_gradient_map(norm: NormGradient) -> tuple[Tensor, Tensor, Tensor]:
     """k [3, C], the gradient of the weight and that of the bias."""
-    channels = len(dequant_scale)
-    k = dequant_scale.new_empty((3, channels))
-    grad_weight, grad_bias = (torch.empty_like(dequant_scale) for _ in range(2))
-    operands = (sums, mean, variance, count or 0, dequant_scale, weight, k, grad_weight, grad_bias)
-    constants = {"EPS": eps, "FIXED": count is None, "CHANNELS": CHANNELS}
-    programs = triton.cdiv(channels, CHANNELS)
-    launch(norm_gradient_map_kernel, programs, *operands, channels, **constants)
-    return k, grad_weight, grad_bias
+    scale = norm.dequant_scale
+    k = scale.new_empty((3, len(scale)))
+    out = k, torch.empty_like(scale), torch.empty_like(scale)
+    constants = {"EPS": norm.eps, "FIXED": norm.count is None, "CHANNELS": CHANNELS}
+    *operands, _ = norm._replace(count=norm.count or 0)
+    programs = triton.cdiv(len(scale), CHANNELS)
+    launch(norm_gradient_map_kernel, programs, *operands, *out, len(scale), **constants)
+    return out
