@@ -1,5 +1,5 @@
-// The activation functions of eight elements at a time: the same bits as one by one, in fewer
-// instructions. Dividing has a rare case that an element alone would have to branch for; eight
+// The activation functions of several elements at a time: the same bits as one by one, in fewer
+// instructions. Dividing has a rare case that an element alone would have to branch for; several
 // branch once.
 #ifndef MICRONET_CUDA_ACTIVATE_H_
 #define MICRONET_CUDA_ACTIVATE_H_
@@ -12,10 +12,11 @@ namespace micronet {
 // Within it 1 + e^-z lies in [1, 2^100], and neither 2^n nor a quotient leaves the normal numbers.
 constexpr float kPlainRange = 69.0f;
 
-__device__ __forceinline__ bool all_plain(const float (&z)[kEach]) {
+template <int kCount>
+__device__ __forceinline__ bool all_plain(const float (&z)[kCount]) {
   bool plain = true;
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) plain = plain && fabsf(z[e]) <= kPlainRange;
+  for (int e = 0; e < kCount; ++e) plain = plain && fabsf(z[e]) <= kPlainRange;
   return plain;
 }
 
@@ -52,26 +53,26 @@ struct Denominator {
 template <int kFunction>
 constexpr bool kIsSmooth = kFunction == kSwish || kFunction == kSigmoid;
 
-template <int kFunction>
-__device__ __forceinline__ void activate(float (&v)[kEach]) {
+template <int kFunction, int kCount>
+__device__ __forceinline__ void activate(float (&v)[kCount]) {
   if (kIsSmooth<kFunction> && all_plain(v)) {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       v[e] = Denominator(v[e]).under(kFunction == kSwish ? v[e] : 1.0f);
     }
     return;
   }
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) v[e] = activate<kFunction>(v[e]);
+  for (int e = 0; e < kCount; ++e) v[e] = activate<kFunction>(v[e]);
 }
 
 // Of a smooth function of z: its values and slopes.
-template <int kFunction>
-__device__ __forceinline__ void activate(const float (&z)[kEach], float (&a)[kEach],
-                                         float (&slopes)[kEach]) {
+template <int kFunction, int kCount>
+__device__ __forceinline__ void activate(const float (&z)[kCount], float (&a)[kCount],
+                                         float (&slopes)[kCount]) {
   if (all_plain(z)) {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       const Denominator d(z[e]);
       const float s = d.under(1.0f);
       a[e] = kFunction == kSwish ? d.under(z[e]) : s;
@@ -80,7 +81,7 @@ __device__ __forceinline__ void activate(const float (&z)[kEach], float (&a)[kEa
     return;
   }
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) {
+  for (int e = 0; e < kCount; ++e) {
     a[e] = activate<kFunction>(z[e]);
     slopes[e] = slope<kFunction>(z[e]);
   }

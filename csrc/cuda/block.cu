@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       const float code = e < run.count ? quantize(v[e], q) : 0.0f;
-      // The low bits of 1.5 * 2^23 + code are the code.
+      // The low bits of kShift + code are the code.
       packed |= (__float_as_uint((code == code ? code : 0.0f) + kShift) & 15u) << (4 * e);
     }
     uint8_t* to = codes + run.first / 2;
@@ -101,10 +101,10 @@ __device__ __forceinline__ void load_numbers(const Block& block, const Run& run,
 
 template <bool kWhole, bool kShort>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    moments(const Block block, const Columns columns, double* partial) {
-  const Strip strip(columns);
+    moments(const Block block, const Columns<kEach> columns, double* partial) {
+  const Strip<kEach> strip(columns);
   Sum<kShort> first[kEach] = {}, second[kEach] = {};
-  strip.for_rows(columns, [&](const Run& run) {
+  strip.for_rows([&](const Run& run) {
     using Number = std::conditional_t<kShort, int, double>;
     Number v[kEach];
     load_numbers<kWhole>(block, run, v);
@@ -117,10 +117,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   double sums[kEach];
 #pragma unroll
   for (int e = 0; e < kEach; ++e) sums[e] = static_cast<double>(first[e]);
-  store_sums(sums, columns, strip, 0, partial);
+  strip.store(sums, 0, partial);
 #pragma unroll
   for (int e = 0; e < kEach; ++e) sums[e] = static_cast<double>(second[e]);
-  store_sums(sums, columns, strip, 1, partial);
+  strip.store(sums, 1, partial);
 }
 
 // A block takes eight sums, and every 32nd part a thread.
@@ -160,7 +160,7 @@ int add_parts(const Block& block, const double* partial, double* sums, void* str
 
 int block_moments_cuda(const Block& block, double* partial, double* sums, void* stream) {
   const Runs runs(block, {});
-  const Columns columns(block);
+  const Columns<kEach> columns(block);
   const auto launched = [&](auto is_short) {
     return runs.with([&](auto whole) {
       return launch(moments<whole.value, is_short.value>, columns.grid(block), stream, block,

@@ -2,7 +2,6 @@
 
 #include "cuda/block_columns.h"
 #include "cuda/block_lanes.h"
-#include "cuda/rows_ahead.h"
 
 namespace micronet {
 namespace {
@@ -21,34 +20,34 @@ struct Passes {
 };
 
 // From the gradients to the values, as read, to those to z. `mean`: what is added to each.
-template <int kFunction>
-__device__ __forceinline__ void pass_back(const Passes& passes, const float (&z)[kEach],
-                                          const float (&mean)[kEach], float (&dz)[kEach]) {
+template <int kFunction, int kCount>
+__device__ __forceinline__ void pass_back(const Passes& passes, const float (&z)[kCount],
+                                          const float (&mean)[kCount], float (&dz)[kCount]) {
   if constexpr (kIsSmooth<kFunction>) {
-    float a[kEach], slopes[kEach];
+    float a[kCount], slopes[kCount];
     activate<kFunction>(z, a, slopes);
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) dz[e] = (passes(dz[e], a[e]) + mean[e]) * slopes[e];
+    for (int e = 0; e < kCount; ++e) dz[e] = (passes(dz[e], a[e]) + mean[e]) * slopes[e];
   } else {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       dz[e] = through<kFunction>(passes(dz[e], activate<kFunction>(z[e])) + mean[e], z[e]);
     }
   }
 }
 
 // The gradients to z of a run, from z; dz are those to the values.
-template <int kFunction, bool kWhole>
+template <int kFunction, bool kWhole, int kCount>
 __device__ __forceinline__ void pass_back(const Block& block, const BlockGradient& g,
                                           const Runs& runs, const Passes& passes, const Run& run,
-                                          const float (&z)[kEach], float (&dz)[kEach]) {
-  float mean[kEach];
+                                          const float (&z)[kCount], float (&dz)[kCount]) {
+  float mean[kCount];
   if (g.mean_grad != nullptr) {
     load_gates<kWhole>(block, runs, g.mean_grad, run, mean);
   } else {
     // Adding it changes no number, not even the sign of a zero.
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) mean[e] = -0.0f;
+    for (int e = 0; e < kCount; ++e) mean[e] = -0.0f;
   }
   pass_back<kFunction>(passes, z, mean, dz);
 }
@@ -78,41 +77,37 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   });
 }
 
+// The channels of a thread: so few that the registers of their sums leave room for enough threads.
+template <bool kWhole>
+constexpr int kSummed = kWhole ? 4 : 2;
+
 template <int kFunction, bool kWhole>
-__global__ void __launch_bounds__(kThreads, 2)
-    gradient_sums(const Block block, const BlockGradient g, const Runs runs, const Columns columns,
-                  double* partial) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    gradient_sums(const Block block, const BlockGradient g, const Runs runs,
+                  const Columns<kSummed<kWhole>> columns, double* partial) {
   const Passes passes(g.range);
-  const Strip strip(columns);
-  float scale[kEach], shift[kEach];
-  double first[kEach] = {}, second[kEach] = {};
-  strip.load_channels<kWhole>(columns, block.scale, scale);
-  strip.load_channels<kWhole>(columns, block.shift, shift);
-  const auto add = [&](const Run& run, const float (&acc)[kEach], float (&dz)[kEach]) {
-    float z[kEach];
+  constexpr int kCount = kSummed<kWhole>;
+  const Strip<kCount> strip(columns);
+  float scale[kCount], shift[kCount];
+  double first[kCount] = {}, second[kCount] = {};
+  strip.template load_channels<kWhole>(block.scale, scale);
+  strip.template load_channels<kWhole>(block.shift, shift);
+  strip.for_rows([&](const Run& run) {
+    float acc[kCount], z[kCount], dz[kCount];
+    load_accumulators<kWhole>(block, run, acc);
+    load_gradient<kWhole>(g, run, dz);
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) z[e] = fmaf(acc[e], scale[e], shift[e]);
+    for (int e = 0; e < kCount; ++e) z[e] = fmaf(acc[e], scale[e], shift[e]);
     pass_back<kFunction, kWhole>(block, g, runs, passes, run, z, dz);
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       if (!kWhole && e >= run.count) continue;
       first[e] += dz[e];
       second[e] += dz[e] * acc[e];
     }
-  };
-  if constexpr (kWhole) {
-    __shared__ RowsAhead::Slots slots;
-    RowsAhead(&slots, block, g).for_rows(columns, strip, add);
-  } else {
-    strip.for_rows(columns, [&](const Run& run) {
-      float acc[kEach], dz[kEach];
-      load_accumulators<kWhole>(block, run, acc);
-      load_gradient<kWhole>(g, run, dz);
-      add(run, acc, dz);
-    });
-  }
-  store_sums(first, columns, strip, 0, partial);
-  store_sums(second, columns, strip, 1, partial);
+  });
+  strip.store(first, 0, partial);
+  strip.store(second, 1, partial);
 }
 
 template <int kFunction>
@@ -145,9 +140,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
                              double* sums, void* stream) {
   const Runs runs(block, {gradient.grad, gradient.mean_grad});
-  const Columns columns(block);
   const int status = with_function(block.function, [&](auto f) {
     return runs.with([&](auto whole) {
+      const Columns<kSummed<whole.value>> columns(block);
       return launch(gradient_sums<f.value, whole.value>, columns.grid(block), stream, block,
                     gradient, runs, columns, partial);
     });

@@ -28,13 +28,7 @@ __device__ __forceinline__ void load_stretch(const T* elements, const Stretch& s
 
 __device__ __forceinline__ void load_gradient(const BlockGradient& g, const Stretch& s,
                                               float (&v)[kEach]) {
-  if (g.type == kBFloat16) {
-    load_stretch(static_cast<const __nv_bfloat16*>(g.grad), s, v);
-  } else if (g.type == kFloat16) {
-    load_stretch(static_cast<const __half*>(g.grad), s, v);
-  } else {
-    load_stretch(static_cast<const float*>(g.grad), s, v);
-  }
+  with_gradient(g, [&](const auto* grad) { load_stretch(grad, s, v); });
 }
 
 // What a thread sums: the positions of one lane, of a channel of an image.
@@ -96,13 +90,7 @@ __device__ inline float over_lanes(float mine) {
 // The values before the activation function.
 __device__ __forceinline__ void load_preactivations(const Block& block, const Stretch& s,
                                                     int64_t channel, float (&z)[kEach]) {
-  if (block.type == kInt16) {
-    load_stretch(static_cast<const int16_t*>(block.acc), s, z);
-  } else if (block.type == kInt32) {
-    load_stretch(static_cast<const int32_t*>(block.acc), s, z);
-  } else {
-    load_stretch(static_cast<const float*>(block.acc), s, z);
-  }
+  with_accumulators(block, [&](const auto* acc) { load_stretch(acc, s, z); });
   const float scale = block.scale[channel], shift = block.shift[channel];
 #pragma unroll
   for (int e = 0; e < kEach; ++e) z[e] = fmaf(z[e], scale, shift);

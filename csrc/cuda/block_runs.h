@@ -70,25 +70,29 @@ static inline unsigned grid_for_runs(const Block& block) {
   return grid_for((block.numel() + kEach - 1) / kEach);
 }
 
-template <typename T>
-__device__ __forceinline__ void load_eight(const T* from, float (&v)[kEach]) {
-  constexpr int kSize = Packet<T>::kSize;
+// Elements next to each other, by accesses of up to 16 bytes.
+template <int kCount, typename T>
+__device__ __forceinline__ void load_packets(const T* from, float (&v)[kCount]) {
+  constexpr int kSize = Packet<T>::kSize < kCount ? Packet<T>::kSize : kCount;
+  struct alignas(kSize * sizeof(T)) Part {
+    T values[kSize];
+  };
 #pragma unroll
-  for (int p = 0; p < kEach; p += kSize) {
-    const Packet<T> packet = reinterpret_cast<const Packet<T>*>(from)[p / kSize];
+  for (int p = 0; p < kCount; p += kSize) {
+    const Part part = reinterpret_cast<const Part*>(from)[p / kSize];
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) v[p + i] = to_float(packet.values[i]);
+    for (int i = 0; i < kSize; ++i) v[p + i] = to_float(part.values[i]);
   }
 }
 
 // A run of elements [numel]; 0 beyond its end.
-template <bool kWhole, typename T>
-__device__ __forceinline__ void load_run(const T* elements, const Run& run, float (&v)[kEach]) {
+template <bool kWhole, int kCount, typename T>
+__device__ __forceinline__ void load_run(const T* elements, const Run& run, float (&v)[kCount]) {
   if constexpr (kWhole) {
-    load_eight(elements + run.first, v);
+    load_packets(elements + run.first, v);
   } else {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       v[e] = e < run.count ? to_float(elements[run.first + e]) : 0.0f;
     }
   }
@@ -110,28 +114,16 @@ __device__ __forceinline__ void store_run(const float (&v)[kEach], const Run& ru
   }
 }
 
-template <bool kWhole>
+template <bool kWhole, int kCount>
 __device__ __forceinline__ void load_accumulators(const Block& block, const Run& run,
-                                                  float (&v)[kEach]) {
-  if (block.type == kInt16) {
-    load_run<kWhole>(static_cast<const int16_t*>(block.acc), run, v);
-  } else if (block.type == kInt32) {
-    load_run<kWhole>(static_cast<const int32_t*>(block.acc), run, v);
-  } else {
-    load_run<kWhole>(static_cast<const float*>(block.acc), run, v);
-  }
+                                                  float (&v)[kCount]) {
+  with_accumulators(block, [&](const auto* acc) { load_run<kWhole>(acc, run, v); });
 }
 
-template <bool kWhole>
+template <bool kWhole, int kCount>
 __device__ __forceinline__ void load_gradient(const BlockGradient& g, const Run& run,
-                                              float (&v)[kEach]) {
-  if (g.type == kBFloat16) {
-    load_run<kWhole>(static_cast<const __nv_bfloat16*>(g.grad), run, v);
-  } else if (g.type == kFloat16) {
-    load_run<kWhole>(static_cast<const __half*>(g.grad), run, v);
-  } else {
-    load_run<kWhole>(static_cast<const float*>(g.grad), run, v);
-  }
+                                              float (&v)[kCount]) {
+  with_gradient(g, [&](const auto* grad) { load_run<kWhole>(grad, run, v); });
 }
 
 // The numbers [channels] of a run's elements.
@@ -139,7 +131,7 @@ template <bool kWhole>
 __device__ __forceinline__ void load_channels(const Block& block, const float* of, const Run& run,
                                               float (&v)[kEach]) {
   if constexpr (kWhole) {
-    load_eight(of + run.channel, v);
+    load_packets(of + run.channel, v);
   } else {
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
@@ -149,15 +141,15 @@ __device__ __forceinline__ void load_channels(const Block& block, const float* o
 }
 
 // The numbers [images, channels] of a run's elements.
-template <bool kWhole>
+template <bool kWhole, int kCount>
 __device__ __forceinline__ void load_gates(const Block& block, const Runs& runs, const float* of,
-                                           const Run& run, float (&v)[kEach]) {
+                                           const Run& run, float (&v)[kCount]) {
   if constexpr (kWhole) {
     const int64_t image = runs.positions.quotient(static_cast<unsigned>(run.row));
-    load_eight(of + image * block.channels + run.channel, v);
+    load_packets(of + image * block.channels + run.channel, v);
   } else {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kCount; ++e) {
       const int64_t i = run.first + e, image = i / (block.positions * block.channels);
       v[e] = e < run.count ? of[image * block.channels + i % block.channels] : 0.0f;
     }

@@ -24,6 +24,30 @@ int with_function(Function function, const Body& body) {
   }
 }
 
+// Calls body(the accumulators) with the type that they have.
+template <typename Body>
+__device__ __forceinline__ void with_accumulators(const Block& block, const Body& body) {
+  if (block.type == kInt16) {
+    body(static_cast<const int16_t*>(block.acc));
+  } else if (block.type == kInt32) {
+    body(static_cast<const int32_t*>(block.acc));
+  } else {
+    body(static_cast<const float*>(block.acc));
+  }
+}
+
+// The same of a gradient.
+template <typename Body>
+__device__ __forceinline__ void with_gradient(const BlockGradient& g, const Body& body) {
+  if (g.type == kBFloat16) {
+    body(static_cast<const __nv_bfloat16*>(g.grad));
+  } else if (g.type == kFloat16) {
+    body(static_cast<const __half*>(g.grad));
+  } else {
+    body(static_cast<const float*>(g.grad));
+  }
+}
+
 // The first element of this thread, and the distance to its next.
 __device__ __forceinline__ int64_t first_of_thread() {
   return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;

@@ -26,10 +26,9 @@ constexpr int kTile = kWarp * kEach;
 __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
-// Two additions, which devices are eight times faster at than at conversions: 1.5 * 2^23 + v, and
-// back.
+// Two additions, which devices are eight times faster at than at conversions: kShift + v, and back.
 __device__ __forceinline__ float to_float(int16_t v) {
-  return __int_as_float(0x4b400000 + v) - 12582912.0f;
+  return __int_as_float(__float_as_int(kShift) + v) - kShift;
 }
 __device__ __forceinline__ float to_float(int32_t v) { return static_cast<float>(v); }
 

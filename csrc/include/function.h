@@ -12,7 +12,7 @@ namespace micronet {
 
 enum Function : int { kIdentity = 0, kRelu = 1, kSwish = 2, kSigmoid = 3 };
 
-// 2^n for n in [-126, 127], `shifted` being 1.5 * 2^23 + n.
+// 2^n for n in [-126, 127], `shifted` being kShift + n.
 MICRONET_HD float power_of_two(float shifted) {
   uint32_t bits;
   std::memcpy(&bits, &shifted, 4);
@@ -22,12 +22,10 @@ MICRONET_HD float power_of_two(float shifted) {
   return power;
 }
 
-// e^x is p * 2^n, `shifted` being 1.5 * 2^23 + n.
+// e^x is p * 2^n, `shifted` being kShift + n.
 struct Exponential {
   float p, shifted;
 };
-
-constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
 
 // For x in [-104, 89] or NaN. The reduced argument is x - n ln 2, ln 2 in two parts; the polynomial
 // is Cephes' expf (Moshier).

@@ -35,13 +35,12 @@ struct Quantizer {
   float code_max;
 };
 
+constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: floats about it are the whole numbers
+
 // Rounds half to even. Exact for |v| < 2^22: the sum lies in [2^23, 2^24), where floats are the
 // whole numbers, and the subtraction has no error. Unlike rint it is two plain additions on every
 // x86-64 and on devices, whose own conversions are eight times slower, and it keeps NaN.
-MICRONET_HD float round_small(float v) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  return (v + kShift) - kShift;
-}
+MICRONET_HD float round_small(float v) { return (v + kShift) - kShift; }
 
 // NaN goes through both comparisons unchanged.
 MICRONET_HD float clamp_keep_nan(float v, float least, float most) {

@@ -249,8 +249,8 @@ void linear_layer(std::mt19937& random, int64_t depth, int64_t outputs) {
 }  // namespace
 
 void run_tests(std::mt19937& random) {
-  constexpr int64_t kSizesOfBlocks[][3] = {{1, 1, 1},  {2, 17, 33}, {3, 16, 16},
-                                           {2, 9, 40}, {3, 5, 12},  {1, 1030, 3}};
+  constexpr int64_t kSizesOfBlocks[][3] = {{1, 1, 1},  {2, 17, 33},  {3, 16, 16}, {2, 9, 40},
+                                           {3, 5, 12}, {1, 1030, 3}, {2, 2, 520}, {1, 3, 301}};
   for (const auto& size : kSizesOfBlocks) {
     for (const Accumulator type : {kInt16, kInt32, kValue}) {
       for (const Function function : {kIdentity, kRelu, kSwish, kSigmoid}) {
