@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from micronet.cli.options import TrainOptions
+from micronet.compression import plan
 from micronet.data.datasets import Data
-from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.recipe.reader import (
     DistillSection,
@@ -159,47 +159,9 @@ def resolve(config: RunConfig, model: nn.Module, origin: LoadedRun | None) -> Tr
         UserError: a name is no layer, or training ends before the recipe reaches its target.
     """
     recipe = config.recipe
-    plan = TrainingPlan(
-        config.stage, train_section(config), distill=recipe.distill, augment=recipe.augment
-    )
-    if recipe.prune is not None:
-        plan = _with_pruning(plan, recipe, model)
-    if recipe.quantize is not None:
-        plan = _with_quantization(plan, recipe, model, origin)
-    return plan
-
-
-def _with_pruning(plan: TrainingPlan, recipe: Recipe, model: nn.Module) -> TrainingPlan:
-    section, path = recipe.prune, recipe.path
-    assert section is not None
-    groups = prune.layer_groups(model, section, path)
-    last = prune.last_firing_epoch(section)
-    if last >= plan.train.epochs:
-        key = "prune.end_epoch" if section.method == "gradual" else "prune.start_epoch"
-        raise UserError(
-            f"{line_of(path, key)}: {key} reaches its sparsity in epoch {last + 1}, "
-            f"but training ends after epoch {plan.train.epochs}"
-        )
-    return replace(plan, prune=section, prune_groups=groups)
-
-
-def _with_quantization(
-    plan: TrainingPlan, recipe: Recipe, model: nn.Module, origin: LoadedRun | None
-) -> TrainingPlan:
-    section, path = recipe.quantize, recipe.path
-    assert section is not None
-    bits = quantize.plan(model, section, path)
-    if section.start_epoch >= plan.train.epochs:
-        raise UserError(
-            f"{line_of(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} "
-            f"is not before the end of training, {plan.train.epochs} epochs"
-        )
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
-    if earlier and earlier != bits:
-        raise UserError(
-            f"{line_of(path, 'quantize')}: the network is already quantized at other bits or steps"
-        )
-    return replace(plan, bits=bits, quantize_from=section.start_epoch)
+    compression = plan.resolve(model, recipe, earlier)
+    return TrainingPlan(config.stage, train_section(config), compression, recipe.augment)
 
 
 def image_counts(data: Data) -> dict[str, int]:
