@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import micronet.score as score
 import micronet_kernels as kernels
-from micronet import score
 from micronet.compression.compression import Compression
 from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.compression.compression import Compression
 from micronet.models import architectures
 from micronet.quantization import quantize
