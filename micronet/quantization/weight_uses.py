@@ -116,6 +116,9 @@ def watch_first_call(model: nn.Module, names: Iterable[str]) -> None:
     For a network of which nothing is known yet that it could be called with. That call raises the
     ``UserError`` of ``check_uses``; a copy of the network that is made before is not watched.
     """
+    if model in architectures.layers(model).values():
+        # There is nothing around it that could call a function.
+        return
     watch = _FirstCall(model, names)
     watch.hooks.append(model.register_forward_pre_hook(watch.before))
     watch.hooks.append(model.register_forward_hook(watch.after, always_call=True))
