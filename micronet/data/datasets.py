@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from micronet.data.batches import Batch, FileImages, Images, generator
+from micronet.data.batches import Batch, FileImages, Images
+from micronet.data.seeds import generator
 from micronet.data.sources import Source, find
 from micronet.data.splits import stratified_split
 from micronet.utils.errors import UserError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from micronet.data.augmentation import mixed
-from micronet.data.batches import mix
 from micronet.data.datasets import Data
+from micronet.data.seeds import mix
 from micronet.pruning import prune
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.distillation import Teacher
