@@ -141,7 +141,7 @@ def whole_jpeg(path: str) -> Jpeg | None:
         content = _content(path)
         if content[-2:].tobytes() != _JPEG_END:
             return None
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        with Image.open(io.BytesIO(content.tobytes()), formats=("JPEG",)) as image:
             # As libjpeg tells RGB from YCbCr.
             stored_as_rgb = (
                 image.info.get("adobe_transform", 1) != 1 or _component_names(image) == b"RGB"

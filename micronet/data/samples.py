@@ -61,7 +61,7 @@ class Files(Dataset[Tensor | Broken | Encoded]):
             return Broken(str(error))
         if self.augment is None:
             return self.center(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
-        window = drawn(*pixels.shape[:2], generator(*self.augment, 2, index))
+        window = drawn(pixels.shape[0], pixels.shape[1], generator(*self.augment, 2, index))
         rows = window.of(pixels.permute(2, 0, 1), self.size)
         return rows if self.policy is None else changed(self.policy, rows, *self.augment, index)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 Batch = tuple[Tensor, Tensor]
 Item = TypeVar("Item")
 Sent = TypeVar("Sent")
+Received = TypeVar("Received")
 # Of a device's free memory, the share that images may take for good.
 _RESIDENT_SHARE = 0.25
 
@@ -53,8 +54,8 @@ def put_together_ahead(
 
 
 def one_ahead(
-    items: Iterable[Item], send: Callable[[Item], Sent], receive: Callable[[Sent], Item]
-) -> Iterator[Item]:
+    items: Iterable[Item], send: Callable[[Item], Sent], receive: Callable[[Sent], Received]
+) -> Iterator[Received]:
     """Yield ``receive(send(item))`` of each item, the next one sent before an item is received.
 
     What ``items`` raises comes after the items before it, as if none were sent ahead.
