@@ -53,12 +53,7 @@ def completed(
 
 def _contents(read: Read, device: torch.device) -> list[Tensor]:
     """Return each encoded file's bytes (bytes,), on the CPU; pinned, where a device copies them."""
-    content = read.content
-    if device.type == "cuda":
-        content = content.pin_memory()
-        # Torchvision decodes on a stream of its own into memory of this one, without waiting for
-        # what this one still does with it: parts of the batch before may not be cut out yet.
-        torch.cuda.current_stream(device).synchronize()
+    content = read.content.pin_memory() if device.type == "cuda" else read.content
     return list(content.split([length for length, _ in read.encoded.values()]))
 
 
@@ -67,9 +62,18 @@ def _decoded(contents: Sequence[Tensor], device: torch.device) -> list[Tensor | 
 
     Torchvision gives all images or none: halves of a batch find the ones that it refuses.
     """
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        # Torchvision decodes on a stream of its own into memory of this one, without waiting for
+        # what this one still does with it: parts of the batch before may not be cut out yet.
+        torch.cuda.current_stream(device).synchronize()
     try:
         return [*decode_jpeg(list(contents), mode=ImageReadMode.RGB, device=device)]
     except RuntimeError:
+        if on_cuda:
+            # That stream, which torchvision keeps to itself, may still write to the images that an
+            # error has freed.
+            torch.cuda.synchronize(device)
         if len(contents) == 1:
             return [None]
     middle = len(contents) // 2
