@@ -150,8 +150,8 @@ class FileImages:
     (Szegedy et al. 2015); otherwise the center, after resizing the short side to 256 / 224 of
     ``image_size``.
 
-    With ``decode_on_device`` the device decodes what training sees of JPEG files; see
-    ``data.device_decoding``.
+    With ``decode_on_device`` the device decodes what training sees of JPEG files, unless a policy
+    changes images one by one, which the CPU does; see ``data.device_decoding``.
 
     A damaged image stops everything, or with ``skip_bad`` is left out of its batch, which may be
     empty then; ``skipped`` says of each why.
@@ -185,7 +185,7 @@ class FileImages:
         Raises:
             UserError: an image cannot be decoded, unless with ``skip_bad``.
         """
-        encoded = self.decode_on_device
+        encoded = self.decode_on_device and self.policy is None
         files = Files(self.files, self.image_size, augment, self.policy, encoded=encoded)
 
         def put_together(item: tuple[Tensor, Read]) -> Batch:

@@ -12,6 +12,8 @@ STEPS = ("range", "learned")
 
 # How the learning rate moves; see ``training.optimizer.learning_rate``.
 LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
+# Who decodes training images: the CPU, or the CUDA device that trains.
+DECODERS = ("cpu", "device")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
 # When a pruning group's masks are chosen.
@@ -31,8 +33,9 @@ class TrainSection:
     nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
     memory. ``recompute`` says which convolutions of codes keep no integers for the backward pass,
     which makes them again: none, depthwise or all. On a CUDA device, ``cuda_graph`` replays each
-    step as one graph, and ``deterministic`` takes convolutions whose gradients have the same bits
-    each time.
+    step as one graph, ``deterministic`` takes convolutions whose gradients have the same bits each
+    time, and ``decode`` device decodes the JPEG files of training images; see
+    ``data.device_decoding``.
     """
 
     epochs: int = 10
@@ -61,6 +64,7 @@ class TrainSection:
     recompute: str = "none"
     cuda_graph: bool = False
     deterministic: bool = False
+    decode: str = "cpu"
     seed: int = 0
 
 
