@@ -85,6 +85,10 @@ KINDS = {
     "RGB": (lambda path: image(90, 70, 3).save(path, keep_rgb=True), False),
     "CMYK": (lambda path: image(90, 70, 3).convert("CMYK").save(path), False),
     "a PNG": (lambda path: image(90, 70, 3).save(path, "PNG"), False),
+    "several pictures": (
+        lambda path: image(90, 70, 3).save(path, "MPO", save_all=True, append_images=[image(9, 9)]),
+        False,
+    ),
     "16 bits": (lambda path: image(90, 70).convert("I;16").save(path, "PNG"), False),
     "reduced by more than 64": (lambda path: image(9, 9, 3).resize((1500, 1500)).save(path), False),
 }
