@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
 from micronet.cli.options import TrainOptions
 from micronet.compression import plan
 from micronet.data.datasets import Data
+from micronet.data.device_decoding import can_decode
 from micronet.quantization import quantize
 from micronet.recipe.reader import (
     DistillSection,
@@ -24,7 +26,7 @@ from micronet.recipe.yaml_source import line_of
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.runs.run_config import Request, RunConfig
 from micronet.scoring.network import plan_files
-from micronet.training.optimizer import require_compiler
+from micronet.training.optimizer import device, require_compiler
 from micronet.training.plan import TrainingPlan
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
@@ -78,12 +80,14 @@ def train_section(config: RunConfig) -> TrainSection:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Hold a stage that is to be compiled or captured to what can be, on this machine.
+    """Hold a stage to what this machine can: compile it, capture it, decode images on a device.
 
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot.
     """
     train = train_section(config)
+    if train.decode == "device":
+        _check_decoder(line_of(config.recipe.path, "train.decode"))
     if train.cuda_graph:
         _check_graph(train, line_of(config.recipe.path, "train.cuda_graph"))
     if not train.compile:
@@ -94,6 +98,16 @@ def check_machine(config: RunConfig) -> None:
             "compute in kernels of their own, which torch.compile does not see into"
         )
     require_compiler()
+
+
+def _check_decoder(where: str) -> None:
+    if not torch.cuda.is_available():
+        problem = "needs a CUDA device, and this machine has none"
+    elif not can_decode(device()):
+        problem = f"needs nvJPEG, which torchvision {torchvision.__version__} does not reach here"
+    else:
+        return
+    raise UserError(f"{where}: train.decode device {problem}")
 
 
 def _check_graph(train: TrainSection, where: str) -> None:

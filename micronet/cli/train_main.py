@@ -229,6 +229,8 @@ def _open_data(config: RunConfig, options: TrainOptions) -> Data:
     )
     if config.recipe.augment is not None:
         data.parts["train"][0].policy = policy(config.recipe.augment, data.name)
+    if train.decode == "device":
+        data = data.decode_on_device()
     return data.shared(distributed.rank(), distributed.size()).on(device())
 
 

@@ -6,6 +6,7 @@ import re
 
 import micronet_kernels as kernels
 from micronet.recipe.schema import (
+    DECODERS,
     LR_SCHEDULES,
     METHODS,
     OPTIMIZERS,
@@ -59,6 +60,7 @@ def check(recipe: Sections) -> None:
         _check_distill(recipe.distill, recipe.path)
     if recipe.augment is not None:
         _check_augment(recipe.augment, recipe.path)
+        _check_decoded(recipe.augment, recipe.train or TrainSection(), recipe.path)
 
 
 def check_train(t: TrainSection, path: str) -> None:
@@ -71,6 +73,7 @@ def check_train(t: TrainSection, path: str) -> None:
     _one_of(t.optimizer, OPTIMIZERS, path, "train.optimizer")
     _one_of(t.amp, AMP, path, "train.amp")
     _one_of(t.recompute, kernels.RECOMPUTED, path, "train.recompute")
+    _one_of(t.decode, DECODERS, path, "train.decode")
     for key in ("epochs", "batch_size", "accumulate"):
         value = getattr(t, key)
         _require(value >= 1, path, f"train.{key}", f"{value} is not at least 1")
@@ -252,3 +255,9 @@ def _check_augment(a: AugmentSection, path: str) -> None:
         _require(
             0 <= value < float("inf"), path, f"augment.{key}", f"{value} is negative or no number"
         )
+
+
+def _check_decoded(a: AugmentSection, t: TrainSection, path: str) -> None:
+    on_cpu = a.policy == "none" or t.decode == "cpu"
+    changes = f"device: augment.policy {a.policy!r} changes images on the CPU, one by one"
+    _require(on_cpu, path, "train.decode", changes)

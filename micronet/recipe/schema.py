@@ -14,6 +14,8 @@ STEPS = ("range", "learned")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 # How the learning rate moves; see ``training.optimizer.learning_rate``.
 LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
+# Who decodes training images: the CPU, or the CUDA device that trains.
+DECODERS = ("cpu", "device")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
 # When a pruning group's masks are chosen.
@@ -35,8 +37,9 @@ class TrainSection:
     the weights, which is what is validated and kept; 0 averages nothing. ``compile`` trains through
     torch.compile; ``channels_last`` is the order of images in memory. ``recompute`` says which
     convolutions of codes keep no integers for the backward pass, which makes them again: none,
-    depthwise or all. On a CUDA device, ``cuda_graph`` replays each step as one graph, and
-    ``deterministic`` takes convolutions whose gradients have the same bits each time.
+    depthwise or all. On a CUDA device, ``cuda_graph`` replays each step as one graph,
+    ``deterministic`` takes convolutions whose gradients have the same bits each time, and
+    ``decode`` device decodes the JPEG files of training images; see ``data.device_decoding``.
     """
 
     epochs: int = 10
@@ -70,6 +73,7 @@ class TrainSection:
     recompute: str = "none"
     cuda_graph: bool = False
     deterministic: bool = False
+    decode: str = "cpu"
     seed: int = 0
 
 

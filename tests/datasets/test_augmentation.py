@@ -5,8 +5,7 @@ import torch
 import yaml
 
 from image_folders import assert_same, make_folder, open_folder
-from micronet.data import batches
-from micronet.data.augmentation import mixed, policy
+from micronet.data.augmentation import changed, mixed, policy
 from micronet.recipe.schema import AugmentSection
 from micronet.train import main
 from micronet.training.steps import step
@@ -127,5 +126,5 @@ def test_mistakes(text, part, tmp_path, capsys):
 
 def test_changed_keeps_the_shape_of_pixels():
     pixels = torch.randint(0, 256, (9, 7, 3), dtype=torch.uint8)
-    found = batches.changed(policy(AugmentSection(policy="randaugment"), "x"), pixels, 1, 2, 3)
+    found = changed(policy(AugmentSection(policy="randaugment"), "x"), pixels, 1, 2, 3)
     assert found.shape == pixels.shape and found.dtype == torch.uint8

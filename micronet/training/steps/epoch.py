@@ -11,8 +11,8 @@ from torch import Tensor
 
 from micronet.compression.distillation import Teacher
 from micronet.data.augmentation import mixed
-from micronet.data.batches import mix
 from micronet.data.datasets import Data
+from micronet.data.seeds import mix
 from micronet.pruning import prune
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.evaluation import Accuracy
