@@ -237,19 +237,21 @@ class Compression:
         vectors = train.decay_vectors if decay_vectors is None else decay_vectors
         return parameters.parameter_groups(self.model, decay, decay_vectors=vectors)
 
-    def distillation_loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def distillation_loss(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss that the recipe's ``distill`` section means; see ``distillation_loss``.
 
-        It is the cross entropy before the section's ``start_epoch``, and without a section.
+        It is the cross entropy before the section's ``start_epoch``, and without a section or a
+        teacher.
 
         Args:
             student: logits, shape (batch, classes).
-            teacher: logits, shape (batch, classes).
+            teacher: logits, shape (batch, classes); None where there is none.
             labels: class indices (batch,), or shares of classes (batch, classes).
         """
         section = self.plan.distill if self.plan.distills(self.epoch) else None
         smoothing = self._train.label_smoothing if self._train is not None else 0.0
-        return section_loss(student.float(), teacher.float(), labels, section, smoothing)
+        taught = None if teacher is None else teacher.float()
+        return section_loss(student.float(), taught, labels, section, smoothing)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:

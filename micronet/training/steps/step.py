@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.compression.distillation import Teacher, section_loss
+from micronet.compression.distillation import Teacher
 from micronet.models.failures import failures_of, logits_of
 from micronet.training.optimizer import (
     autocast,
@@ -114,8 +114,7 @@ def backward(
             with meets(), autocast(device, plan.train.amp), recomputes:
                 logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
             taught = _taught(teacher, part.images, where) if teacher else None
-            section, smoothing = plan.compression.distill, plan.train.label_smoothing
-            loss = section_loss(logits.float(), taught, part.targets, section, smoothing)
+            loss = state.compression.distillation_loss(logits, taught, part.targets)
             with meets():
                 (loss * (size / count) if size < count else loss).backward()
         losses.append(loss.detach())
@@ -127,4 +126,4 @@ def backward(
 
 
 def _taught(teacher: Teacher, images: Tensor, where: StepLocation) -> Tensor:
-    return logits_of(teacher(images), len(images), f"{where}: the teacher").float()
+    return logits_of(teacher(images), len(images), f"{where}: the teacher")
