@@ -18,17 +18,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from micronet.data.augmentation import Policy, drawing_from
 from micronet.data.collation import Broken, collate
 from micronet.data.image_files import decode_pixels
+from micronet.data.preprocessing import (
+    CIFAR_STATISTICS,
+    IMAGENET_STATISTICS,
+    Preprocessing,
+    Statistics,
+)
 from micronet.data.transfer import Batch, has_room, sent_ahead
 from micronet.utils.errors import UserError
-
-# Means and standard deviations of the channels of pixels in [0, 1].
-CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Images(Protocol):
@@ -57,14 +58,14 @@ def mix(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def _normalize(pixels: Tensor, statistics: tuple[tuple[float, ...], ...]) -> Tensor:
+def _normalize(pixels: Tensor, statistics: Statistics) -> Tensor:
     """Turn ``pixels`` (N, 3, H, W) in [0, 255] to float32 of mean 0 and deviation 1."""
     mean, deviation = _moments(statistics, pixels.device)
     return pixels.float().sub_(mean).div_(deviation)
 
 
 @functools.cache
-def _moments(statistics: tuple[tuple[float, ...], ...], device: torch.device) -> list[Tensor]:
+def _moments(statistics: Statistics, device: torch.device) -> list[Tensor]:
     """Return mean and deviation of pixels in [0, 255], (3, 1, 1) each, on a device for good."""
     return [(255.0 * torch.tensor(row).view(3, 1, 1)).to(device) for row in statistics]
 
@@ -81,11 +82,21 @@ class MemoryImages:
 
     Training crops a window of the image's size out of it padded with an eighth of black (4 pixels
     of 32) and, with ``flip``, mirrors every second one (He et al. 2016, section 4.2).
+    ``preprocessing`` gives mean and deviation in place of CIFAR-10's.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, image_size: int, *, flip: bool) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        image_size: int,
+        *,
+        flip: bool,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         self.pixels, self.labels = pixels, labels
         self.image_size, self.flip = image_size, flip
+        self.statistics = preprocessing.statistics if preprocessing else CIFAR_STATISTICS
         self.policy: Policy | None = None
         self.device = torch.device("cpu")
 
@@ -109,7 +120,7 @@ class MemoryImages:
             if self.image_size != pixels.shape[1]:
                 size = (self.image_size, self.image_size)
                 planes = F.interpolate(planes.float(), size, mode="bilinear", antialias=True)
-            yield _normalize(planes, CIFAR_STATISTICS), labels
+            yield _normalize(planes, self.statistics), labels
 
     def _chosen(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield pixels as they are seen, uint8 (N, H, H, 3), and labels, where the images are."""
@@ -158,8 +169,7 @@ class FileImages:
     """Images that are read when they are needed.
 
     Training takes a random part of 8 to 100 % of the area, resized, and mirrors every second one
-    (Szegedy et al. 2015); otherwise the center, after resizing the short side to 256 / 224 of
-    ``image_size``.
+    (Szegedy et al. 2015); otherwise the center is seen, as ``preprocessing`` says.
 
     A damaged image stops everything, or with ``skip_bad`` is left out of its batch, which may be
     empty then; ``skipped`` says of each why.
@@ -173,9 +183,11 @@ class FileImages:
         *,
         workers: int,
         skip_bad: bool = False,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.files, self.labels = files, labels
         self.image_size, self.workers, self.skip_bad = image_size, workers, skip_bad
+        self.preprocessing = preprocessing or Preprocessing()
         self.skipped: dict[int, str] = {}
         self.policy: Policy | None = None
         self.device = torch.device("cpu")
@@ -192,16 +204,17 @@ class FileImages:
         Raises:
             UserError: an image cannot be decoded, unless with ``skip_bad``.
         """
+        statistics = self.preprocessing.statistics
         for pixels, labels in sent_ahead(self._read(order, augment), self.device):
             if pixels.device.type == "cpu":
-                yield _normalize_files(pixels), labels
+                yield _normalize_files(pixels, statistics), labels
             else:
-                yield _normalize(pixels.permute(0, 3, 1, 2), IMAGENET_STATISTICS), labels
+                yield _normalize(pixels.permute(0, 3, 1, 2), statistics), labels
 
     def _read(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield pixels, uint8 (N, size, size, 3), and labels on the CPU."""
         loader = DataLoader(
-            _Files(self.files, self.image_size, augment, self.policy),
+            _Files(self.files, self.image_size, augment, self.policy, self.preprocessing),
             batch_sampler=[index.tolist() for index in order],
             num_workers=self.workers,
             collate_fn=collate,
@@ -226,10 +239,10 @@ class _Files(Dataset[Tensor | Broken]):
         size: int,
         augment: tuple[int, int] | None,
         policy: Policy | None = None,
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008, it is frozen
     ) -> None:
         self.files, self.size, self.augment, self.policy = files, size, augment, policy
-        steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
-        self.center = v2.Compose(steps)
+        self.interpolation, self.center = preprocessing.interpolation, preprocessing.center(size)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -245,7 +258,7 @@ class _Files(Dataset[Tensor | Broken]):
         part = pixels[top : top + height, left : left + width].permute(2, 0, 1)
         size = (self.size, self.size)
         # On bytes: four times as fast as Pillow's, and within one of its values.
-        resized = F.interpolate(part[None], size, mode="bilinear", antialias=True)
+        resized = F.interpolate(part[None], size, mode=self.interpolation, antialias=True)
         rows = resized[0].permute(1, 2, 0)
         rows = rows.flip(1) if mirrored else rows
         return rows if self.policy is None else changed(self.policy, rows, *self.augment, index)
@@ -279,13 +292,13 @@ def _window(pixels: Tensor, random: torch.Generator) -> tuple[int, int, int, int
     return (rows - height) // 2, (columns - width) // 2, height, width, mirrored
 
 
-def _normalize_files(pixels: Tensor) -> Tensor:
+def _normalize_files(pixels: Tensor, statistics: Statistics = IMAGENET_STATISTICS) -> Tensor:
     """Turn ``pixels`` uint8 (N, H, W, 3) to float32 (N, 3, H, W), as ``_normalize`` does.
 
     Image by image, which stays in the cache, and row by row, whose three channels alternate.
     """
     count, height, width = pixels.shape[:3]
-    mean, deviation = (255.0 * torch.tensor(row).repeat(width) for row in IMAGENET_STATISTICS)
+    mean, deviation = (255.0 * torch.tensor(row).repeat(width) for row in statistics)
     out = torch.empty(count, height, 3 * width)
     for image, rows in zip(out, pixels.reshape(count, height, 3 * width), strict=True):
         image.copy_(rows).sub_(mean).div_(deviation)

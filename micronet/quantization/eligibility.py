@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import nn
 
-from micronet.models import architectures, shared_layers
+from micronet.models import architectures, shared_layers, timm_networks
 from micronet.quantization import shared_weights
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
 from micronet.quantization.layers import QuantizedLayer
@@ -48,9 +48,11 @@ def is_plain_convolution(source: nn.Module) -> bool:
     if isinstance(source, Conv2dStaticSamePadding):
         # EfficientNet's squeeze-excite layers, whose fixed padding is none.
         return isinstance(source.static_padding, nn.Identity)
-    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d)
+    known = nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d
+    return type(source) in (*known, *timm_networks.same_padding_layers())
 
 
 def is_plain_linear(source: nn.Module) -> bool:
-    """Whether a layer is a linear layer as torch has it."""
-    return has_plain_parameters(source) and type(source) in (nn.Linear, FloatLinear)
+    """Whether a layer is a linear layer as torch, or timm for TorchScript's sake, has it."""
+    known = nn.Linear, FloatLinear, *timm_networks.linear_layers()
+    return has_plain_parameters(source) and type(source) in known
