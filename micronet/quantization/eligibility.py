@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import nn
@@ -11,7 +11,7 @@ from micronet.models import architectures, shared_layers, timm_networks
 from micronet.quantization import shared_weights
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
 from micronet.quantization.layers import QuantizedLayer
-from micronet.quantization.plain_weights import check_weight, has_plain_parameters
+from micronet.quantization.plain_weights import check_weight, computed, has_plain_parameters
 from micronet.quantization.precision import LayerBits
 from micronet.utils.errors import UserError
 
@@ -38,6 +38,33 @@ def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "
     if any(layer.weight_bits is not None for layer in bits.values()):
         shared_layers.check_memory(model, where)
         shared_weights.check_precision(model, bits, where)
+
+
+def without_others(
+    model: nn.Module, bits: Mapping[str, LayerBits], named: Collection[str]
+) -> dict[str, LayerBits]:
+    """Return precisions that leave in float what is of no kind that can be quantized.
+
+    Args:
+        model: whose layers they are.
+        bits: precision of every layer.
+        named: layers whose precision was asked for by name or pattern, which stays as it is: one
+            that cannot have it is refused by ``check_layers``.
+    """
+    layers = architectures.layers(model)
+    return {
+        name: own
+        if own.is_float or name in named or (reason := _obstacle(layers[name])) is None
+        else LayerBits(None, None, left_because=reason)
+        for name, own in bits.items()
+    }
+
+
+def _obstacle(layer: nn.Module) -> str | None:
+    """Return why a layer cannot be quantized, None where it can be."""
+    if isinstance(layer, QuantizedLayer) or is_plain_convolution(layer) or is_plain_linear(layer):
+        return None
+    return computed(layer) or f"no quantized layer takes the place of {type(layer).__name__}"
 
 
 def is_plain_convolution(source: nn.Module) -> bool:
