@@ -8,6 +8,7 @@ from pathlib import Path
 
 from micronet.cli import train_main
 from micronet.data.datasets import open_data
+from micronet.data.preprocessing import of_record
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
@@ -58,6 +59,7 @@ def result_of(path: Path) -> StageResult:
         seed=0,
         holdout=meta["holdout"],
         trained=False,
+        preprocessing=of_record(meta, loaded.path),
     )
     if not data.test_size:
         raise UserError(f"data {data.name!r} has no test images")

@@ -38,7 +38,7 @@ def parser() -> Parser:
 def _source_options(top: Parser) -> None:
     add = top.add_argument
     add("networks", nargs="*", help="plan (.yaml), run directory or checkpoint")
-    add("--arch", help="architecture of a plan, or module:function of your own")
+    add("--arch", help="architecture of a plan, timm:NAME, or module:function of your own")
     add_own(top)
     add("--schedule", metavar="FILE", action="append", help="the plan's recipe; may be repeated")
     add("--weights", metavar="FILE", help="count these weights: zeros and values as they are")

@@ -14,6 +14,8 @@ from micronet.cli.options import TrainOptions
 from micronet.compression import plan
 from micronet.data.datasets import Data
 from micronet.data.device_decoding import can_decode
+from micronet.data.preprocessing import Preprocessing, of_record
+from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.recipe.reader import (
     DistillSection,
@@ -129,6 +131,17 @@ def _with_data(request: Request, earlier: Mapping[str, Any]) -> Request:
         data, holdout = earlier.get("data", DEFAULT_DATA), holdout or earlier.get("holdout")
     image_size = request.image_size or earlier.get("image_size")
     return replace(request, data=data, holdout=holdout, image_size=image_size)
+
+
+def preprocessing(config: RunConfig, origin: LoadedRun | None) -> Preprocessing | None:
+    """Return how a stage's images are prepared: as those that its network was trained on.
+
+    Raises:
+        UserError: a checkpoint's record of it is damaged, or there is no such network.
+    """
+    if origin is not None:
+        return of_record(origin.meta, origin.path)
+    return architectures.preprocessing(config.request.arch)
 
 
 def _distill_section(stage: str, recipe: Recipe, request: Request) -> DistillSection | None:

@@ -17,6 +17,7 @@ from micronet.cli import dry_run, stage, summary
 from micronet.cli.options import EvalOptions, ScheduleOptions, SensitivityOptions, SummaryOptions
 from micronet.cli.stage import check_data
 from micronet.data.datasets import Data, open_data
+from micronet.data.preprocessing import of_record
 from micronet.models import architectures
 from micronet.models.failures import failures_of
 from micronet.runs import directory
@@ -40,6 +41,9 @@ def run_eval(options: EvalOptions) -> int:
         workers=options.workers,
         trained=False,
         skip_bad_images=options.skip_bad_images,
+        preprocessing=of_record(meta, name)
+        if options.run
+        else architectures.preprocessing(options.arch),
     )
     data = data.as_seen_by(distributed.rank(), distributed.size()).on(device())
     for note in data.notes:
@@ -144,6 +148,7 @@ def run_sensitivity(options: SensitivityOptions) -> int:
         holdout=loaded.meta["holdout"],
         workers=options.workers,
         trained=False,
+        preprocessing=of_record(loaded.meta, loaded.path),
     )
     data = data.as_seen_by(distributed.rank(), distributed.size()).on(device())
     if options.batches and distributed.is_several():

@@ -22,6 +22,7 @@ from micronet.cli.options import CommandOptions, TrainOptions
 from micronet.compression.distillation import Teacher
 from micronet.data.augmentation import policy
 from micronet.data.datasets import Data, open_data
+from micronet.data.preprocessing import Preprocessing, to_record
 from micronet.models import architectures
 from micronet.models.failures import failures_of
 from micronet.pruning import prune
@@ -92,7 +93,8 @@ def run_stage(options: TrainOptions) -> int:
     stage.check_machine(config)
     train = stage.train_section(config)
     torch.manual_seed(train.seed)
-    data = _open_data(config, options)
+    preprocessing = stage.preprocessing(config, origin)
+    data = _open_data(config, options, preprocessing)
     config, model, masks = _starting_network(config, data, origin)
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
@@ -106,7 +108,7 @@ def run_stage(options: TrainOptions) -> int:
     config = replace(config, recipe=replace(config.recipe, train=plan.train))
     image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device_of(model))
     weight_uses.check_uses(model, plan.compression.rounded, lambda: model(image))
-    state, meta = loop.start(model, plan, masks), _meta(config, data, plan)
+    state, meta = loop.start(model, plan, masks), _meta(config, data, plan, preprocessing)
     if resumes:
         stage.check_images(run.config(), data)
     else:
@@ -215,7 +217,9 @@ def _report(state: State, run: RunDirectory) -> int:
     return 0
 
 
-def _open_data(config: RunConfig, options: TrainOptions) -> Data:
+def _open_data(
+    config: RunConfig, options: TrainOptions, preprocessing: Preprocessing | None
+) -> Data:
     """Return this process's share of the images, augmented as the recipe says."""
     train, request = stage.train_section(config), config.request
     data = open_data(
@@ -226,6 +230,7 @@ def _open_data(config: RunConfig, options: TrainOptions) -> Data:
         holdout=request.holdout,
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,
+        preprocessing=preprocessing,
     )
     if config.recipe.augment is not None:
         data.parts["train"][0].policy = policy(config.recipe.augment, data.name)
@@ -295,13 +300,16 @@ def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
-def _meta(config: RunConfig, data: Data, plan: TrainingPlan) -> dict[str, Any]:
+def _meta(
+    config: RunConfig, data: Data, plan: TrainingPlan, preprocessing: Preprocessing | None
+) -> dict[str, Any]:
     """Return what every checkpoint of the run says of itself."""
     return {
         "arch": config.request.arch,
         "num_classes": data.num_classes,
         "channels": data.channels,
         "image_size": data.image_size,
+        "preprocessing": to_record(preprocessing),
         "stage": config.stage,
         "data": config.request.data,
         "holdout": config.request.holdout,

@@ -20,14 +20,16 @@ from torch.utils.data import DataLoader
 from micronet.data.augmentation import Policy, changed
 from micronet.data.collation import Broken, Read, collate
 from micronet.data.device_decoding import completed
+from micronet.data.preprocessing import (
+    CIFAR_STATISTICS,
+    IMAGENET_STATISTICS,
+    Preprocessing,
+    Statistics,
+)
 from micronet.data.samples import Files
 from micronet.data.seeds import generator
 from micronet.data.transfer import Batch, has_room, put_together_ahead, sent_ahead
 from micronet.utils.errors import UserError
-
-# Means and standard deviations of the channels of pixels in [0, 1].
-CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Images(Protocol):
@@ -46,14 +48,14 @@ class Images(Protocol):
         """Return the same images, whose batches come on a device."""
 
 
-def _normalize(pixels: Tensor, statistics: tuple[tuple[float, ...], ...]) -> Tensor:
+def _normalize(pixels: Tensor, statistics: Statistics) -> Tensor:
     """Turn ``pixels`` (N, 3, H, W) in [0, 255] to float32 of mean 0 and deviation 1."""
     mean, deviation = _moments(statistics, pixels.device)
     return pixels.float().sub_(mean).div_(deviation)
 
 
 @functools.cache
-def _moments(statistics: tuple[tuple[float, ...], ...], device: torch.device) -> list[Tensor]:
+def _moments(statistics: Statistics, device: torch.device) -> list[Tensor]:
     """Return mean and deviation of pixels in [0, 255], (3, 1, 1) each, on a device for good."""
     return [(255.0 * torch.tensor(row).view(3, 1, 1)).to(device) for row in statistics]
 
@@ -70,11 +72,21 @@ class MemoryImages:
 
     Training crops a window of the image's size out of it padded with an eighth of black (4 pixels
     of 32) and, with ``flip``, mirrors every second one (He et al. 2016, section 4.2).
+    ``preprocessing`` gives mean and deviation in place of CIFAR-10's.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, image_size: int, *, flip: bool) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        image_size: int,
+        *,
+        flip: bool,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         self.pixels, self.labels = pixels, labels
         self.image_size, self.flip = image_size, flip
+        self.statistics = preprocessing.statistics if preprocessing else CIFAR_STATISTICS
         self.policy: Policy | None = None
         self.device = torch.device("cpu")
 
@@ -98,7 +110,7 @@ class MemoryImages:
             if self.image_size != pixels.shape[1]:
                 size = (self.image_size, self.image_size)
                 planes = F.interpolate(planes.float(), size, mode="bilinear", antialias=True)
-            yield _normalize(planes, CIFAR_STATISTICS), labels
+            yield _normalize(planes, self.statistics), labels
 
     def _chosen(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield pixels as they are seen, uint8 (N, H, H, 3), and labels, where the images are."""
@@ -147,8 +159,7 @@ class FileImages:
     """Images that are read when they are needed.
 
     Training takes a random part of 8 to 100 % of the area, resized, and mirrors every second one
-    (Szegedy et al. 2015); otherwise the center, after resizing the short side to 256 / 224 of
-    ``image_size``.
+    (Szegedy et al. 2015); otherwise the center is seen, as ``preprocessing`` says.
 
     With ``decode_on_device`` the device decodes what training sees of JPEG files, unless a policy
     changes images one by one, which the CPU does; see ``data.device_decoding``.
@@ -165,9 +176,11 @@ class FileImages:
         *,
         workers: int,
         skip_bad: bool = False,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.files, self.labels = files, labels
         self.image_size, self.workers, self.skip_bad = image_size, workers, skip_bad
+        self.preprocessing = preprocessing or Preprocessing()
         self.skipped: dict[int, str] = {}
         self.policy: Policy | None = None
         self.decode_on_device = False
@@ -186,7 +199,10 @@ class FileImages:
             UserError: an image cannot be decoded, unless with ``skip_bad``.
         """
         encoded = self.decode_on_device and self.policy is None
-        files = Files(self.files, self.image_size, augment, self.policy, encoded=encoded)
+        files = Files(
+            self.files, self.image_size, augment, self.policy, self.preprocessing, encoded=encoded
+        )
+        statistics = self.preprocessing.statistics
 
         def put_together(item: tuple[Tensor, Read]) -> Batch:
             return self._batch(files, *item)
@@ -195,9 +211,9 @@ class FileImages:
         with contextlib.closing(self._read(order, files)) as read:
             for pixels, labels in put_together_ahead(read, self.device, put_together):
                 if pixels.device.type == "cpu":
-                    yield _normalize_files(pixels), labels
+                    yield _normalize_files(pixels, statistics), labels
                 else:
-                    yield _normalize(pixels.permute(0, 3, 1, 2), IMAGENET_STATISTICS), labels
+                    yield _normalize(pixels.permute(0, 3, 1, 2), statistics), labels
 
     def _read(
         self, order: Sequence[Tensor], files: Files
@@ -219,7 +235,8 @@ class FileImages:
         def on_cpu(place: int) -> Tensor | Broken:
             return files.read(int(index[place]))
 
-        batch = completed(read, self.image_size, self.device, on_cpu)
+        method = self.preprocessing.interpolation
+        batch = completed(read, self.image_size, method, self.device, on_cpu)
         for place, message in batch.broken.items():
             self.skipped[int(index[place])] = message
         if batch.broken and not self.skip_bad:
@@ -228,13 +245,13 @@ class FileImages:
         return batch.pixels.view(size), self.labels[index[batch.kept]]
 
 
-def _normalize_files(pixels: Tensor) -> Tensor:
+def _normalize_files(pixels: Tensor, statistics: Statistics = IMAGENET_STATISTICS) -> Tensor:
     """Turn ``pixels`` uint8 (N, H, W, 3) to float32 (N, 3, H, W), as ``_normalize`` does.
 
     Image by image, which stays in the cache, and row by row, whose three channels alternate.
     """
     count, height, width = pixels.shape[:3]
-    mean, deviation = (255.0 * torch.tensor(row).repeat(width) for row in IMAGENET_STATISTICS)
+    mean, deviation = (255.0 * torch.tensor(row).repeat(width) for row in statistics)
     out = torch.empty(count, height, 3 * width)
     for image, rows in zip(out, pixels.reshape(count, height, 3 * width), strict=True):
         image.copy_(rows).sub_(mean).div_(deviation)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from micronet.data.batches import Batch, FileImages, Images
+from micronet.data.preprocessing import Preprocessing
 from micronet.data.seeds import generator
-from micronet.data.sources import Source, find
+from micronet.data.sources import Request, Source, find
 from micronet.data.splits import stratified_split
 from micronet.utils.errors import UserError
 
@@ -170,6 +171,7 @@ def open_data(
     workers: int = 0,
     trained: bool = True,
     skip_bad_images: bool = False,
+    preprocessing: Preprocessing | None = None,
 ) -> Data:
     """Open ``digits``, ``cifar10``, ``cifar100``, or a folder with train/, val/ and test/.
 
@@ -179,7 +181,8 @@ def open_data(
 
     Args:
         source: name or folder.
-        image_size: side in pixels, None for the data's own (224 for large images).
+        image_size: side in pixels, None for the data's own (of large images that of
+            ``preprocessing``, or 224).
         batch_size: images per batch.
         seed: of order and augmentation.
         holdout: share of the training images to validate on, above 0 and below 1.
@@ -187,6 +190,8 @@ def open_data(
         trained: whether there must be training images, and they are cropped and mirrored at random;
             to evaluate alone, val/ or test/ is enough.
         skip_bad_images: leave damaged images of a folder out, instead of stopping; see ``skipped``.
+        preprocessing: what the network wants of its images; None takes CIFAR-10's mean and
+            deviation for small images and ``Preprocessing()`` for large ones.
 
     Raises:
         UserError: a value is out of range, there is no such source, it cannot be fetched, a class
@@ -199,7 +204,7 @@ def open_data(
             raise UserError(f"{name} is {value}, it must be at least {least[name]}")
     if holdout is not None and not 0 < holdout < 1:
         raise UserError(f"holdout is {holdout}, it must be above 0 and below 1")
-    found = find(source, image_size, workers, skip_bad_images)
+    found = find(source, Request(image_size, preprocessing, workers, skip_bad_images))
     if found.train is None and trained:
         raise UserError(f"data folder {source!r} holds no folder train/")
     parts = _split(found, holdout)

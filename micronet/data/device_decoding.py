@@ -27,7 +27,11 @@ def can_decode(device: torch.device) -> bool:
 
 
 def completed(
-    read: Read, size: int, device: torch.device, on_cpu: Callable[[int], Tensor | Broken]
+    read: Read,
+    size: int,
+    interpolation: str,
+    device: torch.device,
+    on_cpu: Callable[[int], Tensor | Broken],
 ) -> Read:
     """Return a batch with its encoded images decoded, on the device.
 
@@ -36,6 +40,7 @@ def completed(
     Args:
         read: the batch as it was read.
         size: side of the images in pixels.
+        interpolation: how they are resized.
         device: where they are decoded.
         on_cpu: decodes the image of a place that the device does not decode.
     """
@@ -46,7 +51,7 @@ def completed(
     items |= zip(read.kept, read.pixels.to(device), strict=True)
     frames = _decoded(_contents(read, device), device)
     for (place, (_, window)), frame in zip(read.encoded.items(), frames, strict=True):
-        item = on_cpu(place) if frame is None else window.of(frame, size)
+        item = on_cpu(place) if frame is None else window.of(frame, size, interpolation)
         items[place] = item.to(device) if isinstance(item, Tensor) else item
     return collate([items[place] for place in sorted(items)])
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from micronet.data.augmentation import Policy, changed
 from micronet.data.collation import Broken, Encoded
 from micronet.data.image_files import decode_pixels, whole_jpeg
+from micronet.data.preprocessing import Preprocessing
 from micronet.data.seeds import generator
 from micronet.data.windows import drawn
 from micronet.utils.errors import UserError
@@ -29,6 +29,7 @@ class Files(Dataset[Tensor | Broken | Encoded]):
         size: side in pixels.
         augment: (seed, epoch), or None for the center.
         policy: changes each augmented image, where given.
+        preprocessing: what the network wants of them.
         encoded: leave JPEG files to a device, with the part that is drawn of them.
     """
 
@@ -38,13 +39,13 @@ class Files(Dataset[Tensor | Broken | Encoded]):
         size: int,
         augment: tuple[int, int] | None,
         policy: Policy | None = None,
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008, it is frozen
         *,
         encoded: bool = False,
     ) -> None:
         self.files, self.size, self.augment, self.policy = files, size, augment, policy
         self.encoded = encoded
-        steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
-        self.center = v2.Compose(steps)
+        self.interpolation, self.center = preprocessing.interpolation, preprocessing.center(size)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -62,7 +63,7 @@ class Files(Dataset[Tensor | Broken | Encoded]):
         if self.augment is None:
             return self.center(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
         window = drawn(pixels.shape[0], pixels.shape[1], generator(*self.augment, 2, index))
-        rows = window.of(pixels.permute(2, 0, 1), self.size)
+        rows = window.of(pixels.permute(2, 0, 1), self.size, self.interpolation)
         return rows if self.policy is None else changed(self.policy, rows, *self.augment, index)
 
     def _encoded(self, index: int, seed: int, epoch: int) -> Encoded | None:

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchvision
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from micronet.data.batches import FileImages, Images, MemoryImages
 from micronet.data.image_files import Listing, decode, decode_square, entries, list_images
+from micronet.data.preprocessing import Preprocessing
 from micronet.data.splits import stratified_split
 from micronet.utils.errors import UserError, nearest
 
@@ -42,7 +44,34 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def find(source: str, image_size: int | None, workers: int, skip_bad: bool) -> Source:
+@dataclass(frozen=True)
+class Request:
+    """How the images of a source are wanted; see ``datasets.open_data``."""
+
+    image_size: int | None = None
+    preprocessing: Preprocessing | None = None
+    workers: int = 0
+    skip_bad: bool = False
+
+    def in_memory(self, pixels: Tensor, labels: Tensor, size: int, *, flip: bool) -> MemoryImages:
+        """Return images that were decoded, which come in ``size`` where no other is wanted."""
+        size = self.image_size or size
+        return MemoryImages(pixels, labels, size, flip=flip, preprocessing=self.preprocessing)
+
+    def in_files(self, listing: Listing) -> FileImages:
+        """Return images that are decoded when they are needed."""
+        wanted = self.preprocessing or Preprocessing()
+        return FileImages(
+            listing.files,
+            listing.labels,
+            self.image_size or wanted.image_size,
+            workers=self.workers,
+            skip_bad=self.skip_bad,
+            preprocessing=wanted,
+        )
+
+
+def find(source: str, request: Request) -> Source:
     """Open a set by name, or a folder with train/, val/ and test/, some of them.
 
     Raises:
@@ -50,48 +79,47 @@ def find(source: str, image_size: int | None, workers: int, skip_bad: bool) -> S
             different classes.
     """
     builtin = _BUILTINS.get(source)
-    return builtin(image_size) if builtin else _open_folder(source, image_size, workers, skip_bad)
+    return builtin(request) if builtin else _open_folder(source, request)
 
 
-def _open_digits(image_size: int | None) -> Source:
+def _open_digits(request: Request) -> Source:
     """Scikit-learn's 1,797 scanned digits of 8x8 pixels, a fifth of them for test."""
     from sklearn.datasets import load_digits  # slow to import, and only this set needs it
 
     digits = load_digits()
-    size = image_size or 32
+    size = request.image_size or 32
     planes = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
     planes = F.interpolate(planes, (size, size), mode="bilinear").round().to(torch.uint8)
     pixels = planes.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
     labels = torch.from_numpy(digits.target)
     train, test = (
-        MemoryImages(pixels[part], labels[part], size, flip=False)
+        request.in_memory(pixels[part], labels[part], size, flip=False)
         for part in stratified_split(labels, 0.2)
     )
     classes = tuple(str(name) for name in digits.target_names)
     return Source("digits", classes, size, train, None, test)
 
 
-def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], size: int | None) -> Source:
+def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], request: Request) -> Source:
     try:
         sets = [kind(str(DOWNLOADS), train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot fetch {name} into {str(DOWNLOADS)!r}: {error}") from None
-    size = size or 32
     train, test = (
-        MemoryImages(torch.from_numpy(s.data), torch.tensor(s.targets), size, flip=True)
+        request.in_memory(torch.from_numpy(s.data), torch.tensor(s.targets), 32, flip=True)
         for s in sets
     )
-    return Source(name, tuple(sets[0].classes), size, train, None, test)
+    return Source(name, tuple(sets[0].classes), train.image_size, train, None, test)
 
 
-_BUILTINS: dict[str, Callable[[int | None], Source]] = {
+_BUILTINS: dict[str, Callable[[Request], Source]] = {
     "digits": _open_digits,
-    "cifar10": lambda size: _open_cifar("cifar10", torchvision.datasets.CIFAR10, size),
-    "cifar100": lambda size: _open_cifar("cifar100", torchvision.datasets.CIFAR100, size),
+    "cifar10": lambda request: _open_cifar("cifar10", torchvision.datasets.CIFAR10, request),
+    "cifar100": lambda request: _open_cifar("cifar100", torchvision.datasets.CIFAR100, request),
 }
 
 
-def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bool) -> Source:
+def _open_folder(source: str, request: Request) -> Source:
     root = Path(source)
     if not os.path.isdir(root):
         known = ", ".join(_BUILTINS)
@@ -113,12 +141,9 @@ def _open_folder(source: str, image_size: int | None, workers: int, skip_bad: bo
             )
     images: Sequence[MemoryImages | FileImages] | None = None
     # Images in memory are all read at once: where one may be damaged they stay in their files.
-    if not skip_bad:
-        images = _in_memory(listings, image_size)
-    images = images or [
-        FileImages(each.files, each.labels, image_size or 224, workers=workers, skip_bad=skip_bad)
-        for each in listings
-    ]
+    if not request.skip_bad:
+        images = _in_memory(listings, request)
+    images = images or [request.in_files(each) for each in listings]
     parts = dict(zip(present, images, strict=True))
     name, size = root.resolve().name, images[0].image_size
     train, validation, test = (parts.get(part) for part in _PARTS)
@@ -161,7 +186,7 @@ def _notes(root: Path, classes: Sequence[str], *, held_out: bool) -> tuple[str, 
     )
 
 
-def _in_memory(listings: list[Listing], image_size: int | None) -> list[MemoryImages] | None:
+def _in_memory(listings: list[Listing], request: Request) -> list[MemoryImages] | None:
     """Decode all images if they are square, small and of one size; return None if they are not."""
     width, height = decode(listings[0].files[0]).size
     total = sum(len(listing.files) for listing in listings)
@@ -172,5 +197,5 @@ def _in_memory(listings: list[Listing], image_size: int | None) -> list[MemoryIm
         pixels = decode_square(listing.files, width)
         if pixels is None:
             return None
-        images.append(MemoryImages(pixels, listing.labels, image_size or width, flip=True))
+        images.append(request.in_memory(pixels, listing.labels, width, flip=True))
     return images

@@ -12,6 +12,7 @@ __all__ = [
     "replacement",
     "shared_layers",
     "shared_tensors",
+    "timm_networks",
     "unchanged",
     "weights",
 ]

@@ -13,7 +13,8 @@ from efficientnet_pytorch.utils import BlockDecoder, GlobalParams, url_map
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from micronet.models import custom
+from micronet.data.preprocessing import Preprocessing
+from micronet.models import custom, timm_networks
 from micronet.models.cifar_resnet import CifarResNet
 from micronet.models.replacement import replace_
 from micronet.models.weights import load_weights
@@ -26,6 +27,7 @@ __all__ = [
     "default_image_size",
     "layers",
     "load_weights",
+    "preprocessing",
     "stem_name",
 ]
 
@@ -64,21 +66,24 @@ def create_model(
 ) -> nn.Module:
     """Build a network that maps images (N, channels, H, W) to logits (N, num_classes).
 
-    ``arch`` may be a user's own, see ``models.custom``. EfficientNet's convolutions pad "SAME" for
-    the image at hand, as its paper does, and not for a size fixed in advance. The auxiliary heads
-    of GoogLeNet and Inception are left out.
+    ``arch`` may be a user's own, see ``models.custom``, or timm's, see ``models.timm_networks``.
+    EfficientNet's convolutions pad "SAME" for the image at hand, as its paper does, and not for a
+    size fixed in advance. The auxiliary heads of GoogLeNet and Inception are left out.
 
     Raises:
         UserError: no such architecture, it has no published weights, or they cannot be fetched.
     """
     if custom.is_own(arch):
         return _own(arch, num_classes, channels, pretrained)
-    if arch not in architectures():
-        raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")
+    _check_known(arch)
     if num_classes < 1 or channels < 1:
         raise UserError(f"{arch} cannot have {num_classes} classes and {channels} channels")
+    if pretrained and channels != 3:
+        raise UserError(f"the published weights of {arch} need 3 channels, not {channels}")
+    if timm_networks.is_timm(arch):
+        return timm_networks.create(arch, num_classes, channels, pretrained=pretrained)
     if pretrained:
-        return _pretrained(arch, num_classes, channels)
+        return _pretrained(arch, num_classes)
     return _untrained(arch, num_classes, channels)
 
 
@@ -97,13 +102,28 @@ def default_image_size(arch: str) -> int:
     """
     if custom.is_own(arch):
         raise UserError(f"{arch} has no image size of its own: give --image-size")
-    if arch not in architectures():
-        raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")
+    if (wanted := preprocessing(arch)) is not None:
+        return wanted.image_size
+    _check_known(arch)
     if arch in _EFFICIENTNETS:
         return efficientnet_pytorch.EfficientNet.get_image_size(arch)
     if arch == _MICRO or arch in _CIFAR_DEPTHS:
         return 32
     return torchvision.models.get_model_weights(arch).DEFAULT.transforms().crop_size[0]
+
+
+def preprocessing(arch: str | None) -> Preprocessing | None:
+    """Return how an architecture wants its images prepared, None where the data decide.
+
+    Raises:
+        UserError: it is timm's, and timm does not have it.
+    """
+    return timm_networks.preprocessing(arch) if arch and timm_networks.is_timm(arch) else None
+
+
+def _check_known(arch: str) -> None:
+    if not timm_networks.is_timm(arch) and arch not in architectures():
+        raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
@@ -177,11 +197,9 @@ def _untrained(arch: str, num_classes: int, channels: int) -> nn.Module:
     return model
 
 
-def _pretrained(arch: str, num_classes: int, channels: int) -> nn.Module:
+def _pretrained(arch: str, num_classes: int) -> nn.Module:
     if arch == _MICRO or arch in _CIFAR_DEPTHS:
         raise UserError(f"there are no published weights for {arch}; train it, or give --weights")
-    if channels != 3:
-        raise UserError(f"the published weights of {arch} need 3 channels, not {channels}")
     try:
         if arch in _EFFICIENTNETS:
             return _pretrained_efficientnet(arch, num_classes)

@@ -19,6 +19,9 @@ from torch import nn
 from micronet.models.failures import failures_of, reason
 from micronet.utils.errors import UserError
 
+# What stands before the name of a network of timm's, which is no user's own.
+TIMM = "timm:"
+
 _allowed: set[str] = set()
 # Two networks of a command, such as a run and its teacher, must not be one.
 _built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -26,7 +29,7 @@ _built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 def is_own(arch: object) -> bool:
     """Whether an architecture is a user's own."""
-    return isinstance(arch, str) and ":" in arch
+    return isinstance(arch, str) and ":" in arch and not arch.startswith(TIMM)
 
 
 def allow(*specs: str | None) -> None:
@@ -78,19 +81,22 @@ def _function(spec: str) -> Callable[..., Any]:
 
 
 def _called(spec: str, build: Callable[[], object]) -> object:
-    """Call a user's function; on the meta device, where it cannot, move what it returns there.
+    with failures_of(f"{spec!r} failed"):
+        return on_default_device(build)
+
+
+def on_default_device(build: Callable[[], Any]) -> Any:
+    """Call what builds a network; on the meta device, where it cannot, move what it returns there.
 
     A constructor may compute with tensors, as with the rates of stochastic depth.
     """
-    meta = torch.get_default_device().type == "meta"
-    with failures_of(f"{spec!r} failed"):
-        if not meta:
-            return build()
-        with contextlib.suppress(Exception):
-            return build()
-        with torch.device("cpu"):
-            model = build()
-        return model.to("meta") if isinstance(model, nn.Module) else model
+    if torch.get_default_device().type != "meta":
+        return build()
+    with contextlib.suppress(Exception):
+        return build()
+    with torch.device("cpu"):
+        model = build()
+    return model.to("meta") if isinstance(model, nn.Module) else model
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

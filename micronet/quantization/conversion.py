@@ -54,7 +54,8 @@ def report(model: nn.Module, bits: Mapping[str, LayerBits]) -> list[LayerReport]
 def _row(
     name: str, layer: architectures.Layer, bits: LayerBits, others: Sequence[str]
 ) -> LayerReport:
-    reason = "the schedule leaves it in float" if bits.is_float else bits.float_because or ""
+    left = bits.left_because or "the schedule leaves it in float"
+    reason = left if bits.is_float else bits.float_because or ""
     arithmetic = FLOAT if bits.is_float else ROUNDED if reason else INTEGER
     return LayerReport(
         name,

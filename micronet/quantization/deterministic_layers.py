@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 import micronet_kernels as kernels
+from micronet.models import timm_networks
 
 # For every network that is made of the operators, before a counter can look at it.
 kernels.register_flop_formulas()
@@ -64,7 +65,8 @@ class ExactConv2d(nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = source.weight, source.bias
-        is_dynamic = isinstance(source, Conv2dDynamicSamePadding)
+        dynamic = Conv2dDynamicSamePadding, *timm_networks.same_padding_layers()
+        is_dynamic = isinstance(source, dynamic)
         self.same_padding = is_dynamic or getattr(source, "same_padding", False)
 
     def sides(self, size: torch.Size) -> tuple[int, int, int, int]:

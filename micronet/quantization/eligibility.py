@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import nn
 
-from micronet.models import architectures, shared_layers
+from micronet.models import architectures, shared_layers, timm_networks
 from micronet.quantization import shared_weights
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
 from micronet.quantization.layers import QuantizedLayer
-from micronet.quantization.plain_weights import check_weight, has_plain_parameters
+from micronet.quantization.plain_weights import check_weight, computed, has_plain_parameters
 from micronet.quantization.precision import LayerBits
 from micronet.utils.errors import UserError
 
@@ -40,6 +40,33 @@ def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "
         shared_weights.check_precision(model, bits, where)
 
 
+def without_others(
+    model: nn.Module, bits: Mapping[str, LayerBits], named: Collection[str]
+) -> dict[str, LayerBits]:
+    """Return precisions that leave in float what is of no kind that can be quantized.
+
+    Args:
+        model: whose layers they are.
+        bits: precision of every layer.
+        named: layers whose precision was asked for by name or pattern, which stays as it is: one
+            that cannot have it is refused by ``check_layers``.
+    """
+    layers = architectures.layers(model)
+    return {
+        name: own
+        if own.is_float or name in named or (reason := _obstacle(layers[name])) is None
+        else LayerBits(None, None, left_because=reason)
+        for name, own in bits.items()
+    }
+
+
+def _obstacle(layer: nn.Module) -> str | None:
+    """Return why a layer cannot be quantized, None where it can be."""
+    if isinstance(layer, QuantizedLayer) or is_plain_convolution(layer) or is_plain_linear(layer):
+        return None
+    return computed(layer) or f"no quantized layer takes the place of {type(layer).__name__}"
+
+
 def is_plain_convolution(source: nn.Module) -> bool:
     """Whether a layer is one of the convolutions that quantized and exact ones stand in for."""
     # Exact types: a subclass may use its weight without calling forward, as attention does.
@@ -48,9 +75,11 @@ def is_plain_convolution(source: nn.Module) -> bool:
     if isinstance(source, Conv2dStaticSamePadding):
         # EfficientNet's squeeze-excite layers, whose fixed padding is none.
         return isinstance(source.static_padding, nn.Identity)
-    return type(source) in (nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d)
+    known = nn.Conv2d, Conv2dDynamicSamePadding, FloatConv2d
+    return type(source) in (*known, *timm_networks.same_padding_layers())
 
 
 def is_plain_linear(source: nn.Module) -> bool:
-    """Whether a layer is a linear layer as torch has it."""
-    return has_plain_parameters(source) and type(source) in (nn.Linear, FloatLinear)
+    """Whether a layer is a linear layer as torch, or timm for TorchScript's sake, has it."""
+    known = nn.Linear, FloatLinear, *timm_networks.linear_layers()
+    return has_plain_parameters(source) and type(source) in known

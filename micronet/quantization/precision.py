@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import micronet_kernels as kernels
 from micronet.recipe.schema import STEPS
@@ -14,7 +14,9 @@ _EVALUATED = "; evaluated in integers"
 class LayerBits:
     """The precision of one layer; None keeps the operand in float.
 
-    A step is "range" or "learned"; the decay is that of a range of activations.
+    A step is "range" or "learned"; the decay is that of a range of activations. ``left_because``
+    says why a layer is in float that a recipe's defaults would quantize; it is a remark, by which
+    two precisions do not differ.
 
     Raises:
         ValueError: a step is neither.
@@ -25,6 +27,7 @@ class LayerBits:
     decay: float = 0.99
     weight_step: str = "range"
     activation_step: str = "range"
+    left_because: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Hold the steps to what there is: another word would train something else."""

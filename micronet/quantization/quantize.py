@@ -17,7 +17,12 @@ from micronet.models import architectures, shared_layers
 from micronet.models.plain_swish import use_plain_swish_
 from micronet.models.replacement import replace_
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear, MeanPool2d
-from micronet.quantization.eligibility import check_layers, is_plain_convolution, is_plain_linear
+from micronet.quantization.eligibility import (
+    check_layers,
+    is_plain_convolution,
+    is_plain_linear,
+    without_others,
+)
 from micronet.quantization.fast_paths import leave_fast_paths_
 from micronet.quantization.layers import (
     QuantizedConv2d,
@@ -39,10 +44,12 @@ def plan(
 ) -> dict[str, LayerBits]:
     """Return the precision of every convolution and linear layer of a model.
 
+    A layer that cannot be quantized stays in float where only the section's defaults reach it.
+
     Raises:
         UserError: an override names no layer, two want different things of one, nothing is
             quantized, the section asks for quantized activations and no layer gets any, or a
-            layer that is quantized cannot be.
+            layer that an override means to quantize cannot be.
     """
     layers = architectures.layers(model)
     by_key = {f"quantize.overrides[{i}].layers": o for i, o in enumerate(section.overrides)}
@@ -59,6 +66,7 @@ def plan(
             weights = _inherit(override.weights, weights)
             activations = _inherit(override.activations, activations)
         bits[name] = _layer_bits(weights, activations)
+    bits = without_others(model, bits, assigned)
     _check_plan(bits, section, path)
     check_layers(model, bits, f"{line_of(path, 'quantize')}: ")
     return bits

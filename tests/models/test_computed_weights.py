@@ -14,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 import micronet.score as score
 from micronet.models import architectures, custom
 from micronet.pruning import prune
-from micronet.quantization import quantize
+from micronet.quantization import conversion, quantize
 from micronet.quantization.plain_weights import check_weight, computed
 from micronet.recipe import reader
 from micronet.runs import directory
@@ -175,13 +175,20 @@ def test_pruning_quantizing_and_scoring_refuse_by_name(kind):
     model = nn.Sequential(COMPUTED[kind](), nn.Linear(4, 4))
     s = reader.PruneSection((reader.PruneGroup(("*",), final_sparsity=0.5),), method="one-shot")
     precision = reader.WeightPrecision(4), reader.ActivationPrecision(4)
+    named = reader.QuantizeSection(*precision, (reader.QuantizeOverride(("0",)),))
     for verb, act in {
         "pruned": lambda: prune.layer_groups(model, s, "x.yaml"),
-        "quantized": lambda: quantize.plan(model, reader.QuantizeSection(*precision), "x.yaml"),
+        "quantized": lambda: quantize.plan(model, named, "x.yaml"),
         "scored": lambda: score.score_model(model, 16, bits={}),
     }.items():
         with pytest.raises(UserError, match=rf"layer '0' \(\w+\) cannot be {verb}: its "):
             act()
+    # What only the defaults reach stays in float, and its report says why.
+    reached = quantize.plan(model, reader.QuantizeSection(*precision))
+    assert reached["0"].is_float and not reached["1"].is_float
+    row = conversion.report(model, reached)[0]
+    assert row.arithmetic == "float" and row.reason == computed(model[0])
+    assert quantize.bits_from_dict(quantize.bits_to_dict(reached)) == reached
     # What is left alone is not refused.
     rest = reader.PruneSection((reader.PruneGroup(("1",), final_sparsity=0.5),), method="one-shot")
     assert list(prune.layer_groups(model, rest)) == ["1"]
@@ -251,9 +258,10 @@ def test_commands(net, tmp_path, monkeypatch, capsys):
     assert main(["eval", "--own", spec, fit]) == 0
     assert main(["summary", "--own", spec, fit]) == 0
     group = {"layers": ["0"], "final_sparsity": 0.5}
+    precision = {"weights": {"bits": 4}, "activations": {"bits": 4}}
     for stage, section in {
         "prune": {"prune": {"method": "one-shot", "groups": [group]}},
-        "qat": {"quantize": {"weights": {"bits": 4}, "activations": {"bits": 4}}},
+        "qat": {"quantize": precision | {"overrides": [{"layers": ["*"]} | precision]}},
     }.items():
         recipe = tmp_path / f"{stage}.yaml"
         recipe.write_text(yaml.safe_dump(section))
@@ -264,10 +272,11 @@ def test_commands(net, tmp_path, monkeypatch, capsys):
         assert "layer '0'" in error and error.count("\n") == 1 and not out.exists()
     assert score.main(["--own", spec, fit]) == 2
     assert "layer '0'" in capsys.readouterr().err
-    # With that layer in float the rest is quantized, and it goes on computing its weight.
-    section["quantize"]["overrides"] = [{"layers": ["0"], "weights": None, "activations": None}]
-    recipe.write_text(yaml.safe_dump(section))
+    # Where nothing names that layer the rest is quantized, and it goes on computing its weight.
+    recipe.write_text(yaml.safe_dump({"quantize": precision}))
     assert main(["qat", *common, "--out", str(out)]) == 0
+    assert "  float, its " in capsys.readouterr().out
+    assert "float,its " in (out / "layers.csv").read_text()
     assert main(["eval", "--own", spec, str(out)]) == 0
     model = directory.load(str(out)).model
     assert [type(layer).__name__ for layer in architectures.layers(model).values()] == [
