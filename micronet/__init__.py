@@ -15,7 +15,8 @@ from micronet.compression.distillation import Teacher, distillation_loss
 from micronet.compression.one_shot import prune_, quantize_
 from micronet.compression.report import Report
 from micronet.data.datasets import Data, open_data
-from micronet.models.architectures import create_model, load_weights
+from micronet.data.preprocessing import Preprocessing
+from micronet.models.architectures import create_model, load_weights, preprocessing
 from micronet.recipe.reader import (
     ActivationPrecision,
     AugmentSection,
@@ -40,6 +41,7 @@ __all__ = [
     "Compression",
     "Data",
     "DistillSection",
+    "Preprocessing",
     "PruneGroup",
     "PruneSection",
     "QuantizeOverride",
@@ -59,6 +61,7 @@ __all__ = [
     "learning_rate",
     "load_weights",
     "open_data",
+    "preprocessing",
     "prune_",
     "quantize_",
     "score",

@@ -34,7 +34,13 @@ def plain_loop(arch, weights, folder, schedule):
     """What a user writes who has a loop of their own."""
     recipe = micronet.Recipe.load(schedule)
     train = recipe.train
-    data = micronet.open_data(str(folder), image_size=32, batch_size=8, seed=train.seed)
+    data = micronet.open_data(
+        str(folder),
+        image_size=32,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        preprocessing=micronet.preprocessing(arch),
+    )
     model = micronet.create_model(arch, data.num_classes)
     micronet.load_weights(model, str(weights))
     model.to(memory_format=torch.channels_last)
@@ -56,17 +62,29 @@ def plain_loop(arch, weights, folder, schedule):
     return model, compression
 
 
-@pytest.mark.parametrize("steps", [{}, LEARNED], ids=["ranges", "learned steps"])
-def test_a_plain_loop_and_the_command_line_agree(steps, tmp_path):
+@pytest.mark.parametrize(
+    "arch,steps",
+    [
+        ("efficientnet-micro", {}),
+        ("efficientnet-micro", LEARNED),
+        ("timm:mobilenetv3_small_050", {}),
+    ],
+)
+def test_a_plain_loop_and_the_command_line_agree(arch, steps, tmp_path):
+    if arch.startswith("timm:"):
+        pytest.importorskip("timm")
     folder = make_folder(tmp_path / "images", 40, count=8)
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"
-    save_file(micronet.create_model("efficientnet-micro", 2).state_dict(), weights)
+    save_file(micronet.create_model(arch, 2).state_dict(), weights)
+    pattern = "*conv*" if arch.startswith("timm:") else "*_conv*"
+    pruned = RECIPE["prune"]["groups"][0] | {"layers": [pattern]}
     recipe = RECIPE | {"quantize": RECIPE["quantize"] | steps}
+    recipe["prune"] = RECIPE["prune"] | {"groups": [pruned]}
     schedule = tmp_path / "recipe.yaml"
     schedule.write_text(yaml.safe_dump(recipe))
-    model, compression = plain_loop("efficientnet-micro", weights, folder, schedule)
-    command = ["qat", "--arch", "efficientnet-micro", "--weights", str(weights)]
+    model, compression = plain_loop(arch, weights, folder, schedule)
+    command = ["qat", "--arch", arch, "--weights", str(weights)]
     command += ["--data", str(folder), "--image-size", "32", "--schedule", str(schedule)]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     found = checkpoint.load(tmp_path / "run" / "last.safetensors")
