@@ -7,32 +7,60 @@
 
 What is here is the whole interface of the library; ``micronet train`` and the other commands are
 made of it.
+
+Nothing is loaded before it is asked for: what reads a report, or runs before the kernels are built,
+needs neither them nor torch.
 """
 
-from micronet.compression.calibration import calibrate_
-from micronet.compression.compression import Compression, compress
-from micronet.compression.distillation import Teacher, distillation_loss
-from micronet.compression.one_shot import prune_, quantize_
-from micronet.compression.report import Report
-from micronet.data.datasets import Data, open_data
-from micronet.data.preprocessing import Preprocessing
-from micronet.models.architectures import create_model, load_weights, preprocessing
-from micronet.recipe.reader import (
-    ActivationPrecision,
-    AugmentSection,
-    DistillSection,
-    PruneGroup,
-    PruneSection,
-    QuantizeOverride,
-    QuantizeSection,
-    Recipe,
-    TrainSection,
-    WeightPrecision,
-)
-from micronet.scoring.count import Score, score
-from micronet.training.evaluation import Accuracy, evaluate
-from micronet.training.optimizer import learning_rate, set_learning_rate
-from micronet.utils.errors import UserError
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from micronet.compression.calibration import calibrate_
+    from micronet.compression.compression import Compression, compress
+    from micronet.compression.distillation import Teacher, distillation_loss
+    from micronet.compression.one_shot import prune_, quantize_
+    from micronet.compression.report import Report
+    from micronet.data.datasets import Data, open_data
+    from micronet.data.preprocessing import Preprocessing
+    from micronet.models.architectures import create_model, load_weights, preprocessing
+    from micronet.recipe.reader import (
+        ActivationPrecision,
+        AugmentSection,
+        DistillSection,
+        PruneGroup,
+        PruneSection,
+        QuantizeOverride,
+        QuantizeSection,
+        Recipe,
+        TrainSection,
+        WeightPrecision,
+    )
+    from micronet.scoring.count import Score, score
+    from micronet.training.evaluation import Accuracy, evaluate
+    from micronet.training.optimizer import learning_rate, set_learning_rate
+    from micronet.utils.errors import UserError
+
+# Where each name is, as type checkers see it above.
+_HOMES = {
+    "micronet.compression.calibration": "calibrate_",
+    "micronet.compression.compression": "Compression compress",
+    "micronet.compression.distillation": "Teacher distillation_loss",
+    "micronet.compression.one_shot": "prune_ quantize_",
+    "micronet.compression.report": "Report",
+    "micronet.data.datasets": "Data open_data",
+    "micronet.data.preprocessing": "Preprocessing",
+    "micronet.models.architectures": "create_model load_weights preprocessing",
+    "micronet.recipe.reader": (
+        "ActivationPrecision AugmentSection DistillSection PruneGroup PruneSection "
+        "QuantizeOverride QuantizeSection Recipe TrainSection WeightPrecision"
+    ),
+    "micronet.scoring.count": "Score score",
+    "micronet.training.evaluation": "Accuracy evaluate",
+    "micronet.training.optimizer": "learning_rate set_learning_rate",
+    "micronet.utils.errors": "UserError",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "Accuracy",
@@ -67,3 +95,17 @@ __all__ = [
     "score",
     "set_learning_rate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the library when it is first used."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'micronet' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Name what is here, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -233,9 +233,11 @@ def score(
         accumulator: how wide additions are claimed to be, one of ``accumulators.KINDS``.
 
     Raises:
-        UserError: there is no such rule set, an operation has no rule, or a quantizer has seen no
-            data yet.
+        UserError: it is no network, there is no such rule set, an operation has no rule, or a
+            quantizer has seen no data yet.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"score takes a torch network, not {type(model).__name__}")
     if rules not in RULES:
         raise UserError(f"there are no rules {rules!r}{nearest(rules, RULES)}")
     if uninitialized := quantize.uninitialized(model):
