@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torchvision
 
+from micronet.data.preprocessing import Preprocessing
 from micronet.models import architectures
 from micronet.models.architectures import Created
 from micronet.quantization.quantize import LayerBits
@@ -97,6 +98,15 @@ class Normalization:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """How images become as large as the network takes them; see ``data.preprocessing``."""
+
+    interpolation: str
+    crop_share: float | None
+    squash: bool
+
+
+@dataclass(frozen=True)
 class Description:
     """What is said of a network beside its tensors.
 
@@ -108,7 +118,8 @@ class Description:
         tied: by each further name of a tensor, the name that it is stored under.
         image_size: side in pixels of the images that it was made for.
         classes: their names, in the order of the logits.
-        normalization: of the images.
+        normalization: of the images, None where it is not known, and so is ``resize``.
+        resize: None where images are resized as torchvision's recipes do.
         versions: of the packages that wrote the file.
         recipe: by which it was trained.
 
@@ -124,6 +135,7 @@ class Description:
     image_size: int | None
     classes: tuple[str, ...] | None
     normalization: Normalization | None
+    resize: Resize | None
     versions: dict[str, str]
     recipe: Recipe | None = None
 
@@ -131,6 +143,8 @@ class Description:
         """Hold the values to each other."""
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size {self.image_size} is no number of pixels")
+        if self.resize is not None and self.normalization is None:
+            raise ValueError("resize is of no use without normalization")
         count = self.architecture.num_classes
         if self.classes is not None and count not in (None, len(self.classes)):
             raise ValueError(f"classes has {len(self.classes)} names for {count} classes")
@@ -163,6 +177,24 @@ class Description:
             json.dumps(dataclasses.asdict(self) | {"recipe": recipe})
         )
         return plain
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """What a checkpoint's header says of the images, None where that is not known."""
+        if self.normalization is None:
+            return None
+        moments = {"mean": self.normalization.mean, "deviation": self.normalization.std}
+        size = {} if self.image_size is None else {"image_size": self.image_size}
+        return moments | size | ({} if self.resize is None else vars(self.resize))
+
+
+def about_images(preprocessing: Preprocessing | None) -> dict[str, Any]:
+    """Return as plain data of a description how images are prepared."""
+    if preprocessing is None:
+        return {"normalization": None, "resize": None}
+    resize = {f.name: getattr(preprocessing, f.name) for f in dataclasses.fields(Resize)}
+    mean, std = map(list, preprocessing.statistics)
+    return {"normalization": {"mean": mean, "std": std}, "resize": resize}
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from micronet.compression.compression import Compression, masks_of
 from micronet.compression.plan import CompressionPlan
+from micronet.data.preprocessing import of_record
 from micronet.models import architectures, custom
 from micronet.models.architectures import Created
 from micronet.models.failures import failures_of
@@ -27,7 +28,7 @@ from micronet.quantization import quantize
 from micronet.recipe.reader import Recipe, recipe_to_dict
 from micronet.runs import directory, folder_files, stored_state
 from micronet.runs.checkpoint import Checkpoint
-from micronet.runs.description import FORMAT, Architecture, Description, versions
+from micronet.runs.description import FORMAT, Architecture, Description, about_images, versions
 from micronet.runs.directory import RunDirectory
 from micronet.utils.errors import UserError
 
@@ -99,6 +100,7 @@ def save(
         "normalization": _normalization(mean, std),
     }
     about = {key: subject.config.get(key) if v is None else v for key, v in given.items()}
+    about["resize"] = subject.config.get("resize") if mean is None else None
     state, tied = _state(subject)
     created = _created(subject.model, arch, state)
     description = _description(subject, created, tied, about, "save")
@@ -257,7 +259,7 @@ def _config_of_run(path: Path, found: Checkpoint, subject: _Subject) -> dict[str
         "recipe": run.config()["recipe"] if run.config_file.is_file() else None,
         "image_size": found.meta.get("image_size"),
         "classes": found.meta.get("classes") or None,
-        "normalization": None,
+        **about_images(of_record(found.meta, found.path)),
     }
     created = architectures.created_as(subject.model)
     return _description(subject, created, {}, about, str(found.path)).to_dict()

@@ -107,7 +107,8 @@ def _tensors(path: Path, checksum: object) -> dict[str, Tensor]:
             f"{CONFIG}"
         )
     try:
-        return safetensors.torch.load(content)
+        # In an order of their names: safetensors has none.
+        return dict(sorted(safetensors.torch.load(content).items()))
     except Exception as error:
         # Whoever wrote the file wrote the checksum: it may hold anything, and raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -139,6 +140,7 @@ def _meta(description: Description) -> dict[str, Any]:
         "image_size": description.image_size,
         "classes": list(description.classes or ()),
         "bits": quantize.bits_to_dict(description.precision),
+        "preprocessing": description.preprocessing,
         "data": None,
         "holdout": None,
     }
