@@ -37,7 +37,7 @@ def parser() -> Parser:
 
 def _source_options(top: Parser) -> None:
     add = top.add_argument
-    add("networks", nargs="*", help="plan (.yaml), run directory or checkpoint")
+    add("networks", nargs="*", help="plan (.yaml), run, checkpoint or folder of a saved network")
     add("--arch", help="architecture of a plan, timm:NAME, or module:function of your own")
     add_own(top)
     add("--schedule", metavar="FILE", action="append", help="the plan's recipe; may be repeated")

@@ -128,7 +128,8 @@ def _with_data(request: Request, earlier: Mapping[str, Any]) -> Request:
     """Add where images come from: as given, else as an earlier run had them."""
     data, holdout = request.data, request.holdout
     if data is None:
-        data, holdout = earlier.get("data", DEFAULT_DATA), holdout or earlier.get("holdout")
+        data = images_of(earlier, request.source)
+        holdout = holdout or earlier.get("holdout")
     image_size = request.image_size or earlier.get("image_size")
     return replace(request, data=data, holdout=holdout, image_size=image_size)
 
@@ -142,6 +143,22 @@ def preprocessing(config: RunConfig, origin: LoadedRun | None) -> Preprocessing 
     if origin is not None:
         return of_record(origin.meta, origin.path)
     return architectures.preprocessing(config.request.arch)
+
+
+def images_of(meta: Mapping[str, Any], name: str | None) -> str:
+    """Return the images that a network was trained on; by default where there is no network.
+
+    Args:
+        meta: what its checkpoint says of it; empty for none.
+        name: of the checkpoint, for messages.
+
+    Raises:
+        UserError: it does not say.
+    """
+    data = meta.get("data", DEFAULT_DATA)
+    if data is None:
+        raise UserError(f"{name!r} does not say what images it was trained on: give --data")
+    return str(data)
 
 
 def _distill_section(stage: str, recipe: Recipe, request: Request) -> DistillSection | None:

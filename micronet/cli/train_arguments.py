@@ -98,7 +98,7 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--schedule", metavar="FILE", help="the recipe, YAML")
     add("--plan", metavar="FILE", help="take sparsities and bits from this plan of micronet.score")
-    add("--from", metavar="RUN", help="start from the best checkpoint of an earlier run")
+    add("--from", metavar="RUN", help="start from an earlier run, or a saved network")
     add("--pretrained", action="store_true", default=None, help="download pretrained weights")
     add("--teacher", metavar="ARCH|RUN", help="distil from this network or run")
     add("--teacher-weights", metavar="FILE", help="the teacher's weights")
@@ -126,7 +126,9 @@ def _schedule_options(command: argparse.ArgumentParser) -> None:
 
 
 def _network_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", nargs="?", help="run directory or checkpoint")
+    command.add_argument(
+        "run", nargs="?", help="run directory, checkpoint or folder of a saved network"
+    )
     command.add_argument("--arch", help="an architecture, where there is no run")
     add_own(command)
     command.add_argument("--image-size", type=positive, help="side of the input in pixels")
@@ -135,7 +137,7 @@ def _network_options(command: argparse.ArgumentParser) -> None:
 
 def _sensitivity_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("run", help="run directory or checkpoint")
+    add("run", help="run directory, checkpoint or folder of a saved network")
     add_own(command)
     add("--kind", choices=("element", "filter", "channel"), default="element")
     # Its old name goes on working.
@@ -157,7 +159,9 @@ def _sensitivity_options(command: argparse.ArgumentParser) -> None:
 
 
 def _eval_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", nargs="?", help="run directory or checkpoint")
+    command.add_argument(
+        "run", nargs="?", help="run directory, checkpoint or folder of a saved network"
+    )
     _source_options(command)
     command.add_argument(
         "--split", choices=("test", "validation"), help="default: test where there is one"

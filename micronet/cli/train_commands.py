@@ -33,7 +33,7 @@ def run_eval(options: EvalOptions) -> int:
     """Print the accuracy of a run, a checkpoint, or an architecture with weights."""
     model, meta, name = _network_to_evaluate(options)
     data = open_data(
-        options.data or meta.get("data") or stage.DEFAULT_DATA,
+        options.data or stage.images_of(meta, name),
         image_size=options.image_size or meta.get("image_size"),
         batch_size=options.batch_size or 128,
         seed=0,
@@ -124,6 +124,8 @@ def run_summary(options: SummaryOptions) -> int:
         loaded = directory.load(options.run)
         model, arch, classes = loaded.model, loaded.meta["arch"], loaded.meta["num_classes"]
         size = options.image_size or loaded.meta["image_size"]
+        if size is None:
+            raise UserError(f"{options.run!r} does not say its image size: give --image-size")
     else:
         arch, classes = str(options.arch), options.num_classes
         model = architectures.create_model(arch, classes)
@@ -141,7 +143,7 @@ def run_sensitivity(options: SensitivityOptions) -> int:
     levels = sensitivity.sparsities_of(options.sparsities)
     loaded = directory.load(options.run)
     data = open_data(
-        options.data or loaded.meta["data"],
+        options.data or stage.images_of(loaded.meta, str(loaded.path)),
         image_size=loaded.meta["image_size"],
         batch_size=options.batch_size,
         seed=0,

@@ -250,9 +250,8 @@ def _starting_network(
             raise UserError(
                 f"--arch {request.arch} differs from {str(origin.path)!r}, which is {arch}"
             )
-        masks = prune.Masks(origin.masks)
-        masks.check(origin.model)
-        return replace(config, request=replace(request, arch=arch)), origin.model, masks
+        config = replace(config, request=replace(request, arch=arch))
+        return config, origin.model, prune.Masks(origin.masks)
     if not request.arch:
         raise UserError(f"{config.stage} needs --arch, or --from RUN")
     if config.stage != "fit" and not (request.weights or request.pretrained):

@@ -55,8 +55,7 @@ def compress(
     """
     model = _plain(model, recipe)
     check(recipe)
-    earlier = _pruned.get(model)
-    masks = prune.Masks(earlier.bits if earlier is not None else None)
+    masks = prune.Masks(masks_of(model).bits)
     bits = quantize.precision_of(model)
     plan = resolve(model, recipe, bits)
     if example_inputs is not None:
@@ -64,6 +63,11 @@ def compress(
     made = Compression(model, plan, recipe.train, masks, bits, steps_per_epoch=steps_per_epoch)
     made.watches_uses = example_inputs is None
     return made
+
+
+def masks_of(model: nn.Module) -> prune.Masks:
+    """Return what of a network is pruned, as far as compressions of it have pruned it."""
+    return _pruned.get(model) or prune.Masks()
 
 
 def _plain(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -123,7 +127,8 @@ class Compression:
         self._train = train
         self._steps_in_epoch = 0
         # Whether an optimizer has the learned steps, and whether it got them while it trained.
-        self._steps_are_trained, self._steps_came_late = False, False
+        self._steps_are_trained = not parameters.step_group(model)
+        self._steps_came_late = False
         _pruned[model] = self.masks
 
     def begin_epoch(

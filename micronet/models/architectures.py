@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import efficientnet_pytorch
@@ -24,10 +26,12 @@ __all__ = [
     "architectures",
     "classifier_name",
     "create_model",
+    "created_as",
     "default_image_size",
     "layers",
     "load_weights",
     "preprocessing",
+    "source_of",
     "stem_name",
 ]
 
@@ -61,6 +65,18 @@ _MICRO_PARAMS = GlobalParams(
 )
 
 
+@dataclass(frozen=True)
+class Created:
+    """What ``create_model`` was asked for."""
+
+    arch: str
+    num_classes: int
+    channels: int
+
+
+_created: weakref.WeakKeyDictionary[nn.Module, Created] = weakref.WeakKeyDictionary()
+
+
 def create_model(
     arch: str, num_classes: int, *, channels: int = 3, pretrained: bool = False
 ) -> nn.Module:
@@ -73,6 +89,28 @@ def create_model(
     Raises:
         UserError: no such architecture, it has no published weights, or they cannot be fetched.
     """
+    model = _create(arch, num_classes, channels, pretrained)
+    _created[model] = Created(arch, num_classes, channels)
+    return model
+
+
+def created_as(model: nn.Module) -> Created | None:
+    """Return how ``create_model`` made this network, None where something else did."""
+    return _created.get(model)
+
+
+def source_of(arch: str) -> str:
+    """Return where an architecture comes from: a package's name, or ``own``."""
+    if timm_networks.is_timm(arch):
+        return "timm"
+    if custom.is_own(arch):
+        return "own"
+    if arch in _EFFICIENTNETS:
+        return "efficientnet_pytorch"
+    return "micronet" if arch == _MICRO or arch in _CIFAR_DEPTHS else "torchvision"
+
+
+def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.Module:
     if custom.is_own(arch):
         return _own(arch, num_classes, channels, pretrained)
     _check_known(arch)

@@ -66,13 +66,18 @@ def weight_key(layer: str) -> str:
 
 
 def kept_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
-    """Return the names under which tensors of a network are kept once each.
+    """Return the names under which tensors of a network are kept once each."""
+    return set(kept_name_of(model, tensors).values())
+
+
+def kept_name_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return, for every name of a network's tensors, the one under which the tensor is kept.
 
     Of a weight it is the one that its owner gives it, else the first.
     """
     weights = [weight_key(owner) for owner in owners(model)]
     ordered = {key: tensors[key] for key in weights if key in tensors} | dict(tensors)
-    return set(first_names(ordered).values())
+    return first_names(ordered)
 
 
 def check_memory(model: nn.Module, where: str = "") -> None:

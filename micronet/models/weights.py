@@ -105,6 +105,15 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     Of a tensor that the model has under several names the file may leave out all but one.
 
     Raises:
+        UserError: as ``fitted``.
+    """
+    _copy(model, fitted(model, state, path), path)
+
+
+def fitted(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Return tensors of a file under every name that a model has for them, which they fit exactly.
+
+    Raises:
         UserError: a tensor is missing, extra, or of another shape, the first such is named; or one
             that the model has under several names has several values.
     """
@@ -112,7 +121,7 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     state = under_every_name(own, state, path)
     if problem := misfit(own, state, type(model).__name__):
         raise UserError(f"the weights in {str(path)!r} are of another architecture: {problem}")
-    _copy(model, state, path)
+    return state
 
 
 def _copy(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -19,7 +19,7 @@ class LayerBits:
     two precisions do not differ.
 
     Raises:
-        ValueError: a step is neither.
+        ValueError: a step is neither, or a number is none that an operand can be rounded by.
     """
 
     weight_bits: float | None
@@ -30,12 +30,18 @@ class LayerBits:
     left_because: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Hold the steps to what there is: another word would train something else."""
-        for operand in ("weight_step", "activation_step"):
-            if (step := getattr(self, operand)) not in STEPS:
-                raise ValueError(
-                    f"{operand} is {step!r}, but must be {' or '.join(map(repr, STEPS))}"
-                )
+        """Hold the values to what there is: another would train something else."""
+        for operand in ("weight", "activation"):
+            bits, step = getattr(self, f"{operand}_bits"), getattr(self, f"{operand}_step")
+            if step not in STEPS:
+                known = " or ".join(map(repr, STEPS))
+                raise ValueError(f"{operand}_step is {step!r}, but must be {known}")
+            if bits is not None and not _is_number(bits, 1, 8):
+                raise ValueError(f"{operand}_bits is {bits!r}, but must be from 1 to 8")
+            if bits is not None and step == "learned" and kernels.levels_of_bits(bits) < 3:
+                raise ValueError(f"{operand}_bits {bits} are too few for a learned step")
+        if not _is_number(self.decay, 0, 1):
+            raise ValueError(f"decay is {self.decay!r}, but must be from 0 to 1")
 
     @property
     def weight_levels(self) -> int | None:
@@ -69,3 +75,7 @@ class LayerBits:
                 limit = f"integer convolutions take up to {most}"
                 return f"{operand} of {levels} levels, {limit}{_EVALUATED}"
         return None
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most  # type: ignore[operator]

@@ -34,7 +34,8 @@ def build(cls: type, mapping: object, where: str, path: str) -> Any:
     """Build the dataclass ``cls`` from ``mapping``; ``where`` is the dotted key so far.
 
     Raises:
-        UserError: a key is unknown or missing, or a value is not of its field's type.
+        UserError: a key is unknown or missing, a value is not of its field's type, or ``cls``
+            takes no such value.
     """
     if not isinstance(mapping, dict):
         raise UserError(
@@ -54,7 +55,10 @@ def build(cls: type, mapping: object, where: str, path: str) -> Any:
             values[name] = _convert(hints[name], mapping[name], _join(where, name), path)
         elif field.default is dataclasses.MISSING:
             raise UserError(f"{line_of(path, where)}: key {_join(where, name)!r} is missing")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{line_of(path, where)}: {where or 'the file'}: {error}") from None
 
 
 def _join(where: str, key: object) -> str:
@@ -73,9 +77,18 @@ def _convert(hint: Any, value: object, where: str, path: str) -> Any:
             )
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, v, f"{where}[{i}]", path) for i, v in enumerate(value))
+    if origin is dict:
+        return _convert_mapping(hint, value, where, path)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where, path)
     return _convert_scalar(hint, value, where, path)
+
+
+def _convert_mapping(hint: Any, value: object, where: str, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{line_of(path, where)}: {where} must be a mapping, not {_short(value)}")
+    item = typing.get_args(hint)[1]
+    return {key: _convert(item, v, _join(where, key), path) for key, v in value.items()}
 
 
 def _convert_optional(hint: Any, value: object, where: str, path: str) -> Any:

@@ -50,19 +50,36 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UserError: the file system refuses; the previous file is intact.
     """
-    beside = path.with_name(path.name + ".tmp")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files of one folder beside themselves, and rename them once all are written.
+
+    Raises:
+        UserError: the file system refuses; what it cannot write leaves every previous file intact.
+    """
+    beside = {path: path.with_name(path.name + ".tmp") for path in contents}
+    path = next(iter(contents))
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        for path, content in contents.items():
+            _write(beside[path], content)
+        for path in contents:
+            os.replace(beside[path], path)
         _sync_folder(path.parent)
     except OSError as error:
         # On a disk that takes no writes the part of a file cannot be removed either.
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+        for part in beside.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from micronet.models import architectures
+from micronet.models.architectures import Created
+from micronet.models.failures import failures_of
 from micronet.models.shared_tensors import first_names
-from micronet.models.weights import copy_state
+from micronet.models.weights import copy_state, fitted
+from micronet.pruning import prune
 from micronet.quantization import quantize
-from micronet.runs import checkpoint
+from micronet.quantization.quantize import LayerBits
+from micronet.runs import checkpoint, folder_files, stored_state
 from micronet.runs.checkpoint import Checkpoint, write_atomically
 from micronet.utils.errors import UserError
 
@@ -140,10 +145,25 @@ def find_checkpoint(path: str | Path) -> Path:
     for candidate in (run.best, run.last):
         if candidate.exists():
             return candidate
-    raise UserError(f"{str(path)!r} holds no checkpoint (best.safetensors or last.safetensors)")
+    raise UserError(
+        f"{str(path)!r} holds no checkpoint (best.safetensors or last.safetensors), and no network "
+        f"that was saved ({folder_files.WEIGHTS})"
+    )
 
 
-def _with_average(
+def read(path: str | Path) -> Checkpoint:
+    """Read the network of a run directory, a checkpoint or a saved folder, as a checkpoint.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(path)
+    if folder_files.is_folder(path):
+        return folder_files.read(path)
+    return checkpoint.load(find_checkpoint(path))
+
+
+def with_average(
     model: nn.Module, state: Mapping[str, Tensor], average: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return a network's tensors, those that were averaged in place of the last ones."""
@@ -153,36 +173,79 @@ def _with_average(
 
 
 def load(path: str | Path, *, averaged: bool = True) -> LoadedRun:
-    """Rebuild the network of a run directory or checkpoint, quantized layers in place.
+    """Rebuild the network of a run directory, checkpoint or folder, quantized layers in place.
 
     Args:
-        path: what ``find_checkpoint`` takes.
+        path: what ``read`` takes.
         averaged: take the average of the weights, which was validated, where the run kept one;
             else the weights that training goes on with.
 
     Raises:
         UserError: there is no checkpoint, it is damaged, or its tensors do not fit its network.
     """
-    return rebuilt(checkpoint.load(find_checkpoint(path)), averaged=averaged)
+    return rebuilt(read(path), averaged=averaged)
 
 
-def rebuilt(found: Checkpoint, *, averaged: bool = True) -> LoadedRun:
-    """Rebuild the network of a checkpoint that was read; as ``load`` does."""
-    meta = found.meta
+def rebuilt(
+    found: Checkpoint, *, averaged: bool = True, model: nn.Module | None = None
+) -> LoadedRun:
+    """Rebuild the network of a checkpoint that was read; as ``load`` does.
+
+    Args:
+        found: the checkpoint.
+        averaged: as of ``load``.
+        model: a network in float that takes its tensors, in place of one that is created.
+    """
+    state, masks = found.group("model"), prune.Masks(found.group("mask"))
+    bits = _bits(found)
+    if model is None:
+        model = _created(found, bits, state)
+    with _named(found.path):
+        quantize.convert_(model, bits)
+    state = with_average(model, state, found.group("average") if averaged else {})
+    state = fitted(model, state, found.path)
+    with _named(found.path):
+        stored_state.check(model, state, masks)
+    copy_state(model, state, found.path)
+    quantize.share_masks(model, masks.bits)
+    return LoadedRun(model.eval(), masks.bits, found.meta, found.path, found)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Begin what is wrong with a file's contents with its name."""
     try:
-        arch, classes, channels = meta["arch"], meta["num_classes"], meta["channels"]
-        bits = quantize.bits_from_dict(meta["bits"])
+        yield
+    except UserError as error:
+        raise UserError(f"{str(path)!r}: {error}") from None
+
+
+def _bits(found: Checkpoint) -> dict[str, LayerBits]:
+    try:
+        return quantize.bits_from_dict(found.meta["bits"])
     except ValueError as error:
         raise UserError(f"checkpoint {str(found.path)!r}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {str(found.path)!r} lacks {error} in its header") from None
-    for key, value in (("num_classes", classes), ("channels", channels)):
+
+
+def _created(
+    found: Checkpoint, bits: Mapping[str, LayerBits], state: Mapping[str, Tensor]
+) -> nn.Module:
+    """Create the network that a checkpoint's header names."""
+    try:
+        made = Created(*(found.meta[key] for key in ("arch", "num_classes", "channels")))
+    except KeyError as error:
+        raise UserError(f"checkpoint {str(found.path)!r} lacks {error} in its header") from None
+    if made.arch is None:
+        raise UserError(
+            f"{str(found.path)!r} holds a network whose making is unknown: in Python give "
+            "load(model=...) a fresh one of its class"
+        )
+    for key in ("num_classes", "channels"):
+        value = getattr(made, key)
         if type(value) is not int or value < 1:
             raise UserError(f"checkpoint {str(found.path)!r} says its {key} are {value!r}")
-    model = architectures.create_model(arch, classes, channels=channels)
-    quantize.convert_(model, bits)
-    average = found.group("average") if averaged else {}
-    copy_state(model, _with_average(model, found.group("model"), average), found.path)
-    masks = found.group("mask")
-    quantize.share_masks(model, masks)
-    return LoadedRun(model.eval(), masks, meta, found.path, found)
+    with failures_of(f"the network of {str(found.path)!r} cannot be created"):
+        stored_state.check_architecture(made, bits, state, found.path)
+        return architectures.create_model(made.arch, made.num_classes, channels=made.channels)

@@ -294,7 +294,7 @@ def from_run(
         raise UserError(f"{where!r}: quantizer {uninitialized[0]!r} has never seen data")
     image_size = meta.get("image_size")
     if not isinstance(image_size, int):
-        raise UserError(f"checkpoint {where!r} does not say its image size")
+        raise UserError(f"{where!r} does not say its image size")
     return describe_network(
         loaded.model,
         image_size,
