@@ -3,13 +3,14 @@
 Needs nvcc and cuobjdump, and no device. Each architecture is compiled once, all kernels together.
 """
 
+import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,8 @@ from benchmarks.harness.machine import ROOT
 CSRC = ROOT / "csrc"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 ARCHITECTURES = (80, 90)
-# With the launchers, which only a compiler for the host reads.
-FLAGS = "-c -std=c++17 --fmad=false -Werror=all-warnings -Xptxas -v".split()
+# The kernels that the launchers ask for; the launchers themselves are left to the build.
+FLAGS = "-cubin -std=c++17 --fmad=false -Werror=all-warnings -Xptxas -v".split()
 
 # What the assembler reports of a kernel.
 _REPORT = re.compile(
@@ -133,7 +134,7 @@ def _code(disassembly: str) -> dict[str, tuple[tuple[int, str], ...]]:
 
 
 def _compile(architecture: int, folder: Path) -> list[Kernel]:
-    source, target = folder / "kernels.cu", folder / f"kernels.{architecture}.o"
+    source, target = folder / "kernels.cu", folder / f"kernels.{architecture}.cubin"
     report = _run("nvcc", *FLAGS, f"-arch=sm_{architecture}", "-I", CSRC, source, "-o", target)
     found = [_REPORT.match(part) for part in report.split("Compiling entry function ")[1:]]
     if not all(found):
@@ -154,12 +155,12 @@ def _compile(architecture: int, folder: Path) -> list[Kernel]:
     ]
 
 
-def compile_kernels() -> dict[int, list[Kernel]]:
-    """Return the kernels of all sources for each architecture, in order of their names."""
+def compile_kernels(sources: Sequence[Path] = SOURCES) -> dict[int, list[Kernel]]:
+    """Return the kernels of sources for each architecture, in order of their names."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernels.cu"
         # One unit, so that the headers are read once.
-        source.write_text("".join(f'#include "{path}"\n' for path in SOURCES))
+        source.write_text("".join(f'#include "{path}"\n' for path in sources))
         with ThreadPoolExecutor(len(ARCHITECTURES)) as pool:
             jobs = {number: pool.submit(_compile, number, Path(folder)) for number in ARCHITECTURES}
         return {
@@ -173,3 +174,12 @@ def definitions() -> Iterator[tuple[str, str]]:
     for path in sorted((CSRC / "cuda").iterdir()):
         for name in _DEFINITION.findall(path.read_text()):
             yield name, path.name
+
+
+def digest() -> str:
+    """Return what is another wherever sources, their headers, or what reads the report are."""
+    found = hashlib.sha256()
+    read = [path for name in ("cuda", "include") for path in (CSRC / name).glob("*.[ch]*")]
+    for path in sorted([*read, *Path(__file__).parent.glob("*.py")]):
+        found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:32]

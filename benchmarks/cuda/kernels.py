@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cuda import convolutions as cuda_convolutions
-from benchmarks.cuda.compiler import Kernel, compile_kernels, definitions
+from benchmarks.cuda.compiler import Kernel, compile_kernels, definitions, digest
 from benchmarks.cuda.costs import CHIPS, THREADS, WIDE_LOAD, WIDE_STORE, Cost, cost, instructions_of
 from benchmarks.harness import report
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = record(compile_kernels())
     text = markdown(found, compiler())
-    report.write(args.out, STEM, text, {"compiler": compiler(), **found})
+    report.write(args.out, STEM, text, {"compiler": compiler(), "sources": digest(), **found})
     print(text)
     every = [one for name, rows in found.items() for one in rows.values() if name != CONVOLUTIONS]
     shares = [one["share"] for rows in found.values() for one in rows.values() if "share" in one]

@@ -104,8 +104,12 @@ def _time_group(job: Job, number: int, group: Sequence[str]) -> list[StepRow]:
     return [_step_row(job, number, name, times, notes.get(name, "")) for name in group]
 
 
+def _is_left_out(job: Job, name: str) -> bool:
+    return VARIANTS[name].compiled and not job.compiles
+
+
 def _ready(job: Job, name: str) -> qat_networks.Training:
-    if VARIANTS[name].compiled and not job.compiles:
+    if _is_left_out(job, name):
         raise Unavailable(NOT_COMPILED)
     training = qat_networks.build(name, job.size)
     qat_networks.compile_now(name, training)
@@ -124,8 +128,6 @@ def weigh_steps(job: Job) -> list[MemoryRow]:
     """Measure the memory of the one form of the job, which has the process to itself."""
     (name,) = job.names
     try:
-        if VARIANTS[name].compiled and not job.compiles:
-            raise Unavailable(NOT_COMPILED)
         training = qat_networks.build(name, job.size)
         losses: list[torch.Tensor] = []
 
@@ -185,7 +187,10 @@ def measure(job: Job, with_layers: bool) -> Results:
         for allocator in ALLOCATORS:
             steps += apart(replace(job, part="steps", allocator=allocator))
     for name in job.names:
-        memory += apart(replace(job, part="memory", names=[name]))
+        if _is_left_out(job, name):
+            memory.append(MemoryRow(name, None, None, None, NOT_COMPILED))
+        else:
+            memory += apart(replace(job, part="memory", names=[name]))
     layers = apart(replace(job, part="layers", names=[])) if with_layers else []
     what = f"{job.arch}, batch {job.batch} at {job.side}x{job.side}, {job.threads} threads"
     facts = {**machine.describe(), "torch threads": str(job.threads)}

@@ -206,16 +206,35 @@ def test_two_rounds_at_least(capsys):
     assert "at least 2" in capsys.readouterr().err
 
 
+def test_each_allocator_and_each_memory_has_a_process(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(qat_step, "apart", lambda job: jobs.append(job) or [])
+    words = ["--quick", "--variants", "plain", "micronet", "compiled-qat", "--out", "unused"]
+    asked = qat_step.job_of(qat_step.parse(words))
+    found = qat_step.measure(asked, with_layers=True)
+    assert [(job.part, job.allocator, job.names) for job in jobs] == [
+        ("steps", "default", asked.names),
+        ("steps", "warm", asked.names),
+        ("memory", "warm", ["plain"]),
+        ("memory", "warm", ["micronet"]),
+        ("layers", "warm", []),
+    ]
+    assert [(row.variant, row.note) for row in found.memory] == [
+        ("compiled-qat", qat_step.NOT_COMPILED)
+    ]
+
+
 @pytest.mark.slow
-def test_the_command_measures_all_parts_and_ends_with_one_line(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.qat.step", "--quick", "--out", tmp_path]
-    command += ["--arch", "efficientnet-micro", "--threads", "1"]
+def test_the_command_measures_all_parts_and_ends_with_one_line(tmp_path, monkeypatch, capfd):
+    # A process for the steps, one for each memory, and one for the layers; each reads torch anew.
+    monkeypatch.setattr(qat_step, "ALLOCATORS", {"warm": qat_step.ALLOCATORS["warm"]})
+    words = ["--quick", "--arch", "efficientnet-micro", "--threads", "1", "--out", str(tmp_path)]
     # The others differ in what they train alone, which they do above.
-    command += ["--variants", "plain", "micronet", "micronet-recompute", "torch-fx", "compiled-qat"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    *_, last = done.stdout.splitlines()
-    assert done.stdout.count("RESULT") == 1 and last.startswith("RESULT ")
+    variants = ["plain", "micronet", "micronet-recompute", "compiled-qat"]
+    assert qat_step.main([*words, "--variants", *variants]) == 0
+    output = capfd.readouterr().out
+    *_, last = output.splitlines()
+    assert output.count("RESULT") == 1 and last.startswith("RESULT ")
     summary = json.loads(last.removeprefix("RESULT "))
     assert list(summary) == FIGURES
     assert [name for name, value in summary.items() if value is None] == ["step_vs_compiled_qat"]

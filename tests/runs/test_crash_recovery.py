@@ -38,8 +38,7 @@ def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(fitted, tmp_p
     print(f"seed {seed}")
     shared = killed_runs.shared_command(tmp_path, fitted)
     whole = tmp_path / "whole"
-    command = killed_runs.command([*shared, "--out", whole])
-    subprocess.run(command, check=True, env=killed_runs.environment())
+    killed_runs.finish(killed_runs.started([*shared, "--out", whole]))
     kills = killed_runs.run_killed(shared, tmp_path / "killed", random.Random(seed), most=4)
     assert kills > 0
     assert killed_runs.differences(whole, tmp_path / "killed") == []

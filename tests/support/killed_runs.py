@@ -6,10 +6,9 @@ run.
 """
 
 import argparse
+import contextlib
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,9 @@ from pathlib import Path
 import torch
 import yaml
 
+import prepared_processes
 from micronet.runs import checkpoint
+from micronet.train import main as train
 
 # Prunes, quantizes and distils on the way, so that every part of the state is in the checkpoint.
 RECIPE = {
@@ -46,16 +47,29 @@ def command(arguments):
     return [sys.executable, "-m", "micronet.train", *map(str, arguments)]
 
 
-def environment():
-    """Return an environment in which the same sums are made in the same order."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+def started(arguments):
+    """Return a process that trains and says nothing."""
+    words = list(map(str, arguments))
+    process = prepared_processes.context().Process(target=_train_silently, args=(words,))
+    process.start()
+    return process
+
+
+def _train_silently(words):
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        sys.exit(train(words))
+
+
+def finish(process):
+    """Wait for a process. Raises AssertionError where it does not end well."""
+    process.join()
+    assert process.exitcode == 0, f"the run ended with code {process.exitcode}"
 
 
 def fit(out):
     """Fit a network that runs can start from."""
     small = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
-    start = ["fit", "--arch", "resnet20", "--epochs", "1", *small]
-    subprocess.run(command([*start, "--out", out]), check=True, env=environment())
+    finish(started(["fit", "--arch", "resnet20", "--epochs", "1", *small, "--out", out]))
 
 
 def shared_command(folder, start):
@@ -75,32 +89,28 @@ def run_killed(shared, out, random_moment, most=100):
     while True:
         resume = ["--resume"] if (out / "config.json").exists() else []
         options = ["--out", out, "--checkpoint-every", "1", "--keep", "2", *resume]
-        process = subprocess.Popen(
-            command([*shared, *options]), env=environment(), stdout=subprocess.DEVNULL
-        )
+        process = started([*shared, *options])
         if kills < most and _killed(process, out, random_moment):
             kills += 1
-        elif process.wait() == 0:
-            return kills
         else:
-            raise AssertionError(f"the run ended with code {process.returncode}")
+            finish(process)
+            return kills
 
 
 def _killed(process, out, moment):
     """Kill a process at a random moment of its training; False where it ended before."""
     newest = out / "last.safetensors"
     before = newest.stat().st_mtime_ns if newest.exists() else 0
-    while process.poll() is None:
+    while process.is_alive():
         if newest.exists() and newest.stat().st_mtime_ns != before:
             break
         time.sleep(0.01)
-    try:
-        process.wait(moment.uniform(0.0, _LATEST))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    process.join(moment.uniform(0.0, _LATEST))
+    if not process.is_alive():
+        return False
+    process.kill()
+    process.join()
+    return True
 
 
 def differences(one, two):
@@ -123,9 +133,7 @@ def main():
         fit(folder / "start")
         shared = shared_command(folder, folder / "start")
         whole = folder / "whole"
-        subprocess.run(
-            command([*shared, "--out", whole]), check=True, env=environment(), stdout=sys.stderr
-        )
+        finish(started([*shared, "--out", whole]))
         failures = 0
         for index in range(args.runs):
             out = folder / f"run-{index}"

@@ -18,6 +18,15 @@ CONVOLUTIONS = [
     ((1, 65, 5, 4), 65, 3, (1, 1), [1, 1, 1, 1], 65),
     ((2, 7, 6, 5), 7, 5, (2, 1), [1, 2, 2, 2], 7),
 ]
+# The same of the kernel in float: around tiles of 32 pixels and of 16 outputs.
+FLOAT_CONVOLUTIONS = [
+    ((1, 3, 3, 11), 17, 1, (1, 1), [0, 0, 0, 0], 1),
+    ((2, 16, 4, 8), 16, 1, (2, 1), [0, 0, 0, 0], 1),
+    ((1, 6, 9, 7), 10, 3, (2, 1), [0, 0, 1, 1], 2),
+    ((1, 5, 8, 8), 3, 3, (1, 2), [2, 2, 2, 2], 1),
+    ((1, 17, 4, 8), 17, 3, (1, 1), [1, 1, 1, 1], 17),
+    ((2, 7, 6, 5), 7, 5, (2, 1), [1, 2, 2, 2], 7),
+]
 CODE_LEVELS = [(16, 16), (5, 128), (2, 2)]
 
 
@@ -116,7 +125,8 @@ def moments(rng, dtype, sizes):
 
 def float_convolutions(rng, dtype, sizes):
     yield from conv_samples.SAMPLES["conv2d_deterministic"](dtype)
-    for size, outputs, side, (stride, dilation), padding, groups in [] if sizes else CONVOLUTIONS:
+    for case in [] if sizes else FLOAT_CONVOLUTIONS:
+        size, outputs, side, (stride, dilation), padding, groups = case
         w = draw(rng, outputs, size[1] // groups, side, side)
         bias = draw(rng, outputs) if stride == 1 else torch.empty(0)
         geometry = ([stride] * 2, padding, [dilation] * 2, groups)

@@ -1,11 +1,13 @@
-"""Two processes that train one network, started by torchrun as a user would."""
+"""Two processes that train one network; torchrun starts them where one of them is killed."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
@@ -59,11 +61,16 @@ def arguments_of(kind, fitted, tmp_path):
     return ["qat", *common, "--schedule", str(schedule)]
 
 
-def process(rank, port, arguments, answers):
-    """One of two processes, as torchrun would start it; leaves its whole state."""
+def join(rank, port):
+    """Make this process one of two, as torchrun would."""
     os.environ.update(environment())
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def process(rank, port, arguments, answers):
+    """One of two processes; leaves its whole state."""
+    join(rank, port)
     real, found = loop.train, {}
 
     def watched(*args):
@@ -77,6 +84,15 @@ def process(rank, port, arguments, answers):
     loop.train = watched
     assert main(arguments) == 0
     answers[rank] = found
+
+
+def command(rank, port, arguments, answers):
+    """One of two processes that run a command; leaves its exit code, output and errors."""
+    join(rank, port)
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = main(arguments)
+    answers[rank] = code, output.getvalue(), errors.getvalue()
 
 
 def distance(one, two):
@@ -141,17 +157,19 @@ def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
 def test_two_processes_evaluate_each_image_once(fitted, tmp_path, capsys):
     """And scan layers, with the numbers of one process."""
     capsys.readouterr()
-    scan = ["sensitivity", fitted, "--layers", "conv1", "fc", "--levels", "0.5", "--threads", "1"]
-    commands = [["eval", fitted, "--json", "--threads", "1"], [*scan, "--out", tmp_path / "two"]]
-    alone = [["eval", str(fitted), "--json"], [*map(str, scan), "--out", str(tmp_path / "one")]]
+    scan = ["sensitivity", fitted, "--layers", "conv1", "fc", "--levels", "0.5"]
+    both, alone = (
+        [["eval", fitted, "--json"], [*scan, "--out", tmp_path / name]] for name in ("two", "one")
+    )
     printed = []
-    for command, arguments in zip(commands, alone, strict=True):
-        assert main(arguments) == 0
+    for shared, single in zip(both, alone, strict=True):
+        assert main([*map(str, single), "--threads", "1"]) == 0
         one = capsys.readouterr().out
-        done = subprocess.run(
-            torchrun(command), capture_output=True, text=True, env=environment(), check=True
+        codes, outputs, _ = zip(
+            *spawn_two(command, [*map(str, shared), "--threads", "1"]), strict=True
         )
-        printed.append((one, done.stdout))
+        assert codes == (0, 0)
+        printed.append((one, "".join(outputs)))
     records = [json.loads(text) for text in printed[0]]
     losses = [record.pop("loss") for record in records]
     assert records[0] == records[1] and records[0]["total"] == 359
@@ -201,10 +219,9 @@ def test_killed_rank_ends_the_other_with_a_sentence_and_restarts_resume(fitted, 
 
 
 def test_batch_that_two_cannot_share(fitted, tmp_path):
-    arguments = ["fit", "--from", fitted, "--batch-size", "127", "--out", tmp_path / "run"]
-    result = subprocess.run(
-        torchrun(arguments), capture_output=True, text=True, env=environment(), check=False
-    )
-    assert result.returncode != 0
-    assert "2 processes cannot share a batch of 127 images" in result.stderr
-    assert not (tmp_path / "run").exists()
+    out = tmp_path / "run"
+    arguments = ["fit", "--from", str(fitted), "--batch-size", "127", "--out", str(out)]
+    for code, _, errors in spawn_two(command, arguments):
+        assert code == 2
+        assert "2 processes cannot share a batch of 127 images" in errors
+    assert not out.exists()
