@@ -65,17 +65,24 @@ def optimizer_and_schedule(parameters):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.97**step)
 
 
-def train(model, recipe, accumulate=1, autocast=None):
+def classification(model):
+    """The loss of images and labels."""
+    return lambda images, labels: F.cross_entropy(model(images), labels)
+
+
+def train(
+    model, recipe, accumulate=1, autocast=None, optimizer=optimizer_and_schedule, loss_of=None
+):
     """What a user writes who has a loop of their own; returns the compression and the losses."""
     compression = compress(model, recipe)
-    optimizer, schedule = optimizer_and_schedule(model.parameters())
-    losses = []
+    optimizer, schedule = optimizer(model.parameters())
+    loss_of, losses = loss_of or classification(model), []
     for epoch in range(EPOCHS):
         compression.begin_epoch(epoch, optimizer, [schedule])
         model.train()
-        for number, (images, labels) in enumerate(loader(), 1):
+        for number, batch in enumerate(loader(), 1):
             with torch.autocast("cpu", autocast, enabled=autocast is not None):
-                loss = F.cross_entropy(model(images), labels)
+                loss = loss_of(*batch)
             (loss / accumulate).backward()
             losses.append(float(loss.detach()))
             if number % accumulate == 0:
@@ -98,9 +105,8 @@ def assert_same_network(one, two):
             assert torch.equal(a[name], b[name]), name
 
 
-def assert_compressed(compression):
+def assert_compressed(compression, layers=3):
     """Every layer is quantized, masks hold, and half of the weights are zero."""
-    names = [name for name, _ in quantized_layers(compression.model)]
-    assert names == ["0", "3", "8"]
+    assert len(list(quantized_layers(compression.model))) == layers
     report = compression.report()
     assert abs(report.sparsity - 0.5) < 0.01
