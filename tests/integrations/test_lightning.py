@@ -127,7 +127,8 @@ def test_validation_and_tests_see_the_average(tmp_path):
 def seen_in_test(folder, recipe, data):
     """The network that a new Trainer tests, from a checkpoint alone."""
     module = Classifier()
-    trainer(folder, CompressionCallback(recipe)).test(module, plain_loops.loader(1), str(folder / "last.ckpt"))
+    new = trainer(folder, CompressionCallback(recipe))
+    new.test(module, plain_loops.loader(1), str(folder / "last.ckpt"))
     return module.validated[-1]
 
 

@@ -145,11 +145,11 @@ def test_what_cannot_be_resumed_is_one_sentence(tmp_path):
     recipe = plain_loops.recipe()
     callback = CompressionCallback(recipe)
     first = trainer(tmp_path, callback)
-    with pytest.raises(UserError, match="there is no checkpoint in .* to resume from"):
+    with pytest.raises(UserError, match=r"there is no checkpoint in .* to resume from"):
         callback.resume(first)
     first.train()
     again = trainer(tmp_path, CompressionCallback(recipe))
-    with pytest.raises(UserError, match="is resumed by trainer.train"):
+    with pytest.raises(UserError, match=r"is resumed by trainer\.train"):
         again.train(resume_from_checkpoint=True)
     (tmp_path / "checkpoint-32/micronet_compression.pt").unlink()
     with pytest.raises(UserError, match="a run without this callback wrote it"):

@@ -1,4 +1,4 @@
-"""A small network, recipe and data, and the plain loop whose weights another package's must equal."""
+"""A small network, recipe and data, and the plain loop whose weights another must equal."""
 
 import torch
 import torch.nn.functional as F
