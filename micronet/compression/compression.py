@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -132,7 +132,10 @@ class Compression:
         _pruned[model] = self.masks
 
     def begin_epoch(
-        self, epoch: int | None = None, optimizer: torch.optim.Optimizer | None = None
+        self,
+        epoch: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        schedulers: Iterable[Any] = (),
     ) -> None:
         """Choose masks and put quantized layers in place where the plan says so.
 
@@ -140,48 +143,68 @@ class Compression:
 
         Args:
             epoch: from 0; the next one by default.
-            optimizer: takes the learned steps of layers that are quantized now. An optimizer that
-                is made of ``parameter_groups`` afterwards has them.
+            optimizer: takes the learned steps of quantized layers; see ``train_steps``. An
+                optimizer that is made of ``parameter_groups`` afterwards has them.
+            schedulers: of the optimizer's learning rates.
 
         Raises:
             UserError: the epoch is not the next one, or the state of a quantizer is not finite.
         """
         epoch = self.epoch + 1 if epoch is None else epoch
-        if epoch == self.epoch:
-            return
-        if epoch != self.epoch + 1:
+        if epoch not in (self.epoch, self.epoch + 1):
             after = f"epoch {self.epoch}" if self.epoch >= 0 else "the start, so that 0 is next"
             raise UserError(
                 f"begin_epoch({epoch}) follows {after}: epochs are begun in order; to continue a "
                 "run, load_state_dict first"
             )
-        self.verify()
-        self.apply_plan(epoch, optimizer)
-        self.epoch, self._steps_in_epoch = epoch, 0
+        if epoch != self.epoch:
+            self.verify()
+            self.apply_plan(epoch, optimizer, schedulers)
+            self.epoch, self._steps_in_epoch = epoch, 0
+        if optimizer is not None:
+            self.train_steps(optimizer, schedulers)
 
-    def apply_plan(self, epoch: int, optimizer: torch.optim.Optimizer | None) -> None:
+    def apply_plan(
+        self,
+        epoch: int,
+        optimizer: torch.optim.Optimizer | None,
+        schedulers: Iterable[Any] = (),
+    ) -> None:
         """Do what the plan says of an epoch's start, whatever was begun before."""
         plan = self.plan
         if plan.prune is not None:
             self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
             self.average.prune(self.masks)
         if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
-            self._quantize(dict(plan.bits), optimizer)
+            self._quantize(dict(plan.bits), optimizer, schedulers)
         quantize.share_masks(self.model, self.masks.bits)
 
     def _quantize(
-        self, bits: dict[str, LayerBits], optimizer: torch.optim.Optimizer | None
+        self,
+        bits: dict[str, LayerBits],
+        optimizer: torch.optim.Optimizer | None = None,
+        schedulers: Iterable[Any] = (),
     ) -> None:
         quantize.convert_(self.model, bits, self.masks.bits)
         self.bits = bits
         if self.watches_uses:
             weight_uses.watch_first_call(self.model, self.plan.rounded)
-        groups = parameters.step_group(self.model)
-        self._steps_are_trained = not groups
-        if groups and optimizer is not None:
-            for group in groups:
-                optimizer.add_param_group({"lr": optimizer.param_groups[-1]["lr"], **group})
-            self._steps_are_trained, self._steps_came_late = True, True
+        self._steps_are_trained = not parameters.step_group(self.model)
+        if optimizer is not None and not self._steps_are_trained:
+            self.train_steps(optimizer, schedulers)
+            self._steps_came_late = True
+
+    def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
+        """Let an optimizer train the learned steps, in a group that does not decay.
+
+        For one that was not made of ``parameter_groups``: before its own state is loaded.
+
+        Args:
+            optimizer: of torch.
+            schedulers: of its learning rates; the new group's goes as the last one's.
+        """
+        parameters.give_steps(self.model, optimizer, schedulers)
+        self._steps_are_trained = True
 
     def step(self) -> None:
         """Keep pruned weights at zero and move the average, after a step of the optimizer.
@@ -315,7 +338,7 @@ class Compression:
             raise UserError("the state was quantized at other bits or steps than the recipe's")
         masks.check(self.model)
         if bits and bits != self.bits:
-            self._quantize(bits, None)
+            self._quantize(bits)
         self.masks = _pruned[self.model] = masks
         masks.apply_(self.model)
         quantize.share_masks(self.model, masks.bits)

@@ -187,7 +187,9 @@ def walk(subject: ScoredNetwork) -> list[Op]:
     problem = f"{subject.arch} cannot be counted"
     with failures_of(problem):
         try:
-            return operation_walk.walk(subject.model, subject.image_size, subject.channels)
+            return operation_walk.walk(
+                subject.model, subject.image_size, subject.channels, subject.forward
+            )
         except ValueError as error:
             raise UserError(f"{problem}: {error}") from None
 
@@ -201,6 +203,7 @@ def score_model(
     sparsities: Mapping[str, float] | None = None,
     rules: RuleSet = DEFAULT_RULES,
     accumulator: str = "32",
+    forward: operation_walk.Forward | None = None,
 ) -> Score:
     """Describe a network and count it; see ``describe_network`` and ``score_subject``."""
     subject = describe_network(
@@ -211,6 +214,7 @@ def score_model(
         sparsities=sparsities,
         rules=rules,
         accumulator=accumulator,
+        forward=forward,
     )
     return score_subject(subject, rules)
 
@@ -222,15 +226,19 @@ def score(
     *,
     rules: str = DEFAULT_RULES.name,
     accumulator: str = "32",
+    forward: operation_walk.Forward | None = None,
 ) -> Score:
     """Count a network as it is: its zeros, its precision, and the operations of one image.
 
     Args:
-        model: any network that maps images (1, channels, size, size) to something.
+        model: any network that maps images (1, channels, size, size) to something, or a detector
+            of torchvision, of which what computes scores and boxes is counted.
         image_size: side of the image in pixels.
         channels: of the image.
         rules: name of a rule set, one of ``RULES``.
         accumulator: how wide additions are claimed to be, one of ``accumulators.KINDS``.
+        forward: called with the network and images, runs all that is counted, where the network
+            takes something else or does more.
 
     Raises:
         UserError: it is no network, there is no such rule set, an operation has no rule, or a
@@ -244,7 +252,13 @@ def score(
         raise UserError(f"quantizer {uninitialized[0]!r} has never seen data")
     bits = quantize.precision_of(model)
     return score_model(
-        model, image_size, channels, bits=bits, rules=RULES[rules], accumulator=accumulator
+        model,
+        image_size,
+        channels,
+        bits=bits,
+        rules=RULES[rules],
+        accumulator=accumulator,
+        forward=forward,
     )
 
 

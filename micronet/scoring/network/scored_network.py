@@ -23,6 +23,7 @@ from micronet.scoring.network import layer_facts
 from micronet.scoring.network.assumptions import Assumptions
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.plan_files import Plan
+from micronet.scoring.operations.operation_walk import Forward
 from micronet.scoring.operations.records import Conv, Linear, Op
 from micronet.utils.errors import UserError, nearest
 
@@ -43,6 +44,7 @@ class ScoredNetwork:
         precision_source: how the bits are known.
         zeros_source: how the zeros are known.
         accumulator: one of ``accumulators.KINDS``, how wide additions are claimed to be.
+        forward: what runs all that is counted; see ``operation_walk.walk``.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ScoredNetwork:
     precision_source: str
     zeros_source: str
     accumulator: str = "32"
+    forward: Forward | None = None
 
     @property
     def nonzeros(self) -> dict[str, int]:
@@ -115,6 +118,7 @@ def describe_network(
     name: str = "network",
     arch: str | None = None,
     accumulator: str = "32",
+    forward: Forward | None = None,
 ) -> ScoredNetwork:
     """Describe a network as it is, or with planned zeros.
 
@@ -130,6 +134,7 @@ def describe_network(
         name: where the network comes from.
         arch: what it is; its class's name by default.
         accumulator: one of ``accumulators.KINDS``.
+        forward: what runs all that is counted; see ``operation_walk.walk``.
 
     Raises:
         UserError: a named layer is none of the model's, or its precision is not the one claimed.
@@ -154,6 +159,7 @@ def describe_network(
         "taken for granted by the rule set" if bits is None else source,
         "as planned, spread evenly over output channels" if sparsities is not None else source,
         accumulator,
+        forward,
     )
 
 

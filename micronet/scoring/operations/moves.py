@@ -156,6 +156,12 @@ def _pad(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     return Moved([tensor_axes.keep(trace.axes(source), kept, shape)])
 
 
+def _nearest(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
+    """Each side of an image may be longer; images and channels stay."""
+    source: Tensor = args.get("self", args.get("input"))
+    return Moved([tensor_axes.keep(trace.axes(source), [0, 1], out[0].shape)])
+
+
 def _write(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
     """Blocks are written free where they keep their order, as ``cat`` does it."""
     target, source = trace.axes(args["self"]), trace.axes(args["src"])
@@ -236,6 +242,8 @@ MOVES: dict[str, Move] = {
     "stack": _stack,
     **dict.fromkeys(["constant_pad_nd", "reflection_pad1d", "reflection_pad2d"], _pad),
     **dict.fromkeys(["replication_pad1d", "replication_pad2d"], _pad),
+    **dict.fromkeys((f"upsample_nearest{n}d" for n in (1, 2, 3)), _nearest),
+    **dict.fromkeys((f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)), _nearest),
     "copy": _write,
     "as_strided": _restride,
     "channel_shuffle": _shuffle,

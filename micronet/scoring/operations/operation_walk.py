@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from micronet.scoring.operations.detectors import Forward, forward_of
 from micronet.scoring.operations.modes import Functions, Operators
 from micronet.scoring.operations.records import (
     BatchNorm,
@@ -30,19 +31,23 @@ from micronet.scoring.operations.records import (
 from micronet.scoring.operations.trace import IMAGES, Frame, Trace, UncountedError
 
 
-def walk(model: nn.Module, image_size: int, channels: int = 3) -> list[Op]:
+def walk(
+    model: nn.Module, image_size: int, channels: int = 3, forward: Forward | None = None
+) -> list[Op]:
     """Return the operations of one forward pass of one image, in execution order.
 
     Args:
         model: on any device; it is copied to the meta device, and not changed.
         image_size: side of the square input in pixels.
         channels: of the input.
+        forward: called with the copy and a batch of images, runs what is counted; by default all of
+            the network, or of torchvision's detectors what computes scores and boxes.
 
     Raises:
         ValueError: the network has an operation that no rule counts or a parameter that none
             uses, mixes the images of a batch, or does not take such images.
     """
-    trace = _run(model, image_size, channels)
+    trace = _run(model, image_size, channels, forward)
     for parameter, _ in trace.model.named_parameters():
         if parameter not in trace.used:
             owner = parameter.rpartition(".")[0]
@@ -60,13 +65,19 @@ def multiply_adds(model: nn.Module, image_size: int, channels: int = 3) -> dict[
         ValueError: the network mixes the images of a batch, or does not take such images.
     """
     found: Counter[str] = Counter()
-    for op in _run(model, image_size, channels, only_products=True).ops:
+    for op in _run(model, image_size, channels, None, only_products=True).ops:
         if isinstance(op, (Conv, Linear)):
             found[op.name] += op.weights * op.positions
     return dict(found)
 
 
-def _run(model: nn.Module, image_size: int, channels: int, only_products: bool = False) -> Trace:
+def _run(
+    model: nn.Module,
+    image_size: int,
+    channels: int,
+    forward: Forward | None,
+    only_products: bool = False,
+) -> Trace:
     """Run a network once and return what it did."""
     model = _on_meta(model)
     trace = Trace(model, only_products)
@@ -76,7 +87,7 @@ def _run(model: nn.Module, image_size: int, channels: int, only_products: bool =
         _watch(trace, name, module)
     shape = f"{channels}x{image_size}x{image_size}"
     with _errors_of(shape), torch.no_grad(), Functions(trace), Operators(trace):
-        model(images)
+        (forward or forward_of(model))(model, images)
     return trace
 
 

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from micronet.scoring.operations import tensor_axes
+from micronet.scoring.operations.interpolation import INTERPOLATIONS, taps
 from micronet.scoring.operations.pooling import POOLS, REDUCTIONS, pool
 from micronet.scoring.operations.records import (
     Activation,
     BatchNorm,
     Conv,
+    Interpolation,
     LayerNorm,
     Linear,
     Residual,
@@ -122,6 +124,15 @@ def _pool(trace: Trace, call: Call) -> None:
     trace.set_axes(call.out[:1], [found])
 
 
+def _interpolate(trace: Trace, call: Call) -> None:
+    number = taps(call.operator, call.args)
+    if number is None:
+        refuse(trace)
+    else:
+        numel = trace.each(call.out[0].numel())
+        trace.ops.append(Interpolation(trace.where, numel, number))
+
+
 def _softmax(trace: Trace, call: Call) -> None:
     result = call.out[0]
     groups = result.numel() // result.shape[call.args["dim"]]
@@ -207,6 +218,7 @@ RULES: dict[str, Rule] = {
     "div": _divide,
     **dict.fromkeys(["add", "sub", "rsub"], _add),
     **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(INTERPOLATIONS, _interpolate),
     **dict.fromkeys(["_softmax", "_log_softmax"], _softmax),
     "native_layer_norm": _layer_norm,
     "native_batch_norm": _batch_norm,

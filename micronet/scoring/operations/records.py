@@ -122,6 +122,15 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Interpolation:
+    """``numel`` elements between others, each a sum of ``taps`` of them with fixed weights."""
+
+    name: str
+    numel: int
+    taps: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """A product, broadcast as squeeze-excite ends in it, over ``numel`` elements."""
 
@@ -168,6 +177,7 @@ Op = (
     | Activation
     | Softmax
     | Pool
+    | Interpolation
     | Scale
     | Residual
     | Permutation

@@ -148,6 +148,9 @@ _FORMULAS: dict[type, Callable[[Any], _Work]] = {
     records.Activation: _activation,
     records.Softmax: _softmax,
     records.Pool: _pool,
+    records.Interpolation: lambda op: _Work(
+        "interpolations", op.numel * op.taps, op.numel * (op.taps - 1)
+    ),
     records.Scale: lambda op: _Work("products", op.numel),
     records.Residual: lambda op: _Work("residual additions", 0, op.numel),
     records.BatchNorm: lambda op: _Work("normalizations", op.numel, op.numel),
