@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TrainSection,
         WeightPrecision,
     )
+    from micronet.runs.folder import Loaded, load, save
     from micronet.scoring.count import Score, score
     from micronet.training.evaluation import Accuracy, evaluate
     from micronet.training.optimizer import learning_rate, set_learning_rate
@@ -55,6 +56,7 @@ _HOMES = {
         "ActivationPrecision AugmentSection DistillSection PruneGroup PruneSection "
         "QuantizeOverride QuantizeSection Recipe TrainSection WeightPrecision"
     ),
+    "micronet.runs.folder": "Loaded load save",
     "micronet.scoring.count": "Score score",
     "micronet.training.evaluation": "Accuracy evaluate",
     "micronet.training.optimizer": "learning_rate set_learning_rate",
@@ -69,6 +71,7 @@ __all__ = [
     "Compression",
     "Data",
     "DistillSection",
+    "Loaded",
     "Preprocessing",
     "PruneGroup",
     "PruneSection",
@@ -87,11 +90,13 @@ __all__ = [
     "distillation_loss",
     "evaluate",
     "learning_rate",
+    "load",
     "load_weights",
     "open_data",
     "preprocessing",
     "prune_",
     "quantize_",
+    "save",
     "score",
     "set_learning_rate",
 ]

@@ -158,7 +158,7 @@ def _pad(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
 
 def _nearest(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     """Each side of an image may be longer; images and channels stay."""
-    source: Tensor = args.get("self", args.get("input"))
+    source: Tensor = args["self"] if "self" in args else args["input"]
     return Moved([tensor_axes.keep(trace.axes(source), [0, 1], out[0].shape)])
 
 
