@@ -26,7 +26,8 @@ ALLOCATIONS = frozenset(
 # They only view their argument in another shape.
 RESHAPES = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias"])
 _MATRIX_FUNCTIONS = frozenset(
-    "linear matmul __matmul__ __rmatmul__ einsum tensordot bmm mm addmm".split()
+    "linear matmul __matmul__ __rmatmul__ einsum tensordot bmm mm addmm"
+    " scaled_dot_product_attention".split()
 )
 
 
@@ -156,6 +157,12 @@ def _pad(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
     return Moved([tensor_axes.keep(trace.axes(source), kept, shape)])
 
 
+def _resized(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved:
+    """The nearest neighbors of an image's positions are copies of them."""
+    shape = out[0].shape
+    return Moved([tensor_axes.keep(trace.axes(args["self"]), range(len(shape) - 2), shape)])
+
+
 def _write(args: dict[str, Any], out: list[Tensor], trace: Trace) -> Moved | None:
     """Blocks are written free where they keep their order, as ``cat`` does it."""
     target, source = trace.axes(args["self"]), trace.axes(args["src"])
@@ -236,10 +243,11 @@ MOVES: dict[str, Move] = {
     "stack": _stack,
     **dict.fromkeys(["constant_pad_nd", "reflection_pad1d", "reflection_pad2d"], _pad),
     **dict.fromkeys(["replication_pad1d", "replication_pad2d"], _pad),
+    **dict.fromkeys(["upsample_nearest2d", "_upsample_nearest_exact2d"], _resized),
     "copy": _write,
     "as_strided": _restride,
     "channel_shuffle": _shuffle,
-    **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle", "im2col"], _rearrange),
+    **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle", "im2col", "unfold"], _rearrange),
     "index": _index,
     "index_select": _index_select,
     **dict.fromkeys(["flip", "roll"], _reverse),
