@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -85,6 +85,9 @@ bench-blocks-accuracy: setup
 
 bench-kernels: setup
 	$(BIN)/python -m benchmarks.cuda.kernels
+
+coverage: setup
+	$(BIN)/python -m benchmarks.coverage
 
 # Needs no .venv: a bare machine's own Python serves. ARGS are options of `python -m benchmarks.gpu`.
 gpu:

@@ -7,7 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
@@ -125,8 +125,12 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> d
 
 
 def _copy(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    own: Any = model.state_dict()
+    fitting: Any = OrderedDict(state)
+    # Modules such as torchvision's MNASNet ask of which version tensors are: they fit this one.
+    fitting._metadata = own._metadata
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(fitting)
     except RuntimeError as error:
         # Tensors without data, for example, or of types that torch cannot convert.
         reason = " ".join(str(error).split())

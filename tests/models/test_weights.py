@@ -219,3 +219,10 @@ def test_files_that_are_no_weights(tmp_path):
         path = tmp_path / f"{index}.pth"
         torch.save(found, path)
         assert_refused(path, "holds no weights")
+
+
+def test_a_network_that_asks_for_the_version_of_its_weights(tmp_path):
+    first, second = (architectures.create_model("mnasnet0_5", 10) for _ in range(2))
+    torch.save(dict(first.state_dict()), tmp_path / "w.pth")
+    architectures.load_weights(second, tmp_path / "w.pth")
+    assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())

@@ -11,8 +11,10 @@ _TAPS = {
     "upsample_trilinear3d": 8,
     "upsample_bicubic2d": 16,
 }
+# Against aliasing, which is the same where no side shrinks; where one does, more are summed.
+_SMOOTH = {"_upsample_bilinear2d_aa": 4, "_upsample_bicubic2d_aa": 16}
 _ALIGN = "torchvision::roi_align"
-INTERPOLATIONS = frozenset([*_TAPS, _ALIGN])
+INTERPOLATIONS = frozenset([*_TAPS, *_SMOOTH, _ALIGN])
 
 
 def taps(operator: str, args: dict[str, Any]) -> int | None:
@@ -25,8 +27,11 @@ def taps(operator: str, args: dict[str, Any]) -> int | None:
         args: the operator's arguments by name.
 
     Returns:
-        None where the boxes decide it.
+        None where the boxes decide it, or an image is made smaller without aliasing.
     """
+    if operator in _SMOOTH:
+        sides = zip(args["self"].shape[2:], args["output_size"], strict=True)
+        return None if any(after < before for before, after in sides) else _SMOOTH[operator]
     if operator != _ALIGN:
         return _TAPS[operator]
     points = int(args["sampling_ratio"])

@@ -12,13 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from micronet.quantization.layers import QuantizedLayer
-from micronet.scoring.operations import tensor_axes
+from micronet.scoring.operations import composite_rules, operator_rules, tensor_axes
 from micronet.scoring.operations.moves import ALLOCATIONS, MOVES, RESHAPES
-from micronet.scoring.operations.operator_rules import ELEMENTWISE, PRODUCTS, RULES, Call, refuse
+from micronet.scoring.operations.operator_rules import PRODUCTS, Call, refuse
 from micronet.scoring.operations.records import Permutation
 from micronet.scoring.operations.trace import Trace
 from micronet.utils.function_watch import FunctionWatch
 
+RULES = operator_rules.RULES | composite_rules.COMPOSITES
+ELEMENTWISE = operator_rules.ELEMENTWISE | composite_rules.ELEMENTWISE
 # Rounding to codes is a conversion of format, which is free.
 _ROUNDING = ("micronet::fake_quant", "micronet::quantize")
 
@@ -33,8 +35,10 @@ class Functions(FunctionWatch):
     def called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Name the function while it runs."""
+        """Name the function while it runs; attention runs spelled out."""
         before, self.trace.function = self.trace.function, func
+        if func is F.scaled_dot_product_attention and not kwargs.get("enable_gqa"):
+            func = composite_rules.spelled_attention
         try:
             return func(*args, **kwargs)
         finally:

@@ -26,7 +26,8 @@ ALLOCATIONS = frozenset(
 # They only view their argument in another shape.
 RESHAPES = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias"])
 _MATRIX_FUNCTIONS = frozenset(
-    "linear matmul __matmul__ __rmatmul__ einsum tensordot bmm mm addmm".split()
+    "linear matmul __matmul__ __rmatmul__ einsum tensordot bmm mm addmm"
+    " scaled_dot_product_attention".split()
 )
 
 
@@ -247,7 +248,7 @@ MOVES: dict[str, Move] = {
     "copy": _write,
     "as_strided": _restride,
     "channel_shuffle": _shuffle,
-    **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle", "im2col"], _rearrange),
+    **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle", "im2col", "unfold"], _rearrange),
     "index": _index,
     "index_select": _index_select,
     **dict.fromkeys(["flip", "roll"], _reverse),

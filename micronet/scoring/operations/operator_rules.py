@@ -24,11 +24,12 @@ from micronet.scoring.operations.records import (
     Interpolation,
     LayerNorm,
     Linear,
+    MatrixProduct,
     Residual,
     Scale,
     Softmax,
 )
-from micronet.scoring.operations.trace import Trace, UncountedError
+from micronet.scoring.operations.trace import IMAGES, Trace, UncountedError
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,12 @@ ACTIVATIONS = {
     "hardswish": "hardswish",
     "hardsigmoid": "hardsigmoid",
     "gelu": "gelu",
+    "mish": "mish",
+    "leaky_relu": "leaky_relu",
+    "_prelu_kernel": "prelu",
 }
+# Functions of one step; two of them compare, as a maximum does.
+_STEPS = "tanh exp log log1p erf sqrt rsqrt reciprocal abs neg maximum minimum".split()
 
 
 def refuse(trace: Trace) -> None:
@@ -59,6 +65,23 @@ def refuse(trace: Trace) -> None:
 def _activation(trace: Trace, call: Call) -> None:
     function = ACTIVATIONS[call.operator]
     trace.ops.append(Activation(trace.where, function, trace.each(call.out[0].numel())))
+
+
+def _step(trace: Trace, call: Call) -> None:
+    trace.ops.append(Activation(trace.where, call.operator, trace.each(call.out[0].numel())))
+
+
+def _softplus(trace: Trace, call: Call) -> None:
+    if call.args.get("beta", 1) != 1:
+        refuse(trace)
+    _step(trace, call)
+
+
+def _elu(trace: Trace, call: Call) -> None:
+    """ELU, or with factors of its own SELU and CELU."""
+    plain = all(call.args.get(name, 1) == 1 for name in ("alpha", "scale", "input_scale"))
+    numel = trace.each(call.out[0].numel())
+    trace.ops.append(Activation(trace.where, "elu" if plain else "selu", numel))
 
 
 def _clamp(trace: Trace, call: Call) -> None:
@@ -188,7 +211,10 @@ def _product(trace: Trace, call: Call) -> None:
     of_image = [trace.is_of_image(first), trace.is_of_image(second)]
     bias = call.args["self"] if call.operator == "addmm" else None
     plain = call.args.get("alpha", 1) == 1 == call.args.get("beta", 1)
-    if all(of_image) or not plain or (bias is not None and trace.is_of_image(bias)):
+    if all(of_image):
+        _product_of_image(trace, call)
+        return
+    if not plain or (bias is not None and trace.is_of_image(bias)):
         refuse(trace)
     weight = second if of_image[0] else first
     # The same matrix may stand in every one of a batch.
@@ -205,6 +231,15 @@ def _product(trace: Trace, call: Call) -> None:
     _layer(trace, call, Linear(name, inputs, outputs, positions, has_bias, layer is not None))
 
 
+def _product_of_image(trace: Trace, call: Call) -> None:
+    """A product of two matrices that each image has of its own."""
+    first: Tensor = call.args["self"]
+    if call.operator != "bmm" or first.shape[0] % IMAGES:
+        refuse(trace)
+    outputs = trace.each(call.out[0].numel())
+    trace.ops.append(MatrixProduct(trace.where, first.shape[-1], outputs))
+
+
 PRODUCTS: dict[str, Rule] = {
     "convolution": _convolution,
     **dict.fromkeys(["mm", "addmm", "bmm"], _product),
@@ -212,6 +247,9 @@ PRODUCTS: dict[str, Rule] = {
 RULES: dict[str, Rule] = {
     **PRODUCTS,
     **dict.fromkeys(ACTIVATIONS, _activation),
+    **dict.fromkeys(_STEPS, _step),
+    "softplus": _softplus,
+    "elu": _elu,
     **dict.fromkeys(["clamp", "clamp_min", "clamp_max", "hardtanh"], _clamp),
     "sigmoid": _sigmoid,
     "mul": _multiply,
@@ -224,8 +262,19 @@ RULES: dict[str, Rule] = {
     "native_batch_norm": _batch_norm,
 }
 # Their results' elements stand where those of their arguments do.
-ELEMENTWISE = frozenset(
-    ["relu", "sigmoid", "mul", "div", "add", "sub", "rsub", "clamp", "clamp_min", "clamp_max"]
-) | frozenset(
-    ["hardtanh", "native_layer_norm", "native_batch_norm", "_softmax", "_log_softmax", *ACTIVATIONS]
+ELEMENTWISE = (
+    frozenset(
+        ["relu", "sigmoid", "mul", "div", "add", "sub", "rsub", "clamp", "clamp_min", "clamp_max"]
+    )
+    | frozenset(
+        [
+            "hardtanh",
+            "native_layer_norm",
+            "native_batch_norm",
+            "_softmax",
+            "_log_softmax",
+            "softplus",
+        ]
+    )
+    | frozenset(["elu", *ACTIVATIONS, *_STEPS])
 )

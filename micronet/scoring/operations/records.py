@@ -62,6 +62,23 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class MatrixProduct:
+    """A product of two matrices that are both computed from the image, as in attention.
+
+    Each of ``outputs`` elements is a sum of ``inner`` products.
+    """
+
+    name: str
+    inner: int
+    outputs: int
+
+    @property
+    def products(self) -> int:
+        """Number of products."""
+        return self.inner * self.outputs
+
+
+@dataclass(frozen=True)
 class BatchNorm:
     """A batch normalization of ``numel`` elements in ``channels`` channels.
 
@@ -110,8 +127,8 @@ class Softmax:
 class Pool:
     """A pooling from ``input_numel`` to ``output_numel`` elements.
 
-    ``function`` is "average" or "maximum". ``reads`` counts the elements of all windows together,
-    padding included, as it is in convolutions; windows may overlap.
+    ``function`` is "average", "maximum" or "sum". ``reads`` counts the elements of all windows
+    together, padding included, as it is in convolutions; windows may overlap.
     """
 
     name: str
@@ -172,6 +189,7 @@ class Dropout:
 Op = (
     Conv
     | Linear
+    | MatrixProduct
     | BatchNorm
     | LayerNorm
     | Activation

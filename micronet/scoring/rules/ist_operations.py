@@ -177,6 +177,8 @@ def _elementwise(rules: OperationRules, op: Op, place: _Place) -> Iterator[_Term
             name = op.name + " (block output)"
             bits = place.bits if rules.float_activations == "none" else word
             yield _element_term(rules, name, "activation", place, op.numel * rules.steps, bits)
+    elif isinstance(op, records.MatrixProduct):
+        yield _element_term(rules, op.name, "matrix product", place, op.products, word)
     else:
         assert not isinstance(op, (records.Conv, records.Linear))
         bits = word if _is_float(rules, op, place) else place.bits

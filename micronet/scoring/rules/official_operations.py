@@ -31,7 +31,18 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "hardsigmoid": (3, 1),  # relu6(x + 3) / 6
     "hardswish": (4, 1),  # x * relu6(x + 3) / 6
     "gelu": (4, 1),  # x * (1 + erf(x / sqrt 2)) / 2: two scalings, erf, product; addition
+    "mish": (4, 1),  # x * tanh(log(1 + exp x))
+    "softplus": (2, 1),  # log(1 + exp x)
+    "leaky_relu": (2, 0),  # a comparison and a product
+    "prelu": (2, 0),
+    "elu": (2, 1),  # a comparison, exp(x) - 1
+    "selu": (4, 1),  # the same with a factor inside and one around
+    "log1p": (1, 1),
 }
+# One step each.
+ACTIVATIONS |= dict.fromkeys(
+    "tanh exp log erf sqrt rsqrt reciprocal square abs neg maximum minimum".split(), (1, 0)
+)
 
 
 def bits_of(levels: int | None) -> int | None:
@@ -129,6 +140,8 @@ def _pool(op: records.Pool) -> _Work:
     combined = op.reads - op.output_numel
     if op.function == "maximum":
         return _Work("poolings", combined)
+    if op.function == "sum":
+        return _Work("poolings", 0, combined)
     return _Work("poolings", op.output_numel, combined)
 
 
@@ -150,6 +163,9 @@ _FORMULAS: dict[type, Callable[[Any], _Work]] = {
     records.Pool: _pool,
     records.Interpolation: lambda op: _Work(
         "interpolations", op.numel * op.taps, op.numel * (op.taps - 1)
+    ),
+    records.MatrixProduct: lambda op: _Work(
+        "matrix products", op.products, op.products - op.outputs
     ),
     records.Scale: lambda op: _Work("products", op.numel),
     records.Residual: lambda op: _Work("residual additions", 0, op.numel),
