@@ -30,6 +30,7 @@ from micronet.runs import directory, folder_files, stored_state
 from micronet.runs.checkpoint import Checkpoint
 from micronet.runs.description import FORMAT, Architecture, Description, about_images, versions
 from micronet.runs.directory import RunDirectory
+from micronet.runs.likeness import check_alike
 from micronet.utils.errors import UserError
 
 
@@ -165,9 +166,11 @@ def _created(model: nn.Module, arch: str | None, state: Mapping[str, Tensor]) ->
     if made is None:
         return None
     try:
-        stored_state.check_architecture(made, bits, state, type(model).__name__)
+        structure = stored_state.structure_of(made, bits, state, type(model).__name__)
+        if structure is not None:
+            check_alike(model, structure)
     except UserError as error:
-        # The network may have been changed since; then its making is unknown.
+        # It was changed since, so that nothing creates it as it is now.
         if arch is None:
             return None
         ends = f"{made.num_classes} classes and {made.channels} channels"

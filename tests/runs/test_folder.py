@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from importlib.util import find_spec
 
 import pytest
 import safetensors.torch
@@ -210,6 +211,71 @@ def test_what_was_changed_since_is_of_unknown_making(tmp_path):
         load(tmp_path / "unknown")
     save(model, tmp_path / "known", arch="resnet20")
     assert torch.equal(logits(load(tmp_path / "known").model), logits(model))
+
+
+def without_pooling(model):
+    model.maxpool = nn.Identity()
+
+
+def with_another_activation(model):
+    model.layer1[0].relu = nn.SiLU()
+
+
+def with_another_stride(model):
+    model.conv1.stride = (1, 1)
+
+
+def with_a_forward(model):
+    model.layer2.forward = lambda x: x[:, :, ::2, ::2].repeat(1, 2, 1, 1)
+
+
+def with_one_more(model):
+    model.layer4.add_module("last", nn.ReLU())
+
+
+CHANGES = {
+    without_pooling: "'maxpool' is a Identity, not a MaxPool2d",
+    with_another_activation: "'layer1.0.relu' is a SiLU, not a ReLU",
+    with_another_stride: r"'conv1' has stride \(1, 1\), not \(2, 2\)",
+    with_a_forward: "'layer2' has a forward of its own",
+    with_one_more: "'layer4.last' is only in it",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_no_tensor_shows_is_not_passed_over(change, tmp_path):
+    """Another network would come back in silence."""
+    model = micronet.create_model("resnet18", 5)
+    change(model)
+    refused(
+        f"the network is no resnet18 of 5 .*{CHANGES[change]}", model, tmp_path, arch="resnet18"
+    )
+    save(model, tmp_path / "net")
+    with pytest.raises(UserError, match="making is unknown"):
+        load(tmp_path / "net")
+    fresh = micronet.create_model("resnet18", 5)
+    change(fresh)
+    assert torch.equal(logits(load(tmp_path / "net", model=fresh).model), logits(model))
+
+
+def test_what_training_alone_asks_for_may_be_changed(tmp_path):
+    model = micronet.create_model("efficientnet-micro", 5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.5
+    model.train()
+    save(model, tmp_path)
+    assert torch.equal(logits(load(tmp_path).model), logits(model))
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is an extra")
+def test_a_network_of_timm(tmp_path):
+    compression = compressed(micronet.create_model("timm:mobilenetv3_small_050", 10))
+    save(compression, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config["architecture"]["source"] == "timm"
+    assert loaded.config["architecture"]["name"] == "mobilenetv3_small_050"
+    assert torch.equal(logits(loaded.model), logits(compression.model))
 
 
 def test_a_copy_is_of_the_architecture_that_is_given(tmp_path):
