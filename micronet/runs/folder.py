@@ -97,7 +97,7 @@ def save(
     given = {
         "recipe": recipe_to_dict(recipe) if isinstance(recipe, Recipe) else recipe,
         "image_size": image_size,
-        "classes": None if classes is None else list(classes),
+        "classes": _listed(classes),
         "normalization": _normalization(mean, std),
     }
     about = {key: subject.config.get(key) if v is None else v for key, v in given.items()}
@@ -127,12 +127,15 @@ def _subject(network: nn.Module | Compression | Loaded) -> _Subject:
 
 def _normalization(
     mean: Sequence[float] | None, std: Sequence[float] | None
-) -> dict[str, list[float]] | None:
+) -> dict[str, Any] | None:
     if (mean is None) != (std is None):
         raise UserError("save takes mean and std together")
-    if mean is None or std is None:
-        return None
-    return {"mean": list(mean), "std": list(std)}
+    return None if mean is None else {"mean": _listed(mean), "std": _listed(std)}
+
+
+def _listed(values: Any) -> Any:
+    """Return a list for a tuple; what else it is, the description's reader judges."""
+    return list(values) if isinstance(values, tuple) else values
 
 
 def _state(subject: _Subject) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -244,8 +247,10 @@ def load(folder: str | Path, *, model: nn.Module | None = None, own: bool = Fals
     compression = Compression(
         run.model, CompressionPlan(bits=bits), masks=Masks(run.masks), bits=bits
     )
-    config = found.meta.get("config") or _config_of_run(Path(folder), found, _subject(compression))
-    return Loaded(run.model, compression, config)
+    if folder_files.is_folder(Path(folder)):
+        return Loaded(run.model, compression, found.meta["config"])
+    subject = _subject(compression)
+    return Loaded(run.model, compression, _config_of_run(Path(folder), found, subject))
 
 
 def _check_fresh(model: nn.Module) -> None:

@@ -159,6 +159,15 @@ def test_others_read_the_weights_by_name(written, tmp_path):
     assert torch.equal(plain.depthwise.weight, compression.model.depthwise.weight)
 
 
+def test_a_float_network_starts_from_the_weights(tmp_path):
+    compression = compressed(micronet.create_model("resnet20", 10), step="learned")
+    save(compression, tmp_path)
+    plain = micronet.create_model("resnet20", 10)
+    micronet.load_weights(plain, tmp_path / "model.safetensors")
+    quantized = compression.model.state_dict()
+    assert all(torch.equal(value, quantized[n]) for n, value in plain.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["Shared", "Tied", "Alias", "sequential"])
 @pytest.mark.parametrize("step", ["range", "learned"])
 def test_tied_tensors_are_stored_once(kind, step, tmp_path, monkeypatch, request):
@@ -316,6 +325,16 @@ def test_any_optimizer_will_do_where_no_step_is_learned(written):
     assert_pruned(loaded.model, loaded.compression.masks)
 
 
+def test_zeros_stay_wherever_it_is_moved(written):
+    loaded = load(written, model=own(1))
+    for device in ("meta", "cpu"):
+        moved = copy.deepcopy(loaded.model).to(device)
+        if device == "cpu":
+            moved.fc.weight.data.fill_(1.0)
+        loaded.compression.masks.apply_(moved)
+    assert_pruned(moved, loaded.compression.masks)
+
+
 def test_it_is_compressed_again(written):
     loaded = load(written, model=own(1))
     section = {"groups": [{"layers": ["*"], "final_sparsity": 0.8}], "method": "one-shot"}
@@ -417,6 +436,9 @@ def refused(match, network, where, **about):
         ({"image_size": 0}, "image_size 0"),
         ({"image_size": "x"}, "image_size must be a whole number"),
         ({"classes": ["a", 1]}, r"classes\[1\] must be text"),
+        ({"classes": 10}, "classes must be a list"),
+        ({"classes": "abcdefghij"}, "classes must be a list"),
+        ({"mean": 0.5, "std": 0.5}, "normalization.mean must be a list"),
         ({"classes": ["a"] * 9}, "9 names for 10 classes"),
         ({"mean": [0.5] * 3}, "mean and std together"),
         ({"mean": [0.5] * 3, "std": [0.0] * 3}, "normalization: each std"),
