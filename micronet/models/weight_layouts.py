@@ -159,9 +159,15 @@ def _candidate(start: str, tensors: Group, own: _Named) -> Candidate:
             state[name] = value
             named += not name.endswith(_COUNTER)
             fitting += not name.endswith(_COUNTER) and fits(value, wanted)
-        elif not _SIDE_STATE.search(plain):
+        elif not (_SIDE_STATE.search(plain) or _is_mask_of_bits(plain, value)):
             state[plain] = value
     return Candidate(_plain(start.removesuffix(".")), state, fitting, named, tuple(others))
+
+
+def _is_mask_of_bits(name: str, value: Tensor) -> bool:
+    """Whether a tensor is a mask as our folders have it, of a weight that is zero where it says."""
+    leaf = name.rpartition(".")[2]
+    return leaf == "weight_mask" and value.dtype == torch.uint8 and value.dim() == 1
 
 
 def _starts(path: str, names: Mapping[str, object]) -> Iterator[str]:

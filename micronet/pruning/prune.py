@@ -208,10 +208,12 @@ class Masks:
 
     def fill_(self, name: str, weight: Tensor) -> None:
         """Set what layer ``name`` prunes of a tensor shaped as its weight to zero, in place."""
-        if name not in self._pruned:
-            keep = kernels.unpack_bits(self.bits[name], weight.numel())
-            self._pruned[name] = ~keep.view(weight.shape)
-        weight.masked_fill_(self._pruned[name], 0.0)
+        pruned = self._pruned.get(name)
+        # The network may have been moved since.
+        if pruned is None or pruned.device != weight.device:
+            keep = kernels.unpack_bits(self.bits[name].to(weight.device), weight.numel())
+            pruned = self._pruned[name] = ~keep.view(weight.shape)
+        weight.masked_fill_(pruned, 0.0)
 
     def check(self, model: nn.Module) -> None:
         """Hold the masks to the model: every name a layer, every mask of its weight's size.

@@ -88,7 +88,8 @@ def _convert_mapping(hint: Any, value: object, where: str, path: str) -> dict[st
     if not isinstance(value, dict):
         raise UserError(f"{line_of(path, where)}: {where} must be a mapping, not {_short(value)}")
     item = typing.get_args(hint)[1]
-    return {key: _convert(item, v, _join(where, key), path) for key, v in value.items()}
+    shown = {key: key if str(key).isprintable() else repr(key) for key in value}
+    return {key: _convert(item, v, _join(where, shown[key]), path) for key, v in value.items()}
 
 
 def _convert_optional(hint: Any, value: object, where: str, path: str) -> Any:

@@ -247,5 +247,5 @@ def _created(
         if type(value) is not int or value < 1:
             raise UserError(f"checkpoint {str(found.path)!r} says its {key} are {value!r}")
     with failures_of(f"the network of {str(found.path)!r} cannot be created"):
-        stored_state.check_architecture(made, bits, state, found.path)
+        stored_state.structure_of(made, bits, state, found.path)
         return architectures.create_model(made.arch, made.num_classes, channels=made.channels)

@@ -30,6 +30,7 @@ from micronet.runs import directory, folder_files, stored_state
 from micronet.runs.checkpoint import Checkpoint
 from micronet.runs.description import FORMAT, Architecture, Description, about_images, versions
 from micronet.runs.directory import RunDirectory
+from micronet.runs.likeness import check_alike
 from micronet.utils.errors import UserError
 
 
@@ -96,7 +97,7 @@ def save(
     given = {
         "recipe": recipe_to_dict(recipe) if isinstance(recipe, Recipe) else recipe,
         "image_size": image_size,
-        "classes": None if classes is None else list(classes),
+        "classes": _listed(classes),
         "normalization": _normalization(mean, std),
     }
     about = {key: subject.config.get(key) if v is None else v for key, v in given.items()}
@@ -126,12 +127,15 @@ def _subject(network: nn.Module | Compression | Loaded) -> _Subject:
 
 def _normalization(
     mean: Sequence[float] | None, std: Sequence[float] | None
-) -> dict[str, list[float]] | None:
+) -> dict[str, Any] | None:
     if (mean is None) != (std is None):
         raise UserError("save takes mean and std together")
-    if mean is None or std is None:
-        return None
-    return {"mean": list(mean), "std": list(std)}
+    return None if mean is None else {"mean": _listed(mean), "std": _listed(std)}
+
+
+def _listed(values: Any) -> Any:
+    """Return a list for a tuple; what else it is, the description's reader judges."""
+    return list(values) if isinstance(values, tuple) else values
 
 
 def _state(subject: _Subject) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -165,9 +169,11 @@ def _created(model: nn.Module, arch: str | None, state: Mapping[str, Tensor]) ->
     if made is None:
         return None
     try:
-        stored_state.check_architecture(made, bits, state, type(model).__name__)
+        structure = stored_state.structure_of(made, bits, state, type(model).__name__)
+        if structure is not None:
+            check_alike(model, structure)
     except UserError as error:
-        # The network may have been changed since; then its making is unknown.
+        # It was changed since, so that nothing creates it as it is now.
         if arch is None:
             return None
         ends = f"{made.num_classes} classes and {made.channels} channels"
@@ -241,8 +247,10 @@ def load(folder: str | Path, *, model: nn.Module | None = None, own: bool = Fals
     compression = Compression(
         run.model, CompressionPlan(bits=bits), masks=Masks(run.masks), bits=bits
     )
-    config = found.meta.get("config") or _config_of_run(Path(folder), found, _subject(compression))
-    return Loaded(run.model, compression, config)
+    if folder_files.is_folder(Path(folder)):
+        return Loaded(run.model, compression, found.meta["config"])
+    subject = _subject(compression)
+    return Loaded(run.model, compression, _config_of_run(Path(folder), found, subject))
 
 
 def _check_fresh(model: nn.Module) -> None:

@@ -20,10 +20,10 @@ from micronet.quantization.quantizers import LearnedActivationQuantizer
 from micronet.utils.errors import UserError
 
 
-def check_architecture(
+def structure_of(
     created: Created, bits: Mapping[str, LayerBits], state: Mapping[str, Tensor], path: str | Path
-) -> None:
-    """Hold tensors to the names and shapes of an architecture, before it takes any memory.
+) -> nn.Module | None:
+    """Return an architecture without memory, once tensors were held to its names and shapes.
 
     Of how many classes a network is to be, a file may say anything. One of a user's own is not
     looked at, because that would run its code.
@@ -38,7 +38,7 @@ def check_architecture(
         UserError: there is no such architecture or layer, or a tensor does not fit.
     """
     if custom.is_own(created.arch):
-        return
+        return None
     # Constructors draw initial weights, some of them on the CPU.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = architectures.create_model(
@@ -46,6 +46,7 @@ def check_architecture(
         )
         quantize.convert_(model, bits)
     fitted(model, state, path)
+    return model
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from importlib.util import find_spec
 
 import pytest
 import safetensors.torch
@@ -158,6 +159,15 @@ def test_others_read_the_weights_by_name(written, tmp_path):
     assert torch.equal(plain.depthwise.weight, compression.model.depthwise.weight)
 
 
+def test_a_float_network_starts_from_the_weights(tmp_path):
+    compression = compressed(micronet.create_model("resnet20", 10), step="learned")
+    save(compression, tmp_path)
+    plain = micronet.create_model("resnet20", 10)
+    micronet.load_weights(plain, tmp_path / "model.safetensors")
+    quantized = compression.model.state_dict()
+    assert all(torch.equal(value, quantized[n]) for n, value in plain.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["Shared", "Tied", "Alias", "sequential"])
 @pytest.mark.parametrize("step", ["range", "learned"])
 def test_tied_tensors_are_stored_once(kind, step, tmp_path, monkeypatch, request):
@@ -212,6 +222,71 @@ def test_what_was_changed_since_is_of_unknown_making(tmp_path):
     assert torch.equal(logits(load(tmp_path / "known").model), logits(model))
 
 
+def without_pooling(model):
+    model.maxpool = nn.Identity()
+
+
+def with_another_activation(model):
+    model.layer1[0].relu = nn.SiLU()
+
+
+def with_another_stride(model):
+    model.conv1.stride = (1, 1)
+
+
+def with_a_forward(model):
+    model.layer2.forward = lambda x: x[:, :, ::2, ::2].repeat(1, 2, 1, 1)
+
+
+def with_one_more(model):
+    model.layer4.add_module("last", nn.ReLU())
+
+
+CHANGES = {
+    without_pooling: "'maxpool' is a Identity, not a MaxPool2d",
+    with_another_activation: "'layer1.0.relu' is a SiLU, not a ReLU",
+    with_another_stride: r"'conv1' has stride \(1, 1\), not \(2, 2\)",
+    with_a_forward: "'layer2' has a forward of its own",
+    with_one_more: "'layer4.last' is only in it",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_no_tensor_shows_is_not_passed_over(change, tmp_path):
+    """Another network would come back in silence."""
+    model = micronet.create_model("resnet18", 5)
+    change(model)
+    refused(
+        f"the network is no resnet18 of 5 .*{CHANGES[change]}", model, tmp_path, arch="resnet18"
+    )
+    save(model, tmp_path / "net")
+    with pytest.raises(UserError, match="making is unknown"):
+        load(tmp_path / "net")
+    fresh = micronet.create_model("resnet18", 5)
+    change(fresh)
+    assert torch.equal(logits(load(tmp_path / "net", model=fresh).model), logits(model))
+
+
+def test_what_training_alone_asks_for_may_be_changed(tmp_path):
+    model = micronet.create_model("efficientnet-micro", 5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.5
+    model.train()
+    save(model, tmp_path)
+    assert torch.equal(logits(load(tmp_path).model), logits(model))
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is an extra")
+def test_a_network_of_timm(tmp_path):
+    compression = compressed(micronet.create_model("timm:mobilenetv3_small_050", 10))
+    save(compression, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config["architecture"]["source"] == "timm"
+    assert loaded.config["architecture"]["name"] == "mobilenetv3_small_050"
+    assert torch.equal(logits(loaded.model), logits(compression.model))
+
+
 def test_a_copy_is_of_the_architecture_that_is_given(tmp_path):
     model = copy.deepcopy(micronet.create_model("resnet18", 5))
     save(model, tmp_path, arch="resnet18")
@@ -248,6 +323,16 @@ def test_any_optimizer_will_do_where_no_step_is_learned(written):
     optimizer.step()
     loaded.compression.step()
     assert_pruned(loaded.model, loaded.compression.masks)
+
+
+def test_zeros_stay_wherever_it_is_moved(written):
+    loaded = load(written, model=own(1))
+    for device in ("meta", "cpu"):
+        moved = copy.deepcopy(loaded.model).to(device)
+        if device == "cpu":
+            moved.fc.weight.data.fill_(1.0)
+        loaded.compression.masks.apply_(moved)
+    assert_pruned(moved, loaded.compression.masks)
 
 
 def test_it_is_compressed_again(written):
@@ -351,6 +436,9 @@ def refused(match, network, where, **about):
         ({"image_size": 0}, "image_size 0"),
         ({"image_size": "x"}, "image_size must be a whole number"),
         ({"classes": ["a", 1]}, r"classes\[1\] must be text"),
+        ({"classes": 10}, "classes must be a list"),
+        ({"classes": "abcdefghij"}, "classes must be a list"),
+        ({"mean": 0.5, "std": 0.5}, "normalization.mean must be a list"),
         ({"classes": ["a"] * 9}, "9 names for 10 classes"),
         ({"mean": [0.5] * 3}, "mean and std together"),
         ({"mean": [0.5] * 3, "std": [0.0] * 3}, "normalization: each std"),
