@@ -12,8 +12,8 @@ from micronet.cli import pipeline
 from micronet.cli.train_arguments import Parser
 from micronet.utils.errors import UserError, reports_user_errors
 
-# As few epochs as a stage's recipe allows: the target sparsity is reached in the sixth. Later stages
-# take images of the same size as the first.
+# As few epochs as a stage's recipe allows: the target sparsity is reached in the sixth. All stages
+# take images of the first one's size.
 QUICK = {
     "fit": ["--epochs", "1", "--image-size", "16"],
     "prune": ["--epochs", "6"],
