@@ -40,6 +40,8 @@ def pytest_collection_modifyitems(config, items):
     missing = {marker for marker, is_here in HAS.items() if not is_here}
     left = [item for item in items if missing & {marker.name for marker in item.iter_markers()}]
     items[:] = [item for item in items if item not in set(left)]
+    # What takes long begins first, so that no worker waits for it in the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     config.hook.pytest_deselected(items=left)
 
 

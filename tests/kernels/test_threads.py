@@ -42,40 +42,39 @@ def tasks():
     return len(os.listdir("/proc/self/task"))
 """
 
-RUNTIMES = """
-run_all()
+# A torch operator of the same size first, so that torch has started what it starts.
+ONE_AND_TWO = """
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    before = tasks()
+    torch.randn(1_200_000).mul(2).sum()
+    started = tasks()
+    run_all()
+    print(before, started, tasks())
 with open("/proc/self/maps") as maps:
     files = {line.split()[-1] for line in maps if "/" in line}
 print(*sorted(f for f in files if any(n in f for n in ("libgomp", "libiomp", "libomp"))))
 """
 
-# A torch operator of the same size first, so that torch has started what it starts.
-THREADS = """
-torch.set_num_threads({threads})
-before = tasks()
-torch.randn(1_200_000).mul(2).sum()
-started = tasks()
-run_all()
-print(before, started, tasks())
-"""
 
-
-def answer(code):
+@pytest.fixture(scope="module")
+def answers():
+    """What a new process says: its threads with one and with two of torch's, then its runtimes."""
     done = subprocess.run(
-        [sys.executable, "-c", ALL_OPS + code], capture_output=True, text=True, check=False
+        [sys.executable, "-c", ALL_OPS + ONE_AND_TWO], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return [line.split() for line in done.stdout.splitlines()]
 
 
-def test_one_openmp_runtime_is_in_the_process():
-    runtimes = answer(RUNTIMES)
+def test_one_openmp_runtime_is_in_the_process(answers):
+    runtimes = answers[2]
     assert len(runtimes) == 1, f"{runtimes} each have threads of their own"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_no_thread_is_started_beyond_those_of_torch(threads):
-    before, started, after = map(int, answer(THREADS.format(threads=threads)))
+def test_no_thread_is_started_beyond_those_of_torch(answers, threads):
+    before, started, after = map(int, answers[threads - 1])
     assert after == started
     if threads == 1:
         assert after == before, "torch was told to use one thread"

@@ -25,7 +25,7 @@ from micronet.train import main as train
 RECIPE = {
     "train": {
         "epochs": 3,
-        "batch_size": 128,
+        "batch_size": 250,
         "lr": 0.05,
         "weight_decay": 1e-4,
         "nesterov": True,
