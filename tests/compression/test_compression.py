@@ -414,6 +414,52 @@ def test_a_network_is_compressed_again(batches):
         micronet.compress(model, recipe(quantize={"weights": {"bits": 8}, "activations": None}))
 
 
+def test_what_is_pruned_stays_pruned_in_copies_and_in_what_it_is_a_part_of(batches):
+    model = small()
+    micronet.prune_(model, 0.5)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    for start in (
+        copy.deepcopy(model),
+        torch.load(stored, weights_only=False),
+        nn.Sequential(copy.deepcopy(model)),
+    ):
+        compression = micronet.quantize_(start, activations=None)
+        optimizer = torch.optim.SGD(compression.parameter_groups(), lr=0.1)
+        epoch_of(start, compression, optimizer, batches, 0)
+        assert compression.report().sparsity == 0.5 and len(compression.masks.bits) == 3
+
+
+def test_a_part_that_was_pruned_more_holds_for_the_whole():
+    whole = nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.Linear(8, 8))
+    whole[1].weight = whole[0][0].weight
+    micronet.prune_(whole, 0.25)
+    micronet.prune_(whole[0], 0.75)
+    assert micronet.compress(whole, recipe(prune=PRUNE)).masks.pruned("0.0", 64) == 48
+
+
+def test_a_new_head_is_not_pruned_as_the_old_one_was():
+    model = small()
+    micronet.prune_(model, 0.5)
+    for classes in (4, 7):
+        model.fc = nn.Linear(8, classes)
+        compression = micronet.quantize_(model)
+        assert set(compression.masks.bits) == {"first.0", "second.0"}
+        assert not model.fc.mask.numel() and bool(model.fc.weight.all())
+    model.second[0].weight = nn.Parameter(torch.randn(9, 8, 3, 3))
+    with pytest.raises(UserError, match=r"mask 'second\.0' has 72 bytes for 648 weights"):
+        micronet.quantize_(model)
+
+
+def test_masks_follow_a_network_to_another_type_of_memory():
+    """A device is stood in for by the one that holds no values."""
+    model = small()
+    compression = micronet.prune_(model, 0.5)
+    model.to("meta")
+    compression.step()
+
+
 def test_tied_modules_share_a_mask_and_train(batches):
     model = small()
     model.second[0].weight = nn.Parameter(torch.randn(8, 8, 3, 3))
