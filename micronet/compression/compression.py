@@ -18,8 +18,7 @@ from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.checks import check
-from micronet.recipe.reader import Recipe, TrainSection
+from micronet.recipe.reader import Recipe, TrainSection, checked
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
@@ -49,8 +48,10 @@ def compress(
         UserError: the recipe names what the network does not have, or a layer cannot be pruned or
             quantized as it says.
     """
+    recipe = checked(recipe)
     model = _plain(model, recipe)
-    check(recipe)
+    if steps_per_epoch is not None and not steps_per_epoch > 0:
+        raise UserError(f"steps_per_epoch {steps_per_epoch} is no number of steps")
     masks = prune.Masks.of(model)
     masks.check(model)
     bits = quantize.precision_of(model)
