@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.models.modes import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
 from micronet.utils import distributed
 from micronet.utils.errors import UserError, nearest
@@ -39,7 +40,7 @@ def calibrate_(
     batch reaches is left as it is.
 
     Args:
-        model: has quantized layers; its mode is restored.
+        model: has quantized layers; the mode of each module is restored.
         batches: images, or tuples that begin with them, or dicts of keywords.
         method: ``minmax`` takes the lowest and the highest value; ``mse`` the ends that give the
             least square error over evenly chosen values, for weights of learned steps too.
@@ -58,14 +59,9 @@ def calibrate_(
     if not layers:
         raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")
     call = forward or (lambda batch: _called(model, batch))
-    training = model.training
-    model.eval()
-    try:
-        with _observed(layers) as observers:
-            for batch in batches:
-                call(batch)
-    finally:
-        model.train(training)
+    with evaluation_mode(model), _observed(layers) as observers:
+        for batch in batches:
+            call(batch)
     reached = {name: seen for name, seen in observers.items() if seen.batches}
     if not reached:
         raise UserError("calibrate_ has seen no input of a quantized layer: there was no batch")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,13 +18,9 @@ from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.checks import check
-from micronet.recipe.reader import Recipe, TrainSection
+from micronet.recipe.reader import Recipe, TrainSection, checked
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
-
-# What of each network is pruned, so that a second recipe keeps what the first made zero.
-_pruned: weakref.WeakKeyDictionary[nn.Module, prune.Masks] = weakref.WeakKeyDictionary()
 
 
 def compress(
@@ -53,9 +48,12 @@ def compress(
         UserError: the recipe names what the network does not have, or a layer cannot be pruned or
             quantized as it says.
     """
+    recipe = checked(recipe)
     model = _plain(model, recipe)
-    check(recipe)
-    masks = prune.Masks(masks_of(model).bits)
+    if steps_per_epoch is not None and not steps_per_epoch > 0:
+        raise UserError(f"steps_per_epoch {steps_per_epoch} is no number of steps")
+    masks = prune.Masks.of(model)
+    masks.check(model)
     bits = quantize.precision_of(model)
     plan = resolve(model, recipe, bits)
     if example_inputs is not None:
@@ -63,11 +61,6 @@ def compress(
     made = Compression(model, plan, recipe.train, masks, bits, steps_per_epoch=steps_per_epoch)
     made.watches_uses = example_inputs is None
     return made
-
-
-def masks_of(model: nn.Module) -> prune.Masks:
-    """Return what of a network is pruned, as far as compressions of it have pruned it."""
-    return _pruned.get(model) or prune.Masks()
 
 
 def _plain(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -129,7 +122,7 @@ class Compression:
         # Whether an optimizer has the learned steps, and whether it got them while it trained.
         self._steps_are_trained = not parameters.step_group(model)
         self._steps_came_late = False
-        _pruned[model] = self.masks
+        self.masks.attach(model)
 
     def begin_epoch(
         self,
@@ -339,8 +332,9 @@ class Compression:
         masks.check(self.model)
         if bits and bits != self.bits:
             self._quantize(bits)
-        self.masks = _pruned[self.model] = masks
+        self.masks = masks
         masks.apply_(self.model)
+        masks.attach(self.model)
         quantize.share_masks(self.model, masks.bits)
         try:
             self.average.load(self.model, average)

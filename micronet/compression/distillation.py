@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.recipe.reader import DistillSection
+from micronet.utils.errors import UserError
 
 
 def distillation_loss(
@@ -27,12 +28,23 @@ def distillation_loss(
     Args:
         student: logits, shape (batch, classes).
         teacher: logits, shape (batch, classes).
-        labels: class indices, shape (batch,).
+        labels: class indices (batch,), or shares of classes (batch, classes).
         temperature: ``T > 0``.
         student_weight: ``w`` in [0, 1].
         distill_weight: ``d``; ``1 - w`` where it is None.
         label_smoothing: of the cross entropy.
+
+    Raises:
+        UserError: the logits are not of these shapes, which torch might broadcast, or the
+            temperature is not positive.
     """
+    if student.dim() != 2 or student.shape != teacher.shape:
+        raise UserError(
+            f"logits of student and teacher are (batch, classes) alike, not {tuple(student.shape)} "
+            f"and {tuple(teacher.shape)}"
+        )
+    if not temperature > 0:
+        raise UserError(f"temperature {temperature} of a distillation is not above 0")
     hard = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
     soft = F.kl_div(
         F.log_softmax(student / temperature, dim=1),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from micronet.models.shared_layers import kept_names, weight_key
 from micronet.pruning.prune import Masks
+from micronet.quantization import quantize
 from micronet.utils import distributed
 
 _STATISTICS = ("running_mean", "running_var")
@@ -24,10 +25,14 @@ _STATISTICS = ("running_mean", "running_var")
 def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return what is averaged: parameters, and the statistics of batch normalization.
 
-    Ranges of activations are not, being moving averages themselves. A tensor of several names is
-    averaged once; a weight goes by the layer that owns it, as its mask does.
+    Ranges of activations are not, being moving averages themselves, nor are parameters of whole
+    numbers. A tensor of several names is averaged once; a weight goes by the layer that owns it, as
+    its mask does.
     """
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    parameters = model.named_parameters(remove_duplicate=False)
+    found: dict[str, Tensor] = {
+        n: p for n, p in parameters if p.is_floating_point() or p.is_complex()
+    }
     for name, buffer in model.named_buffers():
         if name.rpartition(".")[2] in _STATISTICS:
             found[name] = buffer
@@ -89,8 +94,11 @@ class ModelEma:
 
     @contextlib.contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """Give ``model`` the averaged tensors, and its own ones back afterwards."""
-        now = averaged_tensors(model) if self.tensors else {}
+        """Give ``model`` the averaged tensors, and its own ones back afterwards.
+
+        Learned steps that are not in the average yet, before their first update, stay as they are.
+        """
+        now = {n: t for n, t in averaged_tensors(model).items() if n in self.tensors}
         kept = {name: tensor.clone() for name, tensor in now.items()}
         self._copy(self.tensors, now)
         try:
@@ -102,11 +110,14 @@ class ModelEma:
         """Continue with the averages of a checkpoint, in the memory order of ``model``'s tensors.
 
         Raises:
-            KeyError: a tensor of the model has no average in a checkpoint that has some.
+            KeyError: a tensor of the model has no average in a checkpoint that has some, and is no
+                learned step, which enters it with the first update.
             RuntimeError: one has another shape.
         """
         if self.decay and tensors:
-            now = averaged_tensors(model)
+            steps = {id(step) for step in quantize.learned_steps(model).values()}
+            late = {n for n, p in model.named_parameters() if id(p) in steps} - tensors.keys()
+            now = {n: t for n, t in averaged_tensors(model).items() if n not in late}
             self.tensors = {n: torch.empty_like(t).copy_(tensors[n]) for n, t in now.items()}
 
     @staticmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +18,7 @@ from micronet.recipe.reader import (
     Recipe,
     WeightPrecision,
 )
+from micronet.utils.errors import UserError
 
 
 def prune_(
@@ -42,9 +45,10 @@ def prune_(
     Raises:
         UserError: a pattern names no layer, or a layer cannot be pruned so.
     """
-    group = PruneGroup(
-        tuple(layers), final_sparsity=float(sparsity), structure=structure, scope=scope
-    )
+    names = _patterns("layers", layers)
+    if not _is_number(sparsity):
+        raise UserError(f"sparsity is a number from 0 to 1, not {sparsity!r}")
+    group = PruneGroup(names, final_sparsity=float(sparsity), structure=structure, scope=scope)
     return _begun(model, Recipe(prune=PruneSection((group,), method="one-shot")))
 
 
@@ -74,16 +78,33 @@ def quantize_(
     Raises:
         UserError: a pattern names no layer, or a layer cannot be quantized.
     """
-    names = tuple(floats)
+    names = _patterns("floats", floats)
     kept = [QuantizeOverride(names, weights=None, activations=None)] if names else []
     section = QuantizeSection(
-        WeightPrecision(float(weights)) if isinstance(weights, (int, float)) else weights,
-        ActivationPrecision(float(activations))
-        if isinstance(activations, (int, float))
-        else activations,
+        _precision("weights", WeightPrecision, weights),
+        _precision("activations", ActivationPrecision, activations),
         (*kept, *overrides),
     )
     return _begun(model, Recipe(quantize=section))
+
+
+def _patterns(name: str, patterns: Iterable[str]) -> tuple[str, ...]:
+    """Return patterns of layers as a tuple; one text would count as one for each letter."""
+    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+        raise UserError(f"{name} takes a list of patterns, such as ['fc'], not {patterns!r}")
+    return tuple(patterns)
+
+
+def _precision(name: str, kind: type, value: Any) -> Any:
+    if value is None or isinstance(value, kind):
+        return value
+    if not _is_number(value):
+        raise UserError(f"{name} takes a number of bits, {kind.__name__} or None, not {value!r}")
+    return kind(float(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _begun(model: nn.Module, recipe: Recipe) -> Compression:

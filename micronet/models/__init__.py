@@ -8,6 +8,7 @@ __all__ = [
     "architectures",
     "custom",
     "failures",
+    "modes",
     "plain_swish",
     "replacement",
     "shared_layers",

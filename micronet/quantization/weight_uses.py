@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.models import architectures
+from micronet.models.modes import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer
 from micronet.utils.errors import UserError
 from micronet.utils.function_watch import FunctionWatch
@@ -21,7 +22,7 @@ def check_uses(model: nn.Module, names: Iterable[str], run: Callable[[], object]
     that is quantized already has been held to this.
 
     Args:
-        model: in float; its mode is restored.
+        model: in float; the mode of each module is restored.
         names: of the layers whose weights are to be quantized.
         run: calls the network.
 
@@ -33,16 +34,13 @@ def check_uses(model: nn.Module, names: Iterable[str], run: Callable[[], object]
     chosen = list(names)
     if not chosen or any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
         return
-    uses, training = WeightUses(model, chosen), model.training
+    uses = WeightUses(model, chosen)
     try:
-        with uses, torch.no_grad():
-            model.eval()
+        with evaluation_mode(model), uses, torch.no_grad():
             run()
     except Exception:
         # Whatever a user's forward pass raises is told when training calls it.
         return
-    finally:
-        model.train(training)
     uses.check()
 
 

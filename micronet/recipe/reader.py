@@ -74,7 +74,8 @@ class Recipe(Sections):
         Raises:
             UserError: a key or value in it is not allowed.
         """
-        return recipe_from_dict(dict(document), cls.path)
+        plain = dict(document) if isinstance(document, Mapping) else document
+        return recipe_from_dict(plain, cls.path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads back."""
@@ -116,6 +117,22 @@ def recipe_from_dict(document: object, path: str) -> Recipe:
     recipe = dataclasses.replace(recipe, path=path)
     check(recipe)
     return recipe
+
+
+def checked(recipe: object) -> Recipe:
+    """Hold a recipe that was put together in Python to what a file may say, and return it.
+
+    Raises:
+        UserError: it is none, or a key or value in it is not allowed.
+    """
+    if not isinstance(recipe, Recipe):
+        raise UserError(
+            f"a recipe is a micronet.Recipe, not {type(recipe).__name__}: Recipe.load reads one "
+            "from a file, and Recipe.from_dict from plain data"
+        )
+    built: Recipe = build(Recipe, to_plain(recipe), "", recipe.path)
+    check(built)
+    return built
 
 
 def recipe_to_dict(recipe: Sections) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micronet.compression.compression import Compression, masks_of
+from micronet.compression.compression import Compression
 from micronet.compression.plan import CompressionPlan
 from micronet.data.preprocessing import of_record
 from micronet.models import architectures, custom
@@ -122,7 +122,7 @@ def _subject(network: nn.Module | Compression | Loaded) -> _Subject:
     if not isinstance(network, nn.Module):
         raise UserError(f"save takes a torch network, not {type(network).__name__}")
     model = custom.innermost(network)
-    return _Subject(model, masks_of(model))
+    return _Subject(model, Masks.of(model))
 
 
 def _normalization(
@@ -256,7 +256,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None, own: bool = Fals
 def _check_fresh(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise UserError(f"load takes a torch network as model, not {type(model).__name__}")
-    if quantize.precision_of(model) or masks_of(model).bits:
+    if quantize.precision_of(model) or Masks.of(model).bits:
         raise UserError("load takes a fresh model in float, and this one is compressed already")
 
 

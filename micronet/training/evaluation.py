@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.models.failures import failures_of, logits_of
+from micronet.models.modes import evaluation_mode
 from micronet.training.optimizer import device_of, in_order, memory_order
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
@@ -44,7 +45,7 @@ def evaluate(
     channels_last: bool = True,
     name: str | None = None,
 ) -> Accuracy:
-    """Classify every image once, in evaluation mode; the model's mode is restored.
+    """Classify every image once, in evaluation mode; each module's mode is restored.
 
     Where several processes train, each brings its own images, and all get the sums.
 
@@ -58,32 +59,55 @@ def evaluate(
         name: of the network, for messages; its class by default.
 
     Raises:
-        UserError: the network fails, returns no logits of these classes, or there is no image.
+        UserError: the network fails, returns no logits of these classes, labels are no class
+            indices, or there is no image.
     """
-    was_training = model.training
-    model.eval()
-    device, name = device_of(model), name or type(model).__name__
-    correct = correct5 = total = ties = 0
-    loss = 0.0
-    for images, labels in batches:
-        images = in_order(images.to(device), memory_order(channels_last))
-        with failures_of(f"{name} cannot be evaluated"):
-            logits = logits_of(model(images), len(images), name)
-        if int(labels.max()) >= logits.shape[1]:
-            raise UserError(f"{name} knows {logits.shape[1]} classes, but the data has more")
-        labels = labels.to(device)
-        best = logits.max(dim=1, keepdim=True).values
-        ties += int(((logits == best).sum(dim=1) > 1).sum())
-        rank = _rank(logits, labels)
-        correct += int((rank == 0).sum())
-        correct5 += int((rank < 5).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        total += len(labels)
-    model.train(was_training)
-    hits, hits5, images, tied, loss = distributed.sums(correct, correct5, total, ties, loss)
-    if not images:
+    name = name or type(model).__name__
+    sums = (0, 0, 0, 0, 0.0)
+    with evaluation_mode(model):
+        for images, labels in batches:
+            found = _judged(model, images, labels, memory_order(channels_last), name)
+            sums = tuple(before + new for before, new in zip(sums, found, strict=True))
+    hits, hits5, total, tied, loss = distributed.sums(*sums)
+    if not total:
         raise UserError(f"{name} cannot be evaluated: there is no image that is not damaged")
-    return Accuracy(int(hits), int(hits5), int(images), int(tied), loss / images)
+    return Accuracy(int(hits), int(hits5), int(total), int(tied), loss / total)
+
+
+def _judged(
+    model: nn.Module, images: Tensor, labels: Tensor, order: torch.memory_format, name: str
+) -> tuple[int, int, int, int, float]:
+    """Return a batch's hits, hits among the five best, images, ties, and sum of losses."""
+    device = device_of(model)
+    images = in_order(images.to(device), order)
+    with failures_of(f"{name} cannot be evaluated"):
+        logits = logits_of(model(images), len(images), name)
+    labels = _class_indices(labels, logits, name).to(device)
+    best = logits.max(dim=1, keepdim=True).values
+    rank = _rank(logits, labels)
+    return (
+        int((rank == 0).sum()),
+        int((rank < 5).sum()),
+        len(labels),
+        int(((logits == best).sum(dim=1) > 1).sum()),
+        float(F.cross_entropy(logits, labels, reduction="sum")),
+    )
+
+
+def _class_indices(labels: Tensor, logits: Tensor, name: str) -> Tensor:
+    """Hold labels to being one class index for each row of logits; return them as int64."""
+    count, classes = logits.shape
+    if labels.shape != (count,) or labels.is_floating_point():
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{name} cannot be evaluated: labels are one class index for each of {count} images, "
+            f"not {kind} of shape {tuple(labels.shape)}"
+        )
+    if bool((labels >= classes).any()):
+        raise UserError(f"{name} knows {classes} classes, but the data has more")
+    if bool((labels < 0).any()):
+        raise UserError(f"{name} cannot be evaluated: a label is {int(labels.min())}")
+    return labels.long()
 
 
 def _rank(logits: Tensor, labels: Tensor) -> Tensor:

@@ -238,9 +238,12 @@ def memory_order(channels_last: bool) -> torch.memory_format:
 def in_order(images: torch.Tensor, order: torch.memory_format) -> torch.Tensor:
     """Return images (N, C, H, W) in a memory order, by their strides too.
 
+    What has another number of axes, as vectors do, has no such order and is returned as it is.
     Strides are open where a side is 1, and torch's operators choose the order of their results by
     them, so ``contiguous`` alone would leave images of one pixel in either.
     """
+    if images.dim() != 4:
+        return images
     images = images.contiguous(memory_format=order)
     wanted = torch.empty(images.shape, memory_format=order, device="meta").stride()
     return images if images.stride() == wanted else images.as_strided(images.shape, wanted)

@@ -178,6 +178,24 @@ def test_the_average_is_lent_to_the_network(batches):
     assert torch.equal(model.fc.weight, own)
 
 
+def test_an_average_that_steps_have_not_entered_yet(batches):
+    learned = {"start_epoch": 1, "weights": LEARNED, "activations": LEARNED}
+    plan = recipe(train={"epochs": 3, "lr": 0.1, "model_ema": 0.5}, quantize=learned)
+    model, again = small(), small(1)
+    compression, resumed = micronet.compress(model, plan), micronet.compress(again, plan)
+    optimizer = torch.optim.SGD(compression.parameter_groups(), lr=0.01)
+    epoch_of(model, compression, optimizer, batches, 0)
+    compression.begin_epoch(1, optimizer)
+    with compression.averaged():
+        assert torch.equal(model.fc.weight, compression.average.tensors["fc.weight"])
+    resumed.load_state_dict(compression.state_dict())
+    again.load_state_dict(model.state_dict())
+    other = torch.optim.SGD(resumed.parameter_groups(), lr=0.01)
+    epoch_of(model, compression, optimizer, batches, 1)
+    epoch_of(again, resumed, other, batches, 1)
+    assert same(compression.average.tensors, resumed.average.tensors)
+
+
 def test_the_loss_is_distilled_from_its_epoch_on():
     plan = recipe(
         train={"label_smoothing": 0.1},
@@ -309,6 +327,44 @@ def test_ranges_that_are_not_finite_are_named():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrong", [{"prune": PRUNE}, "cifar10_resnet20_qat", None])
+def test_what_is_no_recipe_is_refused(wrong):
+    with pytest.raises(UserError, match=r"a recipe is a micronet\.Recipe, not"):
+        micronet.compress(small(), wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "prune", [1], b"prune", 1j])
+def test_plain_data_that_is_no_recipe_is_refused(wrong):
+    with pytest.raises(UserError, match="holds no sections"):
+        micronet.Recipe.from_dict(wrong)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_an_epoch_of_no_steps_is_refused(steps):
+    with pytest.raises(UserError, match=f"steps_per_epoch {steps} is no number of steps"):
+        micronet.compress(small(), recipe(prune=PRUNE), steps_per_epoch=steps)
+
+
+@pytest.mark.parametrize(
+    "call, match",
+    [
+        (lambda m: micronet.prune_(m, "half"), "sparsity is a number from 0 to 1, not 'half'"),
+        (lambda m: micronet.prune_(m, True), "sparsity is a number from 0 to 1, not True"),
+        (lambda m: micronet.prune_(m, 0.5, layers="fc"), r"such as \['fc'\], not 'fc'"),
+        (lambda m: micronet.prune_(m, 0.5, layers=None), "layers takes a list of patterns"),
+        (lambda m: micronet.prune_(m, 0.5, layers=[3]), r"layers\[0\] must be text, not 3"),
+        (lambda m: micronet.prune_(m, 0.5, structure=4), "structure must be text, not 4"),
+        (lambda m: micronet.quantize_(m, "4"), "weights takes a number of bits, WeightPrecision"),
+        (lambda m: micronet.quantize_(m, activations=True), "or None, not True"),
+        (lambda m: micronet.quantize_(m, floats="fc"), "floats takes a list of patterns"),
+        (lambda m: micronet.quantize_(m, overrides=[3]), r"overrides\[0\] must be a mapping"),
+    ],
+)
+def test_wrong_types_are_refused(call, match):
+    with pytest.raises(UserError, match=match):
+        call(small())
+
+
 def test_a_compiled_network_is_not_quantized():
     with pytest.raises(UserError, match="has compiled cannot be quantized"):
         micronet.compress(torch.compile(small()), recipe(quantize=BOTH))
@@ -412,6 +468,52 @@ def test_a_network_is_compressed_again(batches):
     assert shares == {"first.0": 0.5, "second.0": 0.75, "fc": 0.5}
     with pytest.raises(UserError, match="already quantized at other bits or steps, as in layer"):
         micronet.compress(model, recipe(quantize={"weights": {"bits": 8}, "activations": None}))
+
+
+def test_what_is_pruned_stays_pruned_in_copies_and_in_what_it_is_a_part_of(batches):
+    model = small()
+    micronet.prune_(model, 0.5)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    for start in (
+        copy.deepcopy(model),
+        torch.load(stored, weights_only=False),
+        nn.Sequential(copy.deepcopy(model)),
+    ):
+        compression = micronet.quantize_(start, activations=None)
+        optimizer = torch.optim.SGD(compression.parameter_groups(), lr=0.1)
+        epoch_of(start, compression, optimizer, batches, 0)
+        assert compression.report().sparsity == 0.5 and len(compression.masks.bits) == 3
+
+
+def test_a_part_that_was_pruned_more_holds_for_the_whole():
+    whole = nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.Linear(8, 8))
+    whole[1].weight = whole[0][0].weight
+    micronet.prune_(whole, 0.25)
+    micronet.prune_(whole[0], 0.75)
+    assert micronet.compress(whole, recipe(prune=PRUNE)).masks.pruned("0.0", 64) == 48
+
+
+def test_a_new_head_is_not_pruned_as_the_old_one_was():
+    model = small()
+    micronet.prune_(model, 0.5)
+    for classes in (4, 7):
+        model.fc = nn.Linear(8, classes)
+        compression = micronet.quantize_(model)
+        assert set(compression.masks.bits) == {"first.0", "second.0"}
+        assert not model.fc.mask.numel() and bool(model.fc.weight.all())
+    model.second[0].weight = nn.Parameter(torch.randn(9, 8, 3, 3))
+    with pytest.raises(UserError, match=r"mask 'second\.0' has 72 bytes for 648 weights"):
+        micronet.quantize_(model)
+
+
+def test_masks_follow_a_network_to_another_type_of_memory():
+    """A device is stood in for by the one that holds no values."""
+    model = small()
+    compression = micronet.prune_(model, 0.5)
+    model.to("meta")
+    compression.step()
 
 
 def test_tied_modules_share_a_mask_and_train(batches):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from micronet.compression.distillation import Teacher, distillation_loss
+from micronet.utils.errors import UserError
 
 
 def test_reference_loss_and_gradient(goldens):
@@ -71,3 +72,19 @@ def test_the_two_weights_are_independent():
     torch.testing.assert_close(hard, torch.nn.functional.cross_entropy(student, labels))
     torch.testing.assert_close(both, 0.25 * hard + 4.0 * soft)
     torch.testing.assert_close(usual, 0.25 * hard + 0.75 * soft)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6, 1), (6, 4), (5,), (6, 5, 1)])
+def test_logits_that_torch_would_broadcast_are_refused(shape):
+    labels = torch.randint(5, (6,))
+    with pytest.raises(UserError, match=r"are \(batch, classes\) alike, not \(6, 5\) and"):
+        distillation_loss(
+            torch.randn(6, 5), torch.randn(shape), labels, temperature=2.0, student_weight=0.5
+        )
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    logits, labels = torch.randn(6, 5), torch.randint(5, (6,))
+    with pytest.raises(UserError, match="is not above 0"):
+        distillation_loss(logits, logits, labels, temperature=temperature, student_weight=0.5)

@@ -65,6 +65,15 @@ def test_what_masks_prune_is_zero_in_the_average_too():
     assert int((model[0].weight == 0).sum()) == model[0].weight.numel() // 2
 
 
+def test_what_is_no_real_number_is_not_averaged():
+    model, average = network(), ModelEma(0.9)
+    model.order = nn.Parameter(torch.arange(3), requires_grad=False)
+    for step in (1, 2):
+        average.update(model, step)
+    with average.in_place(model):
+        assert model.order.tolist() == [0, 1, 2] and "order" not in average.tensors
+
+
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
     """A pruned run that keeps an average."""

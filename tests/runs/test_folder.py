@@ -13,9 +13,9 @@ from torch import nn
 
 import micronet
 import micronet_kernels as kernels
-from micronet.compression.compression import masks_of
 from micronet.data.preprocessing import Preprocessing, of_record, to_record
 from micronet.models import architectures, custom
+from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.layers import quantized_layers
 from micronet.runs import checkpoint, directory
@@ -209,7 +209,7 @@ def test_a_network_alone_keeps_its_masks(tmp_path):
     micronet.prune_(model, 0.5)
     save(model, tmp_path)
     loaded = load(tmp_path, model=own(1))
-    assert loaded.compression.masks.bits.keys() == masks_of(model).bits.keys() != set()
+    assert loaded.compression.masks.bits.keys() == prune.Masks.of(model).bits.keys() != set()
 
 
 def test_what_was_changed_since_is_of_unknown_making(tmp_path):

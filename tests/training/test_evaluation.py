@@ -1,9 +1,11 @@
 """Accuracy in whole images, with a stated rule for ties."""
 
+import pytest
 import torch
 from torch import nn
 
 from micronet.training.evaluation import evaluate
+from micronet.utils.errors import UserError
 
 
 class Fixed(nn.Module):
@@ -44,7 +46,40 @@ def test_nan_logits_are_wrong():
         assert evaluate(Fixed(), [(x, torch.tensor([label]))]).correct == 0
 
 
-def test_mode_is_restored():
-    model = Fixed().train()
+def test_the_mode_of_each_module_is_restored():
+    model = nn.Sequential(nn.BatchNorm2d(1), Fixed()).train()
+    model[0].eval()
     evaluate(model, [(images([[1, 2]]), torch.tensor([1]))])
-    assert model.training
+    assert [model.training, model[0].training, model[1].training] == [True, False, True]
+    with pytest.raises(UserError, match="a label is -1"):
+        evaluate(model, [(images([[1, 2]]), torch.tensor([-1]))])
+    assert [model.training, model[0].training, model[1].training] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "labels, match",
+    [
+        (torch.tensor([0]), r"for each of 2 images, not int64 of shape \(1,\)"),
+        (torch.tensor([[0], [1]]), r"int64 of shape \(2, 1\)"),
+        (torch.tensor([0.0, 1.0]), "float32"),
+        (torch.tensor([0, 9]), "knows 3 classes"),
+    ],
+)
+def test_labels_that_are_no_class_indices_are_refused(labels, match):
+    with pytest.raises(UserError, match=match):
+        evaluate(Fixed(), [(images([[1, 2, 3], [1, 2, 3]]), labels)])
+
+
+def test_labels_of_any_integers_and_empty_batches():
+    x = images([[1, 2, 3], [3, 2, 1]])
+    for kind in (torch.uint8, torch.int32):
+        batches = [(x[:0], torch.zeros(0, dtype=kind)), (x, torch.tensor([2, 2], dtype=kind))]
+        accuracy = evaluate(Fixed(), batches)
+        assert (accuracy.correct, accuracy.total) == (1, 2)
+
+
+def test_vectors_are_classified():
+    vectors = torch.randn(6, 5)
+    model = nn.Linear(5, 3)
+    accuracy = evaluate(model, [(vectors, model(vectors).argmax(1))])
+    assert (accuracy.correct, accuracy.total) == (6, 6)

@@ -1,0 +1,195 @@
+"""The masks that hold the targets of a schedule.
+
+Masks are bits, chosen by magnitude, exactly as many as the target says; see ``prune_targets``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet.models import architectures, shared_layers
+from micronet.pruning import patterns
+from micronet.pruning.sparsity_schedule import firing_epochs, pruned_weights, target_sparsity
+from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.utils.errors import UserError
+
+# Under this name a layer carries the bits of its weight's mask, see ``Masks.attach``.
+_CARRIED = "_micronet_mask"
+
+
+class Masks:
+    """The bit mask of every pruned weight, by the layer that owns it: 1 keeps, 0 prunes.
+
+    Bits follow the weight's logical order, eight to a byte, low bit first.
+    """
+
+    def __init__(self, bits: Mapping[str, Tensor] | None = None) -> None:
+        self.bits: dict[str, Tensor] = dict(bits or {})
+        # The pruned positions as booleans, rebuilt when the bits change: filling is one pass.
+        self._pruned: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Masks:
+        """Return the masks that the layers of a network carry."""
+        owners, layers = shared_layers.owners(model), architectures.layers(model)
+        masks = cls()
+        for name, layer in layers.items():
+            if _CARRIED in vars(layer):
+                # Of layers that hold one weight, a part of the network may have pruned more.
+                bits = vars(layer)[_CARRIED]
+                masks.bits[owners[name]] = masks._grown(owners[name], bits)
+        return masks
+
+    def attach(self, model: nn.Module) -> None:
+        """Let each layer carry the bits of its weight's mask, and no others.
+
+        So a copy of the network has them, one that was pickled, what the network is a part of and
+        each part of it; a layer that is put in another's place has none.
+        """
+        owners = shared_layers.owners(model)
+        for name, layer in architectures.layers(model).items():
+            vars(layer).pop(_CARRIED, None)
+            if owners[name] in self.bits:
+                setattr(layer, _CARRIED, self.bits[owners[name]])
+
+    def update(
+        self, model: nn.Module, section: PruneSection, groups: Mapping[str, PruneGroup], epoch: int
+    ) -> None:
+        """Choose the masks of the groups that fire in an epoch, by current weights; apply them."""
+        layers = architectures.layers(model)
+        together: dict[int, dict[str, architectures.Layer]] = {}
+        for name, group in groups.items():
+            if epoch not in firing_epochs(section, group):
+                continue
+            if group.scope == "group":
+                together.setdefault(section.groups.index(group), {})[name] = layers[name]
+            else:
+                self._set(name, self._choose(name, layers[name], section, group, epoch))
+        for index, chosen in together.items():
+            group = section.groups[index]
+            bits = masks_together(chosen, group, target_sparsity(section, group, epoch))
+            for name in chosen:
+                self._set(name, self._grown(name, bits[name]))
+        self.apply_(model)
+        self.attach(model)
+
+    def _choose(
+        self,
+        name: str,
+        layer: architectures.Layer,
+        section: PruneSection,
+        group: PruneGroup,
+        epoch: int,
+    ) -> Tensor:
+        """Return the bits of one layer's mask; what an earlier stage pruned stays pruned."""
+        weight = layer.weight.detach()
+        earlier = self.pruned(name, weight.numel())
+        if group.threshold is not None or group.sensitivity is not None:
+            count = int((weight.abs() <= magnitude_threshold(weight, group)).sum())
+            return kernels.smallest_magnitude_mask(weight, max(count, earlier))
+        target = target_sparsity(section, group, epoch)
+        if group.structure == "element":
+            count = pruned_weights(weight.numel(), target)
+            return kernels.smallest_magnitude_mask(weight, max(count, earlier))
+        if ":" in group.structure:
+            of = int(group.structure.split(":")[1])
+            rows = patterns.outputs_first(weight, layer)
+            bits = patterns.every_group(rows, of, int(target * of))
+            return self._grown(name, patterns.stored_bits(bits, layer))
+        return self._grown(name, masks_together({name: layer}, group, target)[name])
+
+    def _grown(self, name: str, bits: Tensor) -> Tensor:
+        """Prune what an earlier mask prunes too, whose pieces may have been of another shape."""
+        return bits & self.bits[name].to(bits.device) if name in self.bits else bits
+
+    def _set(self, name: str, bits: Tensor) -> None:
+        self.bits[name] = bits
+        self._pruned.pop(name, None)
+
+    def pruned(self, name: str, numel: int) -> int:
+        """Return how many of a layer's ``numel`` weights are pruned."""
+        if name not in self.bits:
+            return 0
+        return numel - int(kernels.unpack_bits(self.bits[name], numel).sum())
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> None:
+        """Set every pruned weight to zero, in place."""
+        layers = architectures.layers(model)
+        for name in self.bits:
+            self.fill_(name, layers[name].weight)
+
+    def fill_(self, name: str, weight: Tensor) -> None:
+        """Set what layer ``name`` prunes of a tensor shaped as its weight to zero, in place."""
+        pruned = self._pruned.get(name)
+        if pruned is None or pruned.device != weight.device:
+            keep = kernels.unpack_bits(self.bits[name].to(weight.device), weight.numel())
+            self._pruned[name] = pruned = ~keep.view(weight.shape)
+        weight.masked_fill_(pruned, 0.0)
+
+    def check(self, model: nn.Module) -> None:
+        """Hold the masks to the model: every name a layer, every mask of its weight's size.
+
+        Raises:
+            UserError: they belong to another network.
+        """
+        layers = architectures.layers(model)
+        for name, bits in self.bits.items():
+            if name not in layers:
+                raise UserError(f"mask {name!r} belongs to no layer of this network")
+            numel = layers[name].weight.numel()
+            if bits.dtype != torch.uint8 or bits.shape != ((numel + 7) // 8,):
+                raise UserError(f"mask {name!r} has {bits.numel()} bytes for {numel} weights")
+
+
+def magnitude_threshold(weight: Tensor, group: PruneGroup) -> float:
+    """Return the magnitude up to which a group prunes a weight.
+
+    A sensitivity counts in standard deviations of the layer's weights (Han et al. 2015).
+    """
+    if group.threshold is not None:
+        return group.threshold
+    return float(group.sensitivity or 0.0) * float(weight.double().std())
+
+
+def masks_together(
+    layers: Mapping[str, architectures.Layer], group: PruneGroup, sparsity: float
+) -> dict[str, Tensor]:
+    """Return the bits of the masks that prune the lowest pieces of all ``layers`` together.
+
+    Args:
+        layers: by name.
+        group: gives the pieces' structure.
+        sparsity: share of the pieces that is pruned.
+    """
+    rows = {n: patterns.outputs_first(m.weight.detach(), m) for n, m in layers.items()}
+    chosen = choose_together(rows, group, sparsity)
+    return {name: patterns.stored_bits(bits, layers[name]) for name, bits in chosen.items()}
+
+
+def choose_together(
+    weights: Mapping[str, Tensor], group: PruneGroup, sparsity: float
+) -> dict[str, Tensor]:
+    """Return the bits of the masks that prune the lowest pieces of all ``weights`` together.
+
+    Args:
+        weights: by layer, outputs first.
+        group: gives the pieces' structure.
+        sparsity: share of the pieces that is pruned.
+    """
+    scores = {name: patterns.scores(w, group.structure).float() for name, w in weights.items()}
+    every = torch.cat(list(scores.values()))
+    count = pruned_weights(every.numel(), sparsity)
+    if group.structure == "element":
+        # What is zero already is among the smallest, so that masks only ever grow.
+        count = max(count, every.numel() - int(kernels.count_nonzero(every)))
+    keep = kernels.unpack_bits(kernels.smallest_magnitude_mask(every, count), every.numel())
+    parts = keep.split([len(score) for score in scores.values()])
+    return {
+        name: patterns.spread(part, tuple(weight.shape), group.structure)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
