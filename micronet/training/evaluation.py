@@ -63,7 +63,7 @@ def evaluate(
             indices, or there is no image.
     """
     name = name or type(model).__name__
-    sums = (0, 0, 0, 0, 0.0)
+    sums: tuple[float, ...] = (0, 0, 0, 0, 0.0)
     with evaluation_mode(model):
         for images, labels in batches:
             found = _judged(model, images, labels, memory_order(channels_last), name)
