@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from micronet import score, train
+import micronet.score as score
+from micronet import train
 
 
 def command(program: ModuleType, *words: str | Path) -> None:

@@ -9,13 +9,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn, optim
 
-from micronet.data.datasets import Data, open_data
-from micronet.models.architectures import classifier_name, layers, stem_name
-from micronet.quantization.quantize import LayerBits, convert_
-from micronet.training.evaluation import evaluate
+import micronet
 
 
-def train(model: nn.Module, data: Data, epochs: int, lr: float) -> None:
+def train(model: nn.Module, data: micronet.Data, epochs: int, lr: float) -> None:
     """Train as any network is trained: quantized layers ask for nothing special."""
     optimizer = optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     for epoch in range(epochs):
@@ -34,17 +31,20 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
 
-    data = open_data("digits", image_size=args.image_size, batch_size=args.batch_size, seed=0)
+    data = micronet.open_data(
+        "digits", image_size=args.image_size, batch_size=args.batch_size, seed=0
+    )
     model = torchvision.models.get_model(args.arch, num_classes=data.num_classes)
     train(model, data, args.epochs, lr=0.05)
-    result = evaluate(model, data.test())
+    result = micronet.evaluate(model, data.test())
     print(f"float32: {result.correct} of {result.total}")
 
     # The first and the last layer stay in float; all others get 4-bit weights and inputs.
-    ends = {stem_name(model), classifier_name(model)}
-    convert_(model, {name: LayerBits(4, 4) for name in layers(model) if name not in ends})
+    names = [name for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    compression = micronet.quantize_(model, 4, 4, floats=[names[0], names[-1]])
+    print(compression.report())
     train(model, data, args.epochs, lr=0.01)
-    result = evaluate(model, data.test())
+    result = micronet.evaluate(model, data.test())
     print(f"4/4 bits: {result.correct} of {result.total}")
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 from micronet.cli import score_arguments
 from micronet.cli.options import ScoreOptions
-from micronet.scoring import text
+from micronet.scoring import count, text
 from micronet.scoring.comparison import comparison
 from micronet.scoring.count import RULES, Score, by_kind, score_model, score_subject
 from micronet.scoring.network.scored_network import (
@@ -95,6 +97,15 @@ def _one(options: ScoreOptions, result: Score, verdict: Verdict | None) -> str:
         parts.append(text.published(result.published()))
     return "\n\n".join(parts)
 
+
+class _Command(ModuleType):
+    """A module that can be called: once imported, ``micronet.score`` is it, not the function."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Score:
+        return count.score(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Command
 
 if __name__ == "__main__":
     sys.exit(main())

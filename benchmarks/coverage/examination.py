@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from micronet import score
+import micronet.score as score
 from micronet.models import architectures
 from micronet.models.failures import reason
 from micronet.models.unchanged import unchanged

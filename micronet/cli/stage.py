@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
 from micronet.cli.options import TrainOptions
+from micronet.compression import plan
 from micronet.data.datasets import Data
+from micronet.data.device_decoding import can_decode
 from micronet.data.preprocessing import Preprocessing, of_record
 from micronet.models import architectures
-from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.recipe.reader import (
     DistillSection,
@@ -26,7 +28,7 @@ from micronet.recipe.yaml_source import line_of
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.runs.run_config import Request, RunConfig
 from micronet.scoring.network import plan_files
-from micronet.training.optimizer import require_compiler
+from micronet.training.optimizer import device, require_compiler
 from micronet.training.plan import TrainingPlan
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
@@ -80,12 +82,14 @@ def train_section(config: RunConfig) -> TrainSection:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Hold a stage that is to be compiled or captured to what can be, on this machine.
+    """Hold a stage to what this machine can: compile it, capture it, decode images on a device.
 
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot.
     """
     train = train_section(config)
+    if train.decode == "device":
+        _check_decoder(line_of(config.recipe.path, "train.decode"))
     if train.cuda_graph:
         _check_graph(train, line_of(config.recipe.path, "train.cuda_graph"))
     if not train.compile:
@@ -96,6 +100,16 @@ def check_machine(config: RunConfig) -> None:
             "compute in kernels of their own, which torch.compile does not see into"
         )
     require_compiler()
+
+
+def _check_decoder(where: str) -> None:
+    if not torch.cuda.is_available():
+        problem = "needs a CUDA device, and this machine has none"
+    elif not can_decode(device()):
+        problem = f"needs nvJPEG, which torchvision {torchvision.__version__} does not reach here"
+    else:
+        return
+    raise UserError(f"{where}: train.decode device {problem}")
 
 
 def _check_graph(train: TrainSection, where: str) -> None:
@@ -172,47 +186,9 @@ def resolve(config: RunConfig, model: nn.Module, origin: LoadedRun | None) -> Tr
         UserError: a name is no layer, or training ends before the recipe reaches its target.
     """
     recipe = config.recipe
-    plan = TrainingPlan(
-        config.stage, train_section(config), distill=recipe.distill, augment=recipe.augment
-    )
-    if recipe.prune is not None:
-        plan = _with_pruning(plan, recipe, model)
-    if recipe.quantize is not None:
-        plan = _with_quantization(plan, recipe, model, origin)
-    return plan
-
-
-def _with_pruning(plan: TrainingPlan, recipe: Recipe, model: nn.Module) -> TrainingPlan:
-    section, path = recipe.prune, recipe.path
-    assert section is not None
-    groups = prune.layer_groups(model, section, path)
-    last = prune.last_firing_epoch(section)
-    if last >= plan.train.epochs:
-        key = "prune.end_epoch" if section.method == "gradual" else "prune.start_epoch"
-        raise UserError(
-            f"{line_of(path, key)}: {key} reaches its sparsity in epoch {last + 1}, "
-            f"but training ends after epoch {plan.train.epochs}"
-        )
-    return replace(plan, prune=section, prune_groups=groups)
-
-
-def _with_quantization(
-    plan: TrainingPlan, recipe: Recipe, model: nn.Module, origin: LoadedRun | None
-) -> TrainingPlan:
-    section, path = recipe.quantize, recipe.path
-    assert section is not None
-    bits = quantize.plan(model, section, path)
-    if section.start_epoch >= plan.train.epochs:
-        raise UserError(
-            f"{line_of(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} "
-            f"is not before the end of training, {plan.train.epochs} epochs"
-        )
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
-    if earlier and earlier != bits:
-        raise UserError(
-            f"{line_of(path, 'quantize')}: the network is already quantized at other bits or steps"
-        )
-    return replace(plan, bits=bits, quantize_from=section.start_epoch)
+    compression = plan.resolve(model, recipe, earlier)
+    return TrainingPlan(config.stage, train_section(config), compression, recipe.augment)
 
 
 def image_counts(data: Data) -> dict[str, int]:

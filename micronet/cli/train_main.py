@@ -19,6 +19,7 @@ from torch import nn
 
 from micronet.cli import stage, train_arguments, train_commands
 from micronet.cli.options import CommandOptions, TrainOptions
+from micronet.compression.distillation import Teacher
 from micronet.data.augmentation import policy
 from micronet.data.datasets import Data, open_data
 from micronet.data.preprocessing import Preprocessing, to_record
@@ -32,9 +33,8 @@ from micronet.runs import checkpoint, directory
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.runs.run_config import RunConfig
 from micronet.training import checkpoint_saver, loop, network_trial
-from micronet.training.distillation import Teacher
 from micronet.training.network_trial import Trial
-from micronet.training.optimizer import device, keep_freed_memory_mapped
+from micronet.training.optimizer import device, device_of, keep_freed_memory_mapped
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import State, pack, unpack
@@ -106,8 +106,8 @@ def run_stage(options: TrainOptions) -> int:
         model = synchronized(model)
     plan = _tried_out(config, model, plan, masks, data, teacher)
     config = replace(config, recipe=replace(config.recipe, train=plan.train))
-    rounded = [name for name, bits in plan.bits.items() if bits.weight_bits is not None]
-    weight_uses.check_uses(model, rounded, data.channels, data.image_size)
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device_of(model))
+    weight_uses.check_uses(model, plan.compression.rounded, lambda: model(image))
     state, meta = loop.start(model, plan, masks), _meta(config, data, plan, preprocessing)
     if resumes:
         stage.check_images(run.config(), data)
@@ -116,7 +116,7 @@ def run_stage(options: TrainOptions) -> int:
             checkpoint.serialized(*pack(state, meta))
         _create(run, config, model, data)
     if origin is not None:
-        state.bits = quantize.bits_from_dict(origin.meta["bits"])
+        state.compression.bits = quantize.bits_from_dict(origin.meta["bits"])
     if goes_on and origin is not None:
         unpack(state, origin.checkpoint)
         done = f"{state.progress.step} steps of epoch {state.epoch + 1}"
@@ -200,8 +200,8 @@ def _events(options: TrainOptions, run: RunDirectory, done: int) -> Iterator[Eve
 
 
 def _report_conversion(model: nn.Module, plan: TrainingPlan, run: RunDirectory) -> None:
-    if plan.bits:
-        rows = conversion.report(model, plan.bits)
+    if plan.compression.bits:
+        rows = conversion.report(model, plan.compression.bits)
         if distributed.is_first():
             run.describe_layers(conversion.as_csv(rows))
         print(f"{conversion.as_text(rows)}\n  layer by layer: {run.layers_file}", flush=True)
@@ -234,6 +234,8 @@ def _open_data(
     )
     if config.recipe.augment is not None:
         data.parts["train"][0].policy = policy(config.recipe.augment, data.name)
+    if train.decode == "device":
+        data = data.decode_on_device()
     return data.shared(distributed.rank(), distributed.size()).on(device())
 
 
@@ -267,9 +269,9 @@ def _starting_network(
 
 
 def _teacher(plan: TrainingPlan, data: Data) -> Teacher | None:
-    if plan.distill is None or plan.distill.teacher is None:
+    if plan.compression.distill is None or plan.compression.distill.teacher is None:
         return None
-    name, weights = plan.distill.teacher, plan.distill.teacher_weights
+    name, weights = plan.compression.distill.teacher, plan.compression.distill.teacher_weights
     if Path(name).exists():
         loaded = directory.load(name)
         stage.check_data(loaded.meta, str(loaded.path), data)

@@ -4,4 +4,4 @@ The order of images is a function of seed and position, so that a run can go on 
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["augmentation", "batches", "datasets", "preprocessing"]
+__all__ = ["augmentation", "batches", "datasets", "device_decoding", "preprocessing", "seeds"]

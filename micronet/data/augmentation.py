@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+from micronet.data.seeds import mix
 from micronet.recipe.schema import AugmentSection
 from micronet.utils.errors import UserError
 
@@ -51,6 +52,12 @@ def drawing_from(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def changed(policy: Policy, pixels: Tensor, seed: int, epoch: int, sample: int) -> Tensor:
+    """Return ``pixels`` uint8 (height, width, 3) as a policy changes a sample in an epoch."""
+    with drawing_from(mix(seed, epoch, 3, sample)):
+        return policy(pixels.permute(2, 0, 1)).permute(1, 2, 0)
 
 
 def mixed(

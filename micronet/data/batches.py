@@ -6,29 +6,29 @@ batch size, nor on the number of workers, nor on torch's global generator, which
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from micronet.data.augmentation import Policy, drawing_from
-from micronet.data.collation import Broken, collate
-from micronet.data.image_files import decode_pixels
+from micronet.data.augmentation import Policy, changed
+from micronet.data.collation import Broken, Read, collate
+from micronet.data.device_decoding import completed
 from micronet.data.preprocessing import (
     CIFAR_STATISTICS,
     IMAGENET_STATISTICS,
     Preprocessing,
     Statistics,
 )
-from micronet.data.transfer import Batch, has_room, sent_ahead
+from micronet.data.samples import Files
+from micronet.data.seeds import generator
+from micronet.data.transfer import Batch, has_room, put_together_ahead, sent_ahead
 from micronet.utils.errors import UserError
 
 
@@ -46,16 +46,6 @@ class Images(Protocol):
 
     def on(self, device: torch.device) -> Images:
         """Return the same images, whose batches come on a device."""
-
-
-def generator(*key: int) -> torch.Generator:
-    """Return a generator of its own stream for each ``key`` of non-negative numbers."""
-    return torch.Generator().manual_seed(mix(*key))
-
-
-def mix(*key: int) -> int:
-    """Return a seed that differs between keys of non-negative numbers."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _normalize(pixels: Tensor, statistics: Statistics) -> Tensor:
@@ -171,6 +161,9 @@ class FileImages:
     Training takes a random part of 8 to 100 % of the area, resized, and mirrors every second one
     (Szegedy et al. 2015); otherwise the center is seen, as ``preprocessing`` says.
 
+    With ``decode_on_device`` the device decodes what training sees of JPEG files, unless a policy
+    changes images one by one, which the CPU does; see ``data.device_decoding``.
+
     A damaged image stops everything, or with ``skip_bad`` is left out of its batch, which may be
     empty then; ``skipped`` says of each why.
     """
@@ -190,6 +183,7 @@ class FileImages:
         self.preprocessing = preprocessing or Preprocessing()
         self.skipped: dict[int, str] = {}
         self.policy: Policy | None = None
+        self.decode_on_device = False
         self.device = torch.device("cpu")
 
     def on(self, device: torch.device) -> FileImages:
@@ -204,92 +198,51 @@ class FileImages:
         Raises:
             UserError: an image cannot be decoded, unless with ``skip_bad``.
         """
+        encoded = self.decode_on_device and self.policy is None
+        files = Files(
+            self.files, self.image_size, augment, self.policy, self.preprocessing, encoded=encoded
+        )
         statistics = self.preprocessing.statistics
-        for pixels, labels in sent_ahead(self._read(order, augment), self.device):
-            if pixels.device.type == "cpu":
-                yield _normalize_files(pixels, statistics), labels
-            else:
-                yield _normalize(pixels.permute(0, 3, 1, 2), statistics), labels
 
-    def _read(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
-        """Yield pixels, uint8 (N, size, size, 3), and labels on the CPU."""
+        def put_together(item: tuple[Tensor, Read]) -> Batch:
+            return self._batch(files, *item)
+
+        # The workers end with this loop, not with the last traceback that knows of them.
+        with contextlib.closing(self._read(order, files)) as read:
+            for pixels, labels in put_together_ahead(read, self.device, put_together):
+                if pixels.device.type == "cpu":
+                    yield _normalize_files(pixels, statistics), labels
+                else:
+                    yield _normalize(pixels.permute(0, 3, 1, 2), statistics), labels
+
+    def _read(
+        self, order: Sequence[Tensor], files: Files
+    ) -> Generator[tuple[Tensor, Read], None, None]:
+        """Yield the indices of each batch, and what workers read of it."""
         loader = DataLoader(
-            _Files(self.files, self.image_size, augment, self.policy, self.preprocessing),
+            files,
             batch_sampler=[index.tolist() for index in order],
             num_workers=self.workers,
             collate_fn=collate,
             # Else the loader draws its workers' seeds from the global generator.
             generator=generator(0),
         )
-        for index, batch in zip(order, loader, strict=True):
-            for place, message in batch.broken.items():
-                self.skipped[int(index[place])] = message
-            if batch.broken and not self.skip_bad:
-                raise UserError(next(iter(batch.broken.values())))
-            size = (len(batch.kept), self.image_size, self.image_size, 3)
-            yield batch.pixels.view(size), self.labels[index[batch.kept]]
+        yield from zip(order, loader, strict=True)
 
+    def _batch(self, files: Files, index: Tensor, read: Read) -> Batch:
+        """Return pixels of what can be read, uint8 (N, size, size, 3), and labels on the CPU."""
 
-class _Files(Dataset[Tensor | Broken]):
-    """Images as uint8 (size, size, 3): channels last is how files hold them, and what is fast."""
+        def on_cpu(place: int) -> Tensor | Broken:
+            return files.read(int(index[place]))
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        size: int,
-        augment: tuple[int, int] | None,
-        policy: Policy | None = None,
-        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008, it is frozen
-    ) -> None:
-        self.files, self.size, self.augment, self.policy = files, size, augment, policy
-        self.interpolation, self.center = preprocessing.interpolation, preprocessing.center(size)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Tensor | Broken:
-        try:
-            pixels = decode_pixels(self.files[index])
-        except UserError as error:
-            return Broken(str(error))
-        if self.augment is None:
-            return self.center(Image.fromarray(pixels.numpy())).permute(1, 2, 0)
-        top, left, height, width, mirrored = _window(pixels, generator(*self.augment, 2, index))
-        part = pixels[top : top + height, left : left + width].permute(2, 0, 1)
-        size = (self.size, self.size)
-        # On bytes: four times as fast as Pillow's, and within one of its values.
-        resized = F.interpolate(part[None], size, mode=self.interpolation, antialias=True)
-        rows = resized[0].permute(1, 2, 0)
-        rows = rows.flip(1) if mirrored else rows
-        return rows if self.policy is None else changed(self.policy, rows, *self.augment, index)
-
-
-def changed(policy: Policy, pixels: Tensor, seed: int, epoch: int, sample: int) -> Tensor:
-    """Return ``pixels`` uint8 (height, width, 3) as a policy changes a sample in an epoch."""
-    with drawing_from(mix(seed, epoch, 3, sample)):
-        return policy(pixels.permute(2, 0, 1)).permute(1, 2, 0)
-
-
-def _window(pixels: Tensor, random: torch.Generator) -> tuple[int, int, int, int, bool]:
-    """Draw top, left, height and width of a part of ``pixels`` (H, W, 3), and whether to mirror.
-
-    Source: Szegedy et al. 2015, as torchvision's RandomResizedCrop draws it: 8 to 100 % of the
-    area, an aspect ratio of 3/4 to 4/3, and after ten misfits the largest part in the middle.
-    """
-    rows, columns = pixels.shape[:2]
-    draws = torch.rand(11, 2, generator=random, dtype=torch.float64).tolist()
-    (across, down), *attempts = draws
-    mirrored = bool(torch.randint(2, (), generator=random))
-    for area, ratio in attempts:
-        aspect = math.exp((2 * ratio - 1) * math.log(4 / 3))
-        target = (0.08 + 0.92 * area) * rows * columns
-        width, height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
-        if 0 < width <= columns and 0 < height <= rows:
-            top, left = int(down * (rows - height + 1)), int(across * (columns - width + 1))
-            return top, left, height, width, mirrored
-    height = min(rows, max(1, round(columns * 4 / 3)))
-    width = min(columns, max(1, round(rows * 4 / 3)))
-    return (rows - height) // 2, (columns - width) // 2, height, width, mirrored
+        method = self.preprocessing.interpolation
+        batch = completed(read, self.image_size, method, self.device, on_cpu)
+        for place, message in batch.broken.items():
+            self.skipped[int(index[place])] = message
+        if batch.broken and not self.skip_bad:
+            raise UserError(next(iter(batch.broken.values())))
+        size = (len(batch.kept), self.image_size, self.image_size, 3)
+        return batch.pixels.view(size), self.labels[index[batch.kept]]
 
 
 def _normalize_files(pixels: Tensor, statistics: Statistics = IMAGENET_STATISTICS) -> Tensor:

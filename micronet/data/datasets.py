@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from micronet.data.batches import Batch, FileImages, Images, generator
+from micronet.data.batches import Batch, FileImages, Images
 from micronet.data.preprocessing import Preprocessing
+from micronet.data.seeds import generator
 from micronet.data.sources import Request, Source, find
 from micronet.data.splits import stratified_split
 from micronet.utils.errors import UserError
 
 DEFAULT_HOLDOUT = 0.1
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,23 @@ class Data:
         moved = {id(images): images.on(device) for images, _ in self.parts.values()}
         parts = {part: (moved[id(images)], index) for part, (images, index) in self.parts.items()}
         return dataclasses.replace(self, parts=parts)
+
+    def decode_on_device(self) -> Data:
+        """Let the device of ``on`` decode training images; see ``data.device_decoding``.
+
+        Returns:
+            The same data, with a note where there is nothing for it to decode.
+        """
+        images, _ = self.parts["train"]
+        if isinstance(images, FileImages):
+            images.decode_on_device = True
+            if any(file.lower().endswith(_JPEG_SUFFIXES) for file in images.files):
+                return self
+            why = "no training image is called .jpg or .jpeg, and the CPU decodes other kinds"
+        else:
+            why = "the images are kept in memory, decoded"
+        note = f"train.decode device finds nothing to decode in {self.name!r}: {why}"
+        return dataclasses.replace(self, notes=(*self.notes, note))
 
     def validation(self) -> Iterator[Batch]:
         """Yield the validation images in order, the last batch short.

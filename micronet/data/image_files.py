@@ -7,13 +7,14 @@ orientation. Samples of 16 bits are the exception: ImageFolder clips them.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +31,12 @@ _CHUNK = 256
 _OTHER_KINDS = (".gif", ".jfif", ".jpe", ".jp2", ".avif", ".heic", ".heif", ".pbm", ".pnm", ".tga")
 # How files begin.
 _JPEG = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of a TIFF file: bits of a sample, whether 0 is white, and whether samples have a sign.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+# Pillow's readers raise any of these on bytes that they do not expect.
+_PILLOW_RAISES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,7 @@ def decode(path: str) -> Image.Image:
             return _as_rgb(image, path)
     except UnidentifiedImageError:
         raise UserError(f"image {path!r} {_unidentified(path)}") from None
-    # Pillow's readers raise any of these on bytes that they do not expect.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _PILLOW_RAISES as error:
         reason = getattr(error, "strerror", None)
         problem = f"cannot be read: {reason}" if reason else f"is damaged: {error}"
         raise UserError(f"image {path!r} {problem}") from None
@@ -108,11 +111,7 @@ def decode_pixels(path: str) -> Tensor:
     Raises:
         UserError: as ``decode``.
     """
-    _check_regular(path)
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UserError(f"image {path!r} cannot be read: {error.strerror}") from None
+    content = _content(path)
     if content[:2].tobytes() == _JPEG:
         try:
             # A fifth faster than by way of Pillow; both are libjpeg-turbo and agree on every bit.
@@ -121,6 +120,37 @@ def decode_pixels(path: str) -> Tensor:
         except RuntimeError:
             pass  # Pillow reads some that this one does not, and says what is wrong with others.
     return torch.from_numpy(np.asarray(decode(path)).copy())
+
+
+class Jpeg(NamedTuple):
+    """A file's bytes, uint8 (bytes,), and what its header says: sides in pixels."""
+
+    content: Tensor
+    height: int
+    width: int
+
+
+def whole_jpeg(path: str) -> Jpeg | None:
+    """Read a JPEG file without decoding it.
+
+    Returns:
+        None where decoders may differ by more than roundings: what is cut short, is another kind
+        of file or several pictures in one, or has colors other than gray and YCbCr.
+    """
+    try:
+        content = _content(path)
+        if content[-2:].tobytes() != _JPEG_END:
+            return None
+        with Image.open(io.BytesIO(content.tobytes()), formats=("JPEG",)) as image:
+            # As libjpeg tells RGB from YCbCr.
+            stored_as_rgb = (
+                image.info.get("adobe_transform", 1) != 1 or _component_names(image) == b"RGB"
+            )
+            if image.format != "JPEG" or image.mode not in ("L", "RGB") or stored_as_rgb:
+                return None
+            return Jpeg(torch.from_numpy(content), image.height, image.width)
+    except (UserError, *_PILLOW_RAISES):
+        return None
 
 
 def decode_square(files: Sequence[str], side: int) -> Tensor | None:
@@ -155,6 +185,18 @@ def entries(folder: Path | str) -> list[os.DirEntry[str]]:
             return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read folder {str(folder)!r}: {error.strerror}") from None
+
+
+def _content(path: str) -> np.ndarray:
+    _check_regular(path)
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"image {path!r} cannot be read: {error.strerror}") from None
+
+
+def _component_names(image: Image.Image) -> bytes:
+    return bytes(component[0] for component in getattr(image, "layer", ()))
 
 
 def _check_regular(path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from micronet.data.batches import generator
+from micronet.data.seeds import generator
 
 # The split is the data's, not the run's: a network and its teacher, or two seeds, share it.
 _SPLIT_SEED = 2019

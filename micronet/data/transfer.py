@@ -11,22 +11,34 @@ from torch import Tensor
 Batch = tuple[Tensor, Tensor]
 Item = TypeVar("Item")
 Sent = TypeVar("Sent")
+Received = TypeVar("Received")
 # Of a device's free memory, the share that images may take for good.
 _RESIDENT_SHARE = 0.25
 
 
 def sent_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield batches on a device; on the CPU, and where they are there already, as they come."""
+    return put_together_ahead(batches, device, lambda batch: batch)
+
+
+def put_together_ahead(
+    items: Iterable[Item], device: torch.device, put_together: Callable[[Item], Batch]
+) -> Iterator[Batch]:
+    """Yield what ``put_together`` makes of each item, on a device.
+
+    What it computes on a CUDA device runs on the stream that copies the rest there. For other
+    devices batches come as they are made.
+    """
     if device.type != "cuda":
-        return iter(batches)
+        return map(put_together, items)
     stream = torch.cuda.Stream(device)
 
-    def send(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+    def send(item: Item) -> tuple[Batch, torch.cuda.Event]:
         # The next batch is copied beside the kernels of this one, which only pinned memory allows.
         with torch.cuda.stream(stream):
             images, labels = (
                 tensor if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)
-                for tensor in batch
+                for tensor in put_together(item)
             )
             return (images, labels), stream.record_event()
 
@@ -38,12 +50,12 @@ def sent_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch
             tensor.record_stream(current)
         return batch
 
-    return one_ahead(batches, send, receive)
+    return one_ahead(items, send, receive)
 
 
 def one_ahead(
-    items: Iterable[Item], send: Callable[[Item], Sent], receive: Callable[[Sent], Item]
-) -> Iterator[Item]:
+    items: Iterable[Item], send: Callable[[Item], Sent], receive: Callable[[Sent], Received]
+) -> Iterator[Received]:
     """Yield ``receive(send(item))`` of each item, the next one sent before an item is received.
 
     What ``items`` raises comes after the items before it, as if none were sent ahead.

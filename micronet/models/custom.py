@@ -104,7 +104,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     The network is trained, quantized and stored under its own names; ``--compile`` compiles it.
     """
-    model = _bare(model)
+    model = innermost(model)
     for module in list(model.modules()):
         # What ``module.compile()`` leaves, and what ``torch.compile`` makes of a method.
         module._compiled_call_impl = None
@@ -112,14 +112,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if plain is not None:
             module.forward = plain if "forward" in vars(module) else MethodType(plain, module)
         for name, child in module.named_children():
-            setattr(module, name, _bare(child))
+            setattr(module, name, innermost(child))
     return model
 
 
-def _bare(module: nn.Module) -> nn.Module:
+def innermost(module: nn.Module) -> nn.Module:
+    """Return what torch.compile and DataParallel stand around, or the module itself."""
     while (inner := _inner(module)) is not None:
         module = inner
     return module
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile stands around a network, in or around what else does."""
+    while (inner := _inner(module)) is not None:
+        if type(module).__name__ == "OptimizedModule":
+            return True
+        module = inner
+    return False
 
 
 def _inner(module: nn.Module) -> nn.Module | None:

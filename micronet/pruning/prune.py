@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from micronet.utils.errors import UserError
 
 __all__ = [
     "Masks",
+    "Zeros",
     "choose_together",
     "final_sparsities",
     "final_sparsity",
@@ -44,6 +46,7 @@ __all__ = [
     "shown_sparsity",
     "sparsity",
     "target_sparsity",
+    "zeros",
 ]
 
 
@@ -285,6 +288,23 @@ def sparsity(model: nn.Module, names: Iterable[str] | None = None) -> float:
     total = sum(weight.numel() for weight in chosen)
     nonzero = sum(int(kernels.count_nonzero(weight)) for weight in chosen)
     return 1.0 - nonzero / total if total else 0.0
+
+
+class Zeros(NamedTuple):
+    """How many of ``total`` weights are exactly zero."""
+
+    zeros: int
+    total: int
+
+
+def zeros(model: nn.Module, names: Iterable[str]) -> dict[str, Zeros]:
+    """Return the exact zeros among the weights of each of some layers."""
+    layers = architectures.layers(model)
+    weights = {name: layers[name].weight.detach() for name in names}
+    return {
+        name: Zeros(weight.numel() - int(kernels.count_nonzero(weight)), weight.numel())
+        for name, weight in weights.items()
+    }
 
 
 def shown_sparsity(model: nn.Module, pruned: Collection[str] = ()) -> float:

@@ -144,6 +144,10 @@ class QuantizedLayer(nn.Module):
         bias: Any = self.bias
         return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], bias, call)
 
+    def combine(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return what the layer computes in float of an input and weights as they are."""
+        raise NotImplementedError
+
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
@@ -172,6 +176,10 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
     def __init__(self, source: nn.Conv2d, bits: LayerBits) -> None:
         ExactConv2d.__init__(self, source)
         self._quantize_like(bits)
+
+    def combine(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the convolution of images with weights as they are."""
+        return self.convolve(x, weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (batch, in, height, width) into (batch, out, height', width')."""
@@ -213,12 +221,15 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         self.weight, self.bias = source.weight, source.bias
         self._quantize_like(bits)
 
+    def combine(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the linear map of inputs by weights as they are."""
+        return F.linear(x, weight, self.bias)
+
     def forward(self, input: Tensor) -> Tensor:
         """Map ``input`` (..., in_features) to (..., out_features)."""
         x = input
         if not self._is_computed_here(x):
-            x, weight = self._operands(x)
-            return F.linear(x, weight, self.bias)
+            return self.combine(*self._operands(x))
         return self._multiply(x) if x.dim() == 2 else flat_batch(x, 1, self._multiply)
 
     def _multiply(self, x: Tensor) -> Tensor:
@@ -227,8 +238,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
             if codes is not None:
                 return self._multiply_codes(codes)
         if self.training:
-            x, weight = self._operands(x)
-            return F.linear(x, weight, self.bias)
+            return self.combine(*self._operands(x))
         return self._evaluate(x.float())
 
     def _evaluate(self, x: Tensor) -> Tensor:

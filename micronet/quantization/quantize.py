@@ -146,6 +146,12 @@ def convert_(
         _evaluate_floats_exactly(model)
 
 
+def precision_of(model: nn.Module) -> dict[str, LayerBits]:
+    """Return the precision of every layer, if any is quantized; else nothing."""
+    bits = {name: _precision(layer) for name, layer in architectures.layers(model).items()}
+    return {} if all(layer.is_float for layer in bits.values()) else bits
+
+
 def _precision(layer: nn.Module) -> LayerBits:
     return layer.bits if isinstance(layer, QuantizedLayer) else LayerBits(None, None)
 

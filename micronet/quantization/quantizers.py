@@ -39,6 +39,16 @@ class InputQuantizer(nn.Module, ABC):
     def is_ready(self) -> bool:
         """Whether a training batch has set its state; waits for the device."""
 
+    @abstractmethod
+    def start_from(self, low: float, high: float, batches: int) -> None:
+        """Take a range in place of what training batches would set.
+
+        Args:
+            low: the lowest value, at most 0.
+            high: the highest value, at least 0.
+            batches: as many have been seen, so much is it worth beside those of training.
+        """
+
 
 class ActivationQuantizer(InputQuantizer):
     """Fake-quantizes its input under the bias-corrected moving average of its range.
@@ -97,6 +107,13 @@ class ActivationQuantizer(InputQuantizer):
         """Whether a training batch has set the range."""
         return int(self.step) > 0
 
+    @torch.no_grad()
+    def start_from(self, low: float, high: float, batches: int) -> None:
+        """Take a range as the average over some batches; see ``InputQuantizer.start_from``."""
+        self.range.copy_(torch.tensor([low, high]))
+        self.ema.copy_(self.range * (1.0 - self.decay**batches))
+        self.step.fill_(batches)
+
     def extra_repr(self) -> str:
         return f"levels={self.levels}, decay={self.decay}"
 
@@ -129,13 +146,21 @@ class LearnedActivationQuantizer(InputQuantizer):
         )
 
     @torch.no_grad()
-    def _start(self, x: Tensor) -> None:
-        low, high = distributed.all_reduce_range(torch.stack(torch.aminmax(x)).float())
-        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    def start_from(self, low: float, high: float, batches: int) -> None:
+        """Take the step and the zero point of a range; see ``InputQuantizer.start_from``."""
+        self._set_zero_point(*torch.tensor([low, high], device=self.zero_point.device))
+        self.step_size.fill_((high - low) / (self.levels - 1) or 1.0)
+
+    def _set_zero_point(self, low: Tensor, high: Tensor) -> None:
         zero = torch.round((self.levels - 1) * low / (high - low))
         # Where the input is all zero, or not finite; the step tells these two apart.
         self.zero_point.copy_(zero.nan_to_num(nan=0.0))
         self.read_zero_point()
+
+    @torch.no_grad()
+    def _start(self, x: Tensor) -> None:
+        low, high = distributed.all_reduce_range(torch.stack(torch.aminmax(x)).float())
+        self._set_zero_point(low.clamp(max=0.0), high.clamp(min=0.0))
         magnitude = distributed.mean(x.float().abs().mean())
         self.step_size.copy_(initial_step(magnitude, self._largest or 1))
 

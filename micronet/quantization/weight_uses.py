@@ -14,60 +14,58 @@ from micronet.utils.errors import UserError
 from micronet.utils.function_watch import FunctionWatch
 
 
-def check_uses(model: nn.Module, names: Iterable[str], channels: int, size: int) -> None:
+def check_uses(model: nn.Module, names: Iterable[str], run: Callable[[], object]) -> None:
     """Hold a network to using the weights of layers that it will quantize through these layers.
 
-    It classifies one empty image in evaluation mode; one that cannot is left to fail where it is
-    trained. A network that is quantized already has been held to this.
+    It runs once in evaluation mode; one that fails is left to fail where it is trained. A network
+    that is quantized already has been held to this.
 
     Args:
         model: in float; its mode is restored.
         names: of the layers whose weights are to be quantized.
-        channels: of an image.
-        size: of an image's sides, in pixels.
+        run: calls the network.
 
     Raises:
         UserError: a function outside a layer takes its weight, as a decoder does that shares its
             encoder's.
     """
     layers = architectures.layers(model)
-    weights: dict[str, Tensor] = {name: layers[name].weight for name in names}
-    if not weights or any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
+    chosen = list(names)
+    if not chosen or any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
         return
-    uses, device = _Uses(weights), next(iter(weights.values())).device
-    hooks = [hook for name, layer in layers.items() for hook in uses.follow(layer)]
-    training = model.training
+    uses, training = WeightUses(model, chosen), model.training
     try:
         with uses, torch.no_grad():
-            model.eval()(torch.zeros(1, channels, size, size, device=device))
+            model.eval()
+            run()
     except Exception:
         # Whatever a user's forward pass raises is told when training calls it.
         return
     finally:
         model.train(training)
-        for hook in hooks:
-            hook.remove()
-    for name, function in uses.found.items():
-        raise UserError(
-            f"layer {name!r} cannot be quantized: the network calls {function} with its weight, "
-            "which would stay in float there; set its weights to null in quantize.overrides, or "
-            "call the layer"
-        )
+    uses.check()
 
 
-class _Uses(FunctionWatch):
-    """Notes the functions that take one of some weights while no layer is being called."""
+class WeightUses(FunctionWatch):
+    """Notes the functions that take a layer's weight while no layer is being called.
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    Args:
+        model: the network, which is watched within the context.
+        names: of the layers whose weights matter.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         super().__init__()
+        self._layers = architectures.layers(model)
         # The weights are held, so that no other tensor takes an identity.
-        self._weights = weights
-        self._names = {id(weight): name for name, weight in weights.items()}
+        self._weights: dict[str, Tensor] = {name: self._layers[name].weight for name in names}
+        self._names = {id(weight): name for name, weight in self._weights.items()}
         self._inside = 0
-        self.found: dict[str, str] = {}
+        self._found: dict[str, str] = {}
+        self._hooks: list[Any] = []
 
-    def follow(self, layer: nn.Module) -> list[Any]:
-        """Watch the calls of a layer; return the hooks that do."""
+    def __enter__(self) -> WeightUses:
+        """Watch functions, and follow the calls of all layers."""
 
         def enter(*_: object) -> None:
             self._inside += 1
@@ -75,8 +73,30 @@ class _Uses(FunctionWatch):
         def leave(*_: object) -> None:
             self._inside -= 1
 
-        before = layer.register_forward_pre_hook(enter)
-        return [before, layer.register_forward_hook(leave, always_call=True)]
+        for layer in self._layers.values():
+            self._hooks.append(layer.register_forward_pre_hook(enter))
+            self._hooks.append(layer.register_forward_hook(leave, always_call=True))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Watch no longer."""
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+
+    def check(self) -> None:
+        """Raise if a function has taken a weight.
+
+        Raises:
+            UserError: one has, which names it and the layer.
+        """
+        for name, function in self._found.items():
+            raise UserError(
+                f"layer {name!r} cannot be quantized: the network calls {function} with its weight,"
+                " which would stay in float there; set its weights to null in quantize.overrides, "
+                "or call the layer"
+            )
 
     def called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -86,5 +106,45 @@ class _Uses(FunctionWatch):
         if not self._inside and isinstance(result, Tensor):
             for value in (*args, *kwargs.values()):
                 if id(value) in self._names:
-                    self.found.setdefault(self._names[id(value)], getattr(func, "__name__", "it"))
+                    self._found.setdefault(self._names[id(value)], getattr(func, "__name__", "it"))
         return result
+
+
+def watch_first_call(model: nn.Module, names: Iterable[str]) -> None:
+    """Hold a network, when it is called next, to using some layers' weights through these layers.
+
+    For a network of which nothing is known yet that it could be called with. That call raises the
+    ``UserError`` of ``check_uses``; a copy of the network that is made before is not watched.
+    """
+    if model in architectures.layers(model).values():
+        # There is nothing around it that could call a function.
+        return
+    watch = _FirstCall(model, names)
+    watch.hooks.append(model.register_forward_pre_hook(watch.before))
+    watch.hooks.append(model.register_forward_hook(watch.after, always_call=True))
+
+
+class _FirstCall:
+    """Watches one call of a network, and nothing from then on."""
+
+    def __init__(self, model: nn.Module | None, names: Iterable[str] = ()) -> None:
+        self.hooks: list[Any] = []
+        self._uses = WeightUses(model, names) if model is not None else None
+
+    def before(self, module: nn.Module, inputs: object) -> None:
+        """Begin to watch."""
+        if self._uses is not None:
+            self._uses.__enter__()
+
+    def after(self, module: nn.Module, inputs: object, output: object) -> None:
+        """Say what was seen."""
+        uses, self._uses = self._uses, None
+        for hook in self.hooks:
+            hook.remove()
+        if uses is not None:
+            uses.__exit__(None, None, None)
+            uses.check()
+
+    def __reduce__(self) -> Any:
+        # What a copied or stored network has of it watches nothing.
+        return _FirstCall, (None,)

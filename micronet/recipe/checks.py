@@ -6,8 +6,10 @@ import re
 
 import micronet_kernels as kernels
 from micronet.recipe.schema import (
+    DECODERS,
     LR_SCHEDULES,
     METHODS,
+    OPTIMIZERS,
     POLICIES,
     STEPS,
     ActivationPrecision,
@@ -16,7 +18,7 @@ from micronet.recipe.schema import (
     PruneGroup,
     PruneSection,
     QuantizeSection,
-    Recipe,
+    Sections,
     TrainSection,
     WeightPrecision,
 )
@@ -42,7 +44,7 @@ def _one_of(value: str, names: tuple[str, ...], path: str, key: str) -> None:
     _require(value in names, path, key, known)
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Sections) -> None:
     """Hold every number to its range.
 
     Raises:
@@ -58,6 +60,7 @@ def check(recipe: Recipe) -> None:
         _check_distill(recipe.distill, recipe.path)
     if recipe.augment is not None:
         _check_augment(recipe.augment, recipe.path)
+        _check_decoded(recipe.augment, recipe.train or TrainSection(), recipe.path)
 
 
 def check_train(t: TrainSection, path: str) -> None:
@@ -67,26 +70,32 @@ def check_train(t: TrainSection, path: str) -> None:
         UserError: a number is out of range or the learning-rate schedule is unknown.
     """
     _one_of(t.lr_schedule, LR_SCHEDULES, path, "train.lr_schedule")
+    _one_of(t.optimizer, OPTIMIZERS, path, "train.optimizer")
     _one_of(t.amp, AMP, path, "train.amp")
     _one_of(t.recompute, kernels.RECOMPUTED, path, "train.recompute")
+    _one_of(t.decode, DECODERS, path, "train.decode")
     for key in ("epochs", "batch_size", "accumulate"):
         value = getattr(t, key)
         _require(value >= 1, path, f"train.{key}", f"{value} is not at least 1")
     for key in ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed"):
         value = getattr(t, key)
         _require(0 <= value < 2**63, path, f"train.{key}", f"{value} is negative or too large")
-    for key in ("lr", "power", "loss_limit"):
+    for key in ("lr", "power", "loss_limit", "eps"):
         value = getattr(t, key)
         _require(0 < value < float("inf"), path, f"train.{key}", f"{value} is no positive number")
-    for key in ("momentum", "label_smoothing", "model_ema"):
+    for key in ("momentum", "label_smoothing", "model_ema", "alpha"):
         value = getattr(t, key)
         _require(0 <= value < 1, path, f"train.{key}", f"{value} is not in [0, 1)")
     _require(0 < t.gamma <= 1, path, "train.gamma", f"{t.gamma} is not in (0, 1]")
+    two = len(t.betas) == 2 and all(0 <= beta < 1 for beta in t.betas)
+    _require(two, path, "train.betas", f"{list(t.betas)} are not two numbers in [0, 1)")
     _check_together(t, path)
 
 
 def _check_together(t: TrainSection, path: str) -> None:
     _require(t.momentum > 0 or not t.nesterov, path, "train.nesterov", "needs train.momentum > 0")
+    other = f"is of sgd, not of {t.optimizer}"
+    _require(t.optimizer == "sgd" or not t.nesterov, path, "train.nesterov", other)
     _require(0 <= t.lr_min <= t.lr, path, "train.lr_min", f"{t.lr_min} is not in [0, train.lr]")
     finite = 0 <= t.clip_grad_norm < float("inf")
     _require(finite, path, "train.clip_grad_norm", f"{t.clip_grad_norm} is not a norm")
@@ -246,3 +255,9 @@ def _check_augment(a: AugmentSection, path: str) -> None:
         _require(
             0 <= value < float("inf"), path, f"augment.{key}", f"{value} is negative or no number"
         )
+
+
+def _check_decoded(a: AugmentSection, t: TrainSection, path: str) -> None:
+    on_cpu = a.policy == "none" or t.decode == "cpu"
+    changes = f"device: augment.policy {a.policy!r} changes images on the CPU, one by one"
+    _require(on_cpu, path, "train.decode", changes)

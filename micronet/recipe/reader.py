@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from micronet.recipe.checks import check, check_train
 from micronet.recipe.distiller import schedules
@@ -16,7 +19,7 @@ from micronet.recipe.schema import (
     PruneSection,
     QuantizeOverride,
     QuantizeSection,
-    Recipe,
+    Sections,
     TrainSection,
     WeightPrecision,
 )
@@ -42,6 +45,44 @@ __all__ = [
     "recipe_from_dict",
     "recipe_to_dict",
 ]
+
+
+class Recipe(Sections):
+    """What a user writes: how a network is trained, pruned, quantized and distilled.
+
+    Its sections are ``train``, ``prune``, ``quantize``, ``distill`` and ``augment``, each of which
+    may be None. It is read from a file, or made of sections or of plain data:
+
+        Recipe.load("cifar10_resnet20_qat")
+        Recipe.from_dict({"quantize": {"weights": {"bits": 4}, "activations": {"bits": 4}}})
+        Recipe(prune=PruneSection((PruneGroup(("*",), final_sparsity=0.6),), end_epoch=5))
+    """
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a file, ours or Distiller's, or a recipe of the package by its name.
+
+        Raises:
+            UserError: it cannot be read, is not YAML, or a key or value in it is not allowed.
+        """
+        return load_recipe(path)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from plain data, with the keys of a file.
+
+        Raises:
+            UserError: a key or value in it is not allowed.
+        """
+        return recipe_from_dict(dict(document), cls.path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads back."""
+        return recipe_to_dict(self)
+
+    def to_yaml(self) -> str:
+        """Return the text of a file that ``load`` reads back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -77,7 +118,7 @@ def recipe_from_dict(document: object, path: str) -> Recipe:
     return recipe
 
 
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+def recipe_to_dict(recipe: Sections) -> dict[str, Any]:
     """Turn a recipe into plain data that ``recipe_from_dict`` reads back."""
     plain = to_plain(recipe)
     for key in ("path", "notes"):

@@ -10,8 +10,12 @@ from micronet.recipe.strict import Inherit
 STEPS = ("range", "learned")
 
 
+# Of torch, by the names of its classes in small letters.
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 # How the learning rate moves; see ``training.optimizer.learning_rate``.
 LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "constant")
+# Who decodes training images: the CPU, or the CUDA device that trains.
+DECODERS = ("cpu", "device")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
 # When a pruning group's masks are chosen.
@@ -20,19 +24,22 @@ METHODS = ("gradual", "one-shot")
 
 @dataclass(frozen=True)
 class TrainSection:
-    """How the weights are optimized: SGD with momentum under a learning-rate schedule.
+    """How the weights are optimized: by default SGD with momentum, under a learning-rate schedule.
 
     ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
-    ``patience`` plateau. A batch is trained in ``accumulate`` parts of equal size, one after the
-    other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss above
-    ``loss_limit`` stops the run, as one that is not finite does. Several processes normalize
-    over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
-    decay of a moving average of the weights, which is what is validated and kept; 0 averages
-    nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
-    memory. ``recompute`` says which convolutions of codes keep no integers for the backward pass,
-    which makes them again: none, depthwise or all. On a CUDA device, ``cuda_graph`` replays each
-    step as one graph, and ``deterministic`` takes convolutions whose gradients have the same bits
-    each time.
+    ``patience`` plateau. ``optimizer`` names one of torch's: ``nesterov`` serves sgd, ``momentum``
+    sgd and rmsprop, ``alpha`` rmsprop, ``betas`` adam and adamw, ``eps`` all but sgd.
+    ``decay_vectors`` says whether biases and the parameters of normalization decay too. A batch is
+    trained in ``accumulate`` parts of equal size, one after the other, whose gradients are
+    averaged. ``clip_grad_norm`` 0 clips nothing. A loss above ``loss_limit`` stops the run, as one
+    that is not finite does. Several processes normalize over the batch of all of them
+    (``sync_batch_norm``), as one process would. ``model_ema`` is the decay of a moving average of
+    the weights, which is what is validated and kept; 0 averages nothing. ``compile`` trains through
+    torch.compile; ``channels_last`` is the order of images in memory. ``recompute`` says which
+    convolutions of codes keep no integers for the backward pass, which makes them again: none,
+    depthwise or all. On a CUDA device, ``cuda_graph`` replays each step as one graph,
+    ``deterministic`` takes convolutions whose gradients have the same bits each time, and
+    ``decode`` device decodes the JPEG files of training images; see ``data.device_decoding``.
     """
 
     epochs: int = 10
@@ -40,6 +47,11 @@ class TrainSection:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
+    decay_vectors: bool = True
+    optimizer: str = "sgd"
+    betas: tuple[float, ...] = (0.9, 0.999)
+    alpha: float = 0.99
+    eps: float = 1e-8
     nesterov: bool = False
     lr_schedule: str = "cosine"
     gamma: float = 0.9
@@ -61,6 +73,7 @@ class TrainSection:
     recompute: str = "none"
     cuda_graph: bool = False
     deterministic: bool = False
+    decode: str = "cpu"
     seed: int = 0
 
 
@@ -179,10 +192,11 @@ class AugmentSection:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A whole recipe; a section that the file leaves out is None.
+class Sections:
+    """The sections of a whole recipe; one that is left out is None.
 
-    ``notes`` say what of a foreign file means something else here.
+    ``path`` says where they stand, for messages; ``notes`` what of a foreign file means something
+    else here.
     """
 
     train: TrainSection | None = None
@@ -190,5 +204,5 @@ class Recipe:
     quantize: QuantizeSection | None = None
     distill: DistillSection | None = None
     augment: AugmentSection | None = None
-    path: str = "<none>"
+    path: str = "<recipe>"
     notes: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from functools import cached_property
 from torch import nn
 
 from micronet.models.failures import failures_of
+from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import ScoredNetwork, describe_network
@@ -19,7 +20,7 @@ from micronet.scoring.rules.ist_versions import IST_2019_07_26, IST_FINAL, LEADE
 from micronet.scoring.rules.official import OFFICIAL
 from micronet.scoring.rules.rule_set import Cost, RuleSet
 from micronet.scoring.rules.tracks import DEFAULT, Track
-from micronet.utils.errors import UserError
+from micronet.utils.errors import UserError, nearest
 
 RULES: dict[str, RuleSet] = {
     rules.name: rules for rules in (OFFICIAL, SEED, IST_2019_07_26, IST_FINAL, LEADERBOARD)
@@ -27,7 +28,7 @@ RULES: dict[str, RuleSet] = {
 DEFAULT_RULES = OFFICIAL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """Exact totals, and the costs that they are the sums of."""
 
@@ -37,6 +38,12 @@ class Score:
     ops: tuple[Op, ...]
     stored: tuple[Cost, ...]
     executed: tuple[Cost, ...]
+
+    def __repr__(self) -> str:
+        """Return for example ``Score(0.1295, official rules, ResNet at 32x32)``."""
+        subject = self.subject
+        network = f"{subject.arch} at {subject.image_size}x{subject.image_size}"
+        return f"Score({float(self.score):.4f}, {self.rules.name} rules, {network})"
 
     @property
     def storage(self) -> Fraction:
@@ -206,6 +213,37 @@ def score_model(
         accumulator=accumulator,
     )
     return score_subject(subject, rules)
+
+
+def score(
+    model: nn.Module,
+    image_size: int,
+    channels: int = 3,
+    *,
+    rules: str = DEFAULT_RULES.name,
+    accumulator: str = "32",
+) -> Score:
+    """Count a network as it is: its zeros, its precision, and the operations of one image.
+
+    Args:
+        model: any network that maps images (1, channels, size, size) to something.
+        image_size: side of the image in pixels.
+        channels: of the image.
+        rules: name of a rule set, one of ``RULES``.
+        accumulator: how wide additions are claimed to be, one of ``accumulators.KINDS``.
+
+    Raises:
+        UserError: there is no such rule set, an operation has no rule, or a quantizer has seen no
+            data yet.
+    """
+    if rules not in RULES:
+        raise UserError(f"there are no rules {rules!r}{nearest(rules, RULES)}")
+    if uninitialized := quantize.uninitialized(model):
+        raise UserError(f"quantizer {uninitialized[0]!r} has never seen data")
+    bits = quantize.precision_of(model)
+    return score_model(
+        model, image_size, channels, bits=bits, rules=RULES[rules], accumulator=accumulator
+    )
 
 
 def by_kind(costs: Iterable[Cost]) -> dict[str, tuple[Fraction, Fraction]]:

@@ -10,14 +10,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from micronet.compression.compression import Compression
+from micronet.compression.distillation import Teacher
 from micronet.data.datasets import Data
 from micronet.pruning import prune
-from micronet.quantization import quantize
 from micronet.training.checkpoint_saver import CheckpointSaver
-from micronet.training.distillation import Teacher
-from micronet.training.ema import ModelEma
 from micronet.training.evaluation import Accuracy, evaluate
-from micronet.training.optimizer import add_steps, convolutions, make_optimizer
+from micronet.training.optimizer import convolutions, make_optimizer
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
@@ -28,10 +27,10 @@ from micronet.utils.errors import UserError
 
 def start(model: nn.Module, plan: TrainingPlan, masks: prune.Masks) -> State:
     """Return the state before the first epoch."""
-    average = ModelEma(plan.train.model_ema)
-    optimizer = make_optimizer(model, plan.train)
+    compression = Compression(model, plan.compression, plan.train, masks)
+    optimizer = make_optimizer(compression, plan.train)
     compiled = cast(nn.Module, torch.compile(model)) if plan.train.compile else None
-    return State(model, optimizer, masks, average=average, compiled=compiled)
+    return State(compression, optimizer, compiled=compiled)
 
 
 def train(
@@ -77,9 +76,8 @@ def _train_and_validate(
     teacher: Teacher | None,
     stop: StopRequest,
 ) -> None:
-    if state.progress.step == 0:
-        begin_epoch(state, plan, epoch)
-    taught_by = teacher if plan.distills(epoch) else None
+    state.compression.begin_epoch(epoch, state.optimizer)
+    taught_by = teacher if plan.compression.distills(epoch) else None
     trained = Epoch(state, plan, data, epoch, taught_by, saver).train(stop)
     began = time.monotonic()
     validated = validate(state, plan, data, stop)
@@ -92,7 +90,7 @@ def _train_and_validate(
     state.plateau.saw(plan.train, validated.top1)
     state.epoch, state.progress = epoch + 1, Progress()
     state.metrics = _metrics(state, plan, rate, trained, validated, seconds)
-    improved = plan.at_target(epoch) and validated.top1 > state.best_top1
+    improved = plan.compression.at_target(epoch) and validated.top1 > state.best_top1
     if improved:
         state.best_top1, state.best_epoch = validated.top1, epoch
     # Recorded first: a stop before the checkpoint repeats the epoch and its record, whereas a
@@ -105,27 +103,15 @@ def _train_and_validate(
 def validate(state: State, plan: TrainingPlan, data: Data, stop: StopRequest) -> Accuracy:
     """Evaluate the network that a user of the checkpoint gets: the average, where there is one."""
     distributed.average_statistics(state.model)
-    state.average.agree()
+    state.compression.average.agree()
     # Processes have different numbers of validation batches, between which they cannot meet.
     alone = not distributed.is_several()
     validation = data.validation()
-    with state.average.in_place(state.model):
+    with state.compression.average.in_place(state.model):
         watched = stop.watch(validation) if alone else validation
         name = f"{plan.stage} epoch {state.epoch + 1}, validation: {type(state.model).__name__}"
         order = plan.train.channels_last
         return evaluate(state.model, watched, channels_last=order, name=name)
-
-
-def begin_epoch(state: State, plan: TrainingPlan, epoch: int) -> None:
-    """Choose masks and put quantized layers in place where the recipe says so."""
-    if plan.prune is not None:
-        state.masks.update(state.model, plan.prune, plan.prune_groups, epoch)
-        state.average.prune(state.masks)
-    if plan.bits and not state.bits and epoch >= plan.quantize_from:
-        quantize.convert_(state.model, plan.bits, state.masks.bits)
-        add_steps(state.optimizer, state.model)
-        state.bits = dict(plan.bits)
-    quantize.share_masks(state.model, state.masks.bits)
 
 
 def _metrics(
@@ -145,8 +131,8 @@ def _metrics(
         "validation_loss": validated.loss,
         "validation_top1": validated.top1,
         "validation_top5": validated.top5,
-        "sparsity": prune.shown_sparsity(state.model, state.masks.bits),
-        "at_target": plan.at_target(epoch),
+        "sparsity": prune.shown_sparsity(state.model, state.compression.masks.bits),
+        "at_target": plan.compression.at_target(epoch),
         "seconds": seconds,
         "images_per_second": trained.total / seconds,
     }

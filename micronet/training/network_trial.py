@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from micronet.compression.distillation import Teacher
 from micronet.data.datasets import Data
 from micronet.models.failures import failures_of, logits_of
 from micronet.models.unchanged import unchanged
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
-from micronet.training.distillation import Teacher
 from micronet.training.optimizer import (
     autocast,
     device,
@@ -80,7 +80,7 @@ class Trial:
             cls.of_evaluation(name, data, data.validation_size),
             trained=_few(_sizes(batch, -(-batch // plan.train.accumulate))),
             amp=plan.train.amp,
-            bits=plan.bits,
+            bits=plan.compression.bits,
             masks=masks,
             where=where,
         )

@@ -10,37 +10,59 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from micronet.compression.compression import Compression
 from micronet.models import shared_layers
 from micronet.models.shared_tensors import first_names
-from micronet.quantization import quantize
 from micronet.recipe.reader import TrainSection
 from micronet.utils.errors import UserError
 
-
-def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.SGD:
-    """Return SGD with momentum over all parameters; learned steps have no weight decay."""
-    steps = {id(step) for step in quantize.learned_steps(model).values()}
-    # A captured step reads its rate on the device, as the fused form alone does.
-    graphed = section.cuda_graph
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in model.parameters() if id(parameter) not in steps],
-        lr=torch.tensor(section.lr, device=device_of(model)) if graphed else section.lr,
-        momentum=section.momentum,
-        weight_decay=section.weight_decay,
-        nesterov=section.nesterov,
-        fused=graphed or None,
-    )
-    add_steps(optimizer, model)
-    return optimizer
+# What each optimizer keeps for a parameter.
+STATE_OF: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("step", "square_avg", "momentum_buffer"),
+}
 
 
-def add_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Let an optimizer train a model's learned steps, which it must not have yet.
+def make_optimizer(compression: Compression, section: TrainSection) -> torch.optim.Optimizer:
+    """Return the optimizer that a recipe means, over the groups of ``parameter_groups``."""
+    groups = compression.parameter_groups()
+    # A captured step reads its rate on the device, as the fused form of SGD alone does.
+    graphed, place = section.cuda_graph, device_of(compression.model)
+    rate = torch.tensor(section.lr, device=place) if graphed else section.lr
+    if section.optimizer == "sgd":
+        momentum, nesterov = section.momentum, section.nesterov
+        return torch.optim.SGD(
+            groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=graphed or None
+        )
+    # Their number of steps stays on the device, where a step that is not sound gives it back.
+    capturable = place.type == "cuda"
+    if section.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            groups,
+            lr=rate,
+            alpha=section.alpha,
+            eps=section.eps,
+            momentum=section.momentum,
+            capturable=capturable,
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[section.optimizer]
+    first, second = section.betas
+    return kind(groups, lr=rate, betas=(first, second), eps=section.eps, capturable=capturable)
 
-    They have no weight decay, which would pull a step towards zero whatever the loss says.
-    """
-    if steps := list(quantize.learned_steps(model).values()):
-        optimizer.add_param_group({"params": steps, "weight_decay": 0.0})
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the tensors that an optimizer keeps for a parameter, by their names."""
+    kept = optimizer.state.get(parameter, {})
+    return {key: value for key, value in kept.items() if isinstance(value, torch.Tensor)}
+
+
+def on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer counts its steps where the parameters are."""
+    return bool(optimizer.defaults.get("capturable"))
 
 
 @dataclass

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from micronet.compression.compression import Compression
 from micronet.models.shared_layers import kept_names
-from micronet.pruning import prune
 from micronet.quantization import quantize
-from micronet.quantization.quantize import LayerBits
 from micronet.runs import checkpoint
-from micronet.training.ema import ModelEma
-from micronet.training.optimizer import Plateau
+from micronet.training.optimizer import STATE_OF, Plateau, on_device, optimizer_tensors
 from micronet.utils.errors import UserError
 
 
@@ -48,18 +46,20 @@ class State:
     Evaluation calls ``model`` itself, whose arithmetic is that of every later evaluation.
     """
 
-    model: nn.Module
-    optimizer: torch.optim.SGD
-    masks: prune.Masks
-    bits: dict[str, LayerBits] = field(default_factory=dict)
+    compression: Compression
+    optimizer: torch.optim.Optimizer
     epoch: int = 0
     progress: Progress = field(default_factory=Progress)
     plateau: Plateau = field(default_factory=Plateau)
-    average: ModelEma = field(default_factory=ModelEma)
     best_top1: float = -1.0
     best_epoch: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
     compiled: nn.Module | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.compression.model
 
 
 def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,15 +70,15 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
     network = state.model.state_dict()
     kept = kept_names(state.model, network)
     tensors = {f"model/{key}": value for key, value in network.items() if key in kept}
-    tensors.update({f"mask/{key}": value for key, value in state.masks.bits.items()})
+    tensors.update({f"mask/{key}": value for key, value in state.compression.masks.bits.items()})
     for name, parameter in state.model.named_parameters():
-        momentum = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum/{name}"] = momentum
-    tensors.update({f"average/{key}": value for key, value in state.average.tensors.items()})
+        for key, tensor in optimizer_tensors(state.optimizer, parameter).items():
+            tensors[f"{_group_of(key)}/{name}"] = tensor
+    average = state.compression.average.tensors
+    tensors.update({f"average/{k}": v for k, v in average.items()})
     header = {
         **meta,
-        "bits": quantize.bits_to_dict(state.bits),
+        "bits": quantize.bits_to_dict(state.compression.bits),
         "epoch": state.epoch,
         "progress": dataclasses.asdict(state.progress),
         "plateau": dataclasses.asdict(state.plateau),
@@ -87,6 +87,25 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
         "metrics": state.metrics,
     }
     return tensors, header
+
+
+def _group_of(key: str) -> str:
+    """Return how a checkpoint calls a kind of tensor that an optimizer keeps."""
+    return "momentum" if key == "momentum_buffer" else f"optimizer.{key}"
+
+
+def _continue_with(state: State, key: str, kept: Mapping[str, Tensor]) -> None:
+    """Give the optimizer what a checkpoint kept of it."""
+    for name, parameter in state.model.named_parameters():
+        if name not in kept:
+            continue
+        tensor = kept[name]
+        if tensor.dim():
+            # Same strides as the parameter, or the next step would round in another order.
+            tensor = torch.empty_like(parameter).copy_(tensor).detach()
+        elif on_device(state.optimizer):
+            tensor = tensor.to(parameter.device)
+        state.optimizer.state[parameter][key] = tensor
 
 
 def unpack(state: State, found: checkpoint.Checkpoint) -> State:
@@ -99,16 +118,14 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
     try:
         state.epoch = meta["epoch"]
         state.progress = Progress(**meta["progress"])
+        # What is to be begun next, unless the checkpoint is from within an epoch.
+        state.compression.epoch = state.epoch if state.progress.step else state.epoch - 1
         state.plateau = Plateau(**meta["plateau"])
         state.best_top1, state.best_epoch = meta["best_top1"], meta["best_epoch"]
         state.metrics = meta["metrics"]
-        momentum = found.group("momentum")
-        for name, parameter in state.model.named_parameters():
-            if name in momentum:
-                # Same strides as the parameter, or the next step would round in another order.
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                state.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
-        state.average.load(state.model, found.group("average"))
+        for key in STATE_OF[type(state.optimizer)]:
+            _continue_with(state, key, found.group(_group_of(key)))
+        state.compression.average.load(state.model, found.group("average"))
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

@@ -11,8 +11,8 @@ from paths import ROOT
 
 # Lower floors first. A floor may import those before it.
 FLOORS = (
-    *("recipes", "utils", "recipe", "data", "models", "quantization", "pruning", "runs"),
-    *("scoring", "training", "reporting", "cli"),
+    *("recipes", "utils", "recipe", "data", "models", "quantization", "pruning"),
+    *("compression", "runs", "scoring", "training", "reporting", "cli"),
 )
 COMMANDS = {"train", "score", "report", "demo", "__main__"}
 KERNEL_FLOORS = (

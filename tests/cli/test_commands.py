@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from micronet import score
+import micronet.score as score
 from micronet.cli import summary, train_commands
 from micronet.models import architectures
 from micronet.runs import directory

@@ -5,11 +5,10 @@ import torch
 import yaml
 
 from image_folders import assert_same, make_folder, open_folder
-from micronet.data import batches
-from micronet.data.augmentation import mixed, policy
+from micronet.compression.compression import Compression
+from micronet.data.augmentation import changed, mixed, policy
 from micronet.recipe.schema import AugmentSection
 from micronet.train import main
-from micronet.training.steps import step
 from micronet.utils.errors import UserError
 
 POLICIES = ["randaugment", "autoaugment-imagenet", "autoaugment-cifar10"]
@@ -93,13 +92,13 @@ def test_mixes_follow_their_seed_and_leave_torchs_stream():
 
 
 def test_trains_on_what_was_mixed(tmp_path, monkeypatch):
-    seen, real = [], step._loss
+    seen, real = [], Compression.distillation_loss
 
-    def watched(recipe, logits, labels, taught):
+    def watched(self, logits, taught, labels):
         seen.append(labels)
-        return real(recipe, logits, labels, taught)
+        return real(self, logits, taught, labels)
 
-    monkeypatch.setattr(step, "_loss", watched)
+    monkeypatch.setattr(Compression, "distillation_loss", watched)
     path = tmp_path / "recipe.yaml"
     augment = {"policy": "randaugment", "mixup": 0.2, "cutmix": 1.0}
     path.write_text(yaml.safe_dump({"train": {"epochs": 1}, "augment": augment}))
@@ -127,5 +126,5 @@ def test_mistakes(text, part, tmp_path, capsys):
 
 def test_changed_keeps_the_shape_of_pixels():
     pixels = torch.randint(0, 256, (9, 7, 3), dtype=torch.uint8)
-    found = batches.changed(policy(AugmentSection(policy="randaugment"), "x"), pixels, 1, 2, 3)
+    found = changed(policy(AugmentSection(policy="randaugment"), "x"), pixels, 1, 2, 3)
     assert found.shape == pixels.shape and found.dtype == torch.uint8

@@ -12,15 +12,11 @@ from torchvision.transforms import RandomResizedCrop
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
 from micronet.data import batches
-from micronet.data.batches import (
-    IMAGENET_STATISTICS,
-    _Files,
-    _normalize,
-    _normalize_files,
-    _window,
-    generator,
-)
+from micronet.data.batches import IMAGENET_STATISTICS, _normalize, _normalize_files
 from micronet.data.image_files import decode, decode_pixels
+from micronet.data.samples import Files
+from micronet.data.seeds import generator
+from micronet.data.windows import drawn
 from micronet.utils.errors import UserError
 from paths import IMAGES
 
@@ -211,7 +207,7 @@ def test_windows_are_parts_of_the_image_as_large_as_they_should_be():
     shares, seen = [], set()
     for index in range(2000):
         pixels = torch.empty(40 + index % 90, 100, 3, dtype=torch.uint8)
-        top, left, height, width, mirrored = _window(pixels, generator(0, 1, index))
+        top, left, height, width, mirrored = drawn(*pixels.shape[:2], generator(0, 1, index))
         rows, columns = pixels.shape[:2]
         assert 0 <= top <= rows - height and 0 <= left <= columns - width
         # A pixel is lost or gained where a side is rounded.
@@ -232,7 +228,7 @@ def test_windows_are_parts_of_the_image_as_large_as_they_should_be():
 @pytest.mark.parametrize("size", [(1, 9), (9, 1), (1000, 3)])
 def test_window_of_a_strip_is_the_middle_of_it(size):
     pixels = torch.empty(*size, 3, dtype=torch.uint8)
-    top, left, height, width, _ = _window(pixels, generator(0))
+    top, left, height, width, _ = drawn(*pixels.shape[:2], generator(0))
     assert height >= 1 and width >= 1
     assert top + height <= size[0] and left + width <= size[1]
 
@@ -247,8 +243,8 @@ def test_files_are_normalized_as_memory_is():
 def test_training_sees_a_part_near_what_pillow_makes_of_it(tmp_path):
     noise = np.random.default_rng().integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.png")
-    found = _Files([str(tmp_path / "x.png")], 32, (3, 4))[0]
-    top, left, height, width, mirrored = _window(torch.from_numpy(noise), generator(3, 4, 2, 0))
+    found = Files([str(tmp_path / "x.png")], 32, (3, 4))[0]
+    top, left, height, width, mirrored = drawn(*noise.shape[:2], generator(3, 4, 2, 0))
     part = Image.fromarray(noise).crop((left, top, left + width, top + height))
     wanted = torch.from_numpy(np.array(part.resize((32, 32), Image.Resampling.BILINEAR)))
     wanted = wanted.flip(1) if mirrored else wanted

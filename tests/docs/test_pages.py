@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import micronet
 from micronet import report
 from micronet.cli import score_arguments, train_arguments
 from micronet.recipe import shipped
@@ -223,8 +224,10 @@ def test_every_page_is_on_the_site():
 
 
 def test_modules_of_the_reference_are_there():
-    modules = [m for p in PAGES for m in re.findall(r"^::: (\S+)$", p.read_text(), re.MULTILINE)]
-    assert len(modules) > 20 and all(find_spec(module) for module in modules)
+    words = [m for p in PAGES for m in re.findall(r"^::: (\S+)$", p.read_text(), re.MULTILINE)]
+    exported = {f"micronet.{name}" for name in micronet.__all__}
+    assert len(words) > 20 and all(word in exported or find_spec(word) for word in words)
+    assert len(exported & set(words)) >= 9 and all(hasattr(micronet, n) for n in micronet.__all__)
 
 
 def test_results_are_those_of_the_benchmarks():

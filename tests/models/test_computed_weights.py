@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm
 from torch.nn.utils import prune as torch_prune
 
-from micronet import score
+import micronet.score as score
 from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize

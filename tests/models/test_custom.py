@@ -5,7 +5,8 @@ import sys
 import pytest
 import yaml
 
-from micronet import report, score
+import micronet.score as score
+from micronet import report
 from micronet.models import architectures, custom
 from micronet.train import main
 from micronet.utils.errors import UserError

@@ -9,7 +9,8 @@ import yaml
 from efficientnet_pytorch.utils import MemoryEfficientSwish
 from torch import nn
 
-from micronet import report, score
+import micronet.score as score
+from micronet import report
 from micronet.cli import summary
 from micronet.models import architectures, custom, shared_layers
 from micronet.pruning import prune

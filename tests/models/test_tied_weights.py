@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import micronet_kernels as kernels
+from micronet.compression import parameters
+from micronet.compression.ema import ModelEma, averaged_tensors
 from micronet.models import architectures, shared_layers
 from micronet.pruning import prune
 from micronet.quantization import quantize
@@ -16,7 +18,6 @@ from micronet.recipe.reader import (
     WeightPrecision,
 )
 from micronet.training import optimizer
-from micronet.training.ema import ModelEma, averaged_tensors
 from micronet.utils.errors import UserError
 from tied_networks import BITS, convert, pruning, section
 
@@ -66,7 +67,8 @@ def test_learned_steps_are_tied_too():
     assert len({id(step) for step in steps.values()}) == len(steps) == 5
     model(torch.randn(2, 3, 8, 8)).sum().backward()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer.add_steps(torch.optim.SGD([model[0].weight], lr=0.1), model)
+    (group,) = parameters.step_group(model)
+    torch.optim.SGD([model[0].weight], lr=0.1).add_param_group(group)
     sgd.step()
     assert torch.equal(model[2].quantized_weight(), model[4].quantized_weight())
 

@@ -10,8 +10,9 @@ import timm
 import torch
 import yaml
 
+import micronet.score as score
 from image_folders import make_folder
-from micronet import report, score
+from micronet import report
 from micronet.data.preprocessing import Preprocessing
 from micronet.models import architectures, custom, timm_networks
 from micronet.runs import directory

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import micronet.score as score
 import micronet_kernels as kernels
-from micronet import score
+from micronet.compression.compression import Compression
+from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits, QuantizedConv2d
@@ -168,10 +170,12 @@ def test_pruned_weights_are_zero_and_get_no_gradient_in_any_memory_order(rng):
 def test_weight_decay_leaves_steps_alone():
     section = TrainSection(lr=0.5, momentum=0.9, weight_decay=0.1)
     model = converted(small_net())
-    sgd = optimizer.make_optimizer(model, section)
+    sgd = optimizer.make_optimizer(Compression(model, CompressionPlan(), section), section)
     late = small_net()
-    late_sgd = optimizer.make_optimizer(late, section)
-    optimizer.add_steps(late_sgd, converted(late))
+    plan = CompressionPlan(bits=dict.fromkeys(architectures.layers(late), LEARNED))
+    compression = Compression(late, plan, section)
+    late_sgd = optimizer.make_optimizer(compression, section)
+    compression.begin_epoch(0, late_sgd)
     for network, its in ((model, sgd), (late, late_sgd)):
         trained = [p for group in its.param_groups for p in group["params"]]
         assert {id(p) for p in trained} == {id(p) for p in network.parameters()}

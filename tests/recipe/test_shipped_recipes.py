@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from micronet import score
+import micronet.score as score
 from micronet.cli import dry_run
 from micronet.models import architectures
 from micronet.pruning import prune

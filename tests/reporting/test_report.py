@@ -15,8 +15,8 @@ import torch
 import yaml
 from PIL import Image, ImageFont
 
+import micronet.score as scorer
 from micronet import report
-from micronet import score as scorer
 from micronet.models import architectures
 from micronet.reporting import facts as report_facts
 from micronet.reporting.page import page

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import killed_runs
+from micronet.compression.compression import Compression
 from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training import checkpoint_saver
 from micronet.training.signals import Stopped, StopRequest
-from micronet.training.steps import step
 from micronet.utils.errors import UserError
 
 SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
@@ -221,8 +221,12 @@ def test_signals_are_left_alone_outside_the_main_thread():
 
 
 def test_exploding_loss_is_stopped_as_nan_is(whole, tmp_path, capsys, monkeypatch):
-    real, calls = step._loss, iter(range(100))
-    monkeypatch.setattr(step, "_loss", lambda *a: real(*a) * (1e6 if next(calls) == 15 else 1))
+    real, calls = Compression.distillation_loss, iter(range(100))
+
+    def exploding(*args):
+        return real(*args) * (1e6 if next(calls) == 15 else 1)
+
+    monkeypatch.setattr(Compression, "distillation_loss", exploding)
     out = tmp_path / "run"
     assert main([*FIT, "--out", str(out)]) == 2
     message = capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.network import accumulators

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.quantization.quantize import LayerBits, convert_
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
 from micronet.scoring.rules.official import OFFICIAL

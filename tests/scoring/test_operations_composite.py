@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.scoring.operations import operation_walk
 from micronet.scoring.operations.records import (
     Activation,

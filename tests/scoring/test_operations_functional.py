@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from micronet import score
+import micronet.score as score
 from micronet.cli import summary
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.operations import operation_walk

@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import pytest
 
-from micronet import score
+import micronet.score as score
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.count import walk
 from micronet.scoring.network.plan_files import plan_of

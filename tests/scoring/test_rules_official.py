@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.rules.tracks import TRACKS, Track
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits

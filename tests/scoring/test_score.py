@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from micronet import score
+import micronet.score as score
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import quantize

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 
-from micronet import score
+import micronet.score as score
 from micronet.scoring.network.plan_files import plan_of
 from paths import DATA
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.models import architectures
 from micronet.scoring.network.plan_files import load_plan, plan_of
 from micronet.scoring.waterfall import waterfall

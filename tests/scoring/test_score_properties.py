@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.network import accumulators
 from micronet.scoring.network.layer_facts import spread

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from micronet import score
+import micronet.score as score
 from micronet.scoring.count import score_subject
 from micronet.scoring.network.plan_files import load_plan
 from micronet.scoring.search.changes import Change, changed

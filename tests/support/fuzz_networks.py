@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 import yaml
 
+import micronet.score as score
 import random_networks
 from image_folders import make_folder
-from micronet import report, score
+from micronet import report
 from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.runs import directory

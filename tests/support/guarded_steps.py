@@ -2,12 +2,13 @@
 
 import torch
 
+from micronet.compression.distillation import Teacher
+from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import DistillSection, PruneGroup, PruneSection, TrainSection
 from micronet.training import loop
-from micronet.training.distillation import Teacher
 from micronet.training.optimizer import set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.state import pack
@@ -30,16 +31,16 @@ def stepper(deferred, **train):
     model = architectures.create_model("resnet20", 10)
     section = PruneSection((PruneGroup(("layer*",), final_sparsity=0.5),), method="one-shot")
     settings = {"lr": 0.02, "weight_decay": 1e-4, "nesterov": True, "model_ema": 0.9, **train}
-    plan = TrainingPlan(
-        "qat",
-        TrainSection(**{"clip_grad_norm": 1.0, "accumulate": 2, **settings}),
+    compression = CompressionPlan(
         prune=section,
         prune_groups=prune.layer_groups(model, section),
         bits=bits_of(model),
         distill=DistillSection(),
     )
+    train = TrainSection(**{"clip_grad_norm": 1.0, "accumulate": 2, **settings})
+    plan = TrainingPlan("qat", train, compression)
     state = loop.start(model, plan, prune.Masks())
-    loop.begin_epoch(state, plan, 0)
+    state.compression.begin_epoch(0, state.optimizer)
     model.train()
     set_learning_rate(state.optimizer, plan.train.lr)
     teacher = Teacher(architectures.create_model("resnet20", 10))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 
 
 class Spelled(nn.Module):

@@ -69,8 +69,9 @@ def process(rank, port, arguments, answers):
     def watched(*args):
         state = real(*args)
         found.update({f"model/{k}": v.clone() for k, v in state.model.state_dict().items()})
-        found.update({f"mask/{k}": v.clone() for k, v in state.masks.bits.items()})
-        found.update({f"average/{k}": v.clone() for k, v in state.average.tensors.items()})
+        found.update({f"mask/{k}": v.clone() for k, v in state.compression.masks.bits.items()})
+        average = state.compression.average.tensors
+        found.update({f"average/{k}": v.clone() for k, v in average.items()})
         return state
 
     loop.train = watched

@@ -5,10 +5,12 @@ import torch
 import yaml
 
 from guarded_steps import batch, everything, stepper, take
+from micronet.compression.compression import Compression
+from micronet.compression.ema import ModelEma
+from micronet.compression.plan import CompressionPlan
 from micronet.recipe.reader import TrainSection
 from micronet.runs import checkpoint
 from micronet.train import main
-from micronet.training.ema import ModelEma
 from micronet.training.optimizer import convolutions, make_optimizer, set_learning_rate
 from micronet.training.steps.graph import WARM_UP, GraphedStepper
 
@@ -76,7 +78,8 @@ def test_the_share_of_an_average_may_lie_on_the_device():
 
 def test_a_rate_on_the_device_is_filled_in():
     model = torch.nn.Linear(2, 2)
-    optimizer = make_optimizer(model, TrainSection(cuda_graph=True))
+    section = TrainSection(cuda_graph=True)
+    optimizer = make_optimizer(Compression(model, CompressionPlan(), section), section)
     rate = optimizer.param_groups[0]["lr"]
     set_learning_rate(optimizer, 0.25)
     assert optimizer.param_groups[0]["lr"] is rate and float(rate) == 0.25

@@ -9,7 +9,8 @@ import torch
 import yaml
 from torch import nn
 
-from micronet import score
+import micronet.score as score
+from micronet.compression.compression import Compression
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.runs import checkpoint, directory
@@ -58,18 +59,18 @@ class Whole(NamedTuple):
 def whole(command, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "qat"
     began, ended = {}, []
-    begin, train = loop.begin_epoch, loop.train
+    begin, train = Compression.begin_epoch, loop.train
 
-    def note_steps(state, recipe, epoch):
-        begin(state, recipe, epoch)
-        began[epoch] = copy.deepcopy(quantize.learned_steps(state.model))
+    def note_steps(self, epoch, optimizer):
+        begin(self, epoch, optimizer)
+        began[epoch] = copy.deepcopy(quantize.learned_steps(self.model))
 
     def note_state(*args):
         ended.append(train(*args))
         return ended[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "begin_epoch", note_steps)
+        patch.setattr(Compression, "begin_epoch", note_steps)
         patch.setattr(loop, "train", note_state)
         assert main([*command, "--out", str(out)]) == 0
     assert began[0] == {}
@@ -168,18 +169,18 @@ def test_step_that_rounds_nothing_is_an_error_and_is_not_saved(
 
 def test_layer_whose_input_is_not_finite_is_named(command, tmp_path, capsys, monkeypatch):
     real, epochs = torch.nn.functional.relu, []
-    begin = loop.begin_epoch
+    begin = Compression.begin_epoch
 
     def relu(x, *args, **kwargs):
         y = real(x, *args, **kwargs)
         return y * torch.nan if x.shape[1] == 32 and 2 in epochs else y
 
-    def note_epoch(state, recipe, epoch):
+    def note_epoch(self, epoch, optimizer):
         epochs.append(epoch)
-        begin(state, recipe, epoch)
+        begin(self, epoch, optimizer)
 
     monkeypatch.setattr(torch.nn.functional, "relu", relu)
-    monkeypatch.setattr(loop, "begin_epoch", note_epoch)
+    monkeypatch.setattr(Compression, "begin_epoch", note_epoch)
     assert main([*command, "--out", str(tmp_path / "run")]) == 2
     one_sentence(capsys, "loss is nan", "epoch 3, step 1", "the input of layer 'layer2.0.conv2'")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from micronet import score
+import micronet.score as score
 from micronet.models import custom
 from micronet.runs import checkpoint
 from micronet.train import main

@@ -9,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
+from micronet.compression.compression import Compression
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import quantize
@@ -207,13 +208,13 @@ def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
 
 
 def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, monkeypatch):
-    seen, real = [], step._loss
+    seen, real = [], Compression.distillation_loss
 
-    def watched(plan, logits, labels, taught):
+    def watched(self, logits, taught, labels):
         seen.append(taught is not None)
-        return real(plan, logits, labels, taught)
+        return real(self, logits, taught, labels)
 
-    monkeypatch.setattr(step, "_loss", watched)
+    monkeypatch.setattr(Compression, "distillation_loss", watched)
     distill = {"start_epoch": 1, "teacher": str(fitted), "distill_weight": 0.5}
     schedule = plan(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
     command = ["fit", "--from", str(fitted), "--schedule", schedule]
@@ -223,13 +224,13 @@ def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, mo
 
 
 def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monkeypatch):
-    real = step._loss
+    real = Compression.distillation_loss
     calls = iter(range(100))
 
     def broken(*args):
         return real(*args) * (float("nan") if next(calls) == 7 else 1)
 
-    monkeypatch.setattr(step, "_loss", broken)
+    monkeypatch.setattr(Compression, "distillation_loss", broken)
     out = tmp_path / "run"
     command = ["fit", "--from", str(fitted), "--epochs", "3", "--lr", "0.01", "--out", str(out)]
     assert main([*command, *SMALL]) == 2

@@ -101,7 +101,7 @@ def test_the_first_step_leaves_no_momentum_no_average_and_no_zero_point(deferred
     assert float(take(taker, 1, images)[3]) == 0
     assert "'layer1.0.conv1' is the first that is not finite" in sentence(taker, 1, images)
     assert everything(taker.state) == before
-    assert not taker.state.optimizer.state and not taker.state.average.tensors
+    assert not taker.state.optimizer.state and not taker.state.compression.average.tensors
 
 
 def test_both_ways_train_alike():

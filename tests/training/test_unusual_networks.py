@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import micronet.score as score
 from image_folders import make_folder
-from micronet import report, score
+from micronet import report
 from micronet.pruning import prune
 from micronet.runs import checkpoint, directory
 from micronet.train import main

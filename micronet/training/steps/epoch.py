@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from micronet.compression.distillation import Teacher
 from micronet.data.augmentation import mixed
-from micronet.data.batches import mix
 from micronet.data.datasets import Data
+from micronet.data.seeds import mix
 from micronet.pruning import prune
 from micronet.training.checkpoint_saver import CheckpointSaver
-from micronet.training.distillation import Teacher
 from micronet.training.evaluation import Accuracy
 from micronet.training.optimizer import device_of, learning_rate, runs_ahead, set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
@@ -64,7 +64,7 @@ class Epoch:
         self._state, self._plan, self._data, self._epoch = state, plan, data, epoch
         self._saver = saver
         self._began = time.monotonic() - state.progress.seconds
-        self._sparsity = prune.shown_sparsity(state.model, state.masks.bits)
+        self._sparsity = prune.shown_sparsity(state.model, state.compression.masks.bits)
         ahead = runs_ahead(device_of(state.model))
         self._together = STEPS_TOGETHER if ahead else 1
         guard = StepGuard(state, plan.train.loss_limit, deferred=ahead)

@@ -54,7 +54,7 @@ class GraphedStepper:
         """
         self._taken += 1
         # On the device in every step, so that replayed or not they round alike.
-        self._share.fill_(self._stepper.state.average.share(number))
+        self._share.fill_(self._stepper.state.compression.average.share(number))
         if self._taken <= WARM_UP:
             return self._stepper.take(batch, where, number, self._share)
         if self._batch is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from micronet.quantization import quantize
+from micronet.training.optimizer import optimizer_tensors
 from micronet.training.state import State
 from micronet.training.steps.snapshot import Snapshot
 from micronet.utils import distributed
@@ -34,10 +35,10 @@ class Outcome(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """Which tensors a state has that steps add to it: averages by name, and momentum."""
+    """Which tensors a state has that steps add to it: averages by name, and of the optimizer."""
 
     averages: frozenset[str]
-    momentum: frozenset[Tensor]
+    optimized: frozenset[Tensor]
 
 
 class StepGuard:
@@ -121,19 +122,20 @@ class StepGuard:
         names = self._names()
         if names != self._known:
             averages = names.averages - self._known.averages
-            self._added[number] = _Names(averages, names.momentum - self._known.momentum)
+            self._added[number] = _Names(averages, names.optimized - self._known.optimized)
             self._known = names
         return torch.cat((sums[:3], self._sound.double()[None]))
 
     def _names(self) -> _Names:
-        optimizer, average = self._state.optimizer, self._state.average
+        optimizer, average = self._state.optimizer, self._state.compression.average
         return _Names(frozenset(average.tensors), frozenset(optimizer.state))
 
     def _updated(self) -> list[Tensor]:
         state = self._state
-        momentum = [kept.get("momentum_buffer") for kept in state.optimizer.state.values()]
-        averages = state.average.tensors.values()
-        return [*state.model.parameters(), *(m for m in momentum if m is not None), *averages]
+        optimizer = state.optimizer
+        optimized = [t for p in optimizer.state for t in optimizer_tensors(optimizer, p).values()]
+        averages = state.compression.average.tensors.values()
+        return [*state.model.parameters(), *optimized, *averages]
 
     def _note(self, name: str, now: Tensor) -> Tensor:
         """Keep evidence unless an earlier step has failed, and return it as it was given."""
@@ -147,8 +149,8 @@ class StepGuard:
         """Take from the state what steps have added to it from number ``number`` on."""
         for added in (names for taken, names in self._added.items() if taken >= number):
             for name in added.averages:
-                del self._state.average.tensors[name]
-            for parameter in added.momentum:
+                del self._state.compression.average.tensors[name]
+            for parameter in added.optimized:
                 del self._state.optimizer.state[parameter]
         quantize.reread_zero_points(self._state.model)
 

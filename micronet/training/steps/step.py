@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.compression.distillation import Teacher
 from micronet.models.failures import failures_of, logits_of
-from micronet.training.distillation import Teacher, distillation_loss
 from micronet.training.optimizer import (
     autocast,
     clip_gradients,
@@ -80,8 +79,7 @@ class Stepper:
         outcome = backward(state, self.wrapped, self.plan, batch, self.teacher, where)
         sums = guard.judge(outcome, clip_gradients(state.model, self.plan.train))
         state.optimizer.step()
-        state.masks.apply_(state.model)
-        state.average.update(state.model, number, share)
+        state.compression.update(number, share)
         return guard.settle(sums, number)
 
 
@@ -116,7 +114,7 @@ def backward(
             with meets(), autocast(device, plan.train.amp), recomputes:
                 logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
             taught = _taught(teacher, part.images, where) if teacher else None
-            loss = _loss(plan, logits.float(), part.targets, taught)
+            loss = state.compression.distillation_loss(logits, taught, part.targets)
             with meets():
                 (loss * (size / count) if size < count else loss).backward()
         losses.append(loss.detach())
@@ -129,18 +127,3 @@ def backward(
 
 def _taught(teacher: Teacher, images: Tensor, where: StepLocation) -> Tensor:
     return logits_of(teacher(images), len(images), f"{where}: the teacher")
-
-
-def _loss(plan: TrainingPlan, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-    smoothing = plan.train.label_smoothing
-    if taught is None or plan.distill is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return distillation_loss(
-        logits,
-        taught.float(),
-        labels,
-        temperature=plan.distill.temperature,
-        student_weight=plan.distill.student_weight,
-        distill_weight=plan.distill.distill_weight,
-        label_smoothing=smoothing,
-    )

@@ -6,12 +6,12 @@ import torch._inductor.config
 import yaml
 from torch import nn
 
+from micronet.compression.ema import ModelEma, averaged_tensors
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.recipe.reader import PruneGroup, PruneSection
 from micronet.runs import checkpoint, directory
 from micronet.train import main
-from micronet.training.ema import ModelEma, averaged_tensors
 
 SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 PRUNE = {"groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}]}

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from micronet.recipe.reader import DistillSection
+
 
 def distillation_loss(
     student: Tensor,
@@ -40,6 +42,35 @@ def distillation_loss(
     )
     weight = 1.0 - student_weight if distill_weight is None else distill_weight
     return student_weight * hard + weight * temperature**2 * soft
+
+
+def section_loss(
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    section: DistillSection | None,
+    label_smoothing: float,
+) -> Tensor:
+    """Return the loss that a recipe means: distilled, or where nothing is, the cross entropy.
+
+    Args:
+        student: logits, shape (batch, classes).
+        teacher: logits, shape (batch, classes).
+        labels: class indices (batch,), or shares of classes (batch, classes).
+        section: of the recipe.
+        label_smoothing: of the cross entropy.
+    """
+    if section is None or teacher is None:
+        return F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+    return distillation_loss(
+        student,
+        teacher,
+        labels,
+        temperature=section.temperature,
+        student_weight=section.student_weight,
+        distill_weight=section.distill_weight,
+        label_smoothing=label_smoothing,
+    )
 
 
 class Teacher:

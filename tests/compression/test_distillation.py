@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from micronet.training.distillation import Teacher, distillation_loss
+from micronet.compression.distillation import Teacher, distillation_loss
 
 
 def test_reference_loss_and_gradient(goldens):

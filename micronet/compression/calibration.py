@@ -1,0 +1,182 @@
+"""Ranges of activations from some batches, without labels and without training.
+
+What comes out is a network quantized after training, and a good start for training it further.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import micronet_kernels as kernels
+from micronet.quantization.layers import QuantizedLayer, quantized_layers
+from micronet.utils import distributed
+from micronet.utils.errors import UserError, nearest
+
+METHODS = ("minmax", "mse")
+# Values of a layer's input that are kept to choose its range by; more are thinned out evenly.
+_MOST_VALUES = 1 << 18
+_VALUES_OF_BATCH = 1 << 14
+# Shares of an end that are tried in its place.
+_SHARES = torch.linspace(1.0, 0.1, 91).tolist()
+
+
+@torch.no_grad()
+def calibrate_(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    method: str = "minmax",
+    forward: Callable[[Any], object] | None = None,
+) -> None:
+    """Set the range of every quantized input from some batches; steps that are learned likewise.
+
+    The network runs in evaluation mode on inputs in float and weights in few bits. A layer that no
+    batch reaches is left as it is.
+
+    Args:
+        model: has quantized layers; its mode is restored.
+        batches: images, or tuples that begin with them, or dicts of keywords.
+        method: ``minmax`` takes the lowest and the highest value; ``mse`` the ends that give the
+            least square error over evenly chosen values, for weights of learned steps too.
+        forward: calls the network with a batch, where it takes something else.
+
+    Raises:
+        UserError: no layer has a quantized input or no batch reaches one, an input is not finite,
+            or there is no such method.
+    """
+    if method not in METHODS:
+        known = " or ".join(METHODS)
+        raise UserError(
+            f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
+        )
+    layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
+    if not layers:
+        raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")
+    call = forward or (lambda batch: _called(model, batch))
+    training = model.training
+    model.eval()
+    try:
+        with _observed(layers) as observers:
+            for batch in batches:
+                call(batch)
+    finally:
+        model.train(training)
+    reached = {name: seen for name, seen in observers.items() if seen.batches}
+    if not reached:
+        raise UserError("calibrate_ has seen no input of a quantized layer: there was no batch")
+    for name, observer in reached.items():
+        _set(name, layers[name], observer, method)
+
+
+def _called(model: nn.Module, batch: Any) -> object:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+class _Observer:
+    """The ends of a layer's inputs, and some of their values."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.low = self.high = 0.0
+        self._values: list[Tensor] = []
+        self._every = 1
+
+    def see(self, x: Tensor) -> None:
+        """Take in one input."""
+        low, high = (float(end) for end in torch.aminmax(x.detach().float()))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if low != low or high != high:
+            self.low = self.high = torch.nan
+        values = x.detach().float().flatten()
+        every = max(-(-values.numel() // _VALUES_OF_BATCH), 1) * self._every
+        self._values.append(values[::every].clone())
+        self.batches += 1
+        if sum(map(len, self._values)) > _MOST_VALUES:
+            self._values = [kept[::2] for kept in self._values]
+            self._every *= 2
+
+    def values(self) -> Tensor:
+        """Return the values that were kept."""
+        return torch.cat(self._values)
+
+
+@contextlib.contextmanager
+def _observed(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, _Observer]]:
+    """Let layers compute with inputs in float, and watch these."""
+    observers = {name: _Observer() for name in layers}
+
+    def observing(layer: QuantizedLayer, observer: _Observer) -> Callable[[Tensor], Tensor]:
+        def forward(input: Tensor) -> Tensor:
+            observer.see(input)
+            return layer.combine(input, layer.quantized_weight())
+
+        return forward
+
+    for name, layer in layers.items():
+        layer.forward = observing(layer, observers[name])  # type: ignore[method-assign]
+    try:
+        yield observers
+    finally:
+        for layer in layers.values():
+            del layer.forward
+
+
+def _set(name: str, layer: QuantizedLayer, observer: _Observer, method: str) -> None:
+    quantizer = layer.input_quantizer
+    assert quantizer is not None
+    ends = torch.tensor([observer.low, observer.high])
+    if not bool(ends.isfinite().all()):
+        raise UserError(f"the input of layer {name!r} held a value that is not finite")
+    if method == "mse":
+        ends = distributed.mean(torch.tensor(_best_ends(observer, quantizer.levels)))
+        _choose_weight_steps(layer)
+    else:
+        ends = distributed.all_reduce_range(ends)
+    quantizer.start_from(float(ends[0]), float(ends[1]), observer.batches)
+
+
+def _best_ends(observer: _Observer, levels: int) -> tuple[float, float]:
+    """Return the ends of least square error: the upper one first, then the lower one."""
+    values = observer.values()
+
+    def error(low: float, high: float) -> float:
+        ends = torch.tensor([low, high], device=values.device)
+        return float((kernels.fake_quant_per_tensor(values, ends, levels) - values).square().sum())
+
+    low, high = observer.low, observer.high
+    high = min((high * share for share in _SHARES), key=lambda end: error(low, end))
+    low = min((low * share for share in _SHARES), key=lambda end: error(end, high))
+    return low, high
+
+
+def _choose_weight_steps(layer: QuantizedLayer) -> None:
+    """Give learned steps of weights the values of least square error, channel by channel."""
+    if layer.weight_step is None:
+        return
+    weight = layer.weight.detach().flatten(1)
+    started = layer.weight_step.detach().clone()
+    largest = weight.abs().amax(1) / max(layer.weight_levels // 2, 1)
+    best, least = started, torch.full_like(started, torch.inf)
+    for share in _SHARES:
+        step = torch.where(largest > 0, largest * share, started)
+        layer.weight_step.copy_(step)
+        kept = layer.quantized_weight().detach().flatten(1)
+        error = _masked_error(layer, kept, weight)
+        best = torch.where(error < least, step, best)
+        least = torch.minimum(error, least)
+    layer.weight_step.copy_(best)
+
+
+def _masked_error(layer: QuantizedLayer, rounded: Tensor, weight: Tensor) -> Tensor:
+    """Return the square error of each channel over the weights that are not pruned."""
+    error = (rounded - weight).square()
+    if layer.weight_mask is not None:
+        error = error * kernels.unpack_bits(layer.mask, error.numel()).view(error.shape)
+    return error.sum(1)

@@ -1,0 +1,327 @@
+"""Compression of one network inside of a training loop that somebody else runs."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from micronet.compression import parameters
+from micronet.compression.distillation import section_loss
+from micronet.compression.ema import ModelEma
+from micronet.compression.plan import CompressionPlan, resolve
+from micronet.compression.report import Report
+from micronet.models import architectures, custom
+from micronet.pruning import prune
+from micronet.quantization import conversion, quantize, weight_uses
+from micronet.quantization.quantize import LayerBits
+from micronet.recipe.checks import check
+from micronet.recipe.reader import Recipe, TrainSection
+from micronet.utils import distributed
+from micronet.utils.errors import UserError
+
+# What of each network is pruned, so that a second recipe keeps what the first made zero.
+_pruned: weakref.WeakKeyDictionary[nn.Module, prune.Masks] = weakref.WeakKeyDictionary()
+
+
+def compress(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    steps_per_epoch: int | None = None,
+    example_inputs: Any = None,
+) -> Compression:
+    """Hold a recipe to a network, and return what carries it out inside of your training loop.
+
+    The network itself changes, its modules and parameters staying the same objects. It may be one
+    that was compressed before: what was pruned stays pruned.
+
+    Args:
+        model: any network. What DataParallel puts around one is looked through.
+        recipe: ``prune``, ``quantize`` and ``distill`` say what happens when; of ``train``, the
+            average of weights, label smoothing and what decays count here.
+        steps_per_epoch: number of ``Compression.step`` in an epoch, for ``Compression.progress``.
+        example_inputs: a tuple of arguments, or a dict of keywords, with which the network can be
+            called. Where they are given it is called once in evaluation mode, to hold it to using
+            its weights through its layers; else the first call of training does.
+
+    Raises:
+        UserError: the recipe names what the network does not have, or a layer cannot be pruned or
+            quantized as it says.
+    """
+    model = _plain(model, recipe)
+    check(recipe)
+    earlier = _pruned.get(model)
+    masks = prune.Masks(earlier.bits if earlier is not None else None)
+    bits = quantize.precision_of(model)
+    plan = resolve(model, recipe, bits)
+    if example_inputs is not None:
+        weight_uses.check_uses(model, plan.rounded, lambda: _called(model, example_inputs))
+    made = Compression(model, plan, recipe.train, masks, bits, steps_per_epoch=steps_per_epoch)
+    made.watches_uses = example_inputs is None
+    return made
+
+
+def _plain(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """Return a network without what stands around it."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"compress takes a torch network, not {type(model).__name__}")
+    inner = custom.innermost(model)
+    if recipe.quantize is not None and inner is not model and custom.is_compiled(model):
+        raise UserError(
+            "a network that torch.compile has compiled cannot be quantized: its layers compute in "
+            "kernels of their own, which torch.compile does not see into"
+        )
+    architectures.stem_name(inner)
+    return inner
+
+
+def _called(model: nn.Module, inputs: Any) -> object:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+class Compression:
+    """Carries a plan out on a network while a loop trains it.
+
+    Call ``begin_epoch`` before each epoch and ``step`` after each step of the optimizer.
+
+    Attributes:
+        model: the network, as it is now.
+        plan: the recipe, held to the network.
+        masks: the bit mask of every pruned weight.
+        bits: precision of every layer; empty while the network is in float.
+        average: moving average of the weights, if the recipe wants one.
+        epoch: that was begun last, from 0; -1 before the first.
+        num_updates: number of steps of the optimizer so far.
+        steps_per_epoch: as ``compress`` was given it.
+        watches_uses: whether the first call of the quantized network is held to using weights
+            through layers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: CompressionPlan,
+        train: TrainSection | None = None,
+        masks: prune.Masks | None = None,
+        bits: Mapping[str, LayerBits] | None = None,
+        *,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        self.model, self.plan = model, plan
+        self.masks = masks or prune.Masks()
+        self.bits: dict[str, LayerBits] = dict(bits or {})
+        self.average = ModelEma(train.model_ema if train is not None else 0.0)
+        self.epoch, self.num_updates = -1, 0
+        self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
+        self._train = train
+        self._steps_in_epoch = 0
+        # Whether an optimizer has the learned steps, and whether it got them while it trained.
+        self._steps_are_trained, self._steps_came_late = False, False
+        _pruned[model] = self.masks
+
+    def begin_epoch(
+        self, epoch: int | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Choose masks and put quantized layers in place where the plan says so.
+
+        What was begun already is not begun again, as after a resumed run within an epoch.
+
+        Args:
+            epoch: from 0; the next one by default.
+            optimizer: takes the learned steps of layers that are quantized now. An optimizer that
+                is made of ``parameter_groups`` afterwards has them.
+
+        Raises:
+            UserError: the epoch is not the next one, or the state of a quantizer is not finite.
+        """
+        epoch = self.epoch + 1 if epoch is None else epoch
+        if epoch == self.epoch:
+            return
+        if epoch != self.epoch + 1:
+            after = f"epoch {self.epoch}" if self.epoch >= 0 else "the start, so that 0 is next"
+            raise UserError(
+                f"begin_epoch({epoch}) follows {after}: epochs are begun in order; to continue a "
+                "run, load_state_dict first"
+            )
+        self.verify()
+        self.apply_plan(epoch, optimizer)
+        self.epoch, self._steps_in_epoch = epoch, 0
+
+    def apply_plan(self, epoch: int, optimizer: torch.optim.Optimizer | None) -> None:
+        """Do what the plan says of an epoch's start, whatever was begun before."""
+        plan = self.plan
+        if plan.prune is not None:
+            self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
+            self.average.prune(self.masks)
+        if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
+            self._quantize(dict(plan.bits), optimizer)
+        quantize.share_masks(self.model, self.masks.bits)
+
+    def _quantize(
+        self, bits: dict[str, LayerBits], optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        quantize.convert_(self.model, bits, self.masks.bits)
+        self.bits = bits
+        if self.watches_uses:
+            weight_uses.watch_first_call(self.model, self.plan.rounded)
+        groups = parameters.step_group(self.model)
+        self._steps_are_trained = not groups
+        if groups and optimizer is not None:
+            for group in groups:
+                optimizer.add_param_group({"lr": optimizer.param_groups[-1]["lr"], **group})
+            self._steps_are_trained, self._steps_came_late = True, True
+
+    def step(self) -> None:
+        """Keep pruned weights at zero and move the average, after a step of the optimizer.
+
+        Raises:
+            UserError: no epoch has begun, or no optimizer has the network's learned steps.
+        """
+        if self.epoch < 0:
+            raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
+        if self.bits and not self._steps_are_trained:
+            raise UserError(
+                "no optimizer trains the network's learned steps: give begin_epoch the optimizer, "
+                "or make it of parameter_groups() after begin_epoch"
+            )
+        if self._steps_came_late and distributed.is_several():
+            self._agree_on_steps()
+        self.num_updates += 1
+        self._steps_in_epoch += 1
+        self.update(self.num_updates)
+
+    @torch.no_grad()
+    def _agree_on_steps(self) -> None:
+        """Average learned steps over processes, which what wraps the network may not know of."""
+        for step in quantize.learned_steps(self.model).values():
+            step.copy_(distributed.mean(step.detach()))
+
+    def update(self, number: int, share: Tensor | None = None) -> None:
+        """Do what ``step`` does to tensors; see ``ModelEma.update``."""
+        self.masks.apply_(self.model)
+        self.average.update(self.model, number, share)
+
+    @property
+    def progress(self) -> float:
+        """Epochs since the start, with the part of the one that is being trained.
+
+        Raises:
+            UserError: ``compress`` was not told the number of steps in an epoch.
+        """
+        if self.steps_per_epoch is None:
+            raise UserError("progress needs the number of steps: compress(steps_per_epoch=...)")
+        return max(self.epoch, 0) + self._steps_in_epoch / self.steps_per_epoch
+
+    def parameter_groups(
+        self, weight_decay: float | None = None, *, decay_vectors: bool | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the network's parameters in groups, for any optimizer of torch.
+
+        Learned steps come last and never decay.
+
+        Args:
+            weight_decay: of the weights; by default the recipe's, 0 without a ``train`` section.
+            decay_vectors: whether biases and the parameters of normalization decay too; by default
+                as the recipe says, and not without a ``train`` section.
+        """
+        self._steps_are_trained = True
+        train = self._train or TrainSection(decay_vectors=False)
+        decay = train.weight_decay if weight_decay is None else weight_decay
+        vectors = train.decay_vectors if decay_vectors is None else decay_vectors
+        return parameters.parameter_groups(self.model, decay, decay_vectors=vectors)
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+        """Return the loss that the recipe's ``distill`` section means; see ``distillation_loss``.
+
+        It is the cross entropy before the section's ``start_epoch``, and without a section or a
+        teacher.
+
+        Args:
+            student: logits, shape (batch, classes).
+            teacher: logits, shape (batch, classes); None where there is none.
+            labels: class indices (batch,), or shares of classes (batch, classes).
+        """
+        section = self.plan.distill if self.plan.distills(self.epoch) else None
+        smoothing = self._train.label_smoothing if self._train is not None else 0.0
+        taught = None if teacher is None else teacher.float()
+        return section_loss(student.float(), taught, labels, section, smoothing)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Give the network the average of its weights, where there is one, and its own back."""
+        with self.average.in_place(self.model):
+            yield self.model
+
+    def verify(self) -> None:
+        """Hold what quantizers know to what they can compute with; waits for the device.
+
+        Raises:
+            UserError: a range of activations is not finite, or a learned step is not positive.
+        """
+        for name in quantize.nonfinite_ranges(self.model):
+            raise UserError(f"the input of layer {name!r} held a value that is not finite")
+        for owner, value in quantize.invalid_steps(quantize.learned_steps(self.model)).items():
+            raise UserError(f"the learned step of {owner} is {value}, but must be positive")
+
+    def report(self) -> Report:
+        """Return what becomes of each layer: its precision, its zeros, and why it is in float."""
+        bits = self.bits or self.plan.bits
+        rows = conversion.report(self.model, bits) if bits else []
+        return Report(tuple(rows), prune.zeros(self.model, self.masks.bits))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the network's own state does not hold: tensors and plain data.
+
+        ``torch.load(..., weights_only=True)`` reads it back.
+        """
+        return {
+            "bits": quantize.bits_to_dict(self.bits),
+            "epoch": self.epoch,
+            "num_updates": self.num_updates,
+            "steps_in_epoch": self._steps_in_epoch,
+            "masks": {name: bits.clone() for name, bits in self.masks.bits.items()},
+            "average": {name: tensor.clone() for name, tensor in self.average.tensors.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state, whose layers are put in place.
+
+        Load the network's own state and make the optimizer afterwards, by ``parameter_groups``:
+        both have what belongs to quantized layers then.
+
+        Raises:
+            UserError: the state is of another network or another recipe.
+        """
+        try:
+            bits = quantize.bits_from_dict(state["bits"])
+            masks = prune.Masks(state["masks"])
+            epoch, updates = int(state["epoch"]), int(state["num_updates"])
+            steps, average = int(state["steps_in_epoch"]), dict(state["average"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"this is no state of a compression: {error!r}") from None
+        if bits and self.plan.bits and bits != dict(self.plan.bits):
+            raise UserError("the state was quantized at other bits or steps than the recipe's")
+        masks.check(self.model)
+        if bits and bits != self.bits:
+            self._quantize(bits, None)
+        self.masks = _pruned[self.model] = masks
+        masks.apply_(self.model)
+        quantize.share_masks(self.model, masks.bits)
+        try:
+            self.average.load(self.model, average)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"the state's average is of another network: {error}") from None
+        self.epoch, self.num_updates, self._steps_in_epoch = epoch, updates, steps
+
+    def __repr__(self) -> str:
+        """Return for example ``Compression(ResNet, epoch=3, num_updates=512)``."""
+        facts = {"epoch": self.epoch, "num_updates": self.num_updates}
+        shown = ", ".join(f"{key}={value}" for key, value in facts.items())
+        return f"{type(self).__name__}({type(self.model).__name__}, {shown})"
