@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these networks")
     parser.add_argument("--jobs", type=int, default=2, help="networks at once")
-    parser.add_argument("--limit", type=float, default=120, help="seconds for one of them")
+    parser.add_argument("--limit", type=float, default=240, help="seconds for one of them")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     args = parser.parse_args(argv)
     chosen = _chosen(args.only)

@@ -54,7 +54,8 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS:
             known = " or ".join(INTERPOLATIONS)
             raise ValueError(f"interpolation is {self.interpolation!r}, not {known}")
-        if len(self.mean) != 3 or len(self.deviation) != 3 or min(self.deviation) <= 0:
+        are_three = len(self.mean) == len(self.deviation) == 3
+        if not (are_three and all(map(math.isfinite, self.mean)) and _are_positive(self.deviation)):
             raise ValueError(f"{self.mean} and {self.deviation} are no moments of three channels")
         if self.crop_share is not None and not 0 < self.crop_share <= 1:
             raise ValueError(f"crop_share {self.crop_share} is not above 0 and at most 1")
@@ -76,6 +77,10 @@ class Preprocessing:
         method = v2.InterpolationMode(self.interpolation)
         resize = v2.Resize([side, side] if self.squash else side, interpolation=method)
         return v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
+
+
+def _are_positive(deviation: tuple[float, ...]) -> bool:
+    return all(math.isfinite(value) and value > 0 for value in deviation)
 
 
 def to_record(preprocessing: Preprocessing | None) -> dict[str, Any] | None:

@@ -79,6 +79,11 @@ def linear_layers() -> tuple[type[nn.Module], ...]:
     return _layers("linear", "Linear")
 
 
+def activated_normalizations() -> tuple[type[nn.Module], ...]:
+    """Return timm's batch normalization that ends in ``act(drop(x))``; none while not in use."""
+    return _layers("norm_act", "BatchNormAct2d")
+
+
 def _layers(module: str, name: str) -> tuple[type[nn.Module], ...]:
     found = sys.modules.get(f"timm.layers.{module}")
     return (getattr(found, name),) if found is not None else ()

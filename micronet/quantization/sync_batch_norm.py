@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import micronet_kernels as kernels
+from micronet.models import timm_networks
 from micronet.models.plain_swish import use_plain_swish_
 from micronet.models.replacement import replace_
 
@@ -77,6 +78,24 @@ class SyncBatchNorm(_BatchNorm):
         return group if dist.get_world_size(group) > 1 else None
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """A normalization of timm's, with its dropout and its activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    @classmethod
+    def like(cls, source: _BatchNorm) -> SyncBatchNorm:
+        """Return one with the source's own parameters, statistics and modules."""
+        new = super().like(source)
+        new.drop, new.act = source.drop, source.act
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize and activate ``input`` (batch, channels, height, width)."""
+        return self.act(self.drop(super().forward(input)))
+
+
 def synchronize_in_integers_(model: nn.Module) -> None:
     """Replace the synchronized normalizations of a model; parameters stay the same objects."""
     for module in list(model.modules()):
@@ -91,7 +110,10 @@ def synchronized(model: nn.Module) -> nn.Module:
     """
     for module in list(model.modules()):
         # Not torch's own conversion, which knows a module that has two names by one of them.
-        if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
+        if type(module) in timm_networks.activated_normalizations():
+            assert isinstance(module, _BatchNorm)
+            replace_(module, SyncBatchNormAct.like(module))
+        elif isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
             replace_(module, SyncBatchNorm.like(module))
     synchronize_in_integers_(model)
     # A swish with a gradient of its own would ask a deferred normalization for its values.

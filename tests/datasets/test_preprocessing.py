@@ -79,6 +79,7 @@ def test_a_record_comes_back():
         {"mean": [0.5]},
         {"deviation": [0.5, 0.5, 0.0]},
         {"deviation": "abc"},
+        {"mean": [0.5, 0.5, float("nan")]},
         {"interpolation": "best"},
         {"crop_share": 2.0},
         {"nothing": 1},

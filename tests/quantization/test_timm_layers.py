@@ -1,5 +1,7 @@
 """timm's layers: what is quantized as torch's own, what stays in float or is refused by name."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ from micronet.pruning import prune
 from micronet.quantization import conversion, quantize
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLinear
 from micronet.quantization.precision import LayerBits
+from micronet.quantization.sync_batch_norm import SyncBatchNorm, synchronized
 from micronet.recipe import reader
 from micronet.utils.errors import UserError
 
@@ -145,3 +148,15 @@ def test_a_convolution_of_channels_stays_in_float():
     named = reader.QuantizeOverride(("1.conv",), reader.WeightPrecision(8))
     with pytest.raises(UserError, match=r"layer '1\.conv' \(Conv1d\) cannot be quantized: set its"):
         planned(model, named)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_normalization_with_its_activation_is_synchronized_and_computes_the_same(training):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU)).train(training)
+    other = synchronized(copy.deepcopy(model))
+    assert isinstance(other[1], SyncBatchNorm) and other[1].training == training
+    assert [n for n, _ in other.named_modules()] == [n for n, _ in model.named_modules()]
+    x = torch.rand(4, 3, 8, 8)
+    assert torch.equal(model(x), other(x))
+    state = other.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
