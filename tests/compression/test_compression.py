@@ -100,6 +100,22 @@ def test_any_optimizer_keeps_masks_and_trains_every_step(kind, step, batches):
         assert compression.masks.pruned(name, bits.numel() * 8) >= bits.numel() * 4
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_an_optimizer_of_named_parameters_keeps_their_names(start, batches):
+    model = small()
+    learned = {"start_epoch": start, "weights": LEARNED, "activations": LEARNED}
+    compression = micronet.compress(model, recipe(quantize=learned))
+    compression.begin_epoch(0)
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.01)
+    epoch_of(model, compression, optimizer, batches, 0)
+    epoch_of(model, compression, optimizer, batches, 1)
+    named = dict(model.named_parameters())
+    groups = optimizer.param_groups
+    pairs = [p for g in groups for p in zip(g["param_names"], g["params"], strict=True)]
+    assert len(groups) == 2 and len(pairs) == len(named)
+    assert all(parameter is named[name] for name, parameter in pairs)
+
+
 def test_groups_keep_decay_from_vectors_and_steps():
     model = small()
     compression = micronet.compress(
