@@ -381,6 +381,29 @@ def test_wrong_types_are_refused(call, match):
         call(small())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_weights_of_other_types_are_refused(dtype):
+    model = nn.Sequential(nn.Linear(4, 4, dtype=dtype), nn.Linear(4, 4))
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=f"layer '0' cannot be pruned: its weights are {name}, but"):
+        micronet.prune_(model, 0.5)
+    with pytest.raises(UserError, match=f"layer '0' cannot be quantized: its weights are {name}"):
+        micronet.quantize_(model, 4, 4, overrides=[micronet.QuantizeOverride(("0",))])
+    rows = micronet.quantize_(model, 4, 4).report().layers
+    assert [row.arithmetic for row in rows] == ["float", "integer"] and name in str(rows[0])
+    with pytest.raises(UserError, match="quantizes no layer"):
+        micronet.quantize_(nn.Sequential(nn.Linear(4, 4, dtype=dtype)))
+
+
+@pytest.mark.parametrize("call", [lambda m: micronet.prune_(m, 0.5), micronet.quantize_])
+def test_layers_without_a_shape_are_refused(call):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3))
+    with pytest.raises(UserError, match="compress was given a network with '1', a LazyConv2d"):
+        call(model)
+    model(torch.randn(1, 3, 9, 9))
+    call(model)
+
+
 def test_a_compiled_network_is_not_quantized():
     with pytest.raises(UserError, match="has compiled cannot be quantized"):
         micronet.compress(torch.compile(small()), recipe(quantize=BOTH))
