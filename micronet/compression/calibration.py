@@ -6,6 +6,7 @@ What comes out is a network quantized after training, and a good start for train
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.models.failures import failures_of
 from micronet.models.modes import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
 from micronet.utils import distributed
@@ -47,13 +49,13 @@ def calibrate_(
         forward: calls the network with a batch, where it takes something else.
 
     Raises:
-        UserError: no layer has a quantized input or no batch reaches one, an input is not finite,
-            or there is no such method.
+        UserError: no layer has a quantized input or no batch reaches one, the network fails, an
+            input is not finite, or there is no such method; no range is set then.
     """
     if method not in METHODS:
         known = " or ".join(METHODS)
         raise UserError(
-            f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
+            f"method {method!r} is none of calibrate_: {known}{nearest(str(method), METHODS)}"
         )
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:
@@ -61,12 +63,15 @@ def calibrate_(
     call = forward or (lambda batch: _called(model, batch))
     with evaluation_mode(model), _observed(layers) as observers:
         for batch in batches:
-            call(batch)
+            with failures_of(f"{type(model).__name__} cannot be calibrated"):
+                call(batch)
     reached = {name: seen for name, seen in observers.items() if seen.batches}
     if not reached:
         raise UserError("calibrate_ has seen no input of a quantized layer: there was no batch")
     for name, observer in reached.items():
-        _set(name, layers[name], observer, method)
+        observer.check(name)
+    for name, observer in reached.items():
+        _set(layers[name], observer, method)
 
 
 def _called(model: nn.Module, batch: Any) -> object:
@@ -85,7 +90,9 @@ class _Observer:
         self._every = 1
 
     def see(self, x: Tensor) -> None:
-        """Take in one input."""
+        """Take in one input; an empty one, as of a head without a region, has no range."""
+        if not x.numel():
+            return
         low, high = (float(end) for end in torch.aminmax(x.detach().float()))
         self.low, self.high = min(self.low, low), max(self.high, high)
         if low != low or high != high:
@@ -97,6 +104,11 @@ class _Observer:
         if sum(map(len, self._values)) > _MOST_VALUES:
             self._values = [kept[::2] for kept in self._values]
             self._every *= 2
+
+    def check(self, name: str) -> None:
+        """Hold the inputs of layer ``name`` to being finite."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise UserError(f"the input of layer {name!r} held a value that is not finite")
 
     def values(self) -> Tensor:
         """Return the values that were kept."""
@@ -115,21 +127,23 @@ def _observed(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, _Obser
 
         return forward
 
+    # A forward pass of its own, as what moves weights between devices gives a layer, comes back.
+    before = {name: vars(layer).get("forward") for name, layer in layers.items()}
     for name, layer in layers.items():
         layer.forward = observing(layer, observers[name])  # type: ignore[method-assign]
     try:
         yield observers
     finally:
-        for layer in layers.values():
+        for name, layer in layers.items():
             del layer.forward
+            if before[name] is not None:
+                layer.forward = before[name]  # type: ignore[method-assign]
 
 
-def _set(name: str, layer: QuantizedLayer, observer: _Observer, method: str) -> None:
+def _set(layer: QuantizedLayer, observer: _Observer, method: str) -> None:
     quantizer = layer.input_quantizer
     assert quantizer is not None
     ends = torch.tensor([observer.low, observer.high])
-    if not bool(ends.isfinite().all()):
-        raise UserError(f"the input of layer {name!r} held a value that is not finite")
     if method == "mse":
         ends = distributed.mean(torch.tensor(_best_ends(observer, quantizer.levels)))
         _choose_weight_steps(layer)

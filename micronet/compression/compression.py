@@ -73,6 +73,7 @@ def _plain(model: nn.Module, recipe: Recipe) -> nn.Module:
             "a network that torch.compile has compiled cannot be quantized: its layers compute in "
             "kernels of their own, which torch.compile does not see into"
         )
+    custom.check_layers("compress was given", inner)
     architectures.stem_name(inner)
     return inner
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from micronet.quantization import quantize
 
+# What a group of an optimizer holds parameter by parameter.
+_BY_PARAMETER = ("params", "param_names")
 # What schedules of torch keep for each group of an optimizer.
 _OF_GROUPS = ("base_lrs", "max_lrs", "min_lrs", "lr_lambdas", "base_momentums", "max_momentums")
 
@@ -62,17 +64,36 @@ def give_steps(
     """
     steps = {id(step): step for step in quantize.learned_steps(model).values()}
     for group in optimizer.param_groups:
-        others = [p for p in group["params"] if id(p) not in steps]
+        others = [i for i, p in enumerate(group["params"]) if id(p) not in steps]
         if others:
-            group["params"] = others
+            group.update({k: [group[k][i] for i in others] for k in _BY_PARAMETER if k in group})
         else:
             for parameter in group["params"]:
                 steps.pop(id(parameter), None)
     if steps:
-        last = {k: v for k, v in optimizer.param_groups[-1].items() if k != "params"}
-        optimizer.add_param_group({**last, "params": list(steps.values()), "weight_decay": 0.0})
+        _add_group(model, optimizer, list(steps.values()))
         for scheduler in schedulers:
             _extend(scheduler, len(optimizer.param_groups))
+
+
+def _add_group(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: list[nn.Parameter]
+) -> None:
+    """Add a group with the options of the last one, under names where the optimizer has them."""
+    last = optimizer.param_groups[-1]
+    options = {k: v for k, v in last.items() if k not in _BY_PARAMETER} | {"weight_decay": 0.0}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    named = [(names[id(step)], step) for step in steps]
+    optimizer.add_param_group({**options, "params": named if "param_names" in last else steps})
+    if isinstance(optimizer, torch.optim.Adagrad):
+        # It makes the state of its parameters when it is made, and of those alone.
+        start = options["initial_accumulator_value"]
+        fresh = torch.optim.Adagrad(
+            [{**options, "params": steps}], initial_accumulator_value=start, fused=options["fused"]
+        )
+        optimizer.state.update(
+            {step: fresh.state[step] for step in steps if not optimizer.state.get(step)}
+        )
 
 
 def _extend(scheduler: Any, groups: int) -> None:

@@ -58,7 +58,7 @@ def build(spec: str, num_classes: int | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UserError(f"{spec!r} returned {type(model).__name__}, which is no torch network")
     model = unwrapped(model)
-    _check_layers(spec, model)
+    check_layers(f"{spec!r} returned", model)
     if model in _built:
         raise UserError(f"{spec!r} returned the same network twice: it must build a new one")
     _built.add(model)
@@ -141,10 +141,18 @@ def _inner(module: nn.Module) -> nn.Module | None:
     return inner if type(module).__name__ == "OptimizedModule" else None
 
 
-def _check_layers(spec: str, model: nn.Module) -> None:
-    """Hold a network to layers that can be seen, and whose weights have a shape already."""
+def check_layers(origin: str, model: nn.Module) -> None:
+    """Hold a network to layers that can be seen, and whose weights have a shape already.
+
+    Args:
+        origin: how a message begins, up to the network.
+        model: the network.
+
+    Raises:
+        UserError: it has others.
+    """
     for name, module in model.named_modules():
-        what = f"{spec!r} returned a network{f' with {name!r}' if name else ''}"
+        what = f"{origin} a network{f' with {name!r}' if name else ''}"
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"{what} in TorchScript, whose layers cannot be replaced")
         tensors = [*module._parameters.values(), *module._buffers.values()]

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 import micronet_kernels as kernels
@@ -52,6 +53,10 @@ __all__ = [
 ]
 
 
+# Types of weights that masks are chosen of.
+_MASKED = (torch.float32, torch.float16, torch.bfloat16)
+
+
 def layer_groups(
     model: nn.Module, section: PruneSection, path: str = "<schedule>"
 ) -> dict[str, PruneGroup]:
@@ -88,6 +93,12 @@ def _check_group(model: nn.Module, name: str, group: PruneGroup, key: str, path:
     """Hold a layer to having a weight that a group can prune."""
     layer = architectures.layers(model)[name]
     check_weight(name, layer, "pruned", f"{line_of(path, key)}: ", f"; leave it out of {key}")
+    if layer.weight.dtype not in _MASKED:
+        raise UserError(
+            f"{line_of(path, key)}: layer {name!r} cannot be pruned: its weights are "
+            f"{str(layer.weight.dtype).removeprefix('torch.')}, but masks are chosen of float32, "
+            f"float16 and bfloat16; leave it out of {key}"
+        )
     key = key.replace(".layers", ".structure")
     if reason := patterns.problem(_shape(layer), group.structure):
         raise UserError(f"{line_of(path, key)}: {key} {group.structure!r}: layer {name!r} {reason}")

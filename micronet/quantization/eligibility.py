@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import nn
 
@@ -35,6 +36,8 @@ def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "
         if not (is_plain_convolution(layer) or is_plain_linear(layer)):
             kind = type(layer).__name__
             raise UserError(f"{where}layer {name!r} ({kind}) cannot be quantized: {hint}")
+        if reason := _wrong_type(layer):
+            raise UserError(f"{where}layer {name!r} cannot be quantized: {reason}; {hint}")
     if any(layer.weight_bits is not None for layer in bits.values()):
         shared_layers.check_memory(model, where)
         shared_weights.check_precision(model, bits, where)
@@ -60,11 +63,20 @@ def without_others(
     }
 
 
-def _obstacle(layer: nn.Module) -> str | None:
+def _obstacle(layer: architectures.Layer) -> str | None:
     """Return why a layer cannot be quantized, None where it can be."""
-    if isinstance(layer, QuantizedLayer) or is_plain_convolution(layer) or is_plain_linear(layer):
+    if isinstance(layer, QuantizedLayer):
         return None
+    if is_plain_convolution(layer) or is_plain_linear(layer):
+        return _wrong_type(layer)
     return computed(layer) or f"no quantized layer takes the place of {type(layer).__name__}"
+
+
+def _wrong_type(layer: architectures.Layer) -> str | None:
+    dtype = layer.weight.dtype
+    if dtype == torch.float32:
+        return None
+    return f"its weights are {str(dtype).removeprefix('torch.')}, but codes are made of float32"
 
 
 def is_plain_convolution(source: nn.Module) -> bool:

@@ -100,6 +100,22 @@ def test_any_optimizer_keeps_masks_and_trains_every_step(kind, step, batches):
         assert compression.masks.pruned(name, bits.numel() * 8) >= bits.numel() * 4
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_an_optimizer_of_named_parameters_keeps_their_names(start, batches):
+    model = small()
+    learned = {"start_epoch": start, "weights": LEARNED, "activations": LEARNED}
+    compression = micronet.compress(model, recipe(quantize=learned))
+    compression.begin_epoch(0)
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.01)
+    epoch_of(model, compression, optimizer, batches, 0)
+    epoch_of(model, compression, optimizer, batches, 1)
+    named = dict(model.named_parameters())
+    groups = optimizer.param_groups
+    pairs = [p for g in groups for p in zip(g["param_names"], g["params"], strict=True)]
+    assert len(groups) == 2 and len(pairs) == len(named)
+    assert all(parameter is named[name] for name, parameter in pairs)
+
+
 def test_groups_keep_decay_from_vectors_and_steps():
     model = small()
     compression = micronet.compress(
@@ -363,6 +379,29 @@ def test_an_epoch_of_no_steps_is_refused(steps):
 def test_wrong_types_are_refused(call, match):
     with pytest.raises(UserError, match=match):
         call(small())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_weights_of_other_types_are_refused(dtype):
+    model = nn.Sequential(nn.Linear(4, 4, dtype=dtype), nn.Linear(4, 4))
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=f"layer '0' cannot be pruned: its weights are {name}, but"):
+        micronet.prune_(model, 0.5)
+    with pytest.raises(UserError, match=f"layer '0' cannot be quantized: its weights are {name}"):
+        micronet.quantize_(model, 4, 4, overrides=[micronet.QuantizeOverride(("0",))])
+    rows = micronet.quantize_(model, 4, 4).report().layers
+    assert [row.arithmetic for row in rows] == ["float", "integer"] and name in str(rows[0])
+    with pytest.raises(UserError, match="quantizes no layer"):
+        micronet.quantize_(nn.Sequential(nn.Linear(4, 4, dtype=dtype)))
+
+
+@pytest.mark.parametrize("call", [lambda m: micronet.prune_(m, 0.5), micronet.quantize_])
+def test_layers_without_a_shape_are_refused(call):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3))
+    with pytest.raises(UserError, match="compress was given a network with '1', a LazyConv2d"):
+        call(model)
+    model(torch.randn(1, 3, 9, 9))
+    call(model)
 
 
 def test_a_compiled_network_is_not_quantized():
