@@ -136,8 +136,8 @@ def _observed(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, _Obser
     finally:
         for name, layer in layers.items():
             del layer.forward
-            if before[name] is not None:
-                layer.forward = before[name]  # type: ignore[method-assign]
+            if (own := before[name]) is not None:
+                vars(layer)["forward"] = own
 
 
 def _set(layer: QuantizedLayer, observer: _Observer, method: str) -> None:
