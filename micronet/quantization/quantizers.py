@@ -87,7 +87,14 @@ class ActivationQuantizer(InputQuantizer):
         return kernels.quantize_input(x, self.range, self.levels)
 
     def _follow(self, x: Tensor) -> None:
-        """Move the range by the batch of all processes."""
+        """Move the range by the batch of all processes.
+
+        Not where the backward pass calls the layer again, as gradient checkpointing does: its codes
+        must be those of the first call, whose batch has moved the range already. An empty input, as
+        of a head without a region, has no range.
+        """
+        if _in_backward() or _is_empty(x):
+            return
         if isinstance(x, kernels.LazyTensor) or distributed.is_several():
             widest = distributed.all_reduce_range(kernels.extremes(x))
             kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
@@ -137,7 +144,7 @@ class LearnedActivationQuantizer(InputQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized values of ``x`` (batch, ...)."""
-        if self.training and self._largest is None:
+        if self.training and self._largest is None and not _is_empty(x):
             self._start(x.detach())
         largest = 1 if self._largest is None else self._largest
         scale = gradient_scale(x[:1].numel(), largest)
@@ -191,6 +198,17 @@ class LearnedActivationQuantizer(InputQuantizer):
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, step=learned"
+
+
+def _is_empty(x: Tensor) -> bool:
+    """Whether an input has no elements in a process that need not meet others."""
+    return x.numel() == 0 and not distributed.is_several()
+
+
+def _in_backward() -> bool:
+    """Whether torch's backward pass is what calls."""
+    # What torch.utils.checkpoint asks, too; torch.compile does not see into it.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def scale_of_steps(steps: Tensor) -> Tensor:
