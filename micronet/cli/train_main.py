@@ -108,7 +108,7 @@ def run_stage(options: TrainOptions) -> int:
     config = replace(config, recipe=replace(config.recipe, train=plan.train))
     image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device_of(model))
     weight_uses.check_uses(model, plan.compression.rounded, lambda: model(image))
-    state, meta = loop.start(model, plan, masks), _meta(config, data, plan, preprocessing)
+    state, meta = loop.start(model, plan, masks), _meta(config, model, data, plan, preprocessing)
     if resumes:
         stage.check_images(run.config(), data)
     else:
@@ -300,7 +300,11 @@ def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
 
 
 def _meta(
-    config: RunConfig, data: Data, plan: TrainingPlan, preprocessing: Preprocessing | None
+    config: RunConfig,
+    model: nn.Module,
+    data: Data,
+    plan: TrainingPlan,
+    preprocessing: Preprocessing | None,
 ) -> dict[str, Any]:
     """Return what every checkpoint of the run says of itself."""
     return {
@@ -309,6 +313,7 @@ def _meta(
         "channels": data.channels,
         "image_size": data.image_size,
         "preprocessing": to_record(preprocessing),
+        "transform_input": architectures.transforms_input(model),
         "stage": config.stage,
         "data": config.request.data,
         "holdout": config.request.holdout,

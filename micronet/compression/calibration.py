@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import micronet_kernels as kernels
 from micronet.models.failures import failures_of
-from micronet.models.modes import evaluation_mode
+from micronet.models.unchanged import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
 from micronet.utils import distributed
 from micronet.utils.errors import UserError, nearest

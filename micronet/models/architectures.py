@@ -159,6 +159,20 @@ def preprocessing(arch: str | None) -> Preprocessing | None:
     return timm_networks.preprocessing(arch) if arch and timm_networks.is_timm(arch) else None
 
 
+def transforms_input(model: nn.Module) -> bool:
+    """Whether a network scales its images itself, as published GoogLeNet and Inception v3 do.
+
+    They were trained with other means and deviations than torchvision gives images now. A network
+    of the same architecture that was not pretrained does not.
+    """
+    return bool(getattr(model, "transform_input", False))
+
+
+def transform_input_(model: nn.Module) -> None:
+    """Let a network of such an architecture scale its images itself."""
+    vars(model)["transform_input"] = True
+
+
 def _check_known(arch: str) -> None:
     if not timm_networks.is_timm(arch) and arch not in architectures():
         raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")

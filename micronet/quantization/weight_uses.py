@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.models import architectures
-from micronet.models.modes import evaluation_mode
+from micronet.models.unchanged import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer
 from micronet.utils.errors import UserError
 from micronet.utils.function_watch import FunctionWatch

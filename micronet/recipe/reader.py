@@ -130,9 +130,9 @@ def checked(recipe: object) -> Recipe:
             f"a recipe is a micronet.Recipe, not {type(recipe).__name__}: Recipe.load reads one "
             "from a file, and Recipe.from_dict from plain data"
         )
-    built: Recipe = build(Recipe, to_plain(recipe), "", recipe.path)
+    built: Recipe = build(Recipe, recipe_to_dict(recipe), "", recipe.path)
     check(built)
-    return built
+    return dataclasses.replace(built, path=recipe.path, notes=recipe.notes)
 
 
 def recipe_to_dict(recipe: Sections) -> dict[str, Any]:

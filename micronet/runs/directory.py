@@ -200,6 +200,8 @@ def rebuilt(
     bits = _bits(found)
     if model is None:
         model = _created(found, bits, state)
+        if found.meta.get("transform_input"):
+            architectures.transform_input_(model)
     with _named(found.path):
         quantize.convert_(model, bits)
     state = with_average(model, state, found.group("average") if averaged else {})

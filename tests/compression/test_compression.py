@@ -404,6 +404,7 @@ def test_layers_without_a_shape_are_refused(call):
     call(model)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_is_not_quantized():
     with pytest.raises(UserError, match="has compiled cannot be quantized"):
         micronet.compress(torch.compile(small()), recipe(quantize=BOTH))

@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from micronet.models import architectures
 from micronet.runs import checkpoint, directory
 from micronet.utils.errors import UserError
 
@@ -81,3 +82,21 @@ def test_records_of_a_repeated_epoch_are_replaced(tmp_path):
         run.record({"epoch": epoch, "value": 10 * epoch})
     assert [r["epoch"] for r in run.metrics()] == [0, 1]
     assert run.summary_file.read_text().splitlines() == ["epoch,value", "0,0", "1,10"]
+
+
+def test_a_network_that_scales_its_images_does_so_again(tmp_path):
+    """As torchvision's published GoogLeNet does, which ``--pretrained`` starts from."""
+    torch.manual_seed(0)
+    model = architectures.create_model("googlenet", 3)
+    architectures.transform_input_(model)
+    meta = {"arch": "googlenet", "num_classes": 3, "channels": 3, "bits": {}}
+    images, logits = torch.randn(1, 3, 32, 32), {}
+    for scales in (True, False):
+        path = tmp_path / f"{scales}.safetensors"
+        state = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+        checkpoint.save(path, state, meta | {"transform_input": scales})
+        loaded = directory.load(path).model
+        assert architectures.transforms_input(loaded) == scales
+        logits[scales] = loaded(images)
+    assert torch.equal(logits[True], model.eval()(images))
+    assert not torch.equal(logits[True], logits[False])
