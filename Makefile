@@ -24,8 +24,9 @@ setup: .venv/.built
 demo: setup
 	$(BIN)/python -m micronet.demo
 
-# A process of one thread for each core; a test that wants more threads asks for them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# A process of one thread for each core; a test that wants more threads asks for them. Those that wait
+# for each other sleep: the other processes have work for the core.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal
 
 # All but what takes long, in the order of the files.
 test: build-core
