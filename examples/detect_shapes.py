@@ -46,6 +46,8 @@ def draw(count: int, size: int, seed: int) -> list[tuple[Tensor, Target]]:
 def network(arch: str, size: int) -> nn.Module:
     """Return an untrained detector for images of one size, without published weights."""
     options = {"weights": None, "weights_backbone": None, "num_classes": len(CLASSES)}
+    if arch.startswith("fasterrcnn"):
+        options["box_batch_size_per_image"] = 32  # boxes of an image that its second stage learns
     model = torchvision.models.get_model(arch, **options)
     model.transform = GeneralizedRCNNTransform(
         size, size, [0.0] * 3, [1.0] * 3, size_divisible=1, fixed_size=(size, size)
