@@ -40,6 +40,53 @@ def test_a_torchvision_network_is_quantized(run):
     assert all(0 <= int(correct) <= int(total) == 359 for _, correct, total in counts)
 
 
+def scores(out):
+    """Quality and score in float, and after compression."""
+    found = re.findall(r"^(\S+).*: \w+ ([\d.]+), score ([\d.]+)$", out, re.MULTILINE)
+    assert [name for name, _, _ in found] == ["float32", "4/4"]
+    assert all(0 <= float(quality) <= 1 for _, quality, _ in found)
+    return [float(score) for _, _, score in found]
+
+
+@pytest.mark.slow
+def test_shapes_are_segmented(run):
+    out = run("segment_shapes.py", "--quick")
+    before, after = scores(out)
+    assert after < before / 3
+    assert "50% of the pruned" in out and "it computes the same: True" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arch", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_shapes_are_detected(run, arch):
+    out = run("detect_shapes.py", "--quick", "--size", "64", "--arch", arch)
+    before, after = scores(out)
+    assert after < 0.7 * before
+    assert "50% of the pruned" in out and "it finds the same: True" in out
+
+
+def check_digits(out, folder):
+    """Most are learned, and the network is there."""
+    right, total = map(int, re.search(r"^(\d+) of (\d+) images", out, re.MULTILINE).groups())
+    assert right > 0.5 * total and "50.0% of the weights of" in out
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_in_a_loop_of_accelerate(run, tmp_path):
+    pytest.importorskip("accelerate")
+    check_digits(run("train_with_accelerate.py"), tmp_path / "runs/accelerate")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about loaders and loggers
+def test_a_network_is_trained_in_lightning(run, tmp_path):
+    pytest.importorskip("lightning")
+    check_digits(run("train_with_lightning.py"), tmp_path / "runs/lightning")
+
+
 def test_a_network_is_scored(run):
     out = run("score_network.py", "--arch", "squeezenet1_1", "--image-size", "64")
     scores = [float(score) for score in re.findall(r"score ([\d.]+)$", out, re.MULTILINE)]
