@@ -55,7 +55,7 @@ def calibrate_(
     if method not in METHODS:
         known = " or ".join(METHODS)
         raise UserError(
-            f"method {method!r} is none of calibrate_: {known}{nearest(str(method), METHODS)}"
+            f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:

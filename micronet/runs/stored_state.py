@@ -103,7 +103,7 @@ def _check_range(state: Mapping[str, Tensor], start: str) -> None:
 def _check_finite(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, own in model.state_dict().items():
-        if name in state and own.is_floating_point():
+        if name in state and (own.is_floating_point() or own.is_complex()):
             # As the network takes it: a double may be too large for a float.
             value = state[name].to(own.dtype)
             well = torch.isfinite(value) if name in parameters else ~value.isnan()
