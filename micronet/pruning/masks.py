@@ -141,6 +141,8 @@ class Masks:
         for name, bits in self.bits.items():
             if name not in layers:
                 raise UserError(f"mask {name!r} belongs to no layer of this network")
+            if not isinstance(bits, Tensor):
+                raise UserError(f"mask {name!r} is no tensor, but {type(bits).__name__}")
             numel = layers[name].weight.numel()
             if bits.dtype != torch.uint8 or bits.shape != ((numel + 7) // 8,):
                 raise UserError(f"mask {name!r} has {bits.numel()} bytes for {numel} weights")

@@ -294,6 +294,20 @@ def test_a_foreign_state_is_refused():
     eight = {"weights": {"bits": 8}, "activations": {"bits": 8}}
     with pytest.raises(UserError, match="other bits or steps"):
         micronet.compress(small(), recipe(quantize=eight)).load_state_dict(state)
+    with pytest.raises(UserError, match=r"mask 'first\.0' is no tensor, but list"):
+        masks = {"masks": {"first.0": [1]}}
+        micronet.compress(small(), recipe(prune=PRUNE)).load_state_dict({**state, **masks})
+
+
+def test_a_state_does_not_say_what_layers_are_not():
+    state = micronet.compress(small(), recipe(prune=PRUNE, quantize=BOTH)).state_dict()
+    for bits in ({}, quantize.bits_to_dict(micronet.quantize_(small(), 8, 8).bits)):
+        model = small()
+        micronet.quantize_(model, 4, 4)
+        compression = micronet.compress(model, recipe(prune=PRUNE))
+        with pytest.raises(UserError, match="the network is already quantized at other bits"):
+            compression.load_state_dict({**state, "bits": bits})
+        assert compression.bits["fc"].weight_bits == model.fc.bits.weight_bits == 4
 
 
 # What is refused, since it would go wrong without a word -----------------------------------------
