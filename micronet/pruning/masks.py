@@ -59,12 +59,18 @@ class Masks:
     def update(
         self, model: nn.Module, section: PruneSection, groups: Mapping[str, PruneGroup], epoch: int
     ) -> None:
-        """Choose the masks of the groups that fire in an epoch, by current weights; apply them."""
+        """Choose the masks of the groups that fire in an epoch, by current weights; apply them.
+
+        Raises:
+            UserError: a weight of such a group is NaN.
+        """
         layers = architectures.layers(model)
         together: dict[int, dict[str, architectures.Layer]] = {}
         for name, group in groups.items():
             if epoch not in firing_epochs(section, group):
                 continue
+            if bool(layers[name].weight.isnan().any()):
+                raise UserError(f"layer {name!r} cannot be pruned: its weights hold NaN")
             if group.scope == "group":
                 together.setdefault(section.groups.index(group), {})[name] = layers[name]
             else:

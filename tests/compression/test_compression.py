@@ -409,6 +409,16 @@ def test_weights_of_other_types_are_refused(dtype):
         micronet.quantize_(nn.Sequential(nn.Linear(4, 4, dtype=dtype)))
 
 
+@pytest.mark.parametrize("scope", ["layer", "group"])
+def test_weights_that_are_no_numbers_are_not_pruned(scope):
+    model = small()
+    model.second[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(
+        UserError, match=r"layer 'second\.0' cannot be pruned: its weights hold NaN"
+    ):
+        micronet.prune_(model, 0.5, scope=scope)
+
+
 @pytest.mark.parametrize("call", [lambda m: micronet.prune_(m, 0.5), micronet.quantize_])
 def test_layers_without_a_shape_are_refused(call):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3))
