@@ -13,7 +13,7 @@ from micronet.models import architectures, custom, shared_layers
 from micronet.models.architectures import Created
 from micronet.models.weights import fitted
 from micronet.pruning.prune import Masks
-from micronet.quantization import quantize
+from micronet.quantization import quantize, shared_weights
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers import LearnedActivationQuantizer
@@ -58,9 +58,12 @@ def check(model: nn.Module, state: Mapping[str, Tensor], masks: Masks) -> None:
         masks: of its weights.
 
     Raises:
-        UserError: a parameter is not finite, another tensor is NaN, a range or a step is none, or
-            a mask does not belong to the network or prunes weights that are not zero.
+        UserError: layers hold one weight at different precision, a parameter is not finite, another
+            tensor is NaN, a range or a step is none, or a mask does not belong to the network or
+            prunes weights that are not zero.
     """
+    if bits := quantize.precision_of(model):
+        shared_weights.check_precision(model, bits)
     unset = set()
     for name, layer in quantized_layers(model):
         start = f"{name}." if name else ""

@@ -432,6 +432,10 @@ def test_networks_that_no_file_holds(tmp_path):
     unreal = own()
     unreal.phase = nn.Parameter(torch.tensor([1j, complex(0.0, torch.nan)]))
     refused("'phase' holds values that are not finite", unreal, tmp_path)
+    tied = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 4))
+    tied[1].weight = tied[0][0].weight
+    micronet.quantize_(tied[0])
+    refused(r"layers '0\.0' and '1' hold one weight, which cannot be of 4 bits", tied, tmp_path)
     named = Named()
     save(named, tmp_path)
     assert load(tmp_path, model=Named())
