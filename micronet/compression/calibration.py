@@ -143,12 +143,15 @@ def _observed(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, _Obser
 def _set(layer: QuantizedLayer, observer: _Observer, method: str) -> None:
     quantizer = layer.input_quantizer
     assert quantizer is not None
-    ends = torch.tensor([observer.low, observer.high])
+    # Where processes can exchange it.
+    device = layer.weight.device
     if method == "mse":
-        ends = distributed.mean(torch.tensor(_best_ends(observer, quantizer.levels)))
+        best = _best_ends(observer, quantizer.levels)
+        ends = distributed.mean(torch.tensor(best, device=device))
         _choose_weight_steps(layer)
     else:
-        ends = distributed.all_reduce_range(ends)
+        widest = torch.tensor([observer.low, observer.high], device=device)
+        ends = distributed.all_reduce_range(widest)
     quantizer.start_from(float(ends[0]), float(ends[1]), observer.batches)
 
 
