@@ -124,9 +124,18 @@ class Masks:
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set every pruned weight to zero, in place."""
+        """Set every pruned weight to zero, in place.
+
+        Raises:
+            UserError: the weight of a layer is computed by now, so that its zeros would not last.
+        """
         layers = architectures.layers(model)
         for name in self.bits:
+            if not isinstance(layers[name].weight, nn.Parameter):
+                raise UserError(
+                    f"layer {name!r} was pruned, but since then its weight is computed from other "
+                    "parameters, which would not stay zero"
+                )
             self.fill_(name, layers[name].weight)
 
     def fill_(self, name: str, weight: Tensor) -> None:

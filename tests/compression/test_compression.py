@@ -558,6 +558,14 @@ def test_a_part_that_was_pruned_more_holds_for_the_whole():
     assert micronet.compress(whole, recipe(prune=PRUNE)).masks.pruned("0.0", 64) == 48
 
 
+def test_zeros_of_a_weight_that_is_computed_since_are_not_lost_in_silence():
+    model = small()
+    compression = micronet.prune_(model, 0.5)
+    nn.utils.parametrizations.weight_norm(model.second[0])
+    with pytest.raises(UserError, match=r"layer 'second\.0' was pruned, but since then its weight"):
+        compression.step()
+
+
 def test_a_new_head_is_not_pruned_as_the_old_one_was():
     model = small()
     micronet.prune_(model, 0.5)
