@@ -55,7 +55,7 @@ def calibrate_(
     if method not in METHODS:
         known = " or ".join(METHODS)
         raise UserError(
-            f"method {method!r} is none of calibrate_: {known}{nearest(str(method), METHODS)}"
+            f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:
@@ -143,12 +143,15 @@ def _observed(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, _Obser
 def _set(layer: QuantizedLayer, observer: _Observer, method: str) -> None:
     quantizer = layer.input_quantizer
     assert quantizer is not None
-    ends = torch.tensor([observer.low, observer.high])
+    # Where processes can exchange it.
+    device = layer.weight.device
     if method == "mse":
-        ends = distributed.mean(torch.tensor(_best_ends(observer, quantizer.levels)))
+        best = _best_ends(observer, quantizer.levels)
+        ends = distributed.mean(torch.tensor(best, device=device))
         _choose_weight_steps(layer)
     else:
-        ends = distributed.all_reduce_range(ends)
+        widest = torch.tensor([observer.low, observer.high], device=device)
+        ends = distributed.all_reduce_range(widest)
     quantizer.start_from(float(ends[0]), float(ends[1]), observer.batches)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from micronet.compression import parameters
 from micronet.compression.distillation import section_loss
 from micronet.compression.ema import ModelEma
-from micronet.compression.plan import CompressionPlan, resolve
+from micronet.compression.plan import CompressionPlan, check_kept, resolve
 from micronet.compression.report import Report
 from micronet.models import architectures, custom
 from micronet.pruning import prune
@@ -330,6 +330,7 @@ class Compression:
             raise UserError(f"this is no state of a compression: {error!r}") from None
         if bits and self.plan.bits and bits != dict(self.plan.bits):
             raise UserError("the state was quantized at other bits or steps than the recipe's")
+        check_kept(bits, self.bits, "this is a state of another network: ")
         masks.check(self.model)
         if bits and bits != self.bits:
             self._quantize(bits)

@@ -68,13 +68,24 @@ def resolve(
         plan = _with_pruning(plan, recipe.prune, recipe.path, model, epochs)
     if recipe.quantize is not None:
         plan = _with_quantization(plan, recipe, model, epochs)
-        for name, bits in (earlier or {}).items():
-            if not bits.is_float and bits != plan.bits[name]:
-                raise UserError(
-                    f"{line_of(recipe.path, 'quantize')}: the network is already quantized at "
-                    f"other bits or steps, as in layer {name!r}"
-                )
+        check_kept(plan.bits, earlier or {}, f"{line_of(recipe.path, 'quantize')}: ")
     return plan
+
+
+def check_kept(
+    bits: Mapping[str, LayerBits], earlier: Mapping[str, LayerBits], where: str = ""
+) -> None:
+    """Hold a precision to leaving layers that are quantized as they are.
+
+    Raises:
+        UserError: one is quantized at other bits or steps.
+    """
+    for name, own in earlier.items():
+        if not own.is_float and bits.get(name) != own:
+            raise UserError(
+                f"{where}the network is already quantized at other bits or steps, as in layer "
+                f"{name!r}"
+            )
 
 
 def _with_pruning(

@@ -159,3 +159,5 @@ def check_layers(origin: str, model: nn.Module) -> None:
         if any(torch.nn.parameter.is_lazy(tensor) for tensor in tensors):
             kind = type(module).__name__
             raise UserError(f"{what}, a {kind}: the shape of its weights must be given")
+        if any(type(tensor).__name__ == "DTensor" for tensor in tensors):
+            raise UserError(f"{what} whose parameters are sharded over processes")

@@ -59,12 +59,18 @@ class Masks:
     def update(
         self, model: nn.Module, section: PruneSection, groups: Mapping[str, PruneGroup], epoch: int
     ) -> None:
-        """Choose the masks of the groups that fire in an epoch, by current weights; apply them."""
+        """Choose the masks of the groups that fire in an epoch, by current weights; apply them.
+
+        Raises:
+            UserError: a weight of such a group is NaN.
+        """
         layers = architectures.layers(model)
         together: dict[int, dict[str, architectures.Layer]] = {}
         for name, group in groups.items():
             if epoch not in firing_epochs(section, group):
                 continue
+            if bool(layers[name].weight.isnan().any()):
+                raise UserError(f"layer {name!r} cannot be pruned: its weights hold NaN")
             if group.scope == "group":
                 together.setdefault(section.groups.index(group), {})[name] = layers[name]
             else:
@@ -118,9 +124,18 @@ class Masks:
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set every pruned weight to zero, in place."""
+        """Set every pruned weight to zero, in place.
+
+        Raises:
+            UserError: the weight of a layer is computed by now, so that its zeros would not last.
+        """
         layers = architectures.layers(model)
         for name in self.bits:
+            if not isinstance(layers[name].weight, nn.Parameter):
+                raise UserError(
+                    f"layer {name!r} was pruned, but since then its weight is computed from other "
+                    "parameters, which would not stay zero"
+                )
             self.fill_(name, layers[name].weight)
 
     def fill_(self, name: str, weight: Tensor) -> None:
@@ -141,6 +156,8 @@ class Masks:
         for name, bits in self.bits.items():
             if name not in layers:
                 raise UserError(f"mask {name!r} belongs to no layer of this network")
+            if not isinstance(bits, Tensor):
+                raise UserError(f"mask {name!r} is no tensor, but {type(bits).__name__}")
             numel = layers[name].weight.numel()
             if bits.dtype != torch.uint8 or bits.shape != ((numel + 7) // 8,):
                 raise UserError(f"mask {name!r} has {bits.numel()} bytes for {numel} weights")

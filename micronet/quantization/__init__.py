@@ -10,6 +10,7 @@ __all__ = [
     "plain_weights",
     "quantize",
     "quantizers",
+    "shared_weights",
     "sync_batch_norm",
     "weight_uses",
 ]

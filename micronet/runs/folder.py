@@ -8,7 +8,8 @@ The format is that of the page "A network as a folder".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,11 @@ def save(
         UserError: the network is not of the architecture, holds what cannot be stored or computed
             with, or the folder cannot be written to or holds a ``config.json`` of something else.
     """
-    subject, folder = _subject(network), Path(folder)
+    subject, folder = _subject(network), _path(folder)
     given = {
         "recipe": recipe_to_dict(recipe) if isinstance(recipe, Recipe) else recipe,
         "image_size": image_size,
-        "classes": _listed(classes),
+        "classes": None if classes is None else _listed("classes", classes),
         "normalization": _normalization(mean, std),
     }
     about = {key: subject.config.get(key) if v is None else v for key, v in given.items()}
@@ -130,12 +131,23 @@ def _normalization(
 ) -> dict[str, Any] | None:
     if (mean is None) != (std is None):
         raise UserError("save takes mean and std together")
-    return None if mean is None else {"mean": _listed(mean), "std": _listed(std)}
+    if mean is None or std is None:
+        return None
+    return {"mean": _listed("mean", mean), "std": _listed("std", std)}
 
 
-def _listed(values: Any) -> Any:
-    """Return a list for a tuple; what else it is, the description's reader judges."""
-    return list(values) if isinstance(values, tuple) else values
+def _listed(name: str, values: Any) -> list[Any]:
+    """Return values as plain data; one text would count as one for each letter."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(f"save takes {name} as a list, not {values!r}")
+    # As tensors and arrays give their numbers.
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _path(folder: str | Path) -> Path:
+    if not isinstance(folder, (str, os.PathLike)):
+        raise UserError(f"a folder is a path, not {folder!r}")
+    return Path(folder)
 
 
 def _state(subject: _Subject) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -231,6 +243,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None, own: bool = Fals
         UserError: there is no such folder, something in it is missing, damaged or of another
             network, or the network cannot be created from it alone.
     """
+    folder = _path(folder)
     found = directory.read(folder)
     arch = found.meta.get("arch")
     if model is not None:
@@ -247,10 +260,10 @@ def load(folder: str | Path, *, model: nn.Module | None = None, own: bool = Fals
     compression = Compression(
         run.model, CompressionPlan(bits=bits), masks=Masks(run.masks), bits=bits
     )
-    if folder_files.is_folder(Path(folder)):
+    if folder_files.is_folder(folder):
         return Loaded(run.model, compression, found.meta["config"])
     subject = _subject(compression)
-    return Loaded(run.model, compression, _config_of_run(Path(folder), found, subject))
+    return Loaded(run.model, compression, _config_of_run(folder, found, subject))
 
 
 def _check_fresh(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from micronet.models import architectures, custom, shared_layers
 from micronet.models.architectures import Created
 from micronet.models.weights import fitted
 from micronet.pruning.prune import Masks
-from micronet.quantization import quantize
+from micronet.quantization import quantize, shared_weights
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers import LearnedActivationQuantizer
@@ -59,9 +59,12 @@ def check(model: nn.Module, state: Mapping[str, Tensor], masks: Masks) -> None:
         masks: of its weights.
 
     Raises:
-        UserError: a parameter is not finite, another tensor is NaN, a range or a step is none, or
-            a mask does not belong to the network or prunes weights that are not zero.
+        UserError: layers hold one weight at different precision, a parameter is not finite, another
+            tensor is NaN, a range or a step is none, or a mask does not belong to the network or
+            prunes weights that are not zero.
     """
+    if bits := quantize.precision_of(model):
+        shared_weights.check_precision(model, bits)
     unset = set()
     for name, layer in quantized_layers(model):
         start = f"{name}." if name else ""
@@ -104,7 +107,7 @@ def _check_range(state: Mapping[str, Tensor], start: str) -> None:
 def _check_finite(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, own in model.state_dict().items():
-        if name in state and own.is_floating_point():
+        if name in state and (own.is_floating_point() or own.is_complex()):
             # As the network takes it: a double may be too large for a float.
             value = state[name].to(own.dtype)
             well = torch.isfinite(value) if name in parameters else ~value.isnan()

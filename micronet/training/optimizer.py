@@ -88,18 +88,26 @@ class Plateau:
             self.scale, self.waited = self.scale * section.gamma, 0
 
 
-def learning_rate(section: TrainSection, progress: float) -> float:
+def learning_rate(section: TrainSection | None, progress: float) -> float:
     """Return the rate at ``progress`` epochs since the start, never below ``lr_min``.
 
     It rises linearly from a tenth over the warm-up. Then: cosine falls to ``lr_min`` at the end
     (Loshchilov & Hutter 2017, no restarts); polynomial falls to it as ``(1 - share)**power``;
     exponential multiplies by ``gamma`` at each epoch after ``lr_start_epoch``; step does so at
-    each of ``milestones``; constant and plateau stay (see ``Plateau``).
+    each of ``milestones``; constant and plateau stay (see ``Plateau``). Cosine and polynomial
+    stay at ``lr_min`` after the section's epochs.
+
+    Raises:
+        UserError: there is no section, or the progress is not from 0 on.
     """
+    if section is None:
+        raise UserError("the recipe says no learning rate: it has no train section")
+    if not progress >= 0:
+        raise UserError(f"a learning rate begins at progress 0, not {progress}")
     if progress < section.warmup_epochs:
         return section.lr * (0.1 + 0.9 * progress / section.warmup_epochs)
     length = max(section.epochs - section.warmup_epochs, 1)
-    share = (progress - section.warmup_epochs) / length
+    share = min((progress - section.warmup_epochs) / length, 1.0)
     return max(_SHAPES[section.lr_schedule](section, progress, share), section.lr_min)
 
 

@@ -14,9 +14,9 @@ class UserError(Exception):
     """A mistake in the input: its message is one clear sentence naming the value and the file."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: object, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the choice most like ``name``, or an empty string."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

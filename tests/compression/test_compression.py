@@ -294,6 +294,20 @@ def test_a_foreign_state_is_refused():
     eight = {"weights": {"bits": 8}, "activations": {"bits": 8}}
     with pytest.raises(UserError, match="other bits or steps"):
         micronet.compress(small(), recipe(quantize=eight)).load_state_dict(state)
+    with pytest.raises(UserError, match=r"mask 'first\.0' is no tensor, but list"):
+        masks = {"masks": {"first.0": [1]}}
+        micronet.compress(small(), recipe(prune=PRUNE)).load_state_dict({**state, **masks})
+
+
+def test_a_state_does_not_say_what_layers_are_not():
+    state = micronet.compress(small(), recipe(prune=PRUNE, quantize=BOTH)).state_dict()
+    for bits in ({}, quantize.bits_to_dict(micronet.quantize_(small(), 8, 8).bits)):
+        model = small()
+        micronet.quantize_(model, 4, 4)
+        compression = micronet.compress(model, recipe(prune=PRUNE))
+        with pytest.raises(UserError, match="the network is already quantized at other bits"):
+            compression.load_state_dict({**state, "bits": bits})
+        assert compression.bits["fc"].weight_bits == model.fc.bits.weight_bits == 4
 
 
 # What is refused, since it would go wrong without a word -----------------------------------------
@@ -393,6 +407,16 @@ def test_weights_of_other_types_are_refused(dtype):
     assert [row.arithmetic for row in rows] == ["float", "integer"] and name in str(rows[0])
     with pytest.raises(UserError, match="quantizes no layer"):
         micronet.quantize_(nn.Sequential(nn.Linear(4, 4, dtype=dtype)))
+
+
+@pytest.mark.parametrize("scope", ["layer", "group"])
+def test_weights_that_are_no_numbers_are_not_pruned(scope):
+    model = small()
+    model.second[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(
+        UserError, match=r"layer 'second\.0' cannot be pruned: its weights hold NaN"
+    ):
+        micronet.prune_(model, 0.5, scope=scope)
 
 
 @pytest.mark.parametrize("call", [lambda m: micronet.prune_(m, 0.5), micronet.quantize_])
@@ -533,6 +557,14 @@ def test_a_part_that_was_pruned_more_holds_for_the_whole():
     micronet.prune_(whole, 0.25)
     micronet.prune_(whole[0], 0.75)
     assert micronet.compress(whole, recipe(prune=PRUNE)).masks.pruned("0.0", 64) == 48
+
+
+def test_zeros_of_a_weight_that_is_computed_since_are_not_lost_in_silence():
+    model = small()
+    compression = micronet.prune_(model, 0.5)
+    nn.utils.parametrizations.weight_norm(model.second[0])
+    with pytest.raises(UserError, match=r"layer 'second\.0' was pruned, but since then its weight"):
+        compression.step()
 
 
 def test_a_new_head_is_not_pruned_as_the_old_one_was():

@@ -5,6 +5,7 @@ import hashlib
 import json
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -436,10 +437,13 @@ def refused(match, network, where, **about):
         ({"image_size": 0}, "image_size 0"),
         ({"image_size": "x"}, "image_size must be a whole number"),
         ({"classes": ["a", 1]}, r"classes\[1\] must be text"),
-        ({"classes": 10}, "classes must be a list"),
-        ({"classes": "abcdefghij"}, "classes must be a list"),
-        ({"mean": 0.5, "std": 0.5}, "normalization.mean must be a list"),
+        ({"classes": 10}, "classes as a list"),
+        ({"classes": "abcdefghij"}, "classes as a list"),
+        ({"mean": 0.5, "std": 0.5}, "mean as a list"),
         ({"classes": ["a"] * 9}, "9 names for 10 classes"),
+        ({"classes": "ten"}, "classes as a list, not 'ten'"),
+        ({"classes": 10}, "classes as a list, not 10"),
+        ({"mean": 0.5, "std": 0.5}, "mean as a list, not 0.5"),
         ({"mean": [0.5] * 3}, "mean and std together"),
         ({"mean": [0.5] * 3, "std": [0.0] * 3}, "normalization: each std"),
         ({"mean": [0.5], "std": [0.1] * 3}, "1 means, but 3 deviations"),
@@ -447,10 +451,24 @@ def refused(match, network, where, **about):
         ({"recipe": 3}, "holds no sections"),
         ({"arch": "resnet32"}, "the network is no resnet32 of 10 classes"),
         ({"arch": "resnet21"}, "there is no architecture 'resnet21'"),
+        ({"arch": 18}, "there is no architecture 18"),
     ],
 )
 def test_wrong_arguments(about, match, tmp_path):
     refused(match, micronet.create_model("resnet20", 10), tmp_path, **about)
+
+
+@pytest.mark.parametrize("call", [load, lambda folder: save(own(), folder)])
+@pytest.mark.parametrize("folder", [None, 3, b"net"])
+def test_what_is_no_path(call, folder):
+    with pytest.raises(UserError, match=r"a folder is a path, not (None|3|b'net')"):
+        call(folder)
+
+
+def test_statistics_may_be_tensors_and_arrays(tmp_path):
+    save(own(), tmp_path, mean=torch.full((3,), 0.5), std=np.full(3, 0.25))
+    said = json.loads((tmp_path / "config.json").read_text())["normalization"]
+    assert said == {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 def test_folders_of_something_else(tmp_path, fitted, written):
@@ -499,6 +517,13 @@ def test_networks_that_no_file_holds(tmp_path):
     broken = own()
     broken.fc.bias.data[0] = torch.nan
     refused("'fc.bias' holds values that are not finite", broken, tmp_path)
+    unreal = own()
+    unreal.phase = nn.Parameter(torch.tensor([1j, complex(0.0, torch.nan)]))
+    refused("'phase' holds values that are not finite", unreal, tmp_path)
+    tied = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 4))
+    tied[1].weight = tied[0][0].weight
+    micronet.quantize_(tied[0])
+    refused(r"layers '0\.0' and '1' hold one weight, which cannot be of 4 bits", tied, tmp_path)
     named = Named()
     save(named, tmp_path)
     assert load(tmp_path, model=Named())

@@ -4,6 +4,7 @@ import pytest
 
 from micronet.recipe.reader import TrainSection
 from micronet.training.optimizer import Plateau, learning_rate
+from micronet.utils.errors import UserError
 
 
 def test_learning_rates():
@@ -15,6 +16,21 @@ def test_learning_rates():
     exponential = TrainSection(lr=1.0, lr_schedule="exponential", gamma=0.5, lr_start_epoch=2)
     rates = [learning_rate(exponential, e) for e in (0, 2, 2.9, 3, 4.5)]
     assert rates == [1.0, 1.0, 1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "polynomial"])
+def test_a_rate_does_not_rise_again_after_the_end(kind):
+    section = TrainSection(epochs=4, lr=1.0, lr_min=0.01, lr_schedule=kind, power=1.5)
+    for progress in (4, 5.5, 8):
+        assert learning_rate(section, progress) == pytest.approx(0.01)
+
+
+def test_rates_of_no_section_or_before_the_start_are_refused():
+    with pytest.raises(UserError, match="it has no train section"):
+        learning_rate(None, 0)
+    for progress in (-1, float("nan")):
+        with pytest.raises(UserError, match="begins at progress 0, not"):
+            learning_rate(TrainSection(), progress)
 
 
 def test_more_learning_rates():
