@@ -1,7 +1,7 @@
 """Train in 4 bits in a loop of Hugging Face Accelerate, on one device or several.
 
 python examples/train_with_accelerate.py
-accelerate launch --cpu --num_processes 2 examples/train_with_accelerate.py
+torchrun --nproc-per-node 2 examples/train_with_accelerate.py
 """
 
 import argparse
@@ -34,7 +34,8 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    accelerator = Accelerator()
+    # Without a GPU, Accelerate takes several processes for one unless it is told.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     data = digits()
     batches = DataLoader(data, batch_size=64, shuffle=True)
     model = micronet.create_model("efficientnet-micro", num_classes=10)
@@ -57,11 +58,15 @@ def main() -> None:
                 compression.step()
             schedule.step()
         accelerator.print(f"epoch {epoch}: loss {loss.item():.3f}")
+    # Each process evaluates its part; the counts are those of all.
+    parts = accelerator.num_processes
+    part = [tensor.tensor_split(parts)[accelerator.process_index] for tensor in data.tensors]
+    result = micronet.evaluate(model, [tuple(part)])
+    accelerator.print(f"{result.correct} of {result.total} images are right")
+    accelerator.print(compression.report())
     if accelerator.is_main_process:
-        result = micronet.evaluate(model, [tuple(data.tensors)])
-        print(f"{result.correct} of {result.total} images are right")
-        print(compression.report())
         micronet.save(compression, args.out, image_size=16)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
