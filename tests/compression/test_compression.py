@@ -356,7 +356,6 @@ def test_ranges_that_are_not_finite_are_named():
         compression.begin_epoch()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("wrong", [{"prune": PRUNE}, "cifar10_resnet20_qat", None])
 def test_what_is_no_recipe_is_refused(wrong):
     with pytest.raises(UserError, match=r"a recipe is a micronet\.Recipe, not"):
@@ -428,6 +427,7 @@ def test_layers_without_a_shape_are_refused(call):
     call(model)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_is_not_quantized():
     with pytest.raises(UserError, match="has compiled cannot be quantized"):
         micronet.compress(torch.compile(small()), recipe(quantize=BOTH))
