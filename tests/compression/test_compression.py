@@ -356,7 +356,6 @@ def test_ranges_that_are_not_finite_are_named():
         compression.begin_epoch()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("wrong", [{"prune": PRUNE}, "cifar10_resnet20_qat", None])
 def test_what_is_no_recipe_is_refused(wrong):
     with pytest.raises(UserError, match=r"a recipe is a micronet\.Recipe, not"):
