@@ -7,7 +7,6 @@ table under ``benchmarks/results/`` and ends with one RESULT line.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -110,9 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, facts = [found[name] for name in chosen], machine.describe()
     text, summary = table.markdown(rows, facts), table.totals(rows)
     record = {"summary": summary, "rows": [vars(row) for row in rows], "machine": facts}
-    report.write(args.results, STEM, text, record)
-    print(text)
-    print("RESULT " + json.dumps(summary))
+    report.publish(args.results, STEM, text, record, summary)
     return 0
 
 

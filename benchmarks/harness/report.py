@@ -57,6 +57,19 @@ def facts(machine: Mapping[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in machine.items())
 
 
+def publish(
+    folder: Path,
+    stem: str,
+    text: str,
+    record: Mapping[str, object],
+    summary: Mapping[str, object],
+) -> None:
+    """Write a result, and print it with its summary in the last line, as ``RESULT {json}``."""
+    write(folder, stem, text, record)
+    print(text)
+    print("RESULT " + json.dumps(summary))
+
+
 def write(folder: Path, stem: str, text: str, record: Mapping[str, object]) -> None:
     """Write the Markdown and the JSON of one result beside each other."""
     folder.mkdir(parents=True, exist_ok=True)

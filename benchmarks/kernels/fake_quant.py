@@ -234,9 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     # Every table names its own number of threads.
     facts = {name: value for name, value in machine.describe().items() if name != "torch threads"}
     text = to_markdown(tables, summary, facts)
-    report.write(settings.out, STEM, text, to_record(tables, summary, facts))
-    print(text)
-    print("RESULT " + json.dumps(summary))
+    report.publish(settings.out, STEM, text, to_record(tables, summary, facts), summary)
     return 0
 
 

@@ -7,7 +7,6 @@ under ``benchmarks/results/`` and ends with one RESULT line.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -181,9 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     facts = machine.describe()
     text = markdown(rows, what, facts)
     record = {"summary": summarize(rows), "rows": [asdict(row) for row in rows], "machine": facts}
-    report.write(args.out, STEM, text, record)
-    print(text)
-    print("RESULT " + json.dumps(summarize(rows)))
+    report.publish(args.out, STEM, text, record, summarize(rows))
     return 0
 
 

@@ -7,7 +7,6 @@ the 10,000 test images, which chose nothing. Writes a table and ends with one RE
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -126,9 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     facts, summary = machine.describe(), summarize(results)
     text = markdown(results, epochs, facts)
     record = {"summary": summary, "results": [vars(r) for r in results], "machine": facts}
-    report.write(args.results, STEM, text, record)
-    print(text)
-    print("RESULT " + json.dumps(summary))
+    report.publish(args.results, STEM, text, record, summary)
     return 0
 
 

@@ -7,7 +7,6 @@ Writes a table under ``benchmarks/results/`` and ends with one RESULT line.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -122,9 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         "vs_torchvision": round(first[OURS] / first[THEIRS], 3),
     }
     text = markdown(rows, facts)
-    report.write(args.results, STEM, text, {"summary": summary, "rows": rows, "machine": facts})
-    print(text)
-    print("RESULT " + json.dumps(summary))
+    record = {"summary": summary, "rows": rows, "machine": facts}
+    report.publish(args.results, STEM, text, record, summary)
     return 0
 
 
