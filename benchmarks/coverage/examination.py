@@ -152,7 +152,7 @@ def _works(found: Coverage, step: str, check) -> bool:
     try:
         check()
         found.works[step] = True
-    except UserError as error:
+    except (UserError, AssertionError) as error:
         found.works[step], found.refusals[step] = False, str(error)
     except (Exception, SystemExit) as error:
         found.works[step], found.crashes[step] = False, reason(error)

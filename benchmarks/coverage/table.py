@@ -21,8 +21,10 @@ _SHOWN = {True: "yes", False: "no", None: "-"}
 
 def summary(row: Coverage) -> str:
     """Return one network as a line."""
-    works = ", ".join(f"{step} {_SHOWN[row.works.get(step)]}" for step in STEPS)
-    return f"{row.integer_macs:.1%} in integers, {works} ({row.seconds:.0f} s)"
+    works = [f"{step} {_SHOWN[row.works.get(step)]}" for step in STEPS]
+    said = [f"; {step}: {text}" for step, text in (row.refusals | row.crashes).items()]
+    parts = [f"{row.integer_macs:.1%} in integers", *works, f"{row.seconds:.0f} s"]
+    return ", ".join(parts) + "".join(said)
 
 
 def totals(rows: Sequence[Coverage]) -> dict[str, object]:

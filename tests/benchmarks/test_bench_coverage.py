@@ -18,7 +18,7 @@ from micronet.scoring.count import score_model
 TEN = [
     "mobilenetv3_small_050",
     "mixnet_s",
-    "ghostnetv3_050",
+    "ghostnet_050",
     "tf_efficientnet_lite0",
     "resnet10t",
     "regnety_002",
