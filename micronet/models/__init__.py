@@ -8,7 +8,6 @@ __all__ = [
     "architectures",
     "custom",
     "failures",
-    "modes",
     "plain_swish",
     "replacement",
     "shared_layers",

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.models.failures import failures_of, logits_of
-from micronet.models.modes import evaluation_mode
 from micronet.training.optimizer import device_of, in_order, memory_order
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
+from micronet.utils.modes import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def evaluate(
             indices, or there is no image.
     """
     name = name or type(model).__name__
-    sums = (0, 0, 0, 0, 0.0)
+    sums: tuple[float, ...] = (0, 0, 0, 0, 0.0)
     with evaluation_mode(model):
         for images, labels in batches:
             found = _judged(model, images, labels, memory_order(channels_last), name)
