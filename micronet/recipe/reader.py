@@ -130,7 +130,9 @@ def checked(recipe: object) -> Recipe:
             f"a recipe is a micronet.Recipe, not {type(recipe).__name__}: Recipe.load reads one "
             "from a file, and Recipe.from_dict from plain data"
         )
-    built: Recipe = build(Recipe, to_plain(recipe), "", recipe.path)
+    built = build(Recipe, recipe_to_dict(recipe), "", recipe.path)
+    # A path knows the lines of its file.
+    built = dataclasses.replace(built, path=recipe.path, notes=recipe.notes)
     check(built)
     return built
 
