@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import micronet_kernels as kernels
 from micronet.models.failures import failures_of
-from micronet.models.unchanged import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
 from micronet.utils import distributed
 from micronet.utils.errors import UserError, nearest
+from micronet.utils.modes import evaluation_mode
 
 METHODS = ("minmax", "mse")
 # Values of a layer's input that are kept to choose its range by; more are thinned out evenly.

@@ -45,22 +45,6 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return list({id(t): t for t in itertools.chain(model.parameters(), model.buffers())}.values())
 
 
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and give each module its own mode back afterwards.
-
-    A part of a network that is trained may stay in evaluation mode, as batch normalization does
-    whose statistics are frozen; ``model.train()`` would wake it.
-    """
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
-
-
 def overlaps(tensor: Tensor) -> bool:
     """Whether elements of a tensor share memory, so that it cannot be written to."""
     sides = zip(tensor.shape, tensor.stride(), strict=True)

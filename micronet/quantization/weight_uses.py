@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from micronet.models import architectures
-from micronet.models.unchanged import evaluation_mode
 from micronet.quantization.layers import QuantizedLayer
 from micronet.utils.errors import UserError
 from micronet.utils.function_watch import FunctionWatch
+from micronet.utils.modes import evaluation_mode
 
 
 def check_uses(model: nn.Module, names: Iterable[str], run: Callable[[], object]) -> None:

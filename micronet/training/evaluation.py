@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.models.failures import failures_of, logits_of
-from micronet.models.unchanged import evaluation_mode
 from micronet.training.optimizer import device_of, in_order, memory_order
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
+from micronet.utils.modes import evaluation_mode
 
 
 @dataclass(frozen=True)

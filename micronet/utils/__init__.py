@@ -1,7 +1,7 @@
 """What every package may use: the user's error, several processes, numbers as text, progress.
 
-Knows nothing of networks. Nothing here imports another package of micronet.
+Knows nothing of what networks are made of. Nothing here imports another package of micronet.
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["distributed", "errors", "function_watch", "number_format", "progress"]
+__all__ = ["distributed", "errors", "function_watch", "modes", "number_format", "progress"]

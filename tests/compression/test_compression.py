@@ -356,6 +356,16 @@ def test_ranges_that_are_not_finite_are_named():
         compression.begin_epoch()
 
 
+def test_a_recipe_of_a_file_names_its_lines(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe(prune=PRUNE).to_yaml())
+    loaded = micronet.Recipe.load(path)
+    assert micronet.compress(small(), loaded).plan == micronet.compress(small(), loaded).plan
+    path.write_text(path.read_text().replace("'*'", "head"))
+    with pytest.raises(UserError, match=r"recipe\.yaml:[1-9].*'head' is no layer"):
+        micronet.compress(small(), micronet.Recipe.load(path))
+
+
 @pytest.mark.parametrize("wrong", [{"prune": PRUNE}, "cifar10_resnet20_qat", None])
 def test_what_is_no_recipe_is_refused(wrong):
     with pytest.raises(UserError, match=r"a recipe is a micronet\.Recipe, not"):
