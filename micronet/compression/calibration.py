@@ -50,13 +50,16 @@ def calibrate_(
 
     Raises:
         UserError: no layer has a quantized input or no batch reaches one, the network fails, an
-            input is not finite, or there is no such method; no range is set then.
+            input is not finite, batches are one tensor, or there is no such method; no range is
+            set then.
     """
     if method not in METHODS:
         known = " or ".join(METHODS)
         raise UserError(
             f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
+    if isinstance(batches, Tensor):
+        raise UserError("calibrate_ takes batches, as in [images], not one tensor")
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:
         raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from micronet.quantization import quantize
+from micronet.utils.errors import UserError
 
 # What a group of an optimizer holds parameter by parameter.
 _BY_PARAMETER = ("params", "param_names")
@@ -50,7 +51,7 @@ def step_group(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def give_steps(
-    model: nn.Module, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()
+    model: nn.Module, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] | Any = ()
 ) -> None:
     """Let an optimizer train a network's learned steps, in a group that does not decay.
 
@@ -60,8 +61,10 @@ def give_steps(
     Args:
         model: the network.
         optimizer: made before the steps were there, or after.
-        schedulers: schedules of torch that move the optimizer's learning rates.
+        schedulers: schedules of torch that move the optimizer's learning rates, or one of them.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"this is no optimizer of torch: {optimizer!r}")
     steps = {id(step): step for step in quantize.learned_steps(model).values()}
     for group in optimizer.param_groups:
         others = [i for i, p in enumerate(group["params"]) if id(p) not in steps]
@@ -72,7 +75,8 @@ def give_steps(
                 steps.pop(id(parameter), None)
     if steps:
         _add_group(model, optimizer, list(steps.values()))
-        for scheduler in schedulers:
+        several = isinstance(schedulers, Iterable)
+        for scheduler in schedulers if several else (schedulers,):
             _extend(scheduler, len(optimizer.param_groups))
 
 

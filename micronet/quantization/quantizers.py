@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import micronet_kernels as kernels
 from micronet.utils import distributed
+from micronet.utils.errors import UserError
 
 
 class InputQuantizer(nn.Module, ABC):
@@ -67,11 +68,19 @@ class ActivationQuantizer(InputQuantizer):
         self.register_buffer("ema", torch.zeros(2))
         self.register_buffer("range", torch.zeros(2))
         self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
+        # Whether the range is known to be set, on the host: it stays so.
+        self._has_range = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the quantized values of ``x``, any shape."""
+        """Return the quantized values of ``x``, any shape.
+
+        Raises:
+            UserError: it is evaluated before anything has set its range.
+        """
         if self.training:
             self._follow(x)
+        else:
+            self._require_range(x)
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
 
     def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
@@ -82,9 +91,26 @@ class ActivationQuantizer(InputQuantizer):
         """
         if self.training:
             self._follow(x)
-        elif not kernels.is_finite(x):
-            return None
+        else:
+            self._require_range(x)
+            if not kernels.is_finite(x):
+                return None
         return kernels.quantize_input(x, self.range, self.levels)
+
+    def _require_range(self, x: Tensor) -> None:
+        """Refuse what would make every value zero; waits for the device until there is a range."""
+        if self._has_range or not kernels.is_eager(x, self.range):
+            return
+        self._has_range = self.is_ready() or bool(self.range.any())
+        if not self._has_range:
+            raise UserError(
+                "a quantized layer is evaluated, but its input has no range yet: train the "
+                "network, or call micronet.calibrate_"
+            )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, *args)
+        self._has_range = False
 
     def _follow(self, x: Tensor) -> None:
         """Move the range by the batch of all processes.

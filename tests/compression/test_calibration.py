@@ -100,3 +100,10 @@ def test_ranges_are_those_of_plain_arithmetic(model, method):
     else:
         assert error(low, high) < 0.9 * error(*ends)
         assert all(error(low, high * by) > 0.98 * error(low, high) for by in (0.9, 0.95, 1.05, 1.1))
+
+
+def test_one_tensor_is_no_batches():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    micronet.quantize_(model)
+    with pytest.raises(UserError, match=r"takes batches, as in \[images\]"):
+        micronet.calibrate_(model, torch.randn(2, 3, 8, 8))

@@ -706,3 +706,17 @@ def test_every_layer_is_reported_before_anything_has_begun():
         str(micronet.compress(small(), recipe(distill={})).report())
         == "nothing is pruned or quantized"
     )
+
+
+def test_one_schedule_may_stand_alone_and_what_is_no_optimizer_is_refused():
+    model = small()
+    plan = recipe(quantize={"weights": LEARNED, "activations": LEARNED})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    with pytest.raises(UserError, match="this is no optimizer of torch: 'sgd'"):
+        micronet.compress(small(), plan).begin_epoch(0, "sgd")
+    micronet.compress(model, plan).begin_epoch(0, optimizer, schedule)
+    optimizer.step()
+    schedule.step()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert len(rates) == 2 and rates[0] == rates[1] < 0.1

@@ -141,7 +141,10 @@ def test_a_layer_that_cannot_be_quantized_is_refused_before_it_is_trained(nets, 
         "    return nn.Sequential(nn.ConvTranspose2d(3, 3, 2), *convolutions(num_classes))\n"
     )
     assert main(["fit", "--arch", spec, *SMALL, "--out", out]) == 0
-    recipe = {"quantize": {**QUANTIZE["quantize"], "start_epoch": 1}, "train": {"epochs": 2}}
+    # What only the defaults reach stays in float.
+    named = [{"layers": ["0"], "weights": {"bits": 4}}]
+    quantize = {**QUANTIZE["quantize"], "start_epoch": 1, "overrides": named}
+    recipe = {"quantize": quantize, "train": {"epochs": 2}}
     qat = ["qat", "--from", out, "--own", spec, *SMALL, "--epochs", "2"]
     qat += ["--schedule", written(tmp_path, recipe), "--out", tmp_path / "qat"]
     assert "ConvTranspose2d" in refused(main, qat, capsys)
