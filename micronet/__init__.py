@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from micronet.compression.calibration import calibrate_
-    from micronet.compression.compression import Compression, compress
+    from micronet.compression.compress import compress
+    from micronet.compression.compression import Compression
     from micronet.compression.distillation import Teacher, distillation_loss
     from micronet.compression.one_shot import prune_, quantize_
     from micronet.compression.report import Report
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 # Where each name is, as type checkers see it above.
 _HOMES = {
     "micronet.compression.calibration": "calibrate_",
-    "micronet.compression.compression": "Compression compress",
+    "micronet.compression.compress": "compress",
+    "micronet.compression.compression": "Compression",
     "micronet.compression.distillation": "Teacher distillation_loss",
     "micronet.compression.one_shot": "prune_ quantize_",
     "micronet.compression.report": "Report",

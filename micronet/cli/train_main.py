@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 import yaml
 from torch import nn
 
-from micronet.cli import stage, train_arguments, train_commands
+from micronet.cli import records, stage, train_arguments, train_commands
 from micronet.cli.options import CommandOptions, TrainOptions
 from micronet.compression.distillation import Teacher
 from micronet.data.augmentation import policy
 from micronet.data.datasets import Data, open_data
-from micronet.data.preprocessing import Preprocessing, to_record
+from micronet.data.preprocessing import Preprocessing
 from micronet.models import architectures
 from micronet.models.failures import failures_of
 from micronet.pruning import prune
@@ -108,7 +106,8 @@ def run_stage(options: TrainOptions) -> int:
     config = replace(config, recipe=replace(config.recipe, train=plan.train))
     image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device_of(model))
     weight_uses.check_uses(model, plan.compression.rounded, lambda: model(image))
-    state, meta = loop.start(model, plan, masks), _meta(config, model, data, plan, preprocessing)
+    state = loop.start(model, plan, masks)
+    meta = records.header(config, model, data, plan, preprocessing)
     if resumes:
         stage.check_images(run.config(), data)
     else:
@@ -182,7 +181,7 @@ def _tried_out(
 
 
 def _create(run: RunDirectory, config: RunConfig, model: nn.Module, data: Data) -> None:
-    recorded = {**config.to_dict(), **_facts(model, data)}
+    recorded = {**config.to_dict(), **records.facts(model, data)}
     text = yaml.safe_dump(config.recipe_as_data(), sort_keys=False)
     distributed.first_alone(lambda: run.create(recorded, text))
 
@@ -281,42 +280,3 @@ def _teacher(plan: TrainingPlan, data: Data) -> Teacher | None:
             raise UserError(f"--teacher {name} needs --teacher-weights FILE")
         architectures.load_weights(model, weights)
     return Teacher(model)
-
-
-def _facts(model: nn.Module, data: Data) -> dict[str, Any]:
-    """Return what the run's configuration records for its reader."""
-    return {
-        "num_classes": data.num_classes,
-        "channels": data.channels,
-        "resolved_image_size": data.image_size,
-        "images": stage.image_counts(data),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }
-
-
-def _meta(
-    config: RunConfig,
-    model: nn.Module,
-    data: Data,
-    plan: TrainingPlan,
-    preprocessing: Preprocessing | None,
-) -> dict[str, Any]:
-    """Return what every checkpoint of the run says of itself."""
-    return {
-        "arch": config.request.arch,
-        "num_classes": data.num_classes,
-        "channels": data.channels,
-        "image_size": data.image_size,
-        "preprocessing": to_record(preprocessing),
-        "transform_input": architectures.transforms_input(model),
-        "stage": config.stage,
-        "data": config.request.data,
-        "holdout": config.request.holdout,
-        "classes": list(data.classes),
-        "channels_last": plan.train.channels_last,
-    }

@@ -4,4 +4,13 @@
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["calibration", "compression", "distillation", "ema", "one_shot", "plan", "report"]
+__all__ = [
+    "calibration",
+    "compress",
+    "compression",
+    "distillation",
+    "ema",
+    "one_shot",
+    "plan",
+    "report",
+]

@@ -12,76 +12,16 @@ from torch import Tensor, nn
 from micronet.compression import parameters
 from micronet.compression.distillation import section_loss
 from micronet.compression.ema import ModelEma
-from micronet.compression.plan import CompressionPlan, check_kept, resolve
+from micronet.compression.plan import CompressionPlan, check_kept
 from micronet.compression.report import Report
-from micronet.models import architectures, custom
+from micronet.compression.state import CompressionState
+from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import Recipe, TrainSection, checked
+from micronet.recipe.reader import TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
-
-
-def compress(
-    model: nn.Module,
-    recipe: Recipe,
-    *,
-    steps_per_epoch: int | None = None,
-    example_inputs: Any = None,
-) -> Compression:
-    """Hold a recipe to a network, and return what carries it out inside of your training loop.
-
-    The network itself changes, its modules and parameters staying the same objects. It may be one
-    that was compressed before: what was pruned stays pruned.
-
-    Args:
-        model: any network. What DataParallel puts around one is looked through.
-        recipe: ``prune``, ``quantize`` and ``distill`` say what happens when; of ``train``, the
-            average of weights, label smoothing and what decays count here.
-        steps_per_epoch: number of ``Compression.step`` in an epoch, for ``Compression.progress``.
-        example_inputs: a tuple of arguments, or a dict of keywords, with which the network can be
-            called. Where they are given it is called once in evaluation mode, to hold it to using
-            its weights through its layers; else the first call of training does.
-
-    Raises:
-        UserError: the recipe names what the network does not have, or a layer cannot be pruned or
-            quantized as it says.
-    """
-    recipe = checked(recipe)
-    model = _plain(model, recipe)
-    if steps_per_epoch is not None and not steps_per_epoch > 0:
-        raise UserError(f"steps_per_epoch {steps_per_epoch} is no number of steps")
-    masks = prune.Masks.of(model)
-    masks.check(model)
-    bits = quantize.precision_of(model)
-    plan = resolve(model, recipe, bits)
-    if example_inputs is not None:
-        weight_uses.check_uses(model, plan.rounded, lambda: _called(model, example_inputs))
-    made = Compression(model, plan, recipe.train, masks, bits, steps_per_epoch=steps_per_epoch)
-    made.watches_uses = example_inputs is None
-    return made
-
-
-def _plain(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """Return a network without what stands around it."""
-    if not isinstance(model, nn.Module):
-        raise UserError(f"compress takes a torch network, not {type(model).__name__}")
-    inner = custom.innermost(model)
-    if recipe.quantize is not None and inner is not model and custom.is_compiled(model):
-        raise UserError(
-            "a network that torch.compile has compiled cannot be quantized: its layers compute in "
-            "kernels of their own, which torch.compile does not see into"
-        )
-    custom.check_layers("compress was given", inner)
-    architectures.stem_name(inner)
-    return inner
-
-
-def _called(model: nn.Module, inputs: Any) -> object:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
 class Compression:
@@ -303,14 +243,9 @@ class Compression:
 
         ``torch.load(..., weights_only=True)`` reads it back.
         """
-        return {
-            "bits": quantize.bits_to_dict(self.bits),
-            "epoch": self.epoch,
-            "num_updates": self.num_updates,
-            "steps_in_epoch": self._steps_in_epoch,
-            "masks": {name: bits.clone() for name, bits in self.masks.bits.items()},
-            "average": {name: tensor.clone() for name, tensor in self.average.tensors.items()},
-        }
+        average = self.average.tensors
+        counts = self.epoch, self.num_updates, self._steps_in_epoch
+        return CompressionState(self.bits, self.masks, average, *counts).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state, whose layers are put in place.
@@ -321,28 +256,27 @@ class Compression:
         Raises:
             UserError: the state is of another network or another recipe.
         """
-        try:
-            bits = quantize.bits_from_dict(state["bits"])
-            masks = prune.Masks(state["masks"])
-            epoch, updates = int(state["epoch"]), int(state["num_updates"])
-            steps, average = int(state["steps_in_epoch"]), dict(state["average"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"this is no state of a compression: {error!r}") from None
-        if bits and self.plan.bits and bits != dict(self.plan.bits):
+        new = CompressionState.read(state)
+        layers = architectures.layers(self.model)
+        for name in new.bits:
+            if name not in layers:
+                raise UserError(f"this is a state of another network, with a layer {name!r}")
+        if new.bits and self.plan.bits and new.bits != dict(self.plan.bits):
             raise UserError("the state was quantized at other bits or steps than the recipe's")
-        check_kept(bits, self.bits, "this is a state of another network: ")
-        masks.check(self.model)
-        if bits and bits != self.bits:
-            self._quantize(bits)
-        self.masks = masks
-        masks.apply_(self.model)
-        masks.attach(self.model)
-        quantize.share_masks(self.model, masks.bits)
+        check_kept(new.bits, self.bits, "this is a state of another network: ")
+        new.masks.check(self.model)
+        if new.bits and new.bits != self.bits:
+            self._quantize(new.bits)
+        self.masks = new.masks
+        self.masks.apply_(self.model)
+        self.masks.attach(self.model)
+        quantize.share_masks(self.model, self.masks.bits)
         try:
-            self.average.load(self.model, average)
+            self.average.load(self.model, new.average)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"the state's average is of another network: {error}") from None
-        self.epoch, self.num_updates, self._steps_in_epoch = epoch, updates, steps
+        self.epoch, self.num_updates = new.epoch, new.num_updates
+        self._steps_in_epoch = new.steps_in_epoch
 
     def __repr__(self) -> str:
         """Return for example ``Compression(ResNet, epoch=3, num_updates=512)``."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from micronet.compression.compression import Compression, compress
+from micronet.compression.compress import compress
+from micronet.compression.compression import Compression
 from micronet.integrations.optimizers import follow_steps, optimizer_of
 from micronet.models import architectures
 from micronet.recipe.reader import Recipe

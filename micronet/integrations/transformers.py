@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from micronet.compression.compression import Compression, compress
+from micronet.compression.compress import compress
+from micronet.compression.compression import Compression
 from micronet.integrations.optimizers import follow_steps
 from micronet.recipe.reader import Recipe
 from micronet.utils.errors import UserError

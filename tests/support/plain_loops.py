@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet.compression.compression import compress
+from micronet.compression.compress import compress
 from micronet.quantization.layers import quantized_layers
 from micronet.recipe.reader import (
     ActivationPrecision,
