@@ -228,7 +228,7 @@ class LearnedActivationQuantizer(InputQuantizer):
 
 def _is_empty(x: Tensor) -> bool:
     """Whether an input has no elements in a process that need not meet others."""
-    return x.numel() == 0 and not distributed.is_several()
+    return kernels.is_eager(x) and x.numel() == 0 and not distributed.is_several()
 
 
 def _in_backward() -> bool:

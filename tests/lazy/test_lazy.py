@@ -183,6 +183,7 @@ def test_the_order_in_memory_is_torchs(rng, order, bits, training):
     model = nn.Sequential(copy.deepcopy(plain), nn.Conv2d(6, 6, 1))
     quantize.convert_(model, {"0": bits, "1": LayerBits(4, 4)})
     x = torch.randn(2, 3, 5, 7, generator=rng).contiguous(memory_format=order)
+    model.train()(x)
     h = model.train(training)[0](x)
     assert h.stride() == plain(x).stride() == (h + 0).stride()
 

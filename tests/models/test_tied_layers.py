@@ -100,6 +100,7 @@ def test_hooks_and_mode_stay():
     handle = model[0].register_forward_hook(lambda *_: seen.append(1))
     quantize.convert_(model, {"0": BITS})
     assert not model[0].training and not model[0].input_quantizer.training
+    model[0].input_quantizer.start_from(-1.0, 1.0, batches=1)
     model(torch.randn(1, 3, 4, 4))
     handle.remove()
     model(torch.randn(1, 3, 4, 4))
