@@ -281,7 +281,7 @@ def test_a_foreign_state_is_refused():
     state = compression.state_dict()
     other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
     other(torch.zeros(1, 3, 5, 5))
-    with pytest.raises(UserError, match="a state of another network, with a layer 'first.0'"):
+    with pytest.raises(UserError, match=r"a state of another network, with a layer 'first\.0'"):
         micronet.compress(other, recipe(prune=PRUNE)).load_state_dict(state)
     for wrong in (
         {},
