@@ -15,8 +15,8 @@ from micronet.quantization.precision import LayerBits
 
 INTEGER, ROUNDED, FLOAT = "integer", "rounded float", "float"
 BETWEEN = (
-    "between layers normalization, activation functions, gates and residual additions compute in "
-    "float32; each layer rounds its own input"
+    "between layers normalization, activation functions, gates, residual additions and attention "
+    "compute in float32; each layer rounds its own input"
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from micronet.models import architectures, shared_layers, timm_networks
 from micronet.quantization import shared_weights
@@ -69,6 +70,8 @@ def _obstacle(layer: architectures.Layer) -> str | None:
         return None
     if is_plain_convolution(layer) or is_plain_linear(layer):
         return _wrong_type(layer)
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return "torch's attention multiplies by its weight without calling it"
     return computed(layer) or f"no quantized layer takes the place of {type(layer).__name__}"
 
 

@@ -5,11 +5,13 @@ import io
 from itertools import product
 
 import pytest
+from torch import nn
 
 from micronet.models import architectures
 from micronet.quantization import conversion, quantize
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import ActivationPrecision, QuantizeSection, WeightPrecision
 
 LIMIT = "integer convolutions take up to"
 PRECISIONS = [
@@ -81,3 +83,14 @@ def test_kinds():
     kinds = {row.layer: row.kind for row in rows}
     assert kinds["_blocks.1._depthwise_conv"] == "3x3 depthwise 96 -> 96"
     assert kinds["_fc"] == "linear 1280 -> 10"
+
+
+def test_the_layers_of_torchs_attention_say_why_they_stay_in_float():
+    model = nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 2))
+    section = QuantizeSection(WeightPrecision(4.0), ActivationPrecision(4.0))
+    rows = conversion.report(model, quantize.plan(model, section))
+    found = {row.layer: (row.arithmetic, row.reason) for row in rows}
+    assert found["0"] == (conversion.INTEGER, "")
+    assert found["1.out_proj"][0] == conversion.FLOAT
+    assert "attention multiplies by its weight" in found["1.out_proj"][1]
+    assert "and attention compute in float32" in conversion.as_text(rows)
