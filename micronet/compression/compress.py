@@ -52,7 +52,7 @@ def compress(
     if example_inputs is not None:
         weight_uses.check_uses(model, plan.rounded, lambda: _called(model, example_inputs))
     made = Compression(model, plan, recipe.train, masks, bits, steps_per_epoch=steps_per_epoch)
-    made.watches_uses = example_inputs is None
+    made.watches_uses, made.recipe = example_inputs is None, recipe
     return made
 
 

@@ -19,7 +19,7 @@ from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.reader import Recipe, TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
@@ -38,6 +38,7 @@ class Compression:
         epoch: that was begun last, from 0; -1 before the first.
         num_updates: number of steps of the optimizer so far.
         steps_per_epoch: as ``compress`` was given it.
+        recipe: that ``compress`` was given.
         watches_uses: whether the first call of the quantized network is held to using weights
             through layers.
     """
@@ -58,6 +59,7 @@ class Compression:
         self.average = ModelEma(train.model_ema if train is not None else 0.0)
         self.epoch, self.num_updates = -1, 0
         self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
+        self.recipe: Recipe | None = None
         self._train = train
         self._steps_in_epoch = 0
         # Whether an optimizer has the learned steps, and whether it got them while it trained.

@@ -84,7 +84,7 @@ def save(
         folder: made where it is not there; other files in it stay.
         arch: name of the architecture; needed where something else than ``create_model`` made the
             network. Without one, ``load`` asks for a fresh network of the same class.
-        recipe: by which it was trained, for the reader.
+        recipe: by which it was trained, for the reader; a compression's own by default.
         image_size: side in pixels of the images that it takes.
         classes: their names, in the order of the logits.
         mean: of each channel of the pixels in [0, 1], with which images are normalized.
@@ -119,7 +119,8 @@ def _subject(network: nn.Module | Compression | Loaded) -> _Subject:
         of = _subject(network.compression)
         return _Subject(of.model, of.masks, of.average, network.config)
     if isinstance(network, Compression):
-        return _Subject(network.model, network.masks, network.average.tensors)
+        known = {} if network.recipe is None else {"recipe": recipe_to_dict(network.recipe)}
+        return _Subject(network.model, network.masks, network.average.tensors, known)
     if not isinstance(network, nn.Module):
         raise UserError(f"save takes a torch network, not {type(network).__name__}")
     model = custom.innermost(network)

@@ -749,3 +749,12 @@ def test_models_that_cannot_take_it(written, tmp_path):
         load(tmp_path / "nothing")
     (written / "config.json").unlink()
     check_refusal(written, "cannot read .*config.json")
+
+
+def test_the_recipe_of_a_compression_is_kept(tmp_path):
+    half = {"layers": ["*"], "final_sparsity": 0.5}
+    recipe = micronet.Recipe.from_dict({"prune": {"method": "one-shot", "groups": [half]}})
+    compression = micronet.compress(architectures.create_model("resnet20", 10), recipe)
+    compression.begin_epoch()
+    micronet.save(compression, tmp_path / "net")
+    assert micronet.load(tmp_path / "net").config["recipe"] == recipe.to_dict()
