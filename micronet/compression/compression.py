@@ -62,9 +62,8 @@ class Compression:
         self.recipe: Recipe | None = None
         self._train = train
         self._steps_in_epoch = 0
-        # Whether an optimizer has the learned steps, and whether it got them while it trained.
+        # Whether an optimizer has the learned steps.
         self._steps_are_trained = not parameters.step_group(model)
-        self._steps_came_late = False
         self.masks.attach(model)
 
     def begin_epoch(
@@ -95,40 +94,27 @@ class Compression:
             )
         if epoch != self.epoch:
             self.verify()
-            self.apply_plan(epoch, optimizer, schedulers)
+            self._apply_plan(epoch)
             self.epoch, self._steps_in_epoch = epoch, 0
         if optimizer is not None:
             self.train_steps(optimizer, schedulers)
 
-    def apply_plan(
-        self,
-        epoch: int,
-        optimizer: torch.optim.Optimizer | None,
-        schedulers: Iterable[Any] = (),
-    ) -> None:
+    def _apply_plan(self, epoch: int) -> None:
         """Do what the plan says of an epoch's start, whatever was begun before."""
         plan = self.plan
         if plan.prune is not None:
             self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
             self.average.prune(self.masks)
         if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
-            self._quantize(dict(plan.bits), optimizer, schedulers)
+            self._quantize(dict(plan.bits))
         quantize.share_masks(self.model, self.masks.bits)
 
-    def _quantize(
-        self,
-        bits: dict[str, LayerBits],
-        optimizer: torch.optim.Optimizer | None = None,
-        schedulers: Iterable[Any] = (),
-    ) -> None:
+    def _quantize(self, bits: dict[str, LayerBits]) -> None:
         quantize.convert_(self.model, bits, self.masks.bits)
         self.bits = bits
         if self.watches_uses:
             weight_uses.watch_first_call(self.model, self.plan.rounded)
         self._steps_are_trained = not parameters.step_group(self.model)
-        if optimizer is not None and not self._steps_are_trained:
-            self.train_steps(optimizer, schedulers)
-            self._steps_came_late = True
 
     def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
         """Let an optimizer train the learned steps, in a group that does not decay.
@@ -155,7 +141,7 @@ class Compression:
                 "no optimizer trains the network's learned steps: give begin_epoch the optimizer, "
                 "or make it of parameter_groups() after begin_epoch"
             )
-        if self._steps_came_late and distributed.is_several():
+        if distributed.is_several():
             self._agree_on_steps()
         self.num_updates += 1
         self._steps_in_epoch += 1
@@ -163,9 +149,16 @@ class Compression:
 
     @torch.no_grad()
     def _agree_on_steps(self) -> None:
-        """Average learned steps over processes, which what wraps the network may not know of."""
-        for step in quantize.learned_steps(self.model).values():
-            step.copy_(distributed.mean(step.detach()))
+        """Average learned steps over processes.
+
+        What wraps the network may not know of them: they may have come after it. Where it does,
+        they agree already.
+        """
+        steps = list(quantize.learned_steps(self.model).values())
+        if steps:
+            means = distributed.mean(torch.cat([step.detach() for step in steps]))
+            for step, mean in zip(steps, means.split([len(s) for s in steps]), strict=True):
+                step.copy_(mean)
 
     def update(self, number: int, share: Tensor | None = None) -> None:
         """Do what ``step`` does to tensors; see ``ModelEma.update``."""

@@ -8,6 +8,7 @@ training and evaluation.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ from micronet.quantization.quantizers import (
 _OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(nn.Module, ABC):
     """What quantized convolutions and linear layers share.
 
     Where the step of the weights is learned, ``weight_step`` holds one for each output channel.
@@ -144,9 +145,9 @@ class QuantizedLayer(nn.Module):
         bias: Any = self.bias
         return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], bias, call)
 
+    @abstractmethod
     def combine(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return what the layer computes in float of an input and weights as they are."""
-        raise NotImplementedError
 
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.input_quantizer is not None:

@@ -665,17 +665,20 @@ def test_a_recipe_goes_to_text_and_back(tmp_path):
 # Several processes -------------------------------------------------------------------------------
 
 
-def train_wrapped(rank, port, wrap_first, answers):
+def train_wrapped(rank, port, start, wrap_first, answers):
     """One of two processes whose network DDP wraps before or after its layers are quantized."""
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    plan = recipe(quantize={"start_epoch": 1, "weights": LEARNED, "activations": LEARNED})
+    plan = recipe(quantize={"start_epoch": start, "weights": LEARNED, "activations": LEARNED})
     model = small()
     compression = micronet.compress(model, plan)
-    optimizer = torch.optim.SGD(compression.parameter_groups(), lr=0.05)
     random = torch.Generator().manual_seed(rank)
     wrapped = nn.parallel.DistributedDataParallel(model)
+    if start == 0:
+        # So that the optimizer gets all steps when it is made.
+        compression.begin_epoch(0)
+    optimizer = torch.optim.SGD(compression.parameter_groups(), lr=0.05)
     for epoch in range(3):
         compression.begin_epoch(epoch, optimizer)
         if not wrap_first:
@@ -691,9 +694,9 @@ def train_wrapped(rank, port, wrap_first, answers):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("wrap_first", [True, False])
-def test_processes_agree_on_weights_and_late_steps(wrap_first):
-    one, two = spawn_two(train_wrapped, wrap_first)
+@pytest.mark.parametrize("start,wrap_first", [(1, True), (1, False), (0, True)])
+def test_processes_agree_on_weights_and_late_steps(start, wrap_first):
+    one, two = spawn_two(train_wrapped, start, wrap_first)
     assert len(one) > 10 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 

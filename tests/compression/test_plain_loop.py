@@ -71,8 +71,6 @@ def plain_loop(arch, weights, folder, schedule):
     ],
 )
 def test_a_plain_loop_and_the_command_line_agree(arch, steps, tmp_path):
-    if arch.startswith("timm:"):
-        pytest.importorskip("timm")
     folder = make_folder(tmp_path / "images", 40, count=8)
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -278,7 +277,6 @@ def test_what_training_alone_asks_for_may_be_changed(tmp_path):
     assert torch.equal(logits(load(tmp_path).model), logits(model))
 
 
-@pytest.mark.skipif(find_spec("timm") is None, reason="timm is an extra")
 def test_a_network_of_timm(tmp_path):
     compression = compressed(micronet.create_model("timm:mobilenetv3_small_050", 10))
     save(compression, tmp_path)
