@@ -17,12 +17,14 @@ def _of_sums(output: Any, weight: Any) -> int:
     return 2 * prod(output) * prod(weight[1:])
 
 
-def _quant_conv2d(codes: Any, range: Any, levels: int, w: Any, *rest: Any, out_shape: Any) -> int:
+def _quant_conv2d(
+    codes: Any, range: Any, levels: int, scheme: int, w: Any, *rest: Any, out_shape: Any
+) -> int:
     return _of_sums(out_shape[0], w)
 
 
 def _quant_conv2d_values(
-    codes: Any, range: Any, levels: int, w: Any, *rest: Any, out_shape: Any
+    codes: Any, range: Any, levels: int, scheme: int, w: Any, *rest: Any, out_shape: Any
 ) -> int:
     return _of_sums(out_shape, w)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..operands import Coding
 from ..scheme import Scheme
+from ..shapes import is_channels_last
 from .block import Block
 
 _OP = torch.ops.micronet
@@ -26,35 +28,114 @@ class ConvCall:
     dilation: tuple[int, int]
     groups: int
 
-    def arguments(self, x: QuantizedInput, w: Tensor, mask: Tensor) -> tuple[Any, ...]:
+    def arguments(self, x: QuantizedInput, w: Tensor, weights: QuantizedWeights) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
-        return self.arguments_on_codes(x.codes, x.range, x.size, w, mask)
+        return self.arguments_on_codes(x.codes, x.coding, x.size, w, weights)
 
     def arguments_on_codes(
-        self, codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor
+        self, codes: Tensor, coding: Coding, size: torch.Size, w: Tensor, weights: QuantizedWeights
     ) -> tuple[Any, ...]:
-        """The same from codes, their range and the size [N, C, H, W] of the images."""
+        """The same from codes, what they stand for and the size [N, C, H, W] of the images."""
+        rounding = weights.mask, self.weight_levels, int(weights.scheme), weights.steps
         sizes = [list(size), *map(list, (self.stride, self.padding, self.dilation))]
-        return codes, range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
+        return codes, *coding, w, *rounding, *sizes, self.groups
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The parameters of a learned quantizer, whose gradients a scale multiplies.
+
+    Attributes:
+        step: [1], or [O] of weights.
+        offset: [1], None where the zero point is fixed.
+    """
+
+    step: Tensor
+    offset: Tensor | None = None
+    gradient_scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class QuantizedInput:
-    """What a convolution reads: codes, two a byte, channels last, and the range they stand for.
+    """What a convolution reads: codes, channels last, and what they stand for.
 
     Attributes:
         source: [N, C, H, W], the tensor that was rounded; gradients to the values go there.
-        codes: packed, uint8.
-        range: [2].
+        codes: uint8, half a byte each or a whole one.
+        coding: the range, or step and zero point, and the levels.
         passes: where a gradient passes: inside the range of a block's values, or where a bit says.
         size: [N, C, H, W].
+        learned: the parameters that the coding comes from, None where it follows a range.
+        is_block: whether the source is the tensor of the block that says what passes.
     """
 
     source: Tensor
     codes: Tensor
-    range: Tensor
+    coding: Coding
     passes: Block | Tensor
     size: torch.Size
+    learned: Learned | None = None
+    is_block: bool = False
+
+    @property
+    def lies_channels_last(self) -> bool:
+        """The order in memory of what was rounded."""
+        if isinstance(self.passes, Block):
+            return self.passes.channels_last
+        return is_channels_last(self.source)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """How the weights of a convolution are rounded.
+
+    Attributes:
+        mask: packed bits, empty where all weights are kept.
+        scheme: of ranges, or LEARNED.
+        steps: [2, O], the learned steps and their zero points; else empty.
+        learned: the parameters that the steps come from, None where they follow ranges.
+    """
+
+    mask: Tensor
+    scheme: Scheme
+    steps: Tensor
+    learned: Learned | None = None
+
+    @staticmethod
+    def of_ranges(w: Tensor, mask: Tensor, scheme: Scheme = Scheme.AFFINE) -> QuantizedWeights:
+        """Weights w [O, ...] whose steps follow their own ranges."""
+        return QuantizedWeights(mask, scheme, w.new_empty(0, dtype=torch.float32))
+
+    @staticmethod
+    def of_steps(mask: Tensor, zero_point: Tensor, learned: Learned) -> QuantizedWeights:
+        """Weights of learned steps, with their zero points [O]."""
+        steps = torch.stack([learned.step.detach(), zero_point])
+        return QuantizedWeights(mask, Scheme.LEARNED, steps, learned)
+
+    def without_tensors(self) -> QuantizedWeights:
+        """What a node keeps beside what it saves; `with_tensors` takes those back."""
+        nothing: Any = None
+        learned = None if self.learned is None else replace(self.learned, step=nothing)
+        return QuantizedWeights(nothing, self.scheme, nothing, learned)
+
+    def with_tensors(self, mask: Tensor, steps: Tensor) -> QuantizedWeights:
+        """The weights of `without_tensors` and what was saved of them."""
+        return QuantizedWeights(mask, self.scheme, steps, self.learned)
+
+    def values(self, w: Tensor, levels: int) -> Tensor:
+        """The values of the codes of w, like w."""
+        if self.learned is None:
+            return _OP.fake_quant_per_channel.default(w, self.mask, levels, int(self.scheme))[0]
+        return _OP.fake_quant_learned_step.default(w, self.mask, *self.steps, levels, 1.0)
+
+    def gradients(self, grad: Tensor, w: Tensor, levels: int) -> tuple[Tensor, Tensor | None]:
+        """The gradients to w and to the steps, from that to the values."""
+        if self.learned is not None:
+            scale = self.learned.gradient_scale
+            return _OP.fake_quant_learned_step_backward.default(
+                grad, w, self.mask, *self.steps, levels, scale
+            )
+        return _OP.mask_gradient.default(grad, self.mask) if self.mask.numel() else grad, None
 
 
 def backward_precision(device_type: str) -> torch.dtype:
@@ -65,20 +146,23 @@ def backward_precision(device_type: str) -> torch.dtype:
 
 
 def sums_of(
-    codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
+    codes: Tensor,
+    coding: Coding,
+    size: torch.Size,
+    w: Tensor,
+    weights: QuantizedWeights,
+    call: ConvCall,
 ) -> tuple[Tensor, Tensor]:
     """The integers [N, O, H', W'] of `quant_conv2d` and the step [O] between their values."""
-    arguments = call.arguments_on_codes(codes, range, size, w.contiguous(), mask)
+    arguments = call.arguments_on_codes(codes, coding, size, w.contiguous(), weights)
     return _OP.quant_conv2d.default(*arguments)
 
 
-def unpacked(
-    codes: Tensor, range: Tensor, levels: int, size: torch.Size, dtype: torch.dtype
-) -> Tensor:
+def unpacked(codes: Tensor, coding: Coding, size: torch.Size, dtype: torch.dtype) -> Tensor:
     """The values that codes stand for, [N, C, H, W] of a dtype, channels last."""
     n, c, h, w = size
     flat = _OP.dequantize_per_tensor.default(
-        codes, range, size.numel(), levels, int(Scheme.AFFINE), dtype
+        codes, coding.range, size.numel(), coding.levels, coding.scheme, dtype
     )
     return flat.view(n, h, w, c).permute(0, 3, 1, 2)
 

@@ -77,8 +77,12 @@ class QuantizedLayer(nn.Module, ABC):
 
     @property
     def is_exact(self) -> bool:
-        """Whether both operands are codes that the integer convolution takes."""
-        return self.bits.float_because is None
+        """Whether both operands are codes whose products 32 bits hold the sums of."""
+        return self.bits.float_because is None and self._fits_32_bits()
+
+    def _fits_32_bits(self) -> bool:
+        depth = self.weight[0].numel()
+        return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
 
     def _is_computed_here(self, x: Tensor) -> bool:
         """Whether the kernels compute the layer; raises where no arithmetic of ours could."""
@@ -91,8 +95,18 @@ class QuantizedLayer(nn.Module, ABC):
         return x.numel() > 0
 
     def _codes(self, x: Tensor) -> kernels.QuantizedInput | None:
-        assert isinstance(self.input_quantizer, ActivationQuantizer)
+        assert self.input_quantizer is not None
         return self.input_quantizer.codes(x)
+
+    def _quantized_weights(self) -> kernels.QuantizedWeights:
+        if self.weight_step is None:
+            scheme = self.bits.weight_scheme
+            return kernels.QuantizedWeights.of_ranges(self.weight, self.mask, scheme)
+        learned = kernels.Learned(self.weight_step, gradient_scale=self._step_gradient_scale())
+        return kernels.QuantizedWeights.of_steps(self.mask, self.weight_zero_point, learned)
+
+    def _step_gradient_scale(self) -> float:
+        return gradient_scale(self.weight[:1].numel(), self._largest_weight())
 
     def start_weight_steps(self) -> None:
         """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""
@@ -113,7 +127,9 @@ class QuantizedLayer(nn.Module, ABC):
         if self.bits.weight_bits is None:
             return self.weight
         if self.weight_step is None:
-            return kernels.fake_quant_per_channel(self.weight, self.weight_levels, self.weight_mask)
+            return kernels.fake_quant_per_channel(
+                self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
+            )
         # Contiguous, because the mask follows the logical order; a layer of one channel counts
         # as one tensor, whose order would be that of its memory.
         return kernels.fake_quant_learned_step(
@@ -122,21 +138,22 @@ class QuantizedLayer(nn.Module, ABC):
             self.weight_zero_point,
             self.weight_levels,
             self.weight_mask,
-            gradient_scale(self.weight[:1].numel(), self._largest_weight()),
+            self._step_gradient_scale(),
         )
 
     def weight_scale(self) -> Tensor:
         """Return the scales S of the weights' values ``i / S``, one for each output channel."""
         if self.weight_step is not None:
             return scale_of_steps(self.weight_step)
-        return kernels.quantize_per_channel(self.weight, self.weight_levels, self.weight_mask)[1]
+        return kernels.quantize_per_channel(
+            self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
+        )[1]
 
     def _sums_integers(self) -> bool:
         """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
         if self.input_quantizer is None or self.bits.weight_bits is None:
             return False
-        depth = self.weight[0].numel()
-        return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
+        return self._fits_32_bits()
 
     def _integer_sums(self, x: Tensor, weight: Tensor, call: kernels.ConvCall) -> Tensor:
         """Convolve values in evaluation."""
@@ -198,7 +215,8 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
             codes = self._codes(images)
             if codes is not None:
                 call = self._call(codes.size[2:])
-                return kernels.LazyTensor.convolve(codes, self.weight, self.mask, self.bias, call)
+                rounding = self._quantized_weights()
+                return kernels.LazyTensor.convolve(codes, self.weight, rounding, self.bias, call)
         if self.training:
             return self.convolve(*self._operands(x))
         x, weight = self._operands(x.float())
@@ -257,7 +275,8 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def _multiply_codes(self, codes: kernels.QuantizedInput) -> Tensor:
         weight = self.weight[:, :, None, None]
-        y = kernels.LazyTensor.convolve(codes, weight, self.mask, self.bias, self._call())
+        rounding = self._quantized_weights()
+        y = kernels.LazyTensor.convolve(codes, weight, rounding, self.bias, self._call())
         return y.flatten(1)
 
     def _call(self) -> kernels.ConvCall:

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 import micronet_kernels as kernels
 from micronet.recipe.schema import STEPS
 
-_EVALUATED = "; evaluated in integers"
-
 
 @dataclass(frozen=True)
 class LayerBits:
     """The precision of one layer; None keeps the operand in float.
 
-    A step is "range" or "learned"; the decay is that of a range of activations. ``left_because``
-    says why a layer is in float that a recipe's defaults would quantize; it is a remark, by which
+    A step is "range" or "learned"; the decay is that of a range of activations. ``symmetric``
+    weights have their zero point at 0; a learned step of activations may come with a learned
+    ``offset``. ``left_because`` says why a layer is in float that a recipe's defaults would quantize; it is a remark, by which
     two precisions do not differ.
 
     Raises:
@@ -27,6 +26,8 @@ class LayerBits:
     decay: float = 0.99
     weight_step: str = "range"
     activation_step: str = "range"
+    symmetric: bool = False
+    offset: bool = False
     left_because: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -40,6 +41,12 @@ class LayerBits:
                 raise ValueError(f"{operand}_bits is {bits!r}, but must be from 1 to 8")
             if bits is not None and step == "learned" and kernels.levels_of_bits(bits) < 3:
                 raise ValueError(f"{operand}_bits {bits} are too few for a learned step")
+        if self.symmetric and self.weight_step == "learned":
+            raise ValueError("symmetric is of weights whose step follows their range")
+        if self.symmetric and self.weight_levels is not None and self.weight_levels < 3:
+            raise ValueError(f"weight_bits {self.weight_bits} are too few for symmetric weights")
+        if self.offset and self.activation_step != "learned":
+            raise ValueError("offset is of a learned activation_step")
         if not _is_number(self.decay, 0, 1):
             raise ValueError(f"decay is {self.decay!r}, but must be from 0 to 1")
 
@@ -55,6 +62,11 @@ class LayerBits:
         return None if bits is None else kernels.levels_of_bits(bits)
 
     @property
+    def weight_scheme(self) -> kernels.Scheme:
+        """The rule by which the range of an output channel becomes a quantizer."""
+        return kernels.Scheme.SYMMETRIC if self.symmetric else kernels.Scheme.AFFINE
+
+    @property
     def is_float(self) -> bool:
         """Whether neither operand is quantized."""
         return self.weight_bits is None and self.activation_bits is None
@@ -67,13 +79,6 @@ class LayerBits:
             operands = {"weights": weights, "input": inputs}
             kept = " and ".join(name for name, levels in operands.items() if levels is None)
             return f"its {kept} stay in float" if weights is None else f"its {kept} stays in float"
-        if "learned" in (self.weight_step, self.activation_step):
-            return f"a learned step{_EVALUATED}"
-        limits = (inputs, kernels.MOST_CODE_LEVELS), (weights, kernels.MOST_WEIGHT_LEVELS)
-        for (levels, most), operand in zip(limits, ("inputs", "weights"), strict=True):
-            if levels > most:
-                limit = f"integer convolutions take up to {most}"
-                return f"{operand} of {levels} levels, {limit}{_EVALUATED}"
         return None
 
 

@@ -33,6 +33,14 @@ class InputQuantizer(nn.Module, ABC):
         """The scale S of frozen values ``i / S``, a scalar."""
 
     @abstractmethod
+    def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+        """Return the codes of images ``x`` (batch, channels, height, width).
+
+        None where the quantizer is frozen and a value is not finite, for which there is no code; in
+        training such a value makes every value NaN, and with it all that follows.
+        """
+
+    @abstractmethod
     def ends(self) -> tuple[float, float]:
         """Return the lowest and the highest value of a frozen input; waits for the device."""
 
@@ -84,11 +92,7 @@ class ActivationQuantizer(InputQuantizer):
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
 
     def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
-        """Return the codes of images ``x`` (batch, channels, height, width).
-
-        None where the range is frozen and a value is not finite, for which there is no code; in
-        training such a value makes the range NaN, and with it everything that follows.
-        """
+        """Return the codes of images; see ``InputQuantizer.codes``."""
         if self.training:
             self._follow(x)
         else:

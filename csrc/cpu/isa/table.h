@@ -55,13 +55,24 @@ void fake_quant_any(const void* x, DType type, int64_t numel, const Rounding& r,
   chosen(x, type, numel, r, y, inside, found, streamed);
 }
 
-void encode_any(const void* x, DType type, int64_t numel, const Rounding& r, uint8_t* codes,
-                uint8_t* inside, Extremes* found) {
-  with_type(type, [&](auto* t) { encode(in(x, t), numel, r, codes, inside, found); });
+void encode_any(const void* x, DType type, int64_t numel, const Rounding& r, bool halves,
+                uint8_t* codes, uint8_t* inside, Extremes* found) {
+  with_type(type, [&](auto* t) {
+    if (halves) {
+      encode<true>(in(x, t), numel, r, codes, inside, found);
+    } else {
+      encode<false>(in(x, t), numel, r, codes, inside, found);
+    }
+  });
 }
 
-void decode_any(const uint8_t* codes, int64_t numel, const Rounding& r, float* y, bool streamed) {
-  streamed ? decode<true>(codes, numel, r, y) : decode<false>(codes, numel, r, y);
+void decode_any(const uint8_t* codes, int64_t numel, const Rounding& r, bool halves, float* y,
+                bool streamed) {
+  if (halves) {
+    streamed ? decode<true, true>(codes, numel, r, y) : decode<true, false>(codes, numel, r, y);
+  } else {
+    streamed ? decode<false, true>(codes, numel, r, y) : decode<false, false>(codes, numel, r, y);
+  }
 }
 
 void select_any(const void* values, DType type, const uint8_t* bits, int64_t numel, void* to,
@@ -139,6 +150,7 @@ constexpr Kernels table(const char* name) {
           sum_block,
           unpack,
           unpack_pairs,
+          pair_bytes,
           dot_tile,
           depthwise_row,
           interleave_pixels,
@@ -152,6 +164,7 @@ constexpr Kernels table(const char* name) {
           block_gradient_sums,
           block_gradient,
           block_gate_gradient,
+          block_step_sums,
           add_scaled,
           dot_lanes,
           copy};

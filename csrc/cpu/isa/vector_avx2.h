@@ -127,10 +127,9 @@ struct Vector {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes(w));
   }
   static uint64_t nibbles(Whole w) { return nibbles_of_bytes(bytes(w)); }
-  static Vector from_nibbles(uint64_t word) {
-    const __m128i all = bytes_of_nibbles(word);
-    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all)),
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all, 8)))};
+  static Vector from_nibbles(uint64_t word) { return from_bytes(bytes_of_nibbles(word)); }
+  static Vector from_bytes(const uint8_t* p) {
+    return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static float least_lane(Vector x) {
     const __m256 eight = _mm256_min_ps(x.a, x.b);
@@ -152,6 +151,10 @@ struct Vector {
   }
 
  private:
+  static Vector from_bytes(__m128i all) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all, 8)))};
+  }
   static __m256 wide_bf16(const BFloat16* p) {
     const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));

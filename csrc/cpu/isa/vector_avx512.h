@@ -101,6 +101,10 @@ struct Vector {
   static Vector from_nibbles(uint64_t word) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes_of_nibbles(word)))};
   }
+  static Vector from_bytes(const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
+  }
   static float least_lane(Vector v) { return _mm512_reduce_min_ps(v.v); }
   static float most_lane(Vector v) { return _mm512_reduce_max_ps(v.v); }
   static float sum_pairwise(Vector v) {

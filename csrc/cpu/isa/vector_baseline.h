@@ -156,6 +156,9 @@ struct Vector {
   static Vector from_nibbles(uint64_t word) {
     return each([&](int l) { return static_cast<float>((word >> (4 * l)) & 15); });
   }
+  static Vector from_bytes(const uint8_t* p) {
+    return each([&](int l) { return static_cast<float>(p[l]); });
+  }
   static float least_lane(const Vector& v) {
     float r = v.of[0];
     for (int l = 1; l < 16; ++l) r = v.of[l] < r ? v.of[l] : r;

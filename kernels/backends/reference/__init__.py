@@ -55,6 +55,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "block_gradient_sums": block.block_gradient_sums,
     "block_gradient": block.block_gradient,
     "block_gate_gradient": block.block_gate_gradient,
+    "block_step_sums": block.block_step_sums,
     "norm_fold_": norm.norm_fold_,
     "norm_gradient_map": norm.norm_gradient_map,
     "conv2d_deterministic": exact.conv2d_deterministic,
