@@ -5,8 +5,8 @@ from .flops import register_flop_formulas
 from .lazy import (
     RECOMPUTED,
     ConvCall,
-    Learned,
     LazyTensor,
+    Learned,
     PendingTensor,
     QuantizedInput,
     QuantizedWeights,

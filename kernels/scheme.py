@@ -15,8 +15,8 @@ class Scheme(IntEnum):
 
     AFFINE divides the levels by the width. The two Distiller rules multiply by a rounded
     reciprocal instead, which differs in the last bit; the symmetric one has its zero point at 0.
-    SYMMETRIC divides, with the zero point at 0. Where a step is LEARNED, it and the zero point stand
-    in the place of a range.
+    SYMMETRIC divides, with the zero point at 0. Where a step is LEARNED, it and the zero point
+    stand in the place of a range.
     """
 
     AFFINE = 0

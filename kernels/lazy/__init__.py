@@ -22,8 +22,8 @@ from .tracing import is_eager
 __all__ = [
     "RECOMPUTED",
     "ConvCall",
-    "Learned",
     "LazyTensor",
+    "Learned",
     "PendingTensor",
     "QuantizedInput",
     "QuantizedWeights",

@@ -53,6 +53,7 @@ class Learned:
     step: Tensor
     offset: Tensor | None = None
     gradient_scale: float = 1.0
+    offset_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,10 @@ class QuantizedWeights:
     def gradients(self, grad: Tensor, w: Tensor, levels: int) -> tuple[Tensor, Tensor | None]:
         """The gradients to w and to the steps, from that to the values."""
         if self.learned is not None:
-            scale = self.learned.gradient_scale
+            # Where a size is 1 a contiguous tensor may have any stride; here both have the same.
+            grad, w = (t.view(-1).view(w.shape) for t in (grad, w))
             return _OP.fake_quant_learned_step_backward.default(
-                grad, w, self.mask, *self.steps, levels, scale
+                grad, w, self.mask, *self.steps, levels, self.learned.gradient_scale
             )
         return _OP.mask_gradient.default(grad, self.mask) if self.mask.numel() else grad, None
 

@@ -19,7 +19,6 @@ from ..shapes import in_order, is_channels_last, strides_of
 from .block import Block, Remade
 from .convolution import (
     ConvCall,
-    Learned,
     QuantizedInput,
     QuantizedWeights,
     backward_precision,
@@ -142,7 +141,7 @@ class _InputRounding:
     Attributes:
         passes: the outline of the block that was rounded, None where bits say what passes.
         is_block: whether the source is that block's own tensor, to which a plan goes back.
-        learned: whose gradients are wanted; its scale, None where the step follows a range.
+        scales: of the gradients to step and offset, None where the step follows a range.
     """
 
     levels: int
@@ -151,15 +150,16 @@ class _InputRounding:
     channels_last: bool
     passes: Block | None
     is_block: bool
-    gradient_scale: float | None
+    scales: tuple[float, float] | None
 
     @staticmethod
     def of(x: QuantizedInput) -> _InputRounding:
         passes = x.passes.outline() if isinstance(x.passes, Block) else None
-        scale = None if x.learned is None else x.learned.gradient_scale
+        learned = x.learned
+        scales = None if learned is None else (learned.gradient_scale, learned.offset_scale)
         _, levels, scheme = x.coding
         last = x.lies_channels_last
-        return _InputRounding(levels, scheme, x.size, last, passes, x.is_block, scale)
+        return _InputRounding(levels, scheme, x.size, last, passes, x.is_block, scales)
 
     def coding(self, range: Tensor) -> Coding:
         """The coding, with its tensor."""
@@ -172,8 +172,9 @@ class _InputRounding:
             return grad if self.channels_last else grad.contiguous(), None, None
         block, coding = self.passes.restored(*saved), self.coding(range)
         steps: Gradients = (None, None)
-        if self.gradient_scale is not None:
-            steps = (block.step_sums(grad, coding) * self.gradient_scale).float().split(1)
+        if self.scales is not None:
+            sums = block.step_sums(grad, coding).float().split(1)
+            steps = tuple(s * scale for s, scale in zip(sums, self.scales, strict=True))
         plan = Plan.of(block, grad, coding)
         return LazyGradient.of(plan) if self.is_block else plan.values(), *steps
 

@@ -133,12 +133,13 @@ def quantize_input_by_step(
 
     zero_point is [1], a whole number. A gradient to the values goes to x strictly between the
     lowest and the highest integer, and to the parameters; x is kept unless it waits for its reader,
-    whose integers then make it again. A value that is not finite makes every value that follows NaN.
-    Raises as `quantize_input`.
+    whose integers then make it again. Where a value is not finite, all that follows is NaN. Raises
+    as `quantize_input`.
     """
     block = block_of(x)
     rounded = _block_of_values(x) if block is None else block
-    step = learned.step.detach() + rounded.poison()
+    # Until there is a zero point there is no value either.
+    step = learned.step.detach() + (rounded.poison() + zero_point * 0.0)
     coding = Coding(torch.cat([step, zero_point]), levels, int(Scheme.LEARNED))
     is_block = block is not None
     return QuantizedInput(

@@ -173,8 +173,8 @@ def quantize_per_channel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes of `fake_quant_per_channel` like w, uint8, scale [C] and zero [C].
 
-    Those of DISTILLER_SYMMETRIC are int8. The value of a code is (code + zero) / scale; NaN has code 0 and shows in the scale. Raises
-    as `fake_quant_per_channel`.
+    Those of DISTILLER_SYMMETRIC are int8. The value of a code is (code + zero) / scale; NaN has
+    code 0 and shows in the scale. Raises as `fake_quant_per_channel`.
     """
     return _OP.quantize_per_channel.default(
         w.detach().contiguous(), no_mask(w, mask), levels, int(scheme)

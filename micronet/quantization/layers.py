@@ -22,15 +22,14 @@ from micronet.quantization.deterministic_layers import (
     flat_batch,
     summed,
 )
-from micronet.quantization.precision import LayerBits
-from micronet.quantization.quantizers import (
-    ActivationQuantizer,
-    InputQuantizer,
+from micronet.quantization.learned_quantizer import (
     LearnedActivationQuantizer,
     gradient_scale,
     initial_step,
     scale_of_steps,
 )
+from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers import ActivationQuantizer, InputQuantizer
 
 # Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
 _OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1
@@ -184,7 +183,7 @@ def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
     if levels is None:
         return None
     if bits.activation_step == "learned":
-        return LearnedActivationQuantizer(levels)
+        return LearnedActivationQuantizer(levels, bits.offset, bits.activation_start)
     return ActivationQuantizer(levels, bits.decay)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import micronet_kernels as kernels
-from micronet.recipe.schema import STEPS
+from micronet.recipe.schema import STARTS, STEPS
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,10 @@ class LayerBits:
     """The precision of one layer; None keeps the operand in float.
 
     A step is "range" or "learned"; the decay is that of a range of activations. ``symmetric``
-    weights have their zero point at 0; a learned step of activations may come with a learned
-    ``offset``. ``left_because`` says why a layer is in float that a recipe's defaults would quantize; it is a remark, by which
-    two precisions do not differ.
+    weights have their zero point at 0. A learned step of activations may come with a learned
+    ``offset``, and starts from the mean magnitude, the range or the least square error of the
+    first batch. ``left_because`` says why a layer is in float that a recipe's defaults would
+    quantize; it is a remark, by which two precisions do not differ.
 
     Raises:
         ValueError: a step is neither, or a number is none that an operand can be rounded by.
@@ -28,6 +29,7 @@ class LayerBits:
     activation_step: str = "range"
     symmetric: bool = False
     offset: bool = False
+    activation_start: str = "mean"
     left_because: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -41,14 +43,20 @@ class LayerBits:
                 raise ValueError(f"{operand}_bits is {bits!r}, but must be from 1 to 8")
             if bits is not None and step == "learned" and kernels.levels_of_bits(bits) < 3:
                 raise ValueError(f"{operand}_bits {bits} are too few for a learned step")
+        if not _is_number(self.decay, 0, 1):
+            raise ValueError(f"decay is {self.decay!r}, but must be from 0 to 1")
+        self._check_variants()
+
+    def _check_variants(self) -> None:
         if self.symmetric and self.weight_step == "learned":
             raise ValueError("symmetric is of weights whose step follows their range")
         if self.symmetric and self.weight_levels is not None and self.weight_levels < 3:
             raise ValueError(f"weight_bits {self.weight_bits} are too few for symmetric weights")
+        if self.activation_start not in STARTS:
+            known = " or ".join(map(repr, STARTS))
+            raise ValueError(f"activation_start is {self.activation_start!r}, but must be {known}")
         if self.offset and self.activation_step != "learned":
             raise ValueError("offset is of a learned activation_step")
-        if not _is_number(self.decay, 0, 1):
-            raise ValueError(f"decay is {self.decay!r}, but must be from 0 to 1")
 
     @property
     def weight_levels(self) -> int | None:

@@ -8,6 +8,8 @@ from micronet.recipe.strict import Inherit
 
 # Where the step of a quantizer comes from.
 STEPS = ("range", "learned")
+# What the first batch gives the learned step of an activation.
+STARTS = ("mean", "range", "mse")
 
 
 # Of torch, by the names of its classes in small letters.
@@ -119,12 +121,15 @@ class PruneSection:
 class WeightPrecision:
     """How many values a weight has: ``levels``, or ``floor(2**bits)``, 5 for 2.4 bits.
 
-    The step between two values follows the range of the weights, or is itself learned.
+    The step between two values follows the range of the weights, or is itself learned. That of a
+    range is ``symmetric`` where as many values lie below 0 as above: no zero point is stored, one
+    value of 16 or 256 is not used.
     """
 
     bits: float | None = None
     step: str = "range"
     levels: int | None = None
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,13 +137,17 @@ class ActivationPrecision:
     """How many values an activation has, as of a weight.
 
     Its step follows a moving average of the range, or is learned; the decay is that of the
-    average, and has no meaning for a learned step.
+    average, and has no meaning for a learned step. A learned one may come with a learned
+    ``offset``, and starts from the ``mean`` magnitude of the first batch, its ``range``, or the
+    ends of least square error (``mse``).
     """
 
     bits: float | None = None
     decay: float = 0.99
     step: str = "range"
     levels: int | None = None
+    offset: bool = False
+    start: str = "mean"
 
 
 @dataclass(frozen=True)
