@@ -77,7 +77,7 @@ class LearnedActivationQuantizer(InputQuantizer):
     def _learned(self, x: Tensor) -> kernels.Learned:
         """The parameters, and the scales of their gradients for an input like ``x``."""
         largest = 1 if self._largest is None else self._largest
-        scale = gradient_scale(x[:1].numel(), largest)
+        scale = gradient_scale(_features(x), largest)
         moves = largest < self.levels - 1
         return kernels.Learned(self.step_size, self.offset, scale, scale if moves else 0.0)
 
@@ -155,6 +155,11 @@ class LearnedActivationQuantizer(InputQuantizer):
     def extra_repr(self) -> str:
         offset = "" if self.offset is None else ", offset=learned"
         return f"levels={self.levels}, step=learned{offset}"
+
+
+def _features(x: Tensor) -> Any:
+    """Return how many features one sample has; a tensor that waits is not read for it."""
+    return x.shape[1:].numel() if isinstance(x, Tensor) else x[:1].numel()
 
 
 def scale_of_steps(steps: Tensor) -> Tensor:

@@ -104,7 +104,8 @@ def block_extremes(affine: Affine, gate: Tensor) -> Tensor:
 
 
 def _quantizer(coding: Coding) -> Quantizer:
-    return make_quantizer(*coding.range, coding.levels, coding.scheme)
+    low, high = coding.range[0], coding.range[1]
+    return make_quantizer(low, high, coding.levels, coding.scheme)
 
 
 @takes(Coding, at=5)

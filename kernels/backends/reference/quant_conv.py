@@ -45,7 +45,7 @@ def _weight_integers(conv: CodesConvolution) -> tuple[Tensor, Tensor]:
 
 
 def _convolve(conv: CodesConvolution) -> tuple[Tensor, Tensor]:
-    q = make_quantizer(*conv.range, conv.levels, conv.scheme)
+    q = make_quantizer(conv.range[0], conv.range[1], conv.levels, conv.scheme)
     weights, weight_scale = _weight_integers(conv)
     top, left, bottom, right = conv.padding
     acc = F.conv2d(
