@@ -60,7 +60,7 @@ class LazyTensor(PendingTensor):
         2018, arXiv:1712.05877, section 2; learned steps as in `fake_quant_learned_step`, offsets as
         in Bhalgat et al. 2020, arXiv:2004.09576, section 3.
         """
-        remakes = torch.is_grad_enabled() and is_recomputed(x, call)
+        remakes = torch.is_grad_enabled() and is_recomputed(x, w, call)
         of_input, of_weights = (side.learned or _FIXED for side in (x, weights))
         parameters = of_input.step, of_input.offset, of_weights.step
         return ConvolutionNode.apply(

@@ -11,6 +11,7 @@ from micronet.recipe.schema import (
     METHODS,
     OPTIMIZERS,
     POLICIES,
+    STARTS,
     STEPS,
     ActivationPrecision,
     AugmentSection,
@@ -205,16 +206,34 @@ def _check_quantize(q: QuantizeSection, path: str) -> None:
 def _check_precision(p: WeightPrecision | ActivationPrecision, where: str, path: str) -> None:
     _check_levels(p, where, path)
     _one_of(p.step, STEPS, path, f"{where}.step")
-    learned = p.step == "learned"
     if isinstance(p, ActivationPrecision):
-        _require(0 <= p.decay < 1, path, f"{where}.decay", f"{p.decay} is not in [0, 1)")
-        default = p.decay == ActivationPrecision.decay
+        _check_activation(p, where, path)
+    else:
+        _check_weight(p, where, path)
+
+
+def _check_activation(p: ActivationPrecision, where: str, path: str) -> None:
+    _require(0 <= p.decay < 1, path, f"{where}.decay", f"{p.decay} is not in [0, 1)")
+    _one_of(p.start, STARTS, path, f"{where}.start")
+    if p.step == "learned":
         unused = f"{p.decay} is of no use: a learned step follows no average"
-        _require(default or not learned, path, f"{where}.decay", unused)
-    elif learned:
+        default = p.decay == ActivationPrecision.decay
+        _require(default, path, f"{where}.decay", unused)
+        return
+    for key, given in (("offset", p.offset), ("start", p.start != ActivationPrecision.start)):
+        unused = f"{getattr(p, key)} is of no use: it belongs to a learned step"
+        _require(not given, path, f"{where}.{key}", unused)
+
+
+def _check_weight(p: WeightPrecision, where: str, path: str) -> None:
+    learned = p.step == "learned"
+    both = "True is of no use: a learned step has no range that could be symmetric"
+    _require(not (learned and p.symmetric), path, f"{where}.symmetric", both)
+    if learned or p.symmetric:
         # Two levels would be -step and 0: no positive level, which the initial step divides by.
         key, value = ("bits", p.bits) if p.levels is None else ("levels", p.levels)
-        few = f"{value} is 2 levels, but a learned step of weights needs 3 or more"
+        what = "a learned step of weights needs" if learned else "symmetric weights need"
+        few = f"{value} is 2 levels, but {what} 3 or more"
         _require((p.levels or 2.0 ** (p.bits or 0)) >= 3, path, f"{where}.{key}", few)
 
 

@@ -39,9 +39,10 @@ class TrainSection:
     the weights, which is what is validated and kept; 0 averages nothing. ``compile`` trains through
     torch.compile; ``channels_last`` is the order of images in memory. ``recompute`` says which
     convolutions of codes keep no integers for the backward pass, which makes them again: none,
-    depthwise or all. On a CUDA device, ``cuda_graph`` replays each step as one graph,
-    ``deterministic`` takes convolutions whose gradients have the same bits each time, and
-    ``decode`` device decodes the JPEG files of training images; see ``data.device_decoding``.
+    depthwise, all, or auto, depthwise ones whose integers take 32 bits. On a CUDA device,
+    ``cuda_graph`` replays each step as one graph, ``deterministic`` takes convolutions whose
+    gradients have the same bits each time, and ``decode`` device decodes the JPEG files of
+    training images; see ``data.device_decoding``.
     """
 
     epochs: int = 10
@@ -72,7 +73,7 @@ class TrainSection:
     model_ema: float = 0.0
     compile: bool = False
     channels_last: bool = True
-    recompute: str = "none"
+    recompute: str = "auto"
     cuda_graph: bool = False
     deterministic: bool = False
     decode: str = "cpu"

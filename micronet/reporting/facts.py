@@ -141,7 +141,9 @@ def _codes(layer: QuantizedLayer) -> list[int]:
     """Count the codes of the weights, by code."""
     levels = layer.weight_levels
     if layer.weight_step is None:
-        codes: Tensor = kernels.quantize_per_channel(layer.weight, levels, layer.weight_mask)[0]
+        codes: Tensor = kernels.quantize_per_channel(
+            layer.weight, levels, layer.weight_mask, layer.bits.weight_scheme
+        )[0]
     else:
         # Values are whole numbers over a scale, but for the rounding of the quotient.
         whole = torch.round(layer.quantized_weight().flatten(1) * layer.weight_scale()[:, None])

@@ -1,4 +1,4 @@
-"""Activations as codes of four or eight bits: what is kept for the backward pass in place of the values."""
+"""Activations as codes of four or eight bits: what is kept in place of the values."""
 
 import pytest
 import torch
