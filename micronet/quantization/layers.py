@@ -77,11 +77,7 @@ class QuantizedLayer(nn.Module, ABC):
     @property
     def is_exact(self) -> bool:
         """Whether both operands are codes whose products 32 bits hold the sums of."""
-        return self.bits.float_because is None and self._fits_32_bits()
-
-    def _fits_32_bits(self) -> bool:
-        depth = self.weight[0].numel()
-        return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
+        return self.bits.why_float(self.weight[0].numel()) is None
 
     def _is_computed_here(self, x: Tensor) -> bool:
         """Whether the kernels compute the layer; raises where no arithmetic of ours could."""
@@ -148,12 +144,6 @@ class QuantizedLayer(nn.Module, ABC):
             self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
         )[1]
 
-    def _sums_integers(self) -> bool:
-        """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
-        if self.input_quantizer is None or self.bits.weight_bits is None:
-            return False
-        return self._fits_32_bits()
-
     def _integer_sums(self, x: Tensor, weight: Tensor, call: kernels.ConvCall) -> Tensor:
         """Convolve values in evaluation."""
         assert self.input_quantizer is not None
@@ -219,7 +209,7 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
         if self.training:
             return self.convolve(*self._operands(x))
         x, weight = self._operands(x.float())
-        if not self._sums_integers():
+        if not self.is_exact:
             return self.evaluate(x, weight)
         images = self.bordered(x)
         return self._integer_sums(images, weight, self._call(images.shape[-2:]))
@@ -266,7 +256,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
             weight, levels, mask = self.weight, self.weight_levels, self.weight_mask
         else:
             x, weight = self._operands(x)
-        if self._sums_integers():
+        if self.is_exact:
             images, kernel = x[:, :, None, None], weight[:, :, None, None]
             return self._integer_sums(images, kernel, self._call()).flatten(1)
         exact = kernels.linear_deterministic(x, weight, self.bias, levels, mask)

@@ -79,14 +79,24 @@ class LayerBits:
         """Whether neither operand is quantized."""
         return self.weight_bits is None and self.activation_bits is None
 
-    @property
-    def float_because(self) -> str | None:
-        """Why training computes products of these operands in float; None where in integers."""
+    def why_float(self, depth: int) -> str | None:
+        """Return why training computes sums of products of these operands in float.
+
+        Args:
+            depth: how many products make one output.
+
+        Returns:
+            None where it computes them in integers.
+        """
         weights, inputs = self.weight_levels, self.activation_levels
         if weights is None or inputs is None:
             operands = {"weights": weights, "input": inputs}
             kept = " and ".join(name for name, levels in operands.items() if levels is None)
             return f"its {kept} stay in float" if weights is None else f"its {kept} stays in float"
+        if not kernels.fits_32_bits(depth, inputs, weights):
+            return (
+                f"sums of {depth} products of {inputs} by {weights} levels need more than 32 bits"
+            )
         return None
 
 

@@ -132,7 +132,8 @@ class StepOfInput(nn.Module):
             place = self.offset.detach() * scale.detach()
             self.doubts.near(place - torch.floor(place) - 0.5)
             zero = torch.round(place).clamp(1 - self.levels, 0)
-            moved = self.offset - self.offset.detach()
+            # That of an input that was never negative stays.
+            moved = (self.offset - self.offset.detach()) * float(self.zero < 0)
         features = x.shape[1:].numel()
         return learned(x, self.step_size, zero, self.levels, moved, features * largest, self.doubts)
 
