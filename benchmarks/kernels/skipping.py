@@ -70,7 +70,8 @@ def measure(site: Site, block: int, sparsity: float, rounds: int = ROUNDS) -> Ro
     w = pruned(site, block, sparsity)
     call = kernels.ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
     codes = kernels.quantize_input(x, torch.tensor([LO, HI]), LEVELS)
-    arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8))
+    weights = kernels.QuantizedWeights.of_ranges(w, torch.empty(0, dtype=torch.uint8))
+    arguments = call.arguments(codes, w, weights)
 
     def ours(skipping: bool | None) -> Callable[[], object]:
         def step() -> object:

@@ -56,15 +56,15 @@ def test_reasons(bits, reason):
 
 
 def test_sums_beyond_32_bits_stay_in_float():
-    """255 * 255 * 33,026 is the last below 2^31."""
-    model = nn.Sequential(nn.Linear(33_026, 1), nn.Linear(33_027, 1))
+    """255 * 255 * 33,025 is the last below 2^31."""
+    model = nn.Sequential(nn.Linear(33_025, 1), nn.Linear(33_026, 1))
     rows = conversion.report(model, {"0": LayerBits(8, 8), "1": LayerBits(8, 8)})
     assert rows[0].arithmetic == conversion.INTEGER
     assert rows[1].arithmetic == conversion.ROUNDED
-    assert "33027 products of 256 by 256 levels need more than 32 bits" in rows[1].reason
+    assert "33026 products of 256 by 256 levels need more than 32 bits" in rows[1].reason
     quantize.convert_(model, {"0": LayerBits(8, 8), "1": LayerBits(8, 8)})
     assert model[0].is_exact and not model[1].is_exact
-    x = torch.rand(3, 33_027)
+    x = torch.rand(3, 33_026)
     assert model[1](x).isfinite().all() and model.eval()[1](x).isfinite().all()
 
 
