@@ -20,10 +20,9 @@ from .convolution import (
     ConvCall,
     QuantizedInput,
     backward_precision,
-    convolution_backward,
     sums_of,
-    unpacked,
 )
+from .convolution_gradient import StoredImages, convolution_backward
 from .gradient import (
     LazyGradient,
     Plan,
@@ -122,12 +121,16 @@ def _through_values(
     w_hat, _, _ = _OP.fake_quant_per_channel.default(
         w.contiguous(), mask, ctx.call.weight_levels, int(Scheme.AFFINE)
     )
+    x = StoredImages(codes, ctx.call.levels, ctx.size, _decoding(range, ctx.call.levels))
     return grad_bias, *convolution_backward(
-        values,
-        unpacked(codes, range, ctx.call.levels, ctx.size, ctx.precision),
-        w_hat.to(ctx.precision),
-        ctx.call,
-        ctx.needs_input_grad[:2],
+        values, x, w_hat.float(), ctx.call, ctx.needs_input_grad[:2]
+    )
+
+
+def _decoding(range: Tensor, levels: int) -> Callable[[Tensor, int, torch.dtype], Tensor]:
+    """What makes values of codes, their number and a dtype."""
+    return lambda codes, numel, dtype: _OP.dequantize_per_tensor.default(
+        codes, range, numel, levels, int(Scheme.AFFINE), dtype
     )
 
 

@@ -1,0 +1,102 @@
+"""The backward pass of a convolution over the values that its codes stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import MOST_CODE_LEVELS
+from .convolution import ConvCall
+
+_OP = torch.ops.micronet
+# The gradients to x and to w, None where not wanted.
+Gradients = tuple[Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images as codes.
+
+    Attributes:
+        codes: uint8, channels last; two a byte up to 16 levels, else a byte each.
+        levels: how many values a code may stand for.
+        size: [N, C, H, W].
+        decode: the values [numel] of codes, their number and a dtype.
+    """
+
+    codes: Tensor
+    levels: int
+    size: torch.Size
+    decode: Callable[[Tensor, int, torch.dtype], Tensor]
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """The images [N, C, H, W], channels last."""
+        n, c, h, w = self.size
+        flat = self.decode(self.codes, self.size.numel(), dtype)
+        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+
+    def table(self) -> Tensor:
+        """The value of every code, [levels], float32."""
+        every = torch.arange(self.levels + self.levels % 2, dtype=torch.uint8)
+        if self.levels <= MOST_CODE_LEVELS:
+            every = every[::2] | every[1::2] << 4
+        return self.decode(every.to(self.codes.device), self.levels, torch.float32)
+
+
+def convolution_backward(
+    grad: Tensor, x: StoredImages, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
+) -> Gradients:
+    """Gradients of a convolution over the values of x with w, float32, to both.
+
+    The one to x is channels last and of the dtype of `grad`. Products are those of that dtype,
+    but of depthwise convolutions on the CPU, whose products and sums are float32.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    if grad.device.type == "cpu" and call.groups == x.size[1] == w.shape[0]:
+        return _depthwise(grad, x, w, call, wanted)
+    return _any(grad, x.values(grad.dtype), w.to(grad.dtype), call, wanted)
+
+
+def _depthwise(
+    grad: Tensor, x: StoredImages, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
+) -> Gradients:
+    sizes = map(list, (x.size, call.stride, call.padding, call.dilation))
+    grad_x, grad_w = _OP.depthwise_gradient.default(
+        grad, x.codes, x.table(), w.contiguous(), *sizes, *wanted
+    )
+    return grad_x if wanted[0] else None, grad_w if wanted[1] else None
+
+
+def _any(
+    grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
+) -> Gradients:
+    """Those of torch, all in one dtype."""
+    top, left, bottom, right = call.padding
+    is_even = (top, left) == (bottom, right)
+    padding = [top, left] if is_even else [0, 0]
+    height, width = x.shape[2:]
+    if not is_even:
+        x = F.pad(x, [left, right, top, bottom])
+    grad_x, grad_w, _ = torch.ops.aten.convolution_backward.default(
+        grad,
+        x,
+        w.contiguous(memory_format=torch.channels_last),
+        None,
+        list(call.stride),
+        padding,
+        list(call.dilation),
+        False,
+        [0, 0],
+        call.groups,
+        [*wanted, False],
+    )
+    del x  # before another tensor as large is made
+    if grad_x is not None and not is_even:
+        grad_x = grad_x[:, :, top : top + height, left : left + width]
+    if grad_x is not None:
+        grad_x = grad_x.contiguous(memory_format=torch.channels_last)
+    return grad_x, grad_w
