@@ -24,6 +24,11 @@ class ConvCall:
     dilation: tuple[int, int]
     groups: int
 
+    def is_pointwise(self, w: Tensor) -> bool:
+        """Whether an output is a sum over the channels of its own pixel."""
+        numbers = w.shape[2:], self.stride, self.padding, self.groups
+        return numbers == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
+
     def arguments(self, x: QuantizedInput, w: Tensor, mask: Tensor) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
         return self.arguments_on_codes(x.codes, x.range, x.size, w, mask)
