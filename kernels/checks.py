@@ -71,6 +71,20 @@ def check_contiguous(name: str, x: Tensor, dtype: torch.dtype) -> None:
     check_order(name, x)
 
 
+def check_images(name: str, x: Tensor) -> None:
+    """Raise ValueError unless x is images, channels last, and not empty."""
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {list(x.shape)}, but must have [N, C, H, W], none 0")
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
+
+
+def check_sizes(name: str, sizes: list[int], count: int, least: int) -> None:
+    """Raise ValueError unless there are so many numbers, none below the least."""
+    if len(sizes) != count or min(sizes) < least:
+        raise ValueError(f"{name} is {sizes}, but must be {count} numbers of at least {least}")
+
+
 def check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
     """Raise TypeError or ValueError unless bits are packed bits, uint8, of numel elements."""
     check_contiguous(name, bits, torch.uint8)

@@ -82,6 +82,26 @@ class FloatConvolution(NamedTuple):
         return ConvShape.of(self.x.shape, self.w.shape, *self[3:])
 
 
+class DepthwiseGradient(NamedTuple):
+    """The gradient to what a depthwise convolution made, and what it made it from."""
+
+    grad: Tensor  # [N, C, H', W'], channels last; float32, bfloat16 or float16
+    x: Tensor  # [N, C, H, W], float32, channels last; or codes in that order, uint8
+    table: Tensor  # the values of the codes, or empty
+    w: Tensor  # [C, 1, KH, KW], float32
+    input_size: list[int]  # N, C, H, W
+    stride: list[int]  # y, x
+    padding: list[int]  # top, left, bottom, right
+    dilation: list[int]  # y, x
+    wants_x: bool
+    wants_w: bool
+
+    @property
+    def shape(self) -> ConvShape:
+        """Its sizes; raises ValueError where they do not fit each other."""
+        return ConvShape.of(self.input_size, self.w.shape, *self[5:8], self.input_size[1])
+
+
 class NormFold(NamedTuple):
     """Sums of `count` accumulators, and what normalizes their values; all [C] but the sums."""
 
@@ -129,6 +149,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
     int: "int",
+    bool: "bool",
     int | None: "int?",
     float: "float",
     list[int]: "int[]",

@@ -96,6 +96,49 @@ struct DepthwiseRow {
   int64_t out_width;
 };
 
+// Pixels of a line and where they go: sixteen channels side by side, [channels / 16, positions,
+// 16].
+struct PixelLine {
+  int64_t pixels, channels;
+  int64_t pitch;       // elements from one pixel to the next
+  int64_t next_block;  // floats from one block of `to` to the next
+  float* to;
+};
+
+// A tap: where its first pixel begins in a block of a line, and its weights in a block of theirs.
+struct LineTap {
+  int64_t line_at, weight_at;
+};
+
+// Lines of the gradient to outputs that a row of pixels takes, and the rows of taps that meet them.
+struct GradientLines {
+  const float* const* lines;
+  const float* const* weights;
+  int64_t count;
+};
+
+// The gradient to pixels of a row that lie one stride apart, and so meet the same taps.
+struct ImageGradientRow {
+  GradientLines lines;
+  const LineTap* taps;
+  int64_t tap_count;
+  int64_t next_line_block, next_weight_block;
+  int64_t pixels, channels;
+  int64_t next_pixel;  // elements of the output
+  bool streamed;
+};
+
+// A row of outputs: its gradient and the lines of pixels below each row of taps, of which
+// [from, to) are in the image. sums [blocks, tap_rows, tap_columns, 16] are added to.
+struct WeightGradientRow {
+  const float* grad;
+  const float* const* lines;
+  int64_t from, to, tap_rows, tap_columns;
+  int64_t next_grad_block, next_line_block, next_tap, next_output;
+  int64_t blocks, outputs;
+  float* sums;
+};
+
 // Elements that lie side by side, with their constants; see Block. Without a gate it is ones.
 struct BlockRun {
   const float* acc;
@@ -150,6 +193,13 @@ struct Kernels {
   void (*interleave_pixels)(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth,
                             uint8_t* out);
   void (*sparse_tile)(const SparseTile& tile);
+
+  // Elements `from` on as floats, or the values of codes from the `first` on; see ImageValues.
+  void (*line_of_floats)(const PixelLine& line, const void* from, DType type);
+  void (*line_of_codes)(const PixelLine& line, const uint8_t* codes, int64_t first,
+                        const float* table, int levels);
+  void (*image_gradient_row)(const ImageGradientRow& row, DType type, void* out);
+  void (*weight_gradient_row)(const WeightGradientRow& row);
 
   // Integers as floats.
   void (*block_floats)(const void* acc, Accumulator type, int64_t count, float* floats);

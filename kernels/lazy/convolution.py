@@ -1,4 +1,4 @@
-"""A convolution of codes: what it is called with, and its backward pass over the values."""
+"""A convolution of codes: what it is called with, and its sums."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..operands import Coding
@@ -27,6 +26,11 @@ class ConvCall:
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
     groups: int
+
+    def is_pointwise(self, w: Tensor) -> bool:
+        """Whether an output is a sum over the channels of its own pixel."""
+        numbers = w.shape[2:], self.stride, self.padding, self.groups
+        return numbers == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
 
     def arguments(self, x: QuantizedInput, w: Tensor, weights: QuantizedWeights) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
@@ -158,47 +162,3 @@ def sums_of(
     """The integers [N, O, H', W'] of `quant_conv2d` and the step [O] between their values."""
     arguments = call.arguments_on_codes(codes, coding, size, w.contiguous(), weights)
     return _OP.quant_conv2d.default(*arguments)
-
-
-def unpacked(codes: Tensor, coding: Coding, size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """The values that codes stand for, [N, C, H, W] of a dtype, channels last."""
-    n, c, h, w = size
-    flat = _OP.dequantize_per_tensor.default(
-        codes, coding.range, size.numel(), coding.levels, coding.scheme, dtype
-    )
-    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def convolution_backward(
-    grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of an ordinary convolution over the values to x and to w, None if not wanted.
-
-    All of them in one dtype; the one to x is channels last.
-    """
-    top, left, bottom, right = call.padding
-    is_even = (top, left) == (bottom, right)
-    padding = [top, left] if is_even else [0, 0]
-    height, width = x.shape[2:]
-    if not is_even:
-        x = F.pad(x, [left, right, top, bottom])
-    w = w.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_w, _ = torch.ops.aten.convolution_backward.default(
-        grad.contiguous(memory_format=torch.channels_last),
-        x,
-        w,
-        None,
-        list(call.stride),
-        padding,
-        list(call.dilation),
-        False,
-        [0, 0],
-        call.groups,
-        [*wanted, False],
-    )
-    del x  # before another tensor as large is made
-    if grad_x is not None and not is_even:
-        grad_x = grad_x[:, :, top : top + height, left : left + width]
-    if grad_x is not None:
-        grad_x = grad_x.contiguous(memory_format=torch.channels_last)
-    return grad_x, grad_w

@@ -22,10 +22,9 @@ from .convolution import (
     QuantizedInput,
     QuantizedWeights,
     backward_precision,
-    convolution_backward,
     sums_of,
-    unpacked,
 )
+from .convolution_gradient import StoredImages, convolution_backward
 from .gradient import (
     LazyGradient,
     Plan,
@@ -125,13 +124,9 @@ def _through_values(
     has_bias = ctx.has_bias and bias
     values, grad_bias = _through_sums(ctx.block, grad, has_bias, ctx.precision)
     w_hat = weights.values(w.contiguous(), ctx.call.weight_levels)
-    return grad_bias, *convolution_backward(
-        values,
-        unpacked(codes, ctx.input.coding(range), ctx.input.size, ctx.precision),
-        w_hat.to(ctx.precision),
-        ctx.call,
-        (source or step, weight or weight_step),
-    )
+    x = StoredImages(codes, ctx.input.coding(range), ctx.input.size)
+    wanted = source or step, weight or weight_step
+    return grad_bias, *convolution_backward(values, x, w_hat.float(), ctx.call, wanted)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check, check_float, check_float_type, check_same_device
+from ..checks import check, check_float, check_float_type, check_images, check_same_device
 from ..operands import Affine, Coding, schema_of, takes
 from ..scheme import Function, Scheme, check_quantizer, code_bytes
 from .registry import define, empty
@@ -25,14 +25,7 @@ _ACCUMULATORS = (torch.int16, torch.int32, torch.float32)
 def _check_accumulators(acc: Tensor) -> None:
     if acc.dtype not in _ACCUMULATORS:
         raise TypeError(f"acc is {acc.dtype}, but must be int16, int32 or float32")
-    _check_images("acc", acc)
-
-
-def _check_images(name: str, x: Tensor) -> None:
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"{name} has shape {list(x.shape)}, but must have [N, C, H, W], none 0")
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
+    check_images("acc", acc)
 
 
 def _check_like(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...]) -> None:
@@ -71,7 +64,7 @@ def _check_gradient(grad: Tensor, affine: Affine, coding: Coding, mean_grad: Ten
     acc = affine.acc
     _check_affine(affine)
     check_float("grad", grad)
-    _check_images("grad", grad)
+    check_images("grad", grad)
     check("grad", grad, grad.dtype, acc.shape)
     check_same_device("grad", grad, acc)
     _check_optional(acc, "range", coding.range, (2,))

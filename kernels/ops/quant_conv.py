@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from ..checks import check, check_codes, check_order, check_same_device, check_weights
+from ..checks import (
+    check,
+    check_codes,
+    check_order,
+    check_same_device,
+    check_sizes,
+    check_weights,
+)
 from ..operands import CodesConvolution, schema_of, takes
 from ..scheme import Scheme, check_quantizer
 from ..shapes import accumulator_dtype
@@ -15,10 +22,10 @@ def _check(c: CodesConvolution) -> None:
     """The integer sums must fit 32 bits."""
     check_quantizer(c.levels, c.scheme)
     check_quantizer(c.weight_levels, c.weight_scheme)
-    _check_sizes("input_size", c.input_size, 4, 1)
-    _check_sizes("stride", c.stride, 2, 1)
-    _check_sizes("padding", c.padding, 4, 0)
-    _check_sizes("dilation", c.dilation, 2, 1)
+    check_sizes("input_size", c.input_size, 4, 1)
+    check_sizes("stride", c.stride, 2, 1)
+    check_sizes("padding", c.padding, 4, 0)
+    check_sizes("dilation", c.dilation, 2, 1)
     n, channels, height, width = c.input_size
     check_codes(c.codes, n * channels * height * width, c.levels)
     check("range", c.range, torch.float32, (2,))
@@ -33,11 +40,6 @@ def _check(c: CodesConvolution) -> None:
     for name, other in (("range", c.range), ("w", c.w), ("weight_steps", c.weight_steps)):
         check_same_device(name, other, c.codes)
     accumulator_dtype(c.shape, c.levels, c.weight_levels)
-
-
-def _check_sizes(name: str, sizes: list[int], count: int, least: int) -> None:
-    if len(sizes) != count or min(sizes) < least:
-        raise ValueError(f"{name} is {sizes}, but must be {count} numbers of at least {least}")
 
 
 def _channels_last(c: CodesConvolution, dtype: torch.dtype) -> Tensor:

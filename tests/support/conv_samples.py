@@ -59,7 +59,20 @@ def _convolutions(dtype):
     ]
 
 
+def _depthwise_gradients(dtype):
+    """Of all that is wanted, from codes of half a byte; and of one alone, from bytes and floats."""
+    numbers = _spread(6, 1, 3, 3), *CONV[:-1]
+    grad = (100 * _spread(2, 6, 2, 4)).to(dtype).contiguous(memory_format=torch.channels_last)
+    bytes_of = torch.arange(240, dtype=torch.uint8) % 17
+    return [
+        (grad, _codes(), _spread(16), *numbers, True, True),
+        (grad, bytes_of, _spread(17), *numbers, False, True),
+        (grad, _images(), NONE, *numbers, True, False),
+    ]
+
+
 SAMPLES = {
+    "depthwise_gradient": _depthwise_gradients,
     "quant_conv2d": _convolutions,
     "quant_conv2d_values": _convolutions,
     "channel_moments": lambda d: [(_images(ACCUMULATORS[d]),)],

@@ -5,6 +5,7 @@
 #include "cpu/isa/loops.h"
 #include "cpu/isa/loops_block.h"
 #include "cpu/isa/loops_conv.h"
+#include "cpu/isa/loops_depthwise_gradient.h"
 #include "cpu/isa/loops_exact.h"
 #include "cpu/isa/loops_learned_step.h"
 #include "cpu/isa/loops_sparse.h"
@@ -134,6 +135,14 @@ float learned_gradient_any(const LearnedRow& row, DType type, const void* grad, 
   });
 }
 
+void line_of_floats_any(const PixelLine& line, const void* from, DType type) {
+  with_type(type, [&](auto* t) { line_of_floats(line, in(from, t)); });
+}
+
+void image_gradient_row_any(const ImageGradientRow& row, DType type, void* to) {
+  with_type(type, [&](auto* t) { image_gradient_row(row, out(to, t)); });
+}
+
 // A constant expression: no code of an instruction set runs before the set was chosen.
 constexpr Kernels table(const char* name) {
   return {name,
@@ -155,6 +164,10 @@ constexpr Kernels table(const char* name) {
           depthwise_row,
           interleave_pixels,
           sparse_tile,
+          line_of_floats_any,
+          line_of_codes,
+          image_gradient_row_any,
+          weight_gradient_row,
           block_floats,
           block_moments,
           block_extremes,

@@ -21,6 +21,8 @@ struct Vector {
   struct Whole {
     __m256i a, b;
   };
+  // Vectors that are summed at a time: the registers hold them and one more.
+  static constexpr int kMostSums = 6;
   static constexpr bool kLooksUp = true;
 
   static Vector all(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
@@ -76,6 +78,9 @@ struct Vector {
   friend Vector operator/(Vector x, Vector y) {
     return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
   }
+  static Vector fma(Vector x, Vector y, Vector z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
 
   static Vector min(Vector x, Vector y) {
     return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
@@ -122,6 +127,12 @@ struct Vector {
   static Vector look_up(const float* table, Whole index) {
     const __m256 low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8);
     return {look_up(low, high, index.a), look_up(low, high, index.b)};
+  }
+  // table at sixteen bytes.
+  static Vector gather(const float* table, const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(bytes), 4),
+            _mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)), 4)};
   }
   static void store_bytes(Whole w, uint8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes(w));

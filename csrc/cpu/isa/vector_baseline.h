@@ -21,6 +21,8 @@ struct Vector {
     int32_t of[16];
   };
 
+  // Vectors that are summed at a time.
+  static constexpr int kMostSums = 6;
   // Division is as fast as looking values up one by one.
   static constexpr bool kLooksUp = false;
 
@@ -74,6 +76,10 @@ struct Vector {
   }
   friend Vector operator/(const Vector& a, const Vector& b) {
     return each([&](int l) { return a.of[l] / b.of[l]; });
+  }
+  // a * b + c, rounded once.
+  static Vector fma(const Vector& a, const Vector& b, const Vector& c) {
+    return each([&](int l) { return fmaf(a.of[l], b.of[l], c.of[l]); });
   }
 
   // b where v is NaN.
@@ -142,6 +148,10 @@ struct Vector {
   // table [16] at the lowest four bits.
   static Vector look_up(const float* table, const Whole& index) {
     return each([&](int l) { return table[index.of[l] & 15]; });
+  }
+  // table at sixteen bytes.
+  static Vector gather(const float* table, const uint8_t* p) {
+    return each([&](int l) { return table[p[l]]; });
   }
   // One byte each: the lowest eight bits.
   static void store_bytes(const Whole& w, uint8_t* p) {
