@@ -22,6 +22,19 @@ __device__ __forceinline__ unsigned gather_codes(const uint8_t* codes, int64_t f
   return word;
 }
 
+// A word of four codes that have a byte each there, from codes that have half a byte or a whole
+// one.
+__device__ __forceinline__ unsigned gather_bytes(const uint8_t* codes, int64_t first, int count,
+                                                 bool are_halves) {
+  unsigned word = 0;
+  for (int d = 0; d < 4 && d < count; ++d) {
+    const int64_t i = first + d;
+    const unsigned code = are_halves ? codes[i / 2] >> (i % 2 * 4) & 15u : codes[i];
+    word |= code << (8 * d);
+  }
+  return word;
+}
+
 // Whether 0 <= v < end.
 __device__ __forceinline__ bool is_below(int v, int end) {
   return static_cast<unsigned>(v) < static_cast<unsigned>(end);
@@ -48,21 +61,21 @@ struct SumTile {
 // its pixels; beyond `count` there are none.
 template <Accumulator kKind, int kSize>
 struct Elements {
-  unsigned offset[kSize];
+  unsigned correction[kSize];
   float ratio[kKind == kValue ? kSize : 1];
 
-  __device__ __forceinline__ Elements(const QuantConv& c, const int* offsets, int64_t channel,
+  __device__ __forceinline__ Elements(const QuantConv& c, const int* corrections, int64_t channel,
                                       int count) {
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      offset[e] = e < count ? static_cast<unsigned>(offsets[channel + e]) : 0;
+      correction[e] = e < count ? static_cast<unsigned>(corrections[channel + e]) : 0;
       if constexpr (kKind == kValue) ratio[e] = e < count ? c.ratio[channel + e] : 0.0f;
     }
   }
 
   // As a word; of int16 the low half.
   __device__ __forceinline__ unsigned of(unsigned sum, int e) const {
-    const unsigned whole = sum + offset[e];
+    const unsigned whole = sum + correction[e];
     if constexpr (kKind != kValue) return whole;
     return __float_as_uint(static_cast<float>(static_cast<int>(whole)) * ratio[e]);
   }
@@ -72,14 +85,15 @@ struct Elements {
 // time. place(pixel): where the first goes, negative where there is no such pixel. Every thread
 // must call, after a barrier.
 template <int kOutputs, Accumulator kKind, typename Place>
-__device__ __forceinline__ void take_sums(const QuantConv& c, const int* offset, const uint4* tile,
-                                          int64_t channel, int count, const Place& place) {
+__device__ __forceinline__ void take_sums(const QuantConv& c, const int* correction,
+                                          const uint4* tile, int64_t channel, int count,
+                                          const Place& place) {
   using Element = std::conditional_t<kKind == kInt16, uint16_t, uint32_t>;  // values as words
   constexpr int kSize = 16 / sizeof(Element), kPackets = kOutputs / kSize;
   static_assert(kThreads % kPackets == 0, "a thread has a column of packets");
   const int first = static_cast<int>(threadIdx.x) % kPackets * kSize, left = count - first;
   if (left <= 0) return;
-  const Elements<kKind, kSize> elements(c, offset, channel + first, left);
+  const Elements<kKind, kSize> elements(c, correction, channel + first, left);
 #pragma unroll 1
   for (int pixel = static_cast<int>(threadIdx.x) / kPackets; pixel < kTilePixels;
        pixel += kThreads / kPackets) {

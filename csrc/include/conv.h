@@ -39,8 +39,8 @@ static inline int64_t accumulator_bound(const ConvShape& shape, int levels, int 
 }
 
 // Codes [code_bytes(in_numel, levels)] of channels-last images with their coding, master weights
-// [out_channels, group_channels, kernel_height, kernel_width] of a type of DType with their mask, or
-// null for all, rounded by a scheme; weight_steps as in Weight. `out` is channels last; ratio
+// [out_channels, group_channels, kernel_height, kernel_width] of a type of DType with their mask,
+// or null for all, rounded by a scheme; weight_steps as in Weight. `out` is channels last; ratio
 // [out_channels] is 1 / (S_x * S_w). A code of zero pads. A range or a channel that is not finite
 // has zero point 0 and a ratio of NaN.
 struct QuantConv {
@@ -78,12 +78,12 @@ constexpr int64_t kMostInt32 = 2147483647;
 
 // The integers of a weight that a signed byte does not hold are bytes and what is added to all of
 // their channel: the byte that an integer of zero point `zero` has is integer - weight_offset.
-static inline int weight_offset(int zero, int states) {
+MICRONET_HD int weight_offset(int zero, int states) {
   return zero < -128 || zero + states - 1 > 127 ? zero + 128 : 0;
 }
 
 // How many codes weights of so many levels have.
-static inline int weight_states(int levels, int scheme) {
+MICRONET_HD int weight_states(int levels, int scheme) {
   return scheme == kSymmetric ? (levels - 1) / 2 * 2 + 1 : levels;
 }
 
