@@ -145,7 +145,7 @@ class Block:
     @property
     def takes_norm(self) -> bool:
         """Whether a normalization can be folded into scale and shift."""
-        return not self.is_normalized and self.shift is None and self.takes_function
+        return not self.is_normalized and self.takes_function
 
     @property
     def takes_function(self) -> bool:

@@ -257,11 +257,11 @@ class _Blocks:
             if group is None and block.sums.numel() == block.size[1]:
                 # torch refuses the statistics of a single value in its own words.
                 return None
-            statistics, scale, shift = of_batch(norm, block.sums, block.scale, group)
+            statistics, scale, shift = of_batch(norm, block.sums, block.scale, block.shift, group)
         elif running_mean is None:
             return None
         else:
-            statistics, scale, shift = of_running(norm, block.scale)
+            statistics, scale, shift = of_running(norm, block.scale, block.shift)
         new = block.with_affine(scale, shift)
         return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
 
