@@ -83,10 +83,10 @@ class PruneGroup:
 
     The target is one of ``final_sparsity``, ``threshold`` (of the magnitude) or ``sensitivity``
     (a threshold in standard deviations of the layer's weights). ``structure`` says what is pruned
-    as one: element, filter (an output channel), channel (an input channel), a block of the
-    (outputs, inputs) matrix such as 4x1, or 2:4 and its like, which keep 2 of every 4 consecutive
-    input channels. ``scope`` group ranks the pieces of all the layers together, instead of each
-    layer's. Epochs that a group does not give are the section's.
+    as one: element, filter (an output channel), channel (an input channel), a block of outputs
+    and their products such as 4x1 (see ``pruning.patterns``), or 2:4 and its like, which keep 2 of
+    every 4 consecutive input channels. ``scope`` group ranks the pieces of all the layers together,
+    instead of each layer's. Epochs that a group does not give are the section's.
     """
 
     layers: tuple[str, ...]
