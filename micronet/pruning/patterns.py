@@ -105,7 +105,9 @@ def spread(keep: Tensor, shape: tuple[int, ...], structure: str) -> Tensor:
         shape: of the weight.
         structure: of the pieces.
     """
-    if structure == "filter":
+    if structure == "element":
+        whole = keep.view(shape)
+    elif structure == "filter":
         whole = keep.view(-1, *[1] * (len(shape) - 1)).expand(shape)
     elif structure == "channel":
         whole = keep.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)

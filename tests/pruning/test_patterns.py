@@ -25,7 +25,7 @@ def loop_mask(weight, structure, count):
         outer, rest = divmod(index, weight[0].numel())
         inner, position = divmod(rest, weight[0, 0].numel())
         product = position * weight.shape[1] + inner
-        key = {"filter": outer, "channel": inner}.get(structure)
+        key = {"element": index, "filter": outer, "channel": inner}.get(structure)
         if key is None:
             across = -(-weight[0].numel() // columns)
             key = outer // rows * across + product // columns
@@ -39,7 +39,9 @@ def loop_mask(weight, structure, count):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("structure", ["filter", "channel", "1x1", "4x1", "1x4", "3x2", "16x1"])
+@pytest.mark.parametrize(
+    "structure", ["element", "filter", "channel", "1x1", "4x1", "1x4", "3x2", "16x1"]
+)
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.99])
 def test_pieces_match_the_loop(shape, structure, sparsity):
     weight = torch.randn(shape)
