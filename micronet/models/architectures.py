@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from micronet.data.preprocessing import Preprocessing
-from micronet.models import custom, small_networks, timm_networks
+from micronet.models import custom, timm_networks
 from micronet.models.replacement import replace_
+from micronet.models.small import networks
 from micronet.models.weights import load_weights
 from micronet.utils.errors import UserError, nearest
 
@@ -81,7 +82,7 @@ def source_of(arch: str) -> str:
         return "own"
     if arch in _EFFICIENTNETS:
         return "efficientnet_pytorch"
-    return "micronet" if arch in small_networks.NETWORKS else "torchvision"
+    return "micronet" if arch in networks.NETWORKS else "torchvision"
 
 
 def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.Module:
@@ -102,7 +103,7 @@ def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.
 @functools.cache
 def architectures() -> list[str]:
     """Return the names that ``create_model`` knows."""
-    own = [*_EFFICIENTNETS, *small_networks.NETWORKS]
+    own = [*_EFFICIENTNETS, *networks.NETWORKS]
     return own + torchvision.models.list_models(module=torchvision.models)
 
 
@@ -119,8 +120,8 @@ def default_image_size(arch: str) -> int:
     _check_known(arch)
     if arch in _EFFICIENTNETS:
         return efficientnet_pytorch.EfficientNet.get_image_size(arch)
-    if arch in small_networks.NETWORKS:
-        return small_networks.IMAGE_SIZE
+    if arch in networks.NETWORKS:
+        return networks.IMAGE_SIZE
     return torchvision.models.get_model_weights(arch).DEFAULT.transforms().crop_size[0]
 
 
@@ -201,8 +202,8 @@ def _untrained(arch: str, num_classes: int, channels: int) -> nn.Module:
         return efficientnet_pytorch.EfficientNet.from_name(
             arch, in_channels=channels, num_classes=num_classes, image_size=None
         )
-    if arch in small_networks.NETWORKS:
-        return small_networks.NETWORKS[arch](num_classes, channels)
+    if arch in networks.NETWORKS:
+        return networks.NETWORKS[arch](num_classes, channels)
     options: dict[str, object] = {}
     if arch in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "init_weights": True}
@@ -219,7 +220,7 @@ def _untrained(arch: str, num_classes: int, channels: int) -> nn.Module:
 
 
 def _pretrained(arch: str, num_classes: int) -> nn.Module:
-    if arch in small_networks.NETWORKS:
+    if arch in networks.NETWORKS:
         raise UserError(f"there are no published weights for {arch}; train it, or give --weights")
     try:
         if arch in _EFFICIENTNETS:

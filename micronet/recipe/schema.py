@@ -18,6 +18,9 @@ LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "const
 DECODERS = ("cpu", "device")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
+# What a pruning group ranks weights by.
+SECOND_ORDER = "second-order"
+CRITERIA = ("magnitude", SECOND_ORDER)
 # When a pruning group's masks are chosen.
 METHODS = ("gradual", "one-shot")
 
@@ -86,7 +89,9 @@ class PruneGroup:
     as one: element, filter (an output channel), channel (an input channel), a block of outputs
     and their products such as 4x1 (see ``pruning.patterns``), or 2:4 and its like, which keep 2 of
     every 4 consecutive input channels. ``scope`` group ranks the pieces of all the layers together,
-    instead of each layer's. Epochs that a group does not give are the section's.
+    instead of each layer's. ``criterion`` says what they are ranked by: the magnitude, or how much
+    the loss would rise without them to second order (see ``pruning.curvature``), which needs
+    gradients before the first masks. Epochs that a group does not give are the section's.
     """
 
     layers: tuple[str, ...]
@@ -96,6 +101,7 @@ class PruneGroup:
     sensitivity: float | None = None
     structure: str = "element"
     scope: str = "layer"
+    criterion: str = "magnitude"
     start_epoch: int | None = None
     end_epoch: int | None = None
     frequency: int | None = None

@@ -1,4 +1,4 @@
-"""The package's own networks by name: small ones, for images of 32 pixels."""
+"""The small networks by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import efficientnet_pytorch
 from efficientnet_pytorch.utils import BlockDecoder, GlobalParams
 from torch import nn
 
-from micronet.models.cifar_mobilenet import CifarMobileNetV2
-from micronet.models.cifar_resnet import CifarResNet
+from micronet.models.small.cifar_mobilenet import CifarMobileNetV2
+from micronet.models.small.cifar_resnet import CifarResNet
 
 IMAGE_SIZE = 32
 
