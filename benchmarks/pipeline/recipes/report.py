@@ -74,11 +74,12 @@ def markdown(found: list[Row], epochs: Epochs, facts: Mapping[str, str]) -> str:
     """Return the whole page."""
     about = (
         f"Made by `make bench-recipes`: {epochs.fit} epochs in float (`dense`), {epochs.prune} to "
-        f"60 % zeros, {epochs.qat} at 4/4 bits, taught by `dense`. Top-1 in per cent on the test "
-        "images, which chose nothing: checkpoints are chosen on a tenth of the training images. "
-        "Deviation is over seeds; the difference to dense is taken seed by seed. The recipes are "
-        "the table of `benchmarks/pipeline/recipes/variants.py`; `+` adds a key to the variant "
-        "before it: `bn` re-estimated statistics, `freeze` oscillating weights, `progressive` bits."
+        f"60 % zeros in all but stem, classifier and depthwise layers, {epochs.qat} at 4/4 bits, "
+        "taught by `dense`. Top-1 in per cent on the test images, which chose nothing: checkpoints "
+        "are chosen on a tenth of the training images. Deviation is over seeds; the difference to "
+        "dense is taken seed by seed. The recipes are the table of "
+        "`benchmarks/pipeline/recipes/variants.py`; `+` adds a key to the variant before it: `bn` "
+        "re-estimated statistics, `freeze` oscillating weights, `progressive` bits."
     )
     text = ["# Recipes on CIFAR-10", "", about, ""]
     for network in dict.fromkeys(row.network for row in found):
