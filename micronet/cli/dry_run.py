@@ -73,7 +73,8 @@ def target_text(group: PruneGroup) -> str:
     if group.sensitivity is not None:
         return f"{group.sensitivity:g} deviations"
     together = " together" if group.scope == "group" else ""
-    return f"{100 * prune.final_sparsity(group):g} %{together}"
+    ranked = f" by {group.criterion}" if group.criterion != PruneGroup.criterion else ""
+    return f"{100 * prune.final_sparsity(group):g} %{together}{ranked}"
 
 
 def _own_epochs(group: PruneGroup) -> str:

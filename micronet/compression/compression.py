@@ -33,6 +33,7 @@ class Compression:
         model: the network, as it is now.
         plan: the recipe, held to the network.
         masks: the bit mask of every pruned weight.
+        curvature: of the loss, where masks are to be chosen by it.
         bits: precision of every layer; empty while the network is in float.
         average: moving average of the weights, if the recipe wants one.
         epoch: that was begun last, from 0; -1 before the first.
@@ -54,7 +55,7 @@ class Compression:
         steps_per_epoch: int | None = None,
     ) -> None:
         self.model, self.plan = model, plan
-        self.masks = masks or prune.Masks()
+        self.masks, self.curvature = masks or prune.Masks(), prune.Curvature()
         self.bits: dict[str, LayerBits] = dict(bits or {})
         self.average = ModelEma(train.model_ema if train is not None else 0.0)
         self.epoch, self.num_updates = -1, 0
@@ -79,7 +80,8 @@ class Compression:
         Args:
             epoch: from 0; the next one by default.
             optimizer: takes the learned steps of quantized layers; see ``train_steps``. An
-                optimizer that is made of ``parameter_groups`` afterwards has them.
+                optimizer that is made of ``parameter_groups`` afterwards has them. Masks of
+                second order are chosen by the gradients that it is given, and need it.
             schedulers: of the optimizer's learning rates.
 
         Raises:
@@ -103,7 +105,9 @@ class Compression:
         """Do what the plan says of an epoch's start, whatever was begun before."""
         plan = self.plan
         if plan.prune is not None:
-            self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
+            pruned = self.model, plan.prune, plan.prune_groups, epoch
+            self.masks.update(*pruned, self.curvature)
+            self.curvature.watch(*pruned)
             self.average.prune(self.masks)
         if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
             self._quantize(dict(plan.bits))
@@ -127,12 +131,14 @@ class Compression:
         """
         parameters.give_steps(self.model, optimizer, schedulers)
         self._steps_are_trained = True
+        self.curvature.follow(self.model, optimizer)
 
     def step(self) -> None:
         """Keep pruned weights at zero and move the average, after a step of the optimizer.
 
         Raises:
-            UserError: no epoch has begun, or no optimizer has the network's learned steps.
+            UserError: no epoch has begun, or no optimizer is known that has the network's learned
+                steps, or whose gradients masks are to be chosen by.
         """
         if self.epoch < 0:
             raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
@@ -140,6 +146,11 @@ class Compression:
             raise UserError(
                 "no optimizer trains the network's learned steps: give begin_epoch the optimizer, "
                 "or make it of parameter_groups() after begin_epoch"
+            )
+        if not self.curvature.is_fed:
+            raise UserError(
+                "masks of second order are chosen by the gradients of an optimizer: give it to "
+                "begin_epoch"
             )
         if distributed.is_several():
             self._agree_on_steps()
@@ -240,7 +251,8 @@ class Compression:
         """
         average = self.average.tensors
         counts = self.epoch, self.num_updates, self._steps_in_epoch
-        return CompressionState(self.bits, self.masks, average, *counts).to_dict()
+        curvature = self.curvature.tensors
+        return CompressionState(self.bits, self.masks, average, *counts, curvature).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state, whose layers are put in place.
@@ -265,6 +277,7 @@ class Compression:
         self.masks = new.masks
         self.masks.apply_(self.model)
         self.masks.attach(self.model)
+        self.curvature.load(self.model, new.curvature)
         quantize.share_masks(self.model, self.masks.bits)
         try:
             self.average.load(self.model, new.average)

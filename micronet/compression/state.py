@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +25,7 @@ class CompressionState:
         epoch: that was begun last.
         num_updates: steps of the optimizer so far.
         steps_in_epoch: those of the epoch.
+        curvature: squared gradients, by layer.
     """
 
     bits: dict[str, LayerBits]
@@ -33,6 +34,7 @@ class CompressionState:
     epoch: int
     num_updates: int
     steps_in_epoch: int
+    curvature: dict[str, Tensor] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return tensors of its own and plain data, which ``read`` takes."""
@@ -43,6 +45,7 @@ class CompressionState:
             "epoch": self.epoch,
             "num_updates": self.num_updates,
             "steps_in_epoch": self.steps_in_epoch,
+            "curvature": {name: tensor.clone() for name, tensor in self.curvature.items()},
         }
 
     @classmethod
@@ -60,6 +63,8 @@ class CompressionState:
                 int(plain["epoch"]),
                 int(plain["num_updates"]),
                 int(plain["steps_in_epoch"]),
+                # States of before there was such a criterion have none.
+                dict(plain.get("curvature", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"this is no state of a compression: {error!r}") from None

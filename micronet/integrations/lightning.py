@@ -89,6 +89,7 @@ class CompressionCallback(Callback):
         optimizer = optimizer_of(compression, trainer.optimizers)
         compression.train_steps(optimizer, _schedulers(trainer))
         self._running.callback(follow_steps(compression, optimizer).remove)
+        self._running.callback(compression.curvature.leave)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose masks and put quantized layers in place."""

@@ -6,11 +6,13 @@ import re
 
 import micronet_kernels as kernels
 from micronet.recipe.schema import (
+    CRITERIA,
     DECODERS,
     LR_SCHEDULES,
     METHODS,
     OPTIMIZERS,
     POLICIES,
+    SECOND_ORDER,
     STARTS,
     STEPS,
     ActivationPrecision,
@@ -120,6 +122,7 @@ def _check_prune(p: PruneSection, path: str) -> None:
         _check_timing(p, group, where, path)
         _check_target(p, group, where, path)
         _check_structure(group, where, path)
+        _check_criterion(p, group, where, path)
     some = any(g.final_sparsity != 0 for g in p.groups)
     _require(some, path, "prune.groups", "prunes nothing: every final_sparsity is 0")
 
@@ -189,6 +192,19 @@ def _check_structure(g: PruneGroup, where: str, path: str) -> None:
         _require(
             g.scope == "layer", path, f"{where}.scope", f"group is of no use for {g.structure}"
         )
+
+
+def _check_criterion(p: PruneSection, g: PruneGroup, where: str, path: str) -> None:
+    key = f"{where}.criterion"
+    _one_of(g.criterion, CRITERIA, path, key)
+    if g.criterion == SECOND_ORDER:
+        share = g.threshold is None and g.sensitivity is None
+        _require(share, path, key, f"{SECOND_ORDER} goes with final_sparsity, not a magnitude")
+        start = p.start_epoch if g.start_epoch is None else g.start_epoch
+        early = (
+            f"{SECOND_ORDER} needs gradients before the first masks: a start_epoch of at least 1"
+        )
+        _require(start >= 1, path, key, early)
 
 
 def _check_quantize(q: QuantizeSection, path: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 from micronet.recipe.checks import check, check_train
 from micronet.recipe.distiller import schedules
 from micronet.recipe.schema import (
+    SECOND_ORDER,
     ActivationPrecision,
     AugmentSection,
     DistillSection,
@@ -29,6 +30,7 @@ from micronet.recipe.yaml_source import line_of, read_yaml
 from micronet.utils.errors import UserError
 
 __all__ = [
+    "SECOND_ORDER",
     "ActivationPrecision",
     "AugmentSection",
     "DistillSection",

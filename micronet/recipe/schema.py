@@ -20,6 +20,9 @@ LR_SCHEDULES = ("cosine", "exponential", "step", "polynomial", "plateau", "const
 DECODERS = ("cpu", "device")
 # Augmentation of one image.
 POLICIES = ("none", "randaugment", "autoaugment-imagenet", "autoaugment-cifar10")
+# What a pruning group ranks weights by.
+SECOND_ORDER = "second-order"
+CRITERIA = ("magnitude", SECOND_ORDER)
 # When a pruning group's masks are chosen.
 METHODS = ("gradual", "one-shot")
 
@@ -86,10 +89,12 @@ class PruneGroup:
 
     The target is one of ``final_sparsity``, ``threshold`` (of the magnitude) or ``sensitivity``
     (a threshold in standard deviations of the layer's weights). ``structure`` says what is pruned
-    as one: element, filter (an output channel), channel (an input channel), a block of the
-    (outputs, inputs) matrix such as 4x1, or 2:4 and its like, which keep 2 of every 4 consecutive
-    input channels. ``scope`` group ranks the pieces of all the layers together, instead of each
-    layer's. Epochs that a group does not give are the section's.
+    as one: element, filter (an output channel), channel (an input channel), a block of outputs
+    and their products such as 4x1 (see ``pruning.patterns``), or 2:4 and its like, which keep 2 of
+    every 4 consecutive input channels. ``scope`` group ranks the pieces of all the layers together,
+    instead of each layer's. ``criterion`` says what they are ranked by: the magnitude, or how much
+    the loss would rise without them to second order (see ``pruning.curvature``), which needs
+    gradients before the first masks. Epochs that a group does not give are the section's.
     """
 
     layers: tuple[str, ...]
@@ -99,6 +104,7 @@ class PruneGroup:
     sensitivity: float | None = None
     structure: str = "element"
     scope: str = "layer"
+    criterion: str = "magnitude"
     start_epoch: int | None = None
     end_epoch: int | None = None
     frequency: int | None = None

@@ -14,7 +14,7 @@ import micronet_kernels as kernels
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.layers import QuantizedLayer
-from micronet.recipe.reader import recipe_from_dict
+from micronet.recipe.reader import PruneGroup, recipe_from_dict
 from micronet.runs import directory
 from micronet.runs.directory import RunDirectory
 from micronet.scoring.count import DEFAULT_RULES, Score, score_subject
@@ -58,6 +58,13 @@ class RunFacts:
     def short(self) -> str:
         """The run's folder, without those that it lies in."""
         return Path(self.name).resolve().name
+
+    @property
+    def criteria(self) -> list[str]:
+        """What weights were ranked by, where it was not their magnitude."""
+        groups = (self.config["recipe"].get("prune") or {}).get("groups", [])
+        found = dict.fromkeys(group.get("criterion", PruneGroup.criterion) for group in groups)
+        return [f"pruned by {name}" for name in found if name != PruneGroup.criterion]
 
 
 def read(path: str, rules: RuleSet = DEFAULT_RULES, track: Track = DEFAULT) -> RunFacts:

@@ -106,6 +106,7 @@ def _one(run: RunFacts) -> list[str]:
     versions = run.config.get("versions") or {}
     about = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts.append(f"<p>{escape(about)}</p>")
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in run.criteria]
     if run.score:
         parts += _score(run.score)
     if run.layers:

@@ -76,6 +76,8 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
             tensors[f"{_group_of(key)}/{name}"] = tensor
     average = state.compression.average.tensors
     tensors.update({f"average/{k}": v for k, v in average.items()})
+    curvature = state.compression.curvature.tensors
+    tensors.update({f"curvature/{k}": v for k, v in curvature.items()})
     header = {
         **meta,
         "bits": quantize.bits_to_dict(state.compression.bits),
@@ -126,6 +128,7 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
         for key in STATE_OF[type(state.optimizer)]:
             _continue_with(state, key, found.group(_group_of(key)))
         state.compression.average.load(state.model, found.group("average"))
+        state.compression.curvature.load(state.model, found.group("curvature"))
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

@@ -87,6 +87,20 @@ def test_a_fit_has_the_weights_of_a_plain_loop(tmp_path, step, options):
     assert module.losses == losses and sum(losses[-8:]) < 0.65 * sum(losses[:8])
 
 
+@pytest.mark.parametrize("epochs", [1, plain_loops.EPOCHS])
+def test_masks_of_second_order_are_those_of_a_plain_loop(tmp_path, epochs):
+    """Lightning computes gradients inside of the optimizer's step; resumed or not."""
+    recipe, data = plain_loops.by_second_order(), plain_loops.loader()
+    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    callback = CompressionCallback(recipe)
+    trainer(tmp_path, callback, max_epochs=epochs).fit(Classifier(), data)
+    if epochs < plain_loops.EPOCHS:
+        callback = CompressionCallback(recipe)
+        trainer(tmp_path, callback).fit(Classifier(), data, ckpt_path=str(tmp_path / "last.ckpt"))
+    plain_loops.assert_same_network(callback.compression, plain)
+    plain_loops.assert_compressed(callback.compression)
+
+
 @pytest.mark.parametrize("step", ["range", "learned"])
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_resumed_fit_has_the_weights_of_an_undisturbed_one(tmp_path, step, epochs):

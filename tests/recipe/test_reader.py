@@ -163,6 +163,18 @@ MISTAKES = {
     "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, start_epoch: 3}]}": [
         "prune.end_epoch 2 is not after 3"
     ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, criterion: secondorder}]}": [
+        "prune.groups[0].criterion 'secondorder'",
+        "did you mean 'second-order'",
+    ],
+    "prune: {end_epoch: 2,"
+    " groups: [{layers: [a], final_sparsity: 0.5, criterion: second-order}]}": [
+        "prune.groups[0].criterion second-order needs gradients before the first masks",
+    ],
+    "prune: {start_epoch: 1, end_epoch: 2,"
+    " groups: [{layers: [a], threshold: 0.5, criterion: second-order}]}": [
+        "prune.groups[0].criterion second-order goes with final_sparsity",
+    ],
     "distill: {distill_weight: 0}": ["distill.distill_weight 0"],
     "distill: {start_epoch: -1}": ["distill.start_epoch -1"],
     "distill: {teacher_weights: x.pth}": ["distill.teacher_weights needs distill.teacher"],
