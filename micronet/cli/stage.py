@@ -65,6 +65,8 @@ def new_config(options: TrainOptions, earlier: Mapping[str, Any]) -> RunConfig:
     # The file's own numbers have been checked: what is wrong now, an option made wrong.
     check_train(train, COMMAND_LINE)
     # A stage takes its own sections, so that one file can hold the recipe of all three.
+    if stage != "qat" and recipe.quantize is not None:
+        train = replace(train, step_optimizer=None, step_lr=None)
     recipe = replace(
         recipe,
         train=train,

@@ -11,6 +11,7 @@ __all__ = [
     "distillation",
     "ema",
     "one_shot",
+    "parameters",
     "plan",
     "report",
 ]

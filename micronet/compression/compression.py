@@ -63,7 +63,7 @@ class Compression:
         self._train = train
         self._steps_in_epoch = 0
         # Whether an optimizer has the learned steps.
-        self._steps_are_trained = not parameters.step_group(model)
+        self._steps_are_trained = not parameters.learned_by_quantizers(model)
         self.masks.attach(model)
 
     def begin_epoch(
@@ -114,7 +114,7 @@ class Compression:
         self.bits = bits
         if self.watches_uses:
             weight_uses.watch_first_call(self.model, self.plan.rounded)
-        self._steps_are_trained = not parameters.step_group(self.model)
+        self._steps_are_trained = not parameters.learned_by_quantizers(self.model)
 
     def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
         """Let an optimizer train the learned steps, in a group that does not decay.
@@ -123,9 +123,11 @@ class Compression:
 
         Args:
             optimizer: of torch.
-            schedulers: of its learning rates; the new group's goes as the last one's.
+            schedulers: of its learning rates; the new group's goes as the last one's, in proportion
+                where the recipe says ``step_lr``.
         """
-        parameters.give_steps(self.model, optimizer, schedulers)
+        options = parameters.step_options(self._train)
+        parameters.give_steps(self.model, optimizer, schedulers, options)
         self._steps_are_trained = True
 
     def step(self) -> None:
@@ -154,7 +156,7 @@ class Compression:
         What wraps the network may not know of them: they may have come after it. Where it does,
         they agree already.
         """
-        steps = list(quantize.learned_steps(self.model).values())
+        steps = parameters.learned_by_quantizers(self.model)
         if steps:
             means = distributed.mean(torch.cat([step.detach() for step in steps]))
             for step, mean in zip(steps, means.split([len(s) for s in steps]), strict=True):
@@ -177,22 +179,39 @@ class Compression:
         return max(self.epoch, 0) + self._steps_in_epoch / self.steps_per_epoch
 
     def parameter_groups(
-        self, weight_decay: float | None = None, *, decay_vectors: bool | None = None
+        self,
+        weight_decay: float | None = None,
+        *,
+        decay_vectors: bool | None = None,
+        steps: bool = True,
     ) -> list[dict[str, Any]]:
         """Return the network's parameters in groups, for any optimizer of torch.
 
-        Learned steps come last and never decay.
+        Learned steps come last, never decay, and have the recipe's ``step_lr`` if it says one.
 
         Args:
             weight_decay: of the weights; by default the recipe's, 0 without a ``train`` section.
             decay_vectors: whether biases and the parameters of normalization decay too; by default
                 as the recipe says, and not without a ``train`` section.
+            steps: whether learned steps are among them; else make another optimizer of
+                ``step_groups``.
         """
-        self._steps_are_trained = True
         train = self._train or TrainSection(decay_vectors=False)
         decay = train.weight_decay if weight_decay is None else weight_decay
         vectors = train.decay_vectors if decay_vectors is None else decay_vectors
-        return parameters.parameter_groups(self.model, decay, decay_vectors=vectors)
+        groups = parameters.weight_groups(self.model, decay, decay_vectors=vectors)
+        if steps:
+            groups += [group for group in self.step_groups() if group["params"]]
+        return groups
+
+    def step_groups(self) -> list[dict[str, Any]]:
+        """Return the learned steps as one group, for an optimizer of their own.
+
+        It never decays, and has the recipe's ``step_lr`` if it says one. Where layers are quantized
+        later it is empty until ``begin_epoch`` is given that optimizer.
+        """
+        self._steps_are_trained = True
+        return [parameters.step_group(self.model, parameters.step_options(self._train))]
 
     def distillation_loss(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss that the recipe's ``distill`` section means; see ``distillation_loss``.

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from micronet.compression.parameters import learned_by_quantizers
 from micronet.models.shared_layers import kept_names, weight_key
 from micronet.pruning.prune import Masks
-from micronet.quantization import quantize
 from micronet.utils import distributed
 
 _STATISTICS = ("running_mean", "running_var")
@@ -115,7 +115,7 @@ class ModelEma:
             RuntimeError: one has another shape.
         """
         if self.decay and tensors:
-            steps = {id(step) for step in quantize.learned_steps(model).values()}
+            steps = {id(step) for step in learned_by_quantizers(model)}
             late = {n for n, p in model.named_parameters() if id(p) in steps} - tensors.keys()
             now = {n: t for n, t in averaged_tensors(model).items() if n not in late}
             self.tensors = {n: torch.empty_like(t).copy_(tensors[n]) for n, t in now.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -59,8 +59,8 @@ def resolve(
         earlier: precision by layer of a network that is quantized already.
 
     Raises:
-        UserError: a name is no layer, training ends before the recipe reaches its target, or the
-            network is quantized at other bits or steps.
+        UserError: a name is no layer, training ends before the recipe reaches its target, the
+            network is quantized at other bits or steps, or a key is of no use for it.
     """
     epochs = recipe.train.epochs if recipe.train is not None else None
     plan = CompressionPlan(distill=recipe.distill)
@@ -69,7 +69,19 @@ def resolve(
     if recipe.quantize is not None:
         plan = _with_quantization(plan, recipe, model, epochs)
         check_kept(plan.bits, earlier or {}, f"{line_of(recipe.path, 'quantize')}: ")
+    _check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
     return plan
+
+
+def _check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
+    """Hold what a recipe says of learned steps to there being some."""
+    learned = any("learned" in (bits.weight_step, bits.activation_step) for bits in every)
+    for key in ("step_optimizer", "step_lr"):
+        value = getattr(recipe.train, key, None)
+        if value is not None and not learned:
+            key = f"train.{key}"
+            problem = f"{key} {value} is of no use: the step of no quantizer is learned"
+            raise UserError(f"{line_of(recipe.path, key)}: {problem}")
 
 
 def check_kept(

@@ -71,6 +71,8 @@ def check_train(t: TrainSection, path: str) -> None:
     """
     _one_of(t.lr_schedule, LR_SCHEDULES, path, "train.lr_schedule")
     _one_of(t.optimizer, OPTIMIZERS, path, "train.optimizer")
+    if t.step_optimizer is not None:
+        _one_of(t.step_optimizer, OPTIMIZERS, path, "train.step_optimizer")
     _one_of(t.amp, AMP, path, "train.amp")
     _one_of(t.recompute, kernels.RECOMPUTED, path, "train.recompute")
     _one_of(t.decode, DECODERS, path, "train.decode")
@@ -80,9 +82,10 @@ def check_train(t: TrainSection, path: str) -> None:
     for key in ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed"):
         value = getattr(t, key)
         _require(0 <= value < 2**63, path, f"train.{key}", f"{value} is negative or too large")
-    for key in ("lr", "power", "loss_limit", "eps"):
+    for key in ("lr", "step_lr", "power", "loss_limit", "eps"):
         value = getattr(t, key)
-        _require(0 < value < float("inf"), path, f"train.{key}", f"{value} is no positive number")
+        positive = value is None or 0 < value < float("inf")
+        _require(positive, path, f"train.{key}", f"{value} is no positive number")
     for key in ("momentum", "label_smoothing", "model_ema", "alpha"):
         value = getattr(t, key)
         _require(0 <= value < 1, path, f"train.{key}", f"{value} is not in [0, 1)")

@@ -28,18 +28,20 @@ class TrainSection:
 
     ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
     ``patience`` plateau. ``optimizer`` names one of torch's: ``nesterov`` serves sgd, ``momentum``
-    sgd and rmsprop, ``alpha`` rmsprop, ``betas`` adam and adamw, ``eps`` all but sgd.
-    ``decay_vectors`` says whether biases and the parameters of normalization decay too. A batch is
-    trained in ``accumulate`` parts of equal size, one after the other, whose gradients are
-    averaged. ``clip_grad_norm`` 0 clips nothing. A loss above ``loss_limit`` stops the run, as one
-    that is not finite does. Several processes normalize over the batch of all of them
-    (``sync_batch_norm``), as one process would. ``model_ema`` is the decay of a moving average of
-    the weights, which is what is validated and kept; 0 averages nothing. ``compile`` trains through
-    torch.compile; ``channels_last`` is the order of images in memory. ``recompute`` says which
-    convolutions of codes keep no integers for the backward pass, which makes them again: none,
-    depthwise or all. On a CUDA device, ``cuda_graph`` replays each step as one graph,
-    ``deterministic`` takes convolutions whose gradients have the same bits each time, and
-    ``decode`` device decodes the JPEG files of training images; see ``data.device_decoding``.
+    sgd and rmsprop, ``alpha`` rmsprop, ``betas`` adam and adamw, ``eps`` all but sgd. Learned steps
+    may have an optimizer (``step_optimizer``) and an initial rate (``step_lr``) of their own, which
+    follows the schedule in proportion to ``lr``. ``decay_vectors`` says whether biases and the
+    parameters of normalization decay too. A batch is trained in ``accumulate`` parts of equal size,
+    one after the other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss
+    above ``loss_limit`` stops the run, as one that is not finite does. Several processes normalize
+    over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
+    decay of a moving average of the weights, which is what is validated and kept; 0 averages
+    nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
+    memory. ``recompute`` says which convolutions of codes keep no integers for the backward pass,
+    which makes them again: none, depthwise or all. On a CUDA device, ``cuda_graph`` replays each
+    step as one graph, ``deterministic`` takes convolutions whose gradients have the same bits each
+    time, and ``decode`` device decodes the JPEG files of training images; see
+    ``data.device_decoding``.
     """
 
     epochs: int = 10
@@ -53,6 +55,8 @@ class TrainSection:
     alpha: float = 0.99
     eps: float = 1e-8
     nesterov: bool = False
+    step_optimizer: str | None = None
+    step_lr: float | None = None
     lr_schedule: str = "cosine"
     gamma: float = 0.9
     warmup_epochs: int = 0

@@ -14,6 +14,7 @@ from micronet.compression.compression import Compression
 from micronet.compression.distillation import Teacher
 from micronet.data.datasets import Data
 from micronet.pruning import prune
+from micronet.recipe.reader import TrainSection
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.evaluation import Accuracy, evaluate
 from micronet.training.optimizer import convolutions, make_optimizer
@@ -114,6 +115,12 @@ def validate(state: State, plan: TrainingPlan, data: Data, stop: StopRequest) ->
         return evaluate(state.model, watched, channels_last=order, name=name)
 
 
+def _rates(train: TrainSection, rate: float) -> dict[str, float]:
+    """Return the rate of the weights, and that of learned steps where they have their own."""
+    own = {} if train.step_lr is None else {"step_lr": rate * train.step_lr / train.lr}
+    return {"lr": rate, **own}
+
+
 def _metrics(
     state: State,
     plan: TrainingPlan,
@@ -125,7 +132,7 @@ def _metrics(
     epoch = state.epoch - 1
     return {
         "epoch": epoch,
-        "lr": rate,
+        **_rates(plan.train, rate),
         "train_loss": trained.loss,
         "train_top1": trained.top1,
         "validation_loss": validated.loss,
