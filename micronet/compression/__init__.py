@@ -13,5 +13,6 @@ __all__ = [
     "one_shot",
     "parameters",
     "plan",
+    "reestimation",
     "report",
 ]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.compression.batches import called, check_several
 from micronet.models.failures import failures_of
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
 from micronet.utils import distributed
@@ -58,12 +59,11 @@ def calibrate_(
         raise UserError(
             f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
-    if isinstance(batches, Tensor):
-        raise UserError("calibrate_ takes batches, as in [images], not one tensor")
+    check_several(batches, "calibrate_")
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:
         raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")
-    call = forward or (lambda batch: _called(model, batch))
+    call = forward or (lambda batch: called(model, batch))
     with evaluation_mode(model), _observed(layers) as observers:
         for batch in batches:
             with failures_of(f"{type(model).__name__} cannot be calibrated"):
@@ -75,12 +75,6 @@ def calibrate_(
         observer.check(name)
     for name, observer in reached.items():
         _set(layers[name], observer, method)
-
-
-def _called(model: nn.Module, batch: Any) -> object:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
 class _Observer:

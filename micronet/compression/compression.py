@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from micronet.compression import parameters
+from micronet.compression.batches import check_several
 from micronet.compression.distillation import section_loss
 from micronet.compression.ema import ModelEma
 from micronet.compression.plan import CompressionPlan, check_kept
+from micronet.compression.reestimation import reestimate_
 from micronet.compression.report import Report
 from micronet.compression.state import CompressionState
+from micronet.compression.trained_parameters import TrainedParameters
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
@@ -24,7 +27,7 @@ from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
 
-class Compression:
+class Compression(TrainedParameters):
     """Carries a plan out on a network while a loop trains it.
 
     Call ``begin_epoch`` before each epoch and ``step`` after each step of the optimizer.
@@ -39,6 +42,7 @@ class Compression:
         num_updates: number of steps of the optimizer so far.
         steps_per_epoch: as ``compress`` was given it.
         recipe: that ``compress`` was given.
+        changed: whether the last ``begin_epoch`` chose masks or put quantized layers in place.
         watches_uses: whether the first call of the quantized network is held to using weights
             through layers.
     """
@@ -53,17 +57,16 @@ class Compression:
         *,
         steps_per_epoch: int | None = None,
     ) -> None:
-        self.model, self.plan = model, plan
+        super().__init__(model, train)
+        self.plan = plan
         self.masks = masks or prune.Masks()
         self.bits: dict[str, LayerBits] = dict(bits or {})
         self.average = ModelEma(train.model_ema if train is not None else 0.0)
         self.epoch, self.num_updates = -1, 0
         self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
         self.recipe: Recipe | None = None
-        self._train = train
+        self.changed = False
         self._steps_in_epoch = 0
-        # Whether an optimizer has the learned steps.
-        self._steps_are_trained = not parameters.learned_by_quantizers(model)
         self.masks.attach(model)
 
     def begin_epoch(
@@ -92,6 +95,7 @@ class Compression:
                 f"begin_epoch({epoch}) follows {after}: epochs are begun in order; to continue a "
                 "run, load_state_dict first"
             )
+        self.changed = False
         if epoch != self.epoch:
             self.verify()
             self._apply_plan(epoch)
@@ -105,30 +109,17 @@ class Compression:
         if plan.prune is not None:
             self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
             self.average.prune(self.masks)
+            self.changed = plan.prunes(epoch)
         if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
             self._quantize(dict(plan.bits))
         quantize.share_masks(self.model, self.masks.bits)
 
     def _quantize(self, bits: dict[str, LayerBits]) -> None:
         quantize.convert_(self.model, bits, self.masks.bits)
-        self.bits = bits
+        self.bits, self.changed = bits, True
         if self.watches_uses:
             weight_uses.watch_first_call(self.model, self.plan.rounded)
-        self._steps_are_trained = not parameters.learned_by_quantizers(self.model)
-
-    def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
-        """Let an optimizer train the learned steps, in a group that does not decay.
-
-        For one that was not made of ``parameter_groups``: before its own state is loaded.
-
-        Args:
-            optimizer: of torch.
-            schedulers: of its learning rates; the new group's goes as the last one's, in proportion
-                where the recipe says ``step_lr``.
-        """
-        options = parameters.step_options(self._train)
-        parameters.give_steps(self.model, optimizer, schedulers, options)
-        self._steps_are_trained = True
+        self._expect_steps()
 
     def step(self) -> None:
         """Keep pruned weights at zero and move the average, after a step of the optimizer.
@@ -138,29 +129,12 @@ class Compression:
         """
         if self.epoch < 0:
             raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
-        if self.bits and not self._steps_are_trained:
-            raise UserError(
-                "no optimizer trains the network's learned steps: give begin_epoch the optimizer, "
-                "or make it of parameter_groups() after begin_epoch"
-            )
+        self._require_steps()
         if distributed.is_several():
             self._agree_on_steps()
         self.num_updates += 1
         self._steps_in_epoch += 1
         self.update(self.num_updates)
-
-    @torch.no_grad()
-    def _agree_on_steps(self) -> None:
-        """Average learned steps over processes.
-
-        What wraps the network may not know of them: they may have come after it. Where it does,
-        they agree already.
-        """
-        steps = parameters.learned_by_quantizers(self.model)
-        if steps:
-            means = distributed.mean(torch.cat([step.detach() for step in steps]))
-            for step, mean in zip(steps, means.split([len(s) for s in steps]), strict=True):
-                step.copy_(mean)
 
     def update(self, number: int, share: Tensor | None = None) -> None:
         """Do what ``step`` does to tensors; see ``ModelEma.update``."""
@@ -177,41 +151,6 @@ class Compression:
         if self.steps_per_epoch is None:
             raise UserError("progress needs the number of steps: compress(steps_per_epoch=...)")
         return max(self.epoch, 0) + self._steps_in_epoch / self.steps_per_epoch
-
-    def parameter_groups(
-        self,
-        weight_decay: float | None = None,
-        *,
-        decay_vectors: bool | None = None,
-        steps: bool = True,
-    ) -> list[dict[str, Any]]:
-        """Return the network's parameters in groups, for any optimizer of torch.
-
-        Learned steps come last, never decay, and have the recipe's ``step_lr`` if it says one.
-
-        Args:
-            weight_decay: of the weights; by default the recipe's, 0 without a ``train`` section.
-            decay_vectors: whether biases and the parameters of normalization decay too; by default
-                as the recipe says, and not without a ``train`` section.
-            steps: whether learned steps are among them; else make another optimizer of
-                ``step_groups``.
-        """
-        train = self._train or TrainSection(decay_vectors=False)
-        decay = train.weight_decay if weight_decay is None else weight_decay
-        vectors = train.decay_vectors if decay_vectors is None else decay_vectors
-        groups = parameters.weight_groups(self.model, decay, decay_vectors=vectors)
-        if steps:
-            groups += [group for group in self.step_groups() if group["params"]]
-        return groups
-
-    def step_groups(self) -> list[dict[str, Any]]:
-        """Return the learned steps as one group, for an optimizer of their own.
-
-        It never decays, and has the recipe's ``step_lr`` if it says one. Where layers are quantized
-        later it is empty until ``begin_epoch`` is given that optimizer.
-        """
-        self._steps_are_trained = True
-        return [parameters.step_group(self.model, parameters.step_options(self._train))]
 
     def distillation_loss(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss that the recipe's ``distill`` section means; see ``distillation_loss``.
@@ -234,6 +173,26 @@ class Compression:
         """Give the network the average of its weights, where there is one, and its own back."""
         with self.average.in_place(self.model):
             yield self.model
+
+    def reestimate_(
+        self, batches: Iterable[Any], *, forward: Callable[[Any], object] | None = None
+    ) -> None:
+        """Compute the statistics of normalization anew over batches; see ``reestimate_``.
+
+        They are those of the network that ``averaged`` gives; where there is an average it keeps
+        them, and the network's own stay as they are. Training goes on from them: its steps
+        normalize by their own batches.
+
+        Args:
+            batches: of training; at most the recipe's ``train.reestimate_batches`` of them are
+                taken, all where that is 0.
+            forward: calls the network with a batch, where it takes something else.
+        """
+        check_several(batches, "reestimate_")
+        most = self._train.reestimate_batches if self._train is not None else 0
+        with self.averaged() as model:
+            reestimate_(model, itertools.islice(batches, most or None), forward=forward)
+            self.average.take_statistics(model)
 
     def verify(self) -> None:
         """Hold what quantizers know to what they can compute with; waits for the device.

@@ -92,6 +92,14 @@ class ModelEma:
                 if name.rpartition(".")[2] in _STATISTICS:
                     tensor.copy_(distributed.mean(tensor))
 
+    @torch.no_grad()
+    def take_statistics(self, model: nn.Module) -> None:
+        """Take the statistics of normalization that a network has, in place of their averages."""
+        now = averaged_tensors(model)
+        for name, tensor in self.tensors.items():
+            if name.rpartition(".")[2] in _STATISTICS:
+                tensor.copy_(now[name])
+
     @contextlib.contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """Give ``model`` the averaged tensors, and its own ones back afterwards.

@@ -38,6 +38,13 @@ class CompressionPlan:
         pruned = self.prune is None or epoch >= prune.last_firing_epoch(self.prune)
         return pruned and (not self.bits or epoch >= self.quantize_from)
 
+    def prunes(self, epoch: int) -> bool:
+        """Whether masks are chosen at the start of an epoch."""
+        section, groups = self.prune, self.prune_groups.values()
+        return section is not None and any(
+            epoch in prune.firing_epochs(section, group) for group in groups
+        )
+
     def distills(self, epoch: int) -> bool:
         """Whether an epoch learns from the teacher."""
         return self.distill is not None and epoch >= self.distill.start_epoch

@@ -79,7 +79,8 @@ def check_train(t: TrainSection, path: str) -> None:
     for key in ("epochs", "batch_size", "accumulate"):
         value = getattr(t, key)
         _require(value >= 1, path, f"train.{key}", f"{value} is not at least 1")
-    for key in ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed"):
+    unsigned = ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed")
+    for key in (*unsigned, "reestimate_batches"):
         value = getattr(t, key)
         _require(0 <= value < 2**63, path, f"train.{key}", f"{value} is negative or too large")
     for key in ("lr", "step_lr", "power", "loss_limit", "eps"):

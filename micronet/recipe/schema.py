@@ -36,7 +36,9 @@ class TrainSection:
     above ``loss_limit`` stops the run, as one that is not finite does. Several processes normalize
     over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
     decay of a moving average of the weights, which is what is validated and kept; 0 averages
-    nothing. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
+    nothing. ``reestimate_batches`` is the number of batches over which the statistics of
+    normalization are computed anew before they are validated and kept, 0 for those that training
+    leaves. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
     memory. ``recompute`` says which convolutions of codes keep no integers for the backward pass,
     which makes them again: none, depthwise or all. On a CUDA device, ``cuda_graph`` replays each
     step as one graph, ``deterministic`` takes convolutions whose gradients have the same bits each
@@ -72,6 +74,7 @@ class TrainSection:
     amp: str = "none"
     sync_batch_norm: bool = True
     model_ema: float = 0.0
+    reestimate_batches: int = 0
     compile: bool = False
     channels_last: bool = True
     recompute: str = "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -12,12 +13,20 @@ from torch import nn
 
 from micronet.compression.compression import Compression
 from micronet.compression.distillation import Teacher
+from micronet.data.batches import Batch
 from micronet.data.datasets import Data
 from micronet.pruning import prune
+from micronet.quantization import quantize
 from micronet.recipe.reader import TrainSection
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.evaluation import Accuracy, evaluate
-from micronet.training.optimizer import convolutions, make_optimizer
+from micronet.training.optimizer import (
+    convolutions,
+    device_of,
+    in_order,
+    make_optimizer,
+    memory_order,
+)
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
@@ -78,9 +87,15 @@ def _train_and_validate(
     stop: StopRequest,
 ) -> None:
     state.compression.begin_epoch(epoch, state.optimizer)
+    if state.compression.changed and not quantize.uninitialized(state.model):
+        state.model.train()
+        _reestimate(state, plan, data, epoch, stop)
     taught_by = teacher if plan.compression.distills(epoch) else None
     trained = Epoch(state, plan, data, epoch, taught_by, saver).train(stop)
     began = time.monotonic()
+    distributed.average_statistics(state.model)
+    state.compression.average.agree()
+    _reestimate(state, plan, data, epoch + 1, stop)
     validated = validate(state, plan, data, stop)
     if not math.isfinite(validated.loss):
         after = f"after {plan.stage} epoch {epoch + 1}"
@@ -101,10 +116,27 @@ def _train_and_validate(
     print(_line(plan, state.metrics), flush=True)
 
 
+def _reestimate(
+    state: State, plan: TrainingPlan, data: Data, epoch: int, stop: StopRequest
+) -> None:
+    """Compute the statistics of normalization anew, if asked for, over the batches of an epoch on.
+
+    They are the batches that training takes next, without what mixes images.
+    """
+    if not plan.train.reestimate_batches:
+        return
+    place, order = device_of(state.model), memory_order(plan.train.channels_last)
+
+    def forward(batch: Batch) -> None:
+        state.model(in_order(batch[0].to(place), order))
+
+    batches = (batch for number in itertools.count(epoch) for batch in data.train(number))
+    alone = not distributed.is_several()
+    state.compression.reestimate_(stop.watch(batches) if alone else batches, forward=forward)
+
+
 def validate(state: State, plan: TrainingPlan, data: Data, stop: StopRequest) -> Accuracy:
     """Evaluate the network that a user of the checkpoint gets: the average, where there is one."""
-    distributed.average_statistics(state.model)
-    state.compression.average.agree()
     # Processes have different numbers of validation batches, between which they cannot meet.
     alone = not distributed.is_several()
     validation = data.validation()
