@@ -96,6 +96,11 @@ def check_machine(config: RunConfig) -> None:
         _check_graph(train, line_of(config.recipe.path, "train.cuda_graph"))
     if not train.compile:
         return
+    if config.recipe.distill is not None and config.recipe.distill.features:
+        raise UserError(
+            f"{line_of(config.recipe.path, 'distill.features')}: distill.features does not go with "
+            "train.compile, in which modules are not watched"
+        )
     if config.stage == "qat":
         raise UserError(
             f"{line_of(config.recipe.path, 'train.compile')}: qat cannot be compiled: its layers "

@@ -10,6 +10,7 @@ __all__ = [
     "compression",
     "distillation",
     "ema",
+    "features",
     "one_shot",
     "parameters",
     "plan",

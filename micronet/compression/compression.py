@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from micronet.compression.batches import check_several
-from micronet.compression.distillation import section_loss
+from micronet.compression.distillation import Teacher, section_loss
 from micronet.compression.ema import ModelEma
+from micronet.compression.features import Features
 from micronet.compression.plan import CompressionPlan, check_kept
 from micronet.compression.reestimation import reestimate_
 from micronet.compression.report import Report
 from micronet.compression.state import CompressionState
 from micronet.compression.trained_parameters import TrainedParameters
-from micronet.models import architectures
+from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.quantize import LayerBits
@@ -42,7 +43,8 @@ class Compression(TrainedParameters):
         num_updates: number of steps of the optimizer so far.
         steps_per_epoch: as ``compress`` was given it.
         recipe: that ``compress`` was given.
-        changed: whether the last ``begin_epoch`` chose masks or put quantized layers in place.
+        stale: whether the last ``begin_epoch`` chose masks or changed bits, so that the statistics
+            of normalization are another network's; not while quantized inputs have no ranges yet.
         watches_uses: whether the first call of the quantized network is held to using weights
             through layers.
     """
@@ -65,8 +67,9 @@ class Compression(TrainedParameters):
         self.epoch, self.num_updates = -1, 0
         self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
         self.recipe: Recipe | None = None
-        self.changed = False
+        self.stale = False
         self._steps_in_epoch = 0
+        self._features: Features | None = None
         self.masks.attach(model)
 
     def begin_epoch(
@@ -95,10 +98,13 @@ class Compression(TrainedParameters):
                 f"begin_epoch({epoch}) follows {after}: epochs are begun in order; to continue a "
                 "run, load_state_dict first"
             )
-        self.changed = False
+        self.stale = False
         if epoch != self.epoch:
             self.verify()
+            before = dict(self.bits)
             self._apply_plan(epoch)
+            moved = self.plan.prunes(epoch) or self.bits != before
+            self.stale = moved and not quantize.uninitialized(self.model)
             self.epoch, self._steps_in_epoch = epoch, 0
         if optimizer is not None:
             self.train_steps(optimizer, schedulers)
@@ -109,14 +115,13 @@ class Compression(TrainedParameters):
         if plan.prune is not None:
             self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
             self.average.prune(self.masks)
-            self.changed = plan.prunes(epoch)
         if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
             self._quantize(dict(plan.bits))
         quantize.share_masks(self.model, self.masks.bits)
 
     def _quantize(self, bits: dict[str, LayerBits]) -> None:
         quantize.convert_(self.model, bits, self.masks.bits)
-        self.bits, self.changed = bits, True
+        self.bits = bits
         if self.watches_uses:
             weight_uses.watch_first_call(self.model, self.plan.rounded)
         self._expect_steps()
@@ -152,21 +157,52 @@ class Compression(TrainedParameters):
             raise UserError("progress needs the number of steps: compress(steps_per_epoch=...)")
         return max(self.epoch, 0) + self._steps_in_epoch / self.steps_per_epoch
 
+    @contextlib.contextmanager
+    def features(self, teacher: Teacher | nn.Module | None) -> Iterator[None]:
+        """Watch both networks for ``distillation_loss``, where the recipe distills features.
+
+        Both are called inside, once for each loss; before the section's ``start_epoch``, and
+        without a teacher, nothing is watched.
+
+        Args:
+            teacher: that the student's loss is computed with.
+        """
+        if self.plan.features is None or teacher is None or not self.plan.distills(self.epoch):
+            yield
+            return
+        network = custom.innermost(teacher.model if isinstance(teacher, Teacher) else teacher)
+        with Features(self.plan.features, self.model, network).watched() as self._features:
+            try:
+                yield
+            finally:
+                self._features = None
+
     def distillation_loss(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss that the recipe's ``distill`` section means; see ``distillation_loss``.
 
         It is the cross entropy before the section's ``start_epoch``, and without a section or a
-        teacher.
+        teacher. Of a recipe that distills features it is called within ``features``.
 
         Args:
             student: logits, shape (batch, classes).
             teacher: logits, shape (batch, classes); None where there is none.
             labels: class indices (batch,), or shares of classes (batch, classes).
+
+        Raises:
+            UserError: the recipe distills features, and they were not watched, or differ in shape.
         """
         section = self.plan.distill if self.plan.distills(self.epoch) else None
         smoothing = self._train.label_smoothing if self._train is not None else 0.0
         taught = None if teacher is None else teacher.float()
-        return section_loss(student.float(), taught, labels, section, smoothing)
+        loss = section_loss(student.float(), taught, labels, section, smoothing)
+        if self.plan.features is None or section is None or teacher is None:
+            return loss
+        if self._features is None:
+            raise UserError(
+                "the recipe distills features: call both networks and distillation_loss inside of "
+                "`with compression.features(teacher):`"
+            )
+        return loss + self._features.loss()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from micronet.compression import features
+from micronet.compression.features import FeaturePlan
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
@@ -25,6 +27,7 @@ class CompressionPlan:
         quantize_from: the epoch, from 0, at whose start layers are quantized.
         bits: precision of every layer; empty where nothing is quantized.
         distill: the section of the recipe, None where nothing is distilled.
+        features: the modules whose outputs are distilled, None where none is.
     """
 
     prune: PruneSection | None = None
@@ -32,6 +35,7 @@ class CompressionPlan:
     quantize_from: int = 0
     bits: Mapping[str, LayerBits] = field(default_factory=dict)
     distill: DistillSection | None = None
+    features: FeaturePlan | None = None
 
     def at_target(self, epoch: int) -> bool:
         """Whether an epoch trains the network at its final sparsity and precision."""
@@ -71,6 +75,8 @@ def resolve(
     """
     epochs = recipe.train.epochs if recipe.train is not None else None
     plan = CompressionPlan(distill=recipe.distill)
+    if recipe.distill is not None:
+        plan = replace(plan, features=features.resolve(model, recipe.distill, recipe.path))
     if recipe.prune is not None:
         plan = _with_pruning(plan, recipe.prune, recipe.path, model, epochs)
     if recipe.quantize is not None:

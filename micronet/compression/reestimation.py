@@ -1,7 +1,7 @@
 """Statistics of batch normalization computed anew, as plain averages over some batches.
 
 The moving averages of training lag behind weights that are rounded: a weight that crosses from one
-level to the next moves what follows it at once. Nagel et al. 2022, arXiv:2203.11086, section 4.1.
+level to the next moves what follows it at once. Nagel et al. 2022, arXiv:2203.11086.
 """
 
 from __future__ import annotations

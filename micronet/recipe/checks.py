@@ -238,10 +238,14 @@ def _check_distill(d: DistillSection, path: str) -> None:
     _require(warm, path, "distill.temperature", f"{d.temperature} is no positive number")
     share = d.student_weight
     _require(0 <= share <= 1, path, "distill.student_weight", f"{share} is not in [0, 1]")
-    if d.distill_weight is not None:
-        positive = 0 < d.distill_weight < float("inf")
-        key = "distill.distill_weight"
-        _require(positive, path, key, f"{d.distill_weight} is no positive number")
+    for key in ("distill_weight", "feature_weight"):
+        value = getattr(d, key)
+        positive = value is None or 0 < value < float("inf")
+        _require(positive, path, f"distill.{key}", f"{value} is no positive number")
+    weighed = not d.features or d.feature_weight is not None
+    _require(weighed, path, "distill.features", "needs distill.feature_weight")
+    named = bool(d.features) or d.feature_weight is None
+    _require(named, path, "distill.feature_weight", "needs distill.features")
     start = d.start_epoch
     _require(start >= 0, path, "distill.start_epoch", f"{start} is negative")
     alone = d.teacher is not None or d.teacher_weights is None

@@ -173,6 +173,8 @@ class DistillSection:
 
     ``d``, the distillation weight, is ``1 - w`` unless it is given. The teacher may stand here
     instead of on the command line: a run, or an architecture with the file of its weights.
+    ``features`` are patterns of the names of modules whose outputs are to be the teacher's: their
+    distance, see ``compression.features``, is added with the weight ``feature_weight``.
     """
 
     temperature: float = 2.0
@@ -181,6 +183,8 @@ class DistillSection:
     start_epoch: int = 0
     teacher: str | None = None
     teacher_weights: str | None = None
+    features: tuple[str, ...] = ()
+    feature_weight: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from micronet.compression.distillation import Teacher
 from micronet.data.batches import Batch
 from micronet.data.datasets import Data
 from micronet.pruning import prune
-from micronet.quantization import quantize
 from micronet.recipe.reader import TrainSection
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.evaluation import Accuracy, evaluate
@@ -87,7 +86,7 @@ def _train_and_validate(
     stop: StopRequest,
 ) -> None:
     state.compression.begin_epoch(epoch, state.optimizer)
-    if state.compression.changed and not quantize.uninitialized(state.model):
+    if state.compression.stale:
         state.model.train()
         _reestimate(state, plan, data, epoch, stop)
     taught_by = teacher if plan.compression.distills(epoch) else None

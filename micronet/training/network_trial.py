@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.compression.distillation import Teacher
+from micronet.compression.features import Features
 from micronet.compression.reestimation import trained_norms
 from micronet.models.failures import failures_of, logits_of
 from micronet.models.unchanged import unchanged
@@ -95,6 +96,7 @@ def _attempt(
         taught = dataclasses.replace(trial, name=_of_teacher(trial), evaluated=trial.trained)
         with unchanged(teacher.model):
             _try_evaluation(teacher.model, taught, order)
+            _try_features(model, teacher.model, taught, order)
     return notes
 
 
@@ -122,6 +124,20 @@ def _check_finite(model: nn.Module, name: str) -> None:
     for key, value in model.named_parameters():
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{name} has values in {key!r} that are not finite")
+
+
+@torch.no_grad()
+def _try_features(
+    student: nn.Module, teacher: nn.Module, trial: Trial, order: torch.memory_format
+) -> None:
+    """Compare what the two networks compute, where that is distilled."""
+    if trial.features is None:
+        return
+    with unchanged(student), Features(trial.features, student, teacher).watched() as features:
+        student.train()
+        for network in (student, teacher):
+            _try_each(network, trial, trial.trained[-1:], order, trains=False)
+        features.loss()
 
 
 def _try_quantized(model: nn.Module, trial: Trial, order: torch.memory_format) -> None:

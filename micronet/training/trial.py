@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from micronet.compression.features import FeaturePlan
 from micronet.data.datasets import Data
 from micronet.quantization.quantize import LayerBits
 from micronet.training.plan import TrainingPlan
@@ -28,6 +29,7 @@ class Trial:
         masks: what is pruned already.
         path: of the recipe, for messages.
         reestimates: whether statistics of its normalization are to be re-estimated.
+        features: what of it is compared with its teacher, if anything.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Trial:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     path: str = ""
     reestimates: bool = False
+    features: FeaturePlan | None = None
 
     @classmethod
     def of_evaluation(cls, name: str, data: Data, images: int) -> Trial:
@@ -63,6 +66,7 @@ class Trial:
             masks=masks,
             path=path,
             reestimates=plan.train.reestimate_batches > 0,
+            features=plan.compression.features,
         )
 
     @property
