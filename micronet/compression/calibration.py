@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.compression.batches import called, check_several
 from micronet.models.failures import failures_of
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
 from micronet.utils import distributed
@@ -75,6 +74,23 @@ def calibrate_(
         observer.check(name)
     for name, observer in reached.items():
         _set(layers[name], observer, method)
+
+
+def called(model: nn.Module, batch: Any) -> object:
+    """Call a network with a batch."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def check_several(batches: object, who: str) -> None:
+    """Hold batches to being several, of which one tensor's rows would be.
+
+    Raises:
+        UserError: they are one tensor.
+    """
+    if isinstance(batches, Tensor):
+        raise UserError(f"{who} takes batches, as in [images], not one tensor")
 
 
 class _Observer:

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micronet.compression.batches import check_several
+from micronet.compression.calibration import check_several
 from micronet.compression.distillation import Teacher, section_loss
 from micronet.compression.ema import ModelEma
 from micronet.compression.features import Features
+from micronet.compression.parameters import TrainedParameters
 from micronet.compression.plan import CompressionPlan, check_kept
 from micronet.compression.reestimation import reestimate_
 from micronet.compression.report import Report
 from micronet.compression.state import CompressionState
-from micronet.compression.trained_parameters import TrainedParameters
 from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses

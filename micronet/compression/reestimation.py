@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from micronet.compression.batches import called, check_several
+from micronet.compression.calibration import called, check_several
 from micronet.models.failures import failures_of
 from micronet.models.unchanged import unchanged
 from micronet.utils import distributed
