@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from micronet.compression.compression import Compression
     from micronet.compression.distillation import Teacher, distillation_loss
     from micronet.compression.one_shot import prune_, quantize_
+    from micronet.compression.reestimation import reestimate_
     from micronet.compression.report import Report
     from micronet.data.datasets import Data, open_data
     from micronet.data.preprocessing import Preprocessing
@@ -50,6 +51,7 @@ _HOMES = {
     "micronet.compression.compression": "Compression",
     "micronet.compression.distillation": "Teacher distillation_loss",
     "micronet.compression.one_shot": "prune_ quantize_",
+    "micronet.compression.reestimation": "reestimate_",
     "micronet.compression.report": "Report",
     "micronet.data.datasets": "Data open_data",
     "micronet.data.preprocessing": "Preprocessing",
@@ -98,6 +100,7 @@ __all__ = [
     "preprocessing",
     "prune_",
     "quantize_",
+    "reestimate_",
     "save",
     "score",
     "set_learning_rate",

@@ -65,6 +65,8 @@ def new_config(options: TrainOptions, earlier: Mapping[str, Any]) -> RunConfig:
     # The file's own numbers have been checked: what is wrong now, an option made wrong.
     check_train(train, COMMAND_LINE)
     # A stage takes its own sections, so that one file can hold the recipe of all three.
+    if stage != "qat" and recipe.quantize is not None:
+        train = replace(train, step_optimizer=None, step_lr=None)
     recipe = replace(
         recipe,
         train=train,
@@ -94,6 +96,11 @@ def check_machine(config: RunConfig) -> None:
         _check_graph(train, line_of(config.recipe.path, "train.cuda_graph"))
     if not train.compile:
         return
+    if config.recipe.distill is not None and config.recipe.distill.features:
+        raise UserError(
+            f"{line_of(config.recipe.path, 'distill.features')}: distill.features does not go with "
+            "train.compile, in which modules are not watched"
+        )
     if config.stage == "qat":
         raise UserError(
             f"{line_of(config.recipe.path, 'train.compile')}: qat cannot be compiled: its layers "

@@ -10,7 +10,10 @@ __all__ = [
     "compression",
     "distillation",
     "ema",
+    "features",
     "one_shot",
+    "parameters",
     "plan",
+    "reestimation",
     "report",
 ]

@@ -56,12 +56,11 @@ def calibrate_(
         raise UserError(
             f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
-    if isinstance(batches, Tensor):
-        raise UserError("calibrate_ takes batches, as in [images], not one tensor")
+    check_several(batches, "calibrate_")
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:
         raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")
-    call = forward or (lambda batch: _called(model, batch))
+    call = forward or (lambda batch: called(model, batch))
     with evaluation_mode(model), _observed(layers) as observers:
         for batch in batches:
             with failures_of(f"{type(model).__name__} cannot be calibrated"):
@@ -75,10 +74,21 @@ def calibrate_(
         _set(layers[name], observer, method)
 
 
-def _called(model: nn.Module, batch: Any) -> object:
+def called(model: nn.Module, batch: Any) -> object:
+    """Call a network with a batch."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def check_several(batches: object, who: str) -> None:
+    """Hold batches to being several, of which one tensor's rows would be.
+
+    Raises:
+        UserError: they are one tensor.
+    """
+    if isinstance(batches, Tensor):
+        raise UserError(f"{who} takes batches, as in [images], not one tensor")
 
 
 class _Observer:

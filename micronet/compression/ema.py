@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from micronet.compression.parameters import learned_by_quantizers
 from micronet.models.shared_layers import kept_names, weight_key
 from micronet.pruning.prune import Masks
-from micronet.quantization import quantize
 from micronet.utils import distributed
 
 _STATISTICS = ("running_mean", "running_var")
@@ -92,6 +92,14 @@ class ModelEma:
                 if name.rpartition(".")[2] in _STATISTICS:
                     tensor.copy_(distributed.mean(tensor))
 
+    @torch.no_grad()
+    def take_statistics(self, model: nn.Module) -> None:
+        """Take the statistics of normalization that a network has, in place of their averages."""
+        now = averaged_tensors(model)
+        for name, tensor in self.tensors.items():
+            if name.rpartition(".")[2] in _STATISTICS:
+                tensor.copy_(now[name])
+
     @contextlib.contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """Give ``model`` the averaged tensors, and its own ones back afterwards.
@@ -115,7 +123,7 @@ class ModelEma:
             RuntimeError: one has another shape.
         """
         if self.decay and tensors:
-            steps = {id(step) for step in quantize.learned_steps(model).values()}
+            steps = {id(step) for step in learned_by_quantizers(model)}
             late = {n for n, p in model.named_parameters() if id(p) in steps} - tensors.keys()
             now = {n: t for n, t in averaged_tensors(model).items() if n not in late}
             self.tensors = {n: torch.empty_like(t).copy_(tensors[n]) for n, t in now.items()}

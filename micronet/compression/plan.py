@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from micronet.compression import features
+from micronet.compression.features import FeaturePlan
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
@@ -25,6 +27,7 @@ class CompressionPlan:
         quantize_from: the epoch, from 0, at whose start layers are quantized.
         bits: precision of every layer; empty where nothing is quantized.
         distill: the section of the recipe, None where nothing is distilled.
+        features: the modules whose outputs are distilled, None where none is.
     """
 
     prune: PruneSection | None = None
@@ -32,11 +35,19 @@ class CompressionPlan:
     quantize_from: int = 0
     bits: Mapping[str, LayerBits] = field(default_factory=dict)
     distill: DistillSection | None = None
+    features: FeaturePlan | None = None
 
     def at_target(self, epoch: int) -> bool:
         """Whether an epoch trains the network at its final sparsity and precision."""
         pruned = self.prune is None or epoch >= prune.last_firing_epoch(self.prune)
         return pruned and (not self.bits or epoch >= self.quantize_from)
+
+    def prunes(self, epoch: int) -> bool:
+        """Whether masks are chosen at the start of an epoch."""
+        section, groups = self.prune, self.prune_groups.values()
+        return section is not None and any(
+            epoch in prune.firing_epochs(section, group) for group in groups
+        )
 
     def distills(self, epoch: int) -> bool:
         """Whether an epoch learns from the teacher."""
@@ -59,17 +70,31 @@ def resolve(
         earlier: precision by layer of a network that is quantized already.
 
     Raises:
-        UserError: a name is no layer, training ends before the recipe reaches its target, or the
-            network is quantized at other bits or steps.
+        UserError: a name is no layer, training ends before the recipe reaches its target, the
+            network is quantized at other bits or steps, or a key is of no use for it.
     """
     epochs = recipe.train.epochs if recipe.train is not None else None
     plan = CompressionPlan(distill=recipe.distill)
+    if recipe.distill is not None:
+        plan = replace(plan, features=features.resolve(model, recipe.distill, recipe.path))
     if recipe.prune is not None:
         plan = _with_pruning(plan, recipe.prune, recipe.path, model, epochs)
     if recipe.quantize is not None:
         plan = _with_quantization(plan, recipe, model, epochs)
         check_kept(plan.bits, earlier or {}, f"{line_of(recipe.path, 'quantize')}: ")
+    _check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
     return plan
+
+
+def _check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
+    """Hold what a recipe says of learned steps to there being some."""
+    learned = any("learned" in (bits.weight_step, bits.activation_step) for bits in every)
+    for key in ("step_optimizer", "step_lr"):
+        value = getattr(recipe.train, key, None)
+        if value is not None and not learned:
+            key = f"train.{key}"
+            problem = f"{key} {value} is of no use: the step of no quantizer is learned"
+            raise UserError(f"{line_of(recipe.path, key)}: {problem}")
 
 
 def check_kept(

@@ -74,18 +74,22 @@ def check_train(t: TrainSection, path: str) -> None:
     """
     _one_of(t.lr_schedule, LR_SCHEDULES, path, "train.lr_schedule")
     _one_of(t.optimizer, OPTIMIZERS, path, "train.optimizer")
+    if t.step_optimizer is not None:
+        _one_of(t.step_optimizer, OPTIMIZERS, path, "train.step_optimizer")
     _one_of(t.amp, AMP, path, "train.amp")
     _one_of(t.recompute, kernels.RECOMPUTED, path, "train.recompute")
     _one_of(t.decode, DECODERS, path, "train.decode")
     for key in ("epochs", "batch_size", "accumulate"):
         value = getattr(t, key)
         _require(value >= 1, path, f"train.{key}", f"{value} is not at least 1")
-    for key in ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed"):
+    unsigned = ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed")
+    for key in (*unsigned, "reestimate_batches"):
         value = getattr(t, key)
         _require(0 <= value < 2**63, path, f"train.{key}", f"{value} is negative or too large")
-    for key in ("lr", "power", "loss_limit", "eps"):
+    for key in ("lr", "step_lr", "power", "loss_limit", "eps"):
         value = getattr(t, key)
-        _require(0 < value < float("inf"), path, f"train.{key}", f"{value} is no positive number")
+        positive = value is None or 0 < value < float("inf")
+        _require(positive, path, f"train.{key}", f"{value} is no positive number")
     for key in ("momentum", "label_smoothing", "model_ema", "alpha"):
         value = getattr(t, key)
         _require(0 <= value < 1, path, f"train.{key}", f"{value} is not in [0, 1)")
@@ -269,10 +273,14 @@ def _check_distill(d: DistillSection, path: str) -> None:
     _require(warm, path, "distill.temperature", f"{d.temperature} is no positive number")
     share = d.student_weight
     _require(0 <= share <= 1, path, "distill.student_weight", f"{share} is not in [0, 1]")
-    if d.distill_weight is not None:
-        positive = 0 < d.distill_weight < float("inf")
-        key = "distill.distill_weight"
-        _require(positive, path, key, f"{d.distill_weight} is no positive number")
+    for key in ("distill_weight", "feature_weight"):
+        value = getattr(d, key)
+        positive = value is None or 0 < value < float("inf")
+        _require(positive, path, f"distill.{key}", f"{value} is no positive number")
+    weighed = not d.features or d.feature_weight is not None
+    _require(weighed, path, "distill.features", "needs distill.feature_weight")
+    named = bool(d.features) or d.feature_weight is None
+    _require(named, path, "distill.feature_weight", "needs distill.features")
     start = d.start_epoch
     _require(start >= 0, path, "distill.start_epoch", f"{start} is negative")
     alone = d.teacher is not None or d.teacher_weights is None

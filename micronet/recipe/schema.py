@@ -33,19 +33,22 @@ class TrainSection:
 
     ``gamma`` serves exponential, step and plateau; ``milestones`` step; ``power`` polynomial;
     ``patience`` plateau. ``optimizer`` names one of torch's: ``nesterov`` serves sgd, ``momentum``
-    sgd and rmsprop, ``alpha`` rmsprop, ``betas`` adam and adamw, ``eps`` all but sgd.
-    ``decay_vectors`` says whether biases and the parameters of normalization decay too. A batch is
-    trained in ``accumulate`` parts of equal size, one after the other, whose gradients are
-    averaged. ``clip_grad_norm`` 0 clips nothing. A loss above ``loss_limit`` stops the run, as one
-    that is not finite does. Several processes normalize over the batch of all of them
-    (``sync_batch_norm``), as one process would. ``model_ema`` is the decay of a moving average of
-    the weights, which is what is validated and kept; 0 averages nothing. ``compile`` trains through
-    torch.compile; ``channels_last`` is the order of images in memory. ``recompute`` says which
-    convolutions of codes keep no integers for the backward pass, which makes them again: none,
-    depthwise, all, or auto, depthwise ones whose integers take 32 bits. On a CUDA device,
-    ``cuda_graph`` replays each step as one graph, ``deterministic`` takes convolutions whose
-    gradients have the same bits each time, and ``decode`` device decodes the JPEG files of
-    training images; see ``data.device_decoding``.
+    sgd and rmsprop, ``alpha`` rmsprop, ``betas`` adam and adamw, ``eps`` all but sgd. Learned steps
+    may have an optimizer (``step_optimizer``) and an initial rate (``step_lr``) of their own, which
+    follows the schedule in proportion to ``lr``. ``decay_vectors`` says whether biases and the
+    parameters of normalization decay too. A batch is trained in ``accumulate`` parts of equal size,
+    one after the other, whose gradients are averaged. ``clip_grad_norm`` 0 clips nothing. A loss
+    above ``loss_limit`` stops the run, as one that is not finite does. Several processes normalize
+    over the batch of all of them (``sync_batch_norm``), as one process would. ``model_ema`` is the
+    decay of a moving average of the weights, which is what is validated and kept; 0 averages
+    nothing. ``reestimate_batches`` is the number of batches over which the statistics of
+    normalization are computed anew before they are validated and kept, 0 for those that training
+    leaves. ``compile`` trains through torch.compile; ``channels_last`` is the order of images in
+    memory. ``recompute`` says which convolutions of codes keep no integers for the backward pass,
+    which makes them again: none, depthwise, all, or auto, depthwise ones whose integers take 32
+    bits. On a CUDA device, ``cuda_graph`` replays each step as one graph, ``deterministic`` takes
+    convolutions whose gradients have the same bits each time, and ``decode`` device decodes the
+    JPEG files of training images; see ``data.device_decoding``.
     """
 
     epochs: int = 10
@@ -59,6 +62,8 @@ class TrainSection:
     alpha: float = 0.99
     eps: float = 1e-8
     nesterov: bool = False
+    step_optimizer: str | None = None
+    step_lr: float | None = None
     lr_schedule: str = "cosine"
     gamma: float = 0.9
     warmup_epochs: int = 0
@@ -74,6 +79,7 @@ class TrainSection:
     amp: str = "none"
     sync_batch_norm: bool = True
     model_ema: float = 0.0
+    reestimate_batches: int = 0
     compile: bool = False
     channels_last: bool = True
     recompute: str = "auto"
@@ -182,6 +188,8 @@ class DistillSection:
 
     ``d``, the distillation weight, is ``1 - w`` unless it is given. The teacher may stand here
     instead of on the command line: a run, or an architecture with the file of its weights.
+    ``features`` are patterns of the names of modules whose outputs are to be the teacher's: their
+    distance, see ``compression.features``, is added with the weight ``feature_weight``.
     """
 
     temperature: float = 2.0
@@ -190,6 +198,8 @@ class DistillSection:
     start_epoch: int = 0
     teacher: str | None = None
     teacher_weights: str | None = None
+    features: tuple[str, ...] = ()
+    feature_weight: float | None = None
 
 
 @dataclass(frozen=True)

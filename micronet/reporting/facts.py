@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,7 @@ class LayerPicture:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run."""
+    """One run; the settings are those of training that are not the defaults."""
 
     name: str
     config: Mapping[str, Any]
@@ -53,6 +54,7 @@ class RunFacts:
     score: Score | None = None
     layers: list[LayerPicture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    settings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def short(self) -> str:
@@ -85,12 +87,27 @@ def read(path: str, rules: RuleSet = DEFAULT_RULES, track: Track = DEFAULT) -> R
         checkpoint = directory.find_checkpoint(path)
     except UserError:
         missing.append("there is no checkpoint, so nothing of its layers and its score")
-        return RunFacts(path, config, records, _targets(config, None), missing=missing)
+        targets, known = _targets(config, None), settings(config)
+        return RunFacts(path, config, records, targets, missing=missing, settings=known)
     loaded = directory.load(checkpoint)
     counted = _score(path, rules, track, missing)
     pictures = [picture(name, layer) for name, layer in layers_of(loaded.model)]
     targets = _targets(config, loaded.model)
-    return RunFacts(path, config, records, targets, counted, pictures, missing)
+    return RunFacts(path, config, records, targets, counted, pictures, missing, settings(config))
+
+
+def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the keys of how a run trained whose values are not the defaults, with these."""
+    recipe = recipe_from_dict(config["recipe"], str(config["schedule"]))
+    sections = {"train": recipe.train, "distill": recipe.distill, "augment": recipe.augment}
+    found = []
+    for name, section in sections.items():
+        for key in dataclasses.fields(section) if section is not None else ():
+            value = getattr(section, key.name)
+            if value != key.default:
+                shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                found.append((f"{name}.{key.name}", shown))
+    return found
 
 
 def _score(path: str, rules: RuleSet, track: Track, missing: list[str]) -> Score | None:

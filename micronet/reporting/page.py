@@ -65,7 +65,7 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         return [
             svg.Line(
                 _named(runs, run, name),
-                [(r["epoch"] + 1, r[key]) for r in run.records],
+                [(r["epoch"] + 1, r[key]) for r in run.records if key in r],
                 color,
                 "dashed" if second else "plain",
             )
@@ -75,10 +75,11 @@ def _curves(runs: Sequence[RunFacts]) -> str:
 
     loss = series(("training", "train_loss"), ("validation", "validation_loss"))
     top1 = series(("training", "train_top1"), ("validation", "validation_top1"))
+    rates = series(("", "lr"), ("learned steps", "step_lr"))
     plots = [
         svg.lines("Loss", loss, logarithmic=True),
         svg.lines("Top-1", top1, " %"),
-        svg.lines("Learning rate", series(("", "lr"))),
+        svg.lines("Learning rate", [line for line in rates if line.points]),
         svg.lines("Images a second", series(("", "images_per_second"))),
         svg.lines("Sparsity", _sparsity(runs), " %"),
     ]
@@ -107,6 +108,9 @@ def _one(run: RunFacts) -> list[str]:
     about = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts.append(f"<p>{escape(about)}</p>")
     parts += [f"<p>{escape(sentence)}</p>" for sentence in run.criteria]
+    if run.settings:
+        cells = [["key", "value"], *run.settings]
+        parts += ["<h3>Training, where it is not the default</h3>", table(cells)]
     if run.score:
         parts += _score(run.score)
     if run.layers:
