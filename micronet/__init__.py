@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         ActivationPrecision,
         AugmentSection,
         DistillSection,
+        OscillationSection,
+        ProgressiveStage,
         PruneGroup,
         PruneSection,
         QuantizeOverride,
@@ -55,8 +57,9 @@ _HOMES = {
     "micronet.data.preprocessing": "Preprocessing",
     "micronet.models.architectures": "create_model load_weights preprocessing",
     "micronet.recipe.reader": (
-        "ActivationPrecision AugmentSection DistillSection PruneGroup PruneSection "
-        "QuantizeOverride QuantizeSection Recipe TrainSection WeightPrecision"
+        "ActivationPrecision AugmentSection DistillSection OscillationSection ProgressiveStage "
+        "PruneGroup PruneSection QuantizeOverride QuantizeSection Recipe TrainSection "
+        "WeightPrecision"
     ),
     "micronet.runs.folder": "Loaded load save",
     "micronet.scoring.count": "Score score",
@@ -74,7 +77,9 @@ __all__ = [
     "Data",
     "DistillSection",
     "Loaded",
+    "OscillationSection",
     "Preprocessing",
+    "ProgressiveStage",
     "PruneGroup",
     "PruneSection",
     "QuantizeOverride",

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from micronet.compression import parameters
 from micronet.compression.distillation import section_loss
 from micronet.compression.ema import ModelEma
+from micronet.compression.oscillations.following import Oscillations
 from micronet.compression.plan import CompressionPlan, check_kept
 from micronet.compression.report import Report
 from micronet.compression.state import CompressionState
 from micronet.models import architectures
 from micronet.pruning import prune
-from micronet.quantization import conversion, quantize, weight_uses
+from micronet.quantization import conversion, precision_change, quantize, weight_uses
+from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import Recipe, TrainSection
 from micronet.utils import distributed
@@ -35,6 +37,7 @@ class Compression:
         masks: the bit mask of every pruned weight.
         bits: precision of every layer; empty while the network is in float.
         average: moving average of the weights, if the recipe wants one.
+        oscillations: of quantized weights, if the recipe wants them followed.
         epoch: that was begun last, from 0; -1 before the first.
         num_updates: number of steps of the optimizer so far.
         steps_per_epoch: as ``compress`` was given it.
@@ -57,6 +60,8 @@ class Compression:
         self.masks = masks or prune.Masks()
         self.bits: dict[str, LayerBits] = dict(bits or {})
         self.average = ModelEma(train.model_ema if train is not None else 0.0)
+        last = plan.quantize_from if train is None else train.epochs - 1
+        self.oscillations = Oscillations(plan.oscillations, plan.quantize_from, last)
         self.epoch, self.num_updates = -1, 0
         self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
         self.recipe: Recipe | None = None
@@ -105,16 +110,23 @@ class Compression:
         if plan.prune is not None:
             self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
             self.average.prune(self.masks)
-        if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
-            self._quantize(dict(plan.bits))
+        bits = dict(plan.bits_at(epoch))
+        if bits and self.bits != bits:
+            self._quantize(bits)
         quantize.share_masks(self.model, self.masks.bits)
+        self.oscillations.begin_epoch(self.model, epoch)
 
     def _quantize(self, bits: dict[str, LayerBits]) -> None:
+        """Quantize layers that are in float, and give those that are not other bits."""
+        already = set(quantized_layers(self.model))
         quantize.convert_(self.model, bits, self.masks.bits)
+        if set(quantized_layers(self.model)) > already:
+            if self.watches_uses:
+                weight_uses.watch_first_call(self.model, self.plan.rounded)
+            self._steps_are_trained = not parameters.step_group(self.model)
+        self.average.scale(precision_change.change_bits_(self.model, bits))
+        self.oscillations.restart()
         self.bits = bits
-        if self.watches_uses:
-            weight_uses.watch_first_call(self.model, self.plan.rounded)
-        self._steps_are_trained = not parameters.step_group(self.model)
 
     def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
         """Let an optimizer train the learned steps, in a group that does not decay.
@@ -132,7 +144,8 @@ class Compression:
         """Keep pruned weights at zero and move the average, after a step of the optimizer.
 
         Raises:
-            UserError: no epoch has begun, or no optimizer has the network's learned steps.
+            UserError: no epoch has begun, no optimizer has the network's learned steps, or the
+                loss lacks ``dampening_loss``.
         """
         if self.epoch < 0:
             raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
@@ -141,6 +154,7 @@ class Compression:
                 "no optimizer trains the network's learned steps: give begin_epoch the optimizer, "
                 "or make it of parameter_groups() after begin_epoch"
             )
+        self.oscillations.require_loss()
         if distributed.is_several():
             self._agree_on_steps()
         self.num_updates += 1
@@ -163,6 +177,7 @@ class Compression:
     def update(self, number: int, share: Tensor | None = None) -> None:
         """Do what ``step`` does to tensors; see ``ModelEma.update``."""
         self.masks.apply_(self.model)
+        self.oscillations.update()
         self.average.update(self.model, number, share)
 
     @property
@@ -210,6 +225,10 @@ class Compression:
         taught = None if teacher is None else teacher.float()
         return section_loss(student.float(), taught, labels, section, smoothing)
 
+    def dampening_loss(self) -> Tensor:
+        """Return the loss that the recipe's ``quantize.oscillations.dampen`` adds, a scalar."""
+        return self.oscillations.loss()
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """Give the network the average of its weights, where there is one, and its own back."""
@@ -238,9 +257,9 @@ class Compression:
 
         ``torch.load(..., weights_only=True)`` reads it back.
         """
-        average = self.average.tensors
+        tensors = self.average.tensors, self.oscillations.state()
         counts = self.epoch, self.num_updates, self._steps_in_epoch
-        return CompressionState(self.bits, self.masks, average, *counts).to_dict()
+        return CompressionState(self.bits, self.masks, *tensors, *counts).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state, whose layers are put in place.
@@ -256,9 +275,10 @@ class Compression:
         for name in new.bits:
             if name not in layers:
                 raise UserError(f"this is a state of another network, with a layer {name!r}")
-        if new.bits and self.plan.bits and new.bits != dict(self.plan.bits):
+        if new.bits and self.plan.bits and new.bits not in self.plan.precisions:
             raise UserError("the state was quantized at other bits or steps than the recipe's")
-        check_kept(new.bits, self.bits, "this is a state of another network: ")
+        if self.bits not in self.plan.precisions:
+            check_kept(new.bits, self.bits, "this is a state of another network: ")
         new.masks.check(self.model)
         if new.bits and new.bits != self.bits:
             self._quantize(new.bits)
@@ -268,13 +288,13 @@ class Compression:
         quantize.share_masks(self.model, self.masks.bits)
         try:
             self.average.load(self.model, new.average)
+            self.oscillations.load(self.model, new.oscillations, new.epoch)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"the state's average is of another network: {error}") from None
+            raise UserError(f"the state's tensors are of another network: {error}") from None
         self.epoch, self.num_updates = new.epoch, new.num_updates
         self._steps_in_epoch = new.steps_in_epoch
 
     def __repr__(self) -> str:
         """Return for example ``Compression(ResNet, epoch=3, num_updates=512)``."""
-        facts = {"epoch": self.epoch, "num_updates": self.num_updates}
-        shown = ", ".join(f"{key}={value}" for key, value in facts.items())
+        shown = f"epoch={self.epoch}, num_updates={self.num_updates}"
         return f"{type(self).__name__}({type(self.model).__name__}, {shown})"

@@ -50,6 +50,10 @@ class InputQuantizer(nn.Module, ABC):
             batches: as many have been seen, so much is it worth beside those of training.
         """
 
+    def change_levels(self, levels: int) -> None:
+        """Round to another number of levels between the same ends."""
+        self.levels = levels
+
 
 class ActivationQuantizer(InputQuantizer):
     """Fake-quantizes its input under the bias-corrected moving average of its range.
@@ -197,6 +201,15 @@ class LearnedActivationQuantizer(InputQuantizer):
         magnitude = distributed.mean(x.float().abs().mean())
         self.step_size.copy_(initial_step(magnitude, self._largest or 1))
 
+    @torch.no_grad()
+    def change_levels(self, levels: int) -> None:
+        """Round to another number of levels; the step and the zero point keep their ends."""
+        factor = step_factor(self.levels, levels)
+        super().change_levels(levels)
+        self.step_size.mul_(factor)
+        self.zero_point.copy_(torch.round(self.zero_point / factor))
+        self.read_zero_point()
+
     def read_zero_point(self) -> None:
         """Take the largest multiple from the zero point; waits for the device."""
         ready = self.is_ready()
@@ -240,6 +253,12 @@ def _in_backward() -> bool:
 def scale_of_steps(steps: Tensor) -> Tensor:
     """Return the scales S of values ``i / S``, one over each learned step, without a gradient."""
     return torch.ones_like(steps) / steps.detach()
+
+
+def step_factor(before: int | None, after: int | None) -> float:
+    """Return what a step is multiplied by so that as many levels reach as far as before."""
+    assert before is not None and after is not None
+    return (before - 1) / (after - 1)
 
 
 def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:

@@ -76,6 +76,8 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
             tensors[f"{_group_of(key)}/{name}"] = tensor
     average = state.compression.average.tensors
     tensors.update({f"average/{k}": v for k, v in average.items()})
+    followed = state.compression.oscillations.state()
+    tensors.update({f"oscillation/{k}": v for k, v in followed.items()})
     header = {
         **meta,
         "bits": quantize.bits_to_dict(state.compression.bits),
@@ -126,6 +128,8 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
         for key in STATE_OF[type(state.optimizer)]:
             _continue_with(state, key, found.group(_group_of(key)))
         state.compression.average.load(state.model, found.group("average"))
+        followed = found.group("oscillation")
+        state.compression.oscillations.load(state.model, followed, state.compression.epoch)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

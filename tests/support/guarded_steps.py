@@ -1,4 +1,4 @@
-"""A distilled, pruned step of quantization-aware training with an average, without a run."""
+"""A distilled, pruned, dampened step of quantization-aware training with an average; no run."""
 
 import torch
 
@@ -7,7 +7,13 @@ from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import DistillSection, PruneGroup, PruneSection, TrainSection
+from micronet.recipe.reader import (
+    DistillSection,
+    OscillationSection,
+    PruneGroup,
+    PruneSection,
+    TrainSection,
+)
 from micronet.training import loop
 from micronet.training.optimizer import set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
@@ -36,6 +42,7 @@ def stepper(deferred, **train):
         prune_groups=prune.layer_groups(model, section),
         bits=bits_of(model),
         distill=DistillSection(),
+        oscillations=OscillationSection(momentum=0.3, freeze=0.1, dampen=0.01),
     )
     train = TrainSection(**{"clip_grad_norm": 1.0, "accumulate": 2, **settings})
     plan = TrainingPlan("qat", train, compression)

@@ -135,7 +135,8 @@ class StepGuard:
         optimizer = state.optimizer
         optimized = [t for p in optimizer.state for t in optimizer_tensors(optimizer, p).values()]
         averages = state.compression.average.tensors.values()
-        return [*state.model.parameters(), *optimized, *averages]
+        followed = state.compression.oscillations.tensors
+        return [*state.model.parameters(), *optimized, *averages, *followed]
 
     def _note(self, name: str, now: Tensor) -> Tensor:
         """Keep evidence unless an earlier step has failed, and return it as it was given."""
