@@ -158,5 +158,5 @@ def _of_some_recipes(metrics: Mapping[str, Any]) -> str:
     if metrics.get("input_bits") is not None:
         parts.append(f"{metrics['input_bits']:.3g}-bit inputs")
     if "oscillating" in metrics:
-        parts.append(f"{metrics['oscillating']} weights oscillate, {metrics['frozen']} frozen")
+        parts.append(f"{metrics['oscillating']} oscillating and {metrics['frozen']} frozen weights")
     return "".join(f"{part}, " for part in parts)
