@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 from torch import nn
 
@@ -163,22 +162,31 @@ def _stages(
     """Return the precision of every layer from the epoch of each stage on.
 
     Raises:
-        UserError: a stage changes no layer, or the last one does not reach the recipe's precision
-            before the end of training.
+        UserError: a number of a stage changes no layer, or the last stage does not reach the
+            recipe's precision before the end of training.
     """
     found: dict[int, Mapping[str, LayerBits]] = {}
-    weights = activations = None
-    for stage in section.progressive:
+    before, weights, activations = bits, None, None
+    for i, stage in enumerate(section.progressive):
         weights = weights if stage.weights is None else stage.weights
         activations = activations if stage.activations is None else stage.activations
-        found[stage.epoch] = fewest_bits(bits, weights, activations)
-    for i, (before, after) in enumerate(pairwise([bits, *found.values()])):
-        if before == after:
-            key = f"quantize.progressive[{i}]"
-            raise UserError(f"{line_of(path, key)}: {key} changes no layer of this network")
+        found[stage.epoch] = after = fewest_bits(bits, weights, activations)
+        for operand, number in (("weight", stage.weights), ("activation", stage.activations)):
+            if number is not None and _same(operand, before, after):
+                key = f"quantize.progressive[{i}].{operand}s"
+                raise UserError(
+                    f"{line_of(path, key)}: {key} {number:g} changes no layer of this network"
+                )
+        before = after
     if found:
         _check_last(bits, found, path, epochs)
     return found
+
+
+def _same(operand: str, some: Mapping[str, LayerBits], others: Mapping[str, LayerBits]) -> bool:
+    """Whether an operand has the same bits in every layer."""
+    key = f"{operand}_bits"
+    return all(getattr(some[name], key) == getattr(others[name], key) for name in some)
 
 
 def _check_last(

@@ -172,12 +172,12 @@ WRONG = {
     ],
     r"progressive\[0\], the last one, leaves weights of layer 'first\.0' at 8 bits": STAGES[:1],
     r"progressive\[2\], the last one, leaves weights .* asks for 4": STAGES[:3],
-    r"progressive\[1\] changes no layer": [
-        {"epoch": 0, "weights": 4, "activations": 8},
-        {"epoch": 1, "weights": 3},
-        {"epoch": 2, "activations": 4},
+    r"progressive\[0\]\.weights 4 changes no layer": [{"epoch": 0, "weights": 4, "activations": 8}],
+    r"progressive\[2\]\.weights 3 changes no layer": [
+        {"epoch": 0, "weights": 8, "activations": 8},
+        {"epoch": 1, "weights": 4, "activations": 4},
+        {"epoch": 2, "weights": 3},
     ],
-    r"progressive\[0\] changes no layer": [{"epoch": 0, "weights": 3}],
     r"progressive\[1\] begins in epoch 9, but training ends after epoch 6": [
         STAGES[0],
         {"epoch": 8, "weights": 4, "activations": 4},

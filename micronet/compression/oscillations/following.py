@@ -151,7 +151,7 @@ class Oscillations:
         turned = change * direction < 0
         self._kept["frequency"].lerp_(turned.float(), momentum)
         average.lerp_(integers, momentum)
-        direction.copy_(torch.where(change == 0, direction, change))
+        direction.mul_(change == 0).add_(change)
         self._kept["integer"].copy_(integers)
         if weights is not None and threshold is not None:
             self._hold(weights, grids, threshold)
