@@ -70,6 +70,7 @@ class Compression:
         # Whether an optimizer has the learned steps.
         self._steps_are_trained = not parameters.step_group(model)
         self.masks.attach(model)
+        precision_change.start_as_(model, plan.bits)
 
     def begin_epoch(
         self,
@@ -117,14 +118,13 @@ class Compression:
         self.oscillations.begin_epoch(self.model, epoch)
 
     def _quantize(self, bits: dict[str, LayerBits]) -> None:
-        """Quantize layers that are in float, and give those that are not other bits."""
-        already = set(quantized_layers(self.model))
-        quantize.convert_(self.model, bits, self.masks.bits)
+        already, own = set(quantized_layers(self.model)), self.plan.bits or bits
+        factors = precision_change.quantize_(self.model, own, bits, self.masks.bits)
         if set(quantized_layers(self.model)) > already:
             if self.watches_uses:
                 weight_uses.watch_first_call(self.model, self.plan.rounded)
             self._steps_are_trained = not parameters.step_group(self.model)
-        self.average.scale(precision_change.change_bits_(self.model, bits))
+        self.average.scale(factors)
         self.oscillations.restart()
         self.bits = bits
 

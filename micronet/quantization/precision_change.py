@@ -5,12 +5,48 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from micronet.models import shared_layers
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantize import convert_
 from micronet.quantization.quantizers import LearnedActivationQuantizer, step_factor
+
+
+def quantize_(
+    model: nn.Module,
+    own: Mapping[str, LayerBits],
+    now: Mapping[str, LayerBits],
+    masks: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """Quantize layers that are in float, and give those that are not other bits.
+
+    Learned steps start as they would at their own bits, and reach as far at others: Esser's initial
+    step of 8 bits reaches four times as far as that of 4, and would leave little of the weights
+    when levels become fewer.
+
+    Args:
+        model: its modules keep their names.
+        own: precision by layer that layers come down to.
+        now: that they have first.
+        masks: as in ``convert_``.
+
+    Returns:
+        As ``change_bits_``.
+    """
+    convert_(model, own, masks)
+    factors = change_bits_(model, now)
+    start_as_(model, own)
+    return factors
+
+
+def start_as_(model: nn.Module, own: Mapping[str, LayerBits]) -> None:
+    """Let steps of inputs that are still to start do so as at their own bits; see ``quantize_``."""
+    for name, layer in quantized_layers(model):
+        levels = own[name].activation_levels if name in own else None
+        if levels is not None and isinstance(layer.input_quantizer, LearnedActivationQuantizer):
+            layer.input_quantizer.start_levels = levels
 
 
 def change_bits_(model: nn.Module, bits: Mapping[str, LayerBits]) -> dict[str, float]:

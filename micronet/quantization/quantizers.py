@@ -171,6 +171,8 @@ class LearnedActivationQuantizer(InputQuantizer):
         self.register_buffer("zero_point", torch.full((1,), torch.nan))
         # The largest multiple, on the host, so that no later step waits for the device.
         self._largest: int | None = None
+        # For as many levels the initial step is chosen; others then reach as far.
+        self.start_levels = levels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized values of ``x`` (batch, ...)."""
@@ -196,10 +198,12 @@ class LearnedActivationQuantizer(InputQuantizer):
 
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
+        levels, self.levels = self.levels, self.start_levels
         low, high = distributed.all_reduce_range(torch.stack(torch.aminmax(x)).float())
         self._set_zero_point(low.clamp(max=0.0), high.clamp(min=0.0))
         magnitude = distributed.mean(x.float().abs().mean())
         self.step_size.copy_(initial_step(magnitude, self._largest or 1))
+        self.change_levels(levels)
 
     @torch.no_grad()
     def change_levels(self, levels: int) -> None:

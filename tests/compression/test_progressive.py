@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import micronet
-from compressed import PRUNE, epoch_of, recipe, same, small, states
+from compressed import LEARNED, PRUNE, epoch_of, recipe, same, small, states
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.precision_change import change_bits_
 from micronet.quantization.quantize import LayerBits, learned_steps
@@ -29,11 +29,11 @@ def plan(step="range", stages=STAGES, **quantize):
     return recipe(train={"epochs": 6, "model_ema": 0.9}, prune=PRUNE, quantize=section)
 
 
-def optimizer_of(compression, lr=0.001):
+def optimizer_of(compression, lr=1e-4):
     return torch.optim.Adam(compression.parameter_groups(), lr=lr)
 
 
-def begun(made, lr=0.001):
+def begun(made, lr=1e-4):
     model = small()
     compression = micronet.compress(model, made)
     compression.begin_epoch(0)
@@ -107,6 +107,23 @@ def test_weights_of_learned_steps_are_centered_at_each_number_of_levels():
         compression.begin_epoch(epoch, optimizer)
         for _, layer in quantized_layers(model):
             assert set(layer.weight_zero_point.tolist()) == {-(2.0 ** (weights - 1))}
+
+
+def test_steps_start_as_those_of_their_own_bits(batches):
+    own = {"weights": LEARNED, "activations": LEARNED}
+    few = begun(recipe(prune=PRUNE, quantize=own))[0]
+    many = begun(plan("learned", stages=[STAGES[0], {"epoch": 1, "weights": 4, "activations": 4}]))[
+        0
+    ]
+    for model in (few, many):
+        model(batches[0][0])
+    for (_, one), (_, other) in zip(quantized_layers(few), quantized_layers(many), strict=True):
+        assert one.bits.weight_bits == 4 and other.bits.weight_bits == 8
+        assert torch.equal(other.weight_step, one.weight_step * (15 / 255))
+    # The inputs of later layers are those that are rounded before.
+    one, other = (model.first[0].input_quantizer for model in (few, many))
+    assert torch.equal(other.step_size, one.step_size * (15 / 255))
+    assert torch.equal(other.zero_point, one.zero_point * 17) and one.zero_point < 0
 
 
 def test_a_step_before_its_first_batch_is_changed_too():
