@@ -3,9 +3,9 @@
 Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training", arXiv:2203.11086. After
 each step of the optimizer every weight's integer is compared with the one before. A change is a
 turn if it goes the other way than the weight's last change; a moving average of turns is its
-frequency, and another one follows the integer itself (section 3.2). A weight whose frequency
-exceeds a threshold is frozen to the rounded average (section 4.2, algorithm 1); a loss pulls the
-others to their level (section 4.1, equation 6).
+frequency, and another one follows the integer itself. A weight whose frequency exceeds a threshold
+is frozen to the rounded average (iterative freezing); a loss pulls weights to their level
+(dampening).
 
 A frozen weight keeps its integer. Its master value is that integer times the step, so that it goes
 where the step goes. Where the step follows a range, the range is that of the channel's other
