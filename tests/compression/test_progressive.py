@@ -4,12 +4,14 @@ import io
 
 import pytest
 import torch
+import yaml
 
 import micronet
 from compressed import LEARNED, PRUNE, epoch_of, recipe, same, small, states
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.precision_change import change_bits_
 from micronet.quantization.quantize import LayerBits, learned_steps
+from micronet.scoring.network.plan_files import applied
 from micronet.utils.errors import UserError
 
 STEPS = ("range", "learned")
@@ -225,3 +227,17 @@ def test_a_network_of_fewer_bits_is_not_given_more():
 def test_a_recipe_comes_back_from_its_text():
     made = plan()
     assert micronet.Recipe.from_dict(made.to_dict()) == made
+
+
+def test_a_plan_of_a_search_keeps_the_stages_of_the_schedule(tmp_path):
+    path = tmp_path / "plan.yaml"
+    few = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    path.write_text(yaml.safe_dump({"arch": "resnet20", "quantize": few}))
+    section = {"weights": {"bits": 6}, "activations": {"bits": 6}, "oscillations": {"freeze": 0.1}}
+    schedule = recipe(train={"epochs": 6}, quantize={**section, "progressive": STAGES})
+    made = applied(str(path), schedule).quantize
+    assert made.weights.bits == 4 and made.oscillations.freeze == 0.1 and len(made.progressive) == 4
+    stages = [{"epoch": 2, "weights": 8}]
+    later = recipe(quantize={**section, "start_epoch": 2, "progressive": stages})
+    with pytest.raises(UserError, match=r"epoch 2 is not quantize\.start_epoch, 0"):
+        applied(str(path), later)
