@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         ActivationPrecision,
         AugmentSection,
         DistillSection,
+        OscillationSection,
+        ProgressiveStage,
         PruneGroup,
         PruneSection,
         QuantizeOverride,
@@ -57,8 +59,9 @@ _HOMES = {
     "micronet.data.preprocessing": "Preprocessing",
     "micronet.models.architectures": "create_model load_weights preprocessing",
     "micronet.recipe.reader": (
-        "ActivationPrecision AugmentSection DistillSection PruneGroup PruneSection "
-        "QuantizeOverride QuantizeSection Recipe TrainSection WeightPrecision"
+        "ActivationPrecision AugmentSection DistillSection OscillationSection ProgressiveStage "
+        "PruneGroup PruneSection QuantizeOverride QuantizeSection Recipe TrainSection "
+        "WeightPrecision"
     ),
     "micronet.runs.folder": "Loaded load save",
     "micronet.scoring.count": "Score score",
@@ -76,7 +79,9 @@ __all__ = [
     "Data",
     "DistillSection",
     "Loaded",
+    "OscillationSection",
     "Preprocessing",
+    "ProgressiveStage",
     "PruneGroup",
     "PruneSection",
     "QuantizeOverride",

@@ -92,13 +92,12 @@ def _of_batch(
 @torch.no_grad()
 def of_running(norm: Norm, dequant_scale: Tensor, shift: Tensor | None) -> Folded:
     """Normalize acc * dequant_scale + shift by the running statistics, which have to be there."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    center, spread = norm.running_mean, norm.running_var
+    assert center is not None and spread is not None
     if shift is not None:
-        norm = norm._replace(running_mean=norm.running_mean - shift)
+        center = center - shift
     # Values: copies, whatever the buffers hold later.
-    mean, variance = (
-        t.detach().to(torch.float64, copy=True) for t in (norm.running_mean, norm.running_var)
-    )
+    mean, variance = (t.detach().to(torch.float64, copy=True) for t in (center, spread))
     return _folded(norm, Statistics(mean, variance), dequant_scale)
 
 

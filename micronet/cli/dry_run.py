@@ -143,7 +143,17 @@ def _reached(section: PruneSection, group: PruneGroup, epoch: int) -> str:
 def _precision_and_loss(recipe: Recipe, epoch: int) -> tuple[str, str]:
     quantized = recipe.quantize is not None and epoch >= recipe.quantize.start_epoch
     distils = recipe.distill is not None and epoch >= recipe.distill.start_epoch
-    return "quantized" if quantized else "float", "distilled" if distils else "labels"
+    return _precision(recipe, epoch) if quantized else "float", "distilled" if distils else "labels"
+
+
+def _precision(recipe: Recipe, epoch: int) -> str:
+    """Return the fewest bits of weights and inputs that a stage allows, as ``8/5 bits``."""
+    stages = [s for s in recipe.quantize.progressive if s.epoch <= epoch] if recipe.quantize else []
+    if not stages:
+        return "quantized"
+    given = ([s.weights for s in stages], [s.activations for s in stages])
+    known = ([bits for bits in bits_of if bits is not None] for bits_of in given)
+    return "/".join(f"{bits[-1]:g}" if bits else "-" for bits in known) + " bits"
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:

@@ -203,15 +203,23 @@ def resumed_config(options: TrainOptions, run: RunDirectory) -> RunConfig:
     return config
 
 
-def resolve(config: RunConfig, model: nn.Module, origin: LoadedRun | None) -> TrainingPlan:
+def resolve(
+    config: RunConfig, model: nn.Module, origin: LoadedRun | None, *, goes_on: bool = False
+) -> TrainingPlan:
     """Hold a recipe's names and epochs to the network.
+
+    Args:
+        config: of the run.
+        model: the network.
+        origin: what the run starts from.
+        goes_on: whether that is its own checkpoint.
 
     Raises:
         UserError: a name is no layer, or training ends before the recipe reaches its target.
     """
     recipe = config.recipe
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
-    compression = plan.resolve(model, recipe, earlier)
+    compression = plan.resolve(model, recipe, earlier, goes_on=goes_on)
     return TrainingPlan(config.stage, train_section(config), compression, recipe.augment)
 
 

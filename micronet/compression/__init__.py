@@ -10,6 +10,7 @@ __all__ = [
     "compression",
     "distillation",
     "ema",
+    "epoch_facts",
     "features",
     "one_shot",
     "parameters",

@@ -14,6 +14,7 @@ from micronet.compression.calibration import check_several
 from micronet.compression.distillation import Teacher, section_loss
 from micronet.compression.ema import ModelEma
 from micronet.compression.features import Features
+from micronet.compression.oscillations.following import Oscillations
 from micronet.compression.parameters import TrainedParameters
 from micronet.compression.plan import CompressionPlan, check_kept
 from micronet.compression.reestimation import reestimate_
@@ -21,7 +22,8 @@ from micronet.compression.report import Report
 from micronet.compression.state import CompressionState
 from micronet.models import architectures, custom
 from micronet.pruning import prune
-from micronet.quantization import conversion, quantize, weight_uses
+from micronet.quantization import conversion, precision_change, quantize, weight_uses
+from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import Recipe, TrainSection
 from micronet.utils import distributed
@@ -40,6 +42,7 @@ class Compression(TrainedParameters):
         curvature: of the loss, where masks are to be chosen by it.
         bits: precision of every layer; empty while the network is in float.
         average: moving average of the weights, if the recipe wants one.
+        oscillations: of quantized weights, if the recipe wants them followed.
         epoch: that was begun last, from 0; -1 before the first.
         num_updates: number of steps of the optimizer so far.
         steps_per_epoch: as ``compress`` was given it.
@@ -65,6 +68,8 @@ class Compression(TrainedParameters):
         self.masks, self.curvature = masks or prune.Masks(), prune.Curvature()
         self.bits: dict[str, LayerBits] = dict(bits or {})
         self.average = ModelEma(train.model_ema if train is not None else 0.0)
+        last = plan.quantize_from if train is None else train.epochs - 1
+        self.oscillations = Oscillations(plan.oscillations, plan.quantize_from, last)
         self.epoch, self.num_updates = -1, 0
         self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
         self.recipe: Recipe | None = None
@@ -72,6 +77,7 @@ class Compression(TrainedParameters):
         self._steps_in_epoch = 0
         self._features: Features | None = None
         self.masks.attach(model)
+        precision_change.start_as_(model, plan.bits)
 
     def begin_epoch(
         self,
@@ -119,16 +125,22 @@ class Compression(TrainedParameters):
             self.masks.update(*pruned, self.curvature)
             self.curvature.watch(*pruned)
             self.average.prune(self.masks)
-        if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
-            self._quantize(dict(plan.bits))
+        bits = dict(plan.bits_at(epoch))
+        if bits and self.bits != bits:
+            self._quantize(bits)
         quantize.share_masks(self.model, self.masks.bits)
+        self.oscillations.begin_epoch(self.model, epoch)
 
     def _quantize(self, bits: dict[str, LayerBits]) -> None:
-        quantize.convert_(self.model, bits, self.masks.bits)
+        already, own = set(quantized_layers(self.model)), self.plan.bits or bits
+        factors = precision_change.quantize_(self.model, own, bits, self.masks.bits)
+        if set(quantized_layers(self.model)) > already:
+            if self.watches_uses:
+                weight_uses.watch_first_call(self.model, self.plan.rounded)
+            self._expect_steps()
+        self.average.scale(factors)
+        self.oscillations.restart()
         self.bits = bits
-        if self.watches_uses:
-            weight_uses.watch_first_call(self.model, self.plan.rounded)
-        self._expect_steps()
 
     def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
         """Let an optimizer train the learned steps; see ``TrainedParameters.train_steps``."""
@@ -139,8 +151,9 @@ class Compression(TrainedParameters):
         """Keep pruned weights at zero and move the average, after a step of the optimizer.
 
         Raises:
-            UserError: no epoch has begun, or no optimizer is known that has the network's learned
-                steps, or whose gradients masks are to be chosen by.
+            UserError: no epoch has begun, no optimizer is known that has the network's learned
+                steps, or whose gradients masks are to be chosen by, or the loss lacks
+                ``dampening_loss``.
         """
         if self.epoch < 0:
             raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
@@ -150,6 +163,7 @@ class Compression(TrainedParameters):
                 "masks of second order are chosen by the gradients of an optimizer: give it to "
                 "begin_epoch"
             )
+        self.oscillations.require_loss()
         if distributed.is_several():
             self._agree_on_steps()
         self.num_updates += 1
@@ -159,6 +173,7 @@ class Compression(TrainedParameters):
     def update(self, number: int, share: Tensor | None = None) -> None:
         """Do what ``step`` does to tensors; see ``ModelEma.update``."""
         self.masks.apply_(self.model)
+        self.oscillations.update()
         self.average.update(self.model, number, share)
 
     @property
@@ -219,6 +234,10 @@ class Compression(TrainedParameters):
             )
         return loss + self._features.loss()
 
+    def dampening_loss(self) -> Tensor:
+        """Return the loss that the recipe's ``quantize.oscillations.dampen`` adds, a scalar."""
+        return self.oscillations.loss()
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """Give the network the average of its weights, where there is one, and its own back."""
@@ -267,10 +286,10 @@ class Compression(TrainedParameters):
 
         ``torch.load(..., weights_only=True)`` reads it back.
         """
-        average = self.average.tensors
+        tensors = self.average.tensors, self.oscillations.state()
         counts = self.epoch, self.num_updates, self._steps_in_epoch
         curvature = self.curvature.tensors
-        return CompressionState(self.bits, self.masks, average, *counts, curvature).to_dict()
+        return CompressionState(self.bits, self.masks, *tensors, *counts, curvature).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state, whose layers are put in place.
@@ -286,9 +305,10 @@ class Compression(TrainedParameters):
         for name in new.bits:
             if name not in layers:
                 raise UserError(f"this is a state of another network, with a layer {name!r}")
-        if new.bits and self.plan.bits and new.bits != dict(self.plan.bits):
+        if new.bits and self.plan.bits and new.bits not in self.plan.precisions:
             raise UserError("the state was quantized at other bits or steps than the recipe's")
-        check_kept(new.bits, self.bits, "this is a state of another network: ")
+        if self.bits not in self.plan.precisions:
+            check_kept(new.bits, self.bits, "this is a state of another network: ")
         new.masks.check(self.model)
         if new.bits and new.bits != self.bits:
             self._quantize(new.bits)
@@ -299,13 +319,13 @@ class Compression(TrainedParameters):
         quantize.share_masks(self.model, self.masks.bits)
         try:
             self.average.load(self.model, new.average)
+            self.oscillations.load(self.model, new.oscillations, new.epoch)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"the state's average is of another network: {error}") from None
+            raise UserError(f"the state's tensors are of another network: {error}") from None
         self.epoch, self.num_updates = new.epoch, new.num_updates
         self._steps_in_epoch = new.steps_in_epoch
 
     def __repr__(self) -> str:
         """Return for example ``Compression(ResNet, epoch=3, num_updates=512)``."""
-        facts = {"epoch": self.epoch, "num_updates": self.num_updates}
-        shown = ", ".join(f"{key}={value}" for key, value in facts.items())
+        shown = f"epoch={self.epoch}, num_updates={self.num_updates}"
         return f"{type(self).__name__}({type(self.model).__name__}, {shown})"

@@ -85,6 +85,12 @@ class ModelEma:
                 masks.fill_(name, self.tensors[weight_key(name)])
 
     @torch.no_grad()
+    def scale(self, factors: Mapping[str, float]) -> None:
+        """Multiply averages as the tensors themselves have been multiplied, by name."""
+        for name in factors.keys() & self.tensors.keys():
+            self.tensors[name].mul_(factors[name])
+
+    @torch.no_grad()
     def agree(self) -> None:
         """Let the processes' statistics of batch normalization agree on their mean."""
         if distributed.is_several():

@@ -22,6 +22,7 @@ class CompressionState:
         bits: precision by layer; empty in float.
         masks: of pruned weights.
         average: of the weights, by name.
+        oscillations: what is known of those of weights; empty where none are followed.
         epoch: that was begun last.
         num_updates: steps of the optimizer so far.
         steps_in_epoch: those of the epoch.
@@ -31,6 +32,7 @@ class CompressionState:
     bits: dict[str, LayerBits]
     masks: Masks
     average: dict[str, Tensor]
+    oscillations: dict[str, Tensor]
     epoch: int
     num_updates: int
     steps_in_epoch: int
@@ -42,6 +44,7 @@ class CompressionState:
             "bits": quantize.bits_to_dict(self.bits),
             "masks": {name: bits.clone() for name, bits in self.masks.bits.items()},
             "average": {name: tensor.clone() for name, tensor in self.average.items()},
+            "oscillations": {name: tensor.clone() for name, tensor in self.oscillations.items()},
             "epoch": self.epoch,
             "num_updates": self.num_updates,
             "steps_in_epoch": self.steps_in_epoch,
@@ -60,6 +63,8 @@ class CompressionState:
                 quantize.bits_from_dict(plain["bits"]),
                 Masks(plain["masks"]),
                 dict(plain["average"]),
+                # States of earlier versions have none.
+                dict(plain.get("oscillations", {})),
                 int(plain["epoch"]),
                 int(plain["num_updates"]),
                 int(plain["steps_in_epoch"]),

@@ -27,6 +27,7 @@ from micronet.quantization.learned_quantizer import (
     gradient_scale,
     initial_step,
     scale_of_steps,
+    step_factor,
 )
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.quantizers import ActivationQuantizer, InputQuantizer
@@ -111,11 +112,29 @@ class QuantizedLayer(nn.Module, ABC):
             kept = kernels.unpack_bits(self.mask, magnitude.numel()).view(magnitude.shape)
         mean = (magnitude * kept).sum(1) / kept.sum(1).clamp(min=1)
         self.weight_step = nn.Parameter(initial_step(mean, self._largest_weight()))
-        zero_point = torch.full_like(mean, self._largest_weight() - (self.weight_levels - 1))
+        zero_point = torch.full_like(mean, self._lowest_weight())
         self.register_buffer("weight_zero_point", zero_point, persistent=False)
 
     def _largest_weight(self) -> int:
         return self.weight_levels - 1 - self.weight_levels // 2
+
+    def _lowest_weight(self) -> int:
+        return self._largest_weight() - (self.weight_levels - 1)
+
+    @torch.no_grad()
+    def change_bits(self, bits: LayerBits, *, owns_weight: bool) -> None:
+        """Round to other levels from now on; learned steps grow or shrink to keep their ends.
+
+        Args:
+            bits: differ from the layer's in the number of bits alone.
+            owns_weight: whether the step of the weights is this layer's to change.
+        """
+        before, self.bits = self.bits, bits
+        if self.weight_step is not None and owns_weight:
+            self.weight_step.mul_(step_factor(before.weight_levels, bits.weight_levels))
+            self.weight_zero_point.fill_(self._lowest_weight())
+        if self.input_quantizer is not None:
+            self.input_quantizer.change_levels(self.activation_levels)
 
     def quantized_weight(self) -> Tensor:
         """Return the values that the layer computes with, shaped as ``weight``."""

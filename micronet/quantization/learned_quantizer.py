@@ -49,6 +49,8 @@ class LearnedActivationQuantizer(InputQuantizer):
         self.register_buffer("zero_point", torch.full((1,), torch.nan))
         # The largest multiple, on the host, so that no later step waits for the device.
         self._largest: int | None = None
+        # For as many levels the initial step is chosen; others then reach as far.
+        self.start_levels = levels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized values of ``x`` (batch, ...)."""
@@ -114,7 +116,11 @@ class LearnedActivationQuantizer(InputQuantizer):
     def _start_once(self, x: Tensor) -> None:
         if not self.training or self._largest is not None or is_empty(x):
             return
-        values = x.detach()
+        levels, self.levels = self.levels, self.start_levels
+        self._start(x.detach())
+        self.change_levels(levels)
+
+    def _start(self, values: Tensor) -> None:
         low, high = distributed.all_reduce_range(torch.stack(torch.aminmax(values)).float())
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         if self.start == "mse":
@@ -126,6 +132,15 @@ class LearnedActivationQuantizer(InputQuantizer):
         self._set_zero_point(low, high)
         magnitude = distributed.mean(values.float().abs().mean())
         self._set_step(initial_step(magnitude, self._largest or 1))
+
+    @torch.no_grad()
+    def change_levels(self, levels: int) -> None:
+        """Round to another number of levels; the step and the zero point keep their ends."""
+        factor = step_factor(self.levels, levels)
+        super().change_levels(levels)
+        self.step_size.mul_(factor)
+        self.zero_point.copy_(torch.round(self.zero_point / factor))
+        self.read_zero_point()
 
     def read_zero_point(self) -> None:
         """Take the largest multiple from the zero point; waits for the device."""
@@ -165,6 +180,12 @@ def _features(x: Tensor) -> Any:
 def scale_of_steps(steps: Tensor) -> Tensor:
     """Return the scales S of values ``i / S``, one over each learned step, without a gradient."""
     return torch.ones_like(steps) / steps.detach()
+
+
+def step_factor(before: int | None, after: int | None) -> float:
+    """Return what a step is multiplied by so that as many levels reach as far as before."""
+    assert before is not None and after is not None
+    return (before - 1) / (after - 1)
 
 
 def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:

@@ -52,6 +52,10 @@ class InputQuantizer(nn.Module, ABC):
             batches: as many have been seen, so much is it worth beside those of training.
         """
 
+    def change_levels(self, levels: int) -> None:
+        """Round to another number of levels between the same ends."""
+        self.levels = levels
+
 
 class ActivationQuantizer(InputQuantizer):
     """Fake-quantizes its input under the bias-corrected moving average of its range.

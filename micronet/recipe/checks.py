@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 import micronet_kernels as kernels
+from micronet.recipe.quantize_checks import problems
 from micronet.recipe.schema import (
     CRITERIA,
     DECODERS,
     LR_SCHEDULES,
     METHODS,
+    MOST_BITS,
     OPTIMIZERS,
     POLICIES,
     SECOND_ORDER,
@@ -31,8 +33,6 @@ from micronet.utils.errors import UserError, nearest
 
 STRUCTURES = ("element", "filter", "channel")
 AMP = ("none", "bf16")
-# Of a weight or an input, in a recipe or a search.
-MOST_BITS = 8
 _BLOCK = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}|[0-9]{1,2}:[1-9][0-9]?")
 
 
@@ -59,6 +59,8 @@ def check(recipe: Sections) -> None:
         _check_prune(recipe.prune, recipe.path)
     if recipe.quantize is not None:
         _check_quantize(recipe.quantize, recipe.path)
+    for key, problem in problems(recipe):
+        _require(False, recipe.path, key, problem)
     if recipe.distill is not None:
         _check_distill(recipe.distill, recipe.path)
     if recipe.augment is not None:

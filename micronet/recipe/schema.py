@@ -10,6 +10,8 @@ from micronet.recipe.strict import Inherit
 STEPS = ("range", "learned")
 # What the first batch gives the learned step of an activation.
 STARTS = ("mean", "range", "mse")
+# Of a weight or an input, in a recipe or a search.
+MOST_BITS = 8
 
 
 # Of torch, by the names of its classes in small letters.
@@ -173,13 +175,43 @@ class QuantizeOverride:
 
 
 @dataclass(frozen=True)
+class OscillationSection:
+    """What is done about weights that jump to and fro between two levels; see ``oscillations``.
+
+    ``momentum`` is the share of the newest step in the moving frequency of turns and the moving
+    average of the integer. A weight whose frequency exceeds ``freeze`` stays at its rounded
+    average; ``dampen`` is the weight of the loss that pulls weights to their level. Either is one
+    number, or those of the first and the last epoch, between which it moves by a cosine; None does
+    nothing.
+    """
+
+    momentum: float = 0.01
+    freeze: float | tuple[float, ...] | None = None
+    dampen: float | tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ProgressiveStage:
+    """The fewest bits of weights and inputs from ``epoch`` on; None keeps the stage before's."""
+
+    epoch: int
+    weights: float | None = None
+    activations: float | None = None
+
+
+@dataclass(frozen=True)
 class QuantizeSection:
-    """The precision of every convolution and linear layer from ``start_epoch`` on."""
+    """The precision of every convolution and linear layer from ``start_epoch`` on.
+
+    ``progressive`` lists stages by which layers come down to that precision.
+    """
 
     weights: WeightPrecision | None
     activations: ActivationPrecision | None
     overrides: tuple[QuantizeOverride, ...] = ()
     start_epoch: int = 0
+    oscillations: OscillationSection | None = None
+    progressive: tuple[ProgressiveStage, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,12 @@ from micronet.reporting.plotting import charts as svg
 from micronet.reporting.style import of_page
 from micronet.scoring.count import Score, shares
 
+# Curves that the logs of some recipes alone have.
+_OF_SOME_RECIPES = {
+    "Bits": (("of weights", "weight_bits"), ("of inputs", "input_bits")),
+    "Oscillating weights": (("oscillating", "oscillating"), ("frozen", "frozen")),
+}
+
 
 def page(runs: Sequence[RunFacts]) -> str:
     """Return the report of one or more runs, side by side and one by one."""
@@ -65,7 +71,7 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         return [
             svg.Line(
                 _named(runs, run, name),
-                [(r["epoch"] + 1, r[key]) for r in run.records if key in r],
+                [(r["epoch"] + 1, r[key]) for r in run.records if r.get(key) is not None],
                 color,
                 "dashed" if second else "plain",
             )
@@ -83,6 +89,7 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         svg.lines("Images a second", series(("", "images_per_second"))),
         svg.lines("Sparsity", _sparsity(runs), " %"),
     ]
+    plots += [svg.lines(title, series(*names)) for title, names in _OF_SOME_RECIPES.items()]
     return f'<div class="plots">{"".join(plots)}</div>'
 
 

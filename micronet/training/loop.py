@@ -13,6 +13,7 @@ from torch import nn
 
 from micronet.compression.compression import Compression
 from micronet.compression.distillation import Teacher
+from micronet.compression.epoch_facts import epoch_facts
 from micronet.data.batches import Batch
 from micronet.data.datasets import Data
 from micronet.pruning import prune
@@ -171,6 +172,7 @@ def _metrics(
         "validation_top5": validated.top5,
         "sparsity": prune.shown_sparsity(state.model, state.compression.masks.bits),
         "at_target": plan.compression.at_target(epoch),
+        **epoch_facts(state.compression),
         "seconds": seconds,
         "images_per_second": trained.total / seconds,
     }
@@ -181,6 +183,18 @@ def _line(plan: TrainingPlan, metrics: Mapping[str, Any]) -> str:
         f"{plan.stage} epoch {metrics['epoch'] + 1}/{plan.train.epochs}: "
         f"loss {metrics['train_loss']:.4f}, train top-1 {metrics['train_top1']:.2f}, "
         f"validation top-1 {metrics['validation_top1']:.2f}, "
-        f"sparsity {100 * metrics['sparsity']:.1f} %, lr {metrics['lr']:.2g}, "
-        f"{metrics['seconds']:.1f} s"
+        f"sparsity {100 * metrics['sparsity']:.1f} %, {_of_some_recipes(metrics)}"
+        f"lr {metrics['lr']:.2g}, {metrics['seconds']:.1f} s"
     )
+
+
+def _of_some_recipes(metrics: Mapping[str, Any]) -> str:
+    """Return the start of a line's end that only some recipes have."""
+    parts = []
+    if metrics.get("weight_bits") is not None:
+        parts.append(f"{metrics['weight_bits']:.3g}-bit weights")
+    if metrics.get("input_bits") is not None:
+        parts.append(f"{metrics['input_bits']:.3g}-bit inputs")
+    if "oscillating" in metrics:
+        parts.append(f"{metrics['oscillating']} oscillating and {metrics['frozen']} frozen weights")
+    return "".join(f"{part}, " for part in parts)

@@ -78,6 +78,8 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
     tensors.update({f"average/{k}": v for k, v in average.items()})
     curvature = state.compression.curvature.tensors
     tensors.update({f"curvature/{k}": v for k, v in curvature.items()})
+    followed = state.compression.oscillations.state()
+    tensors.update({f"oscillation/{k}": v for k, v in followed.items()})
     header = {
         **meta,
         "bits": quantize.bits_to_dict(state.compression.bits),
@@ -130,6 +132,8 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
             _continue_with(state, key, found.group(_group_of(key)))
         state.compression.average.load(state.model, found.group("average"))
         state.compression.curvature.load(state.model, found.group("curvature"))
+        followed = found.group("oscillation")
+        state.compression.oscillations.load(state.model, followed, state.compression.epoch)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

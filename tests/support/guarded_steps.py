@@ -1,4 +1,4 @@
-"""A distilled, pruned step of quantization-aware training with an average, without a run."""
+"""A distilled, pruned, dampened step of quantization-aware training with an average; no run."""
 
 import torch
 
@@ -10,6 +10,7 @@ from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import (
     SECOND_ORDER,
     DistillSection,
+    OscillationSection,
     PruneGroup,
     PruneSection,
     TrainSection,
@@ -45,6 +46,7 @@ def stepper(deferred, **train):
         prune_groups=prune.layer_groups(model, section),
         bits=bits_of(model),
         distill=DistillSection(),
+        oscillations=OscillationSection(momentum=0.3, freeze=0.1, dampen=0.01),
     )
     train = TrainSection(**{"clip_grad_norm": 1.0, "accumulate": 2, **settings})
     plan = TrainingPlan("qat", train, compression)

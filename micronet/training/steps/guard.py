@@ -138,7 +138,8 @@ class StepGuard:
         optimized = [t for p in optimizer.state for t in optimizer_tensors(optimizer, p).values()]
         averages = state.compression.average.tensors.values()
         curvature = state.compression.curvature.tensors.values()
-        return [*state.model.parameters(), *optimized, *averages, *curvature]
+        followed = state.compression.oscillations.tensors
+        return [*state.model.parameters(), *optimized, *averages, *curvature, *followed]
 
     def _note(self, name: str, now: Tensor) -> Tensor:
         """Keep evidence unless an earlier step has failed, and return it as it was given."""

@@ -116,8 +116,11 @@ def backward(
                     logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
                 taught = _taught(teacher, part.images, where) if teacher else None
                 loss = state.compression.distillation_loss(logits, taught, part.targets)
+            shared = loss * (size / count) if size < count else loss
+            if number == 1 and state.compression.oscillations.dampens:
+                shared = shared + state.compression.dampening_loss()
             with meets():
-                (loss * (size / count) if size < count else loss).backward()
+                shared.backward()
         losses.append(loss.detach())
         sizes.append(size)
         correct.append((logits.detach().argmax(dim=1) == part.labels).sum())
