@@ -82,12 +82,16 @@ def resolve(
     if recipe.quantize is not None:
         plan = _with_quantization(plan, recipe, model, epochs)
         check_kept(plan.bits, earlier or {}, f"{line_of(recipe.path, 'quantize')}: ")
-    _check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
+    check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
     return plan
 
 
-def _check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
-    """Hold what a recipe says of learned steps to there being some."""
+def check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
+    """Hold what a recipe says of learned steps to there being some.
+
+    Raises:
+        UserError: every step follows a range.
+    """
     learned = any("learned" in (bits.weight_step, bits.activation_step) for bits in every)
     for key in ("step_optimizer", "step_lr"):
         value = getattr(recipe.train, key, None)
