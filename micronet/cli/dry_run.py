@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from micronet.compression import features
+from micronet.compression.plan import check_steps
 from micronet.models import architectures, shared_layers
 from micronet.pruning import prune
 from micronet.pruning.patterns import outputs_first_shape
@@ -38,6 +40,10 @@ def preview(path: str, arch: str, num_classes: int, plan: str | None = None) -> 
         model = architectures.create_model(arch, num_classes)
     groups = prune.layer_groups(model, recipe.prune, recipe.path) if recipe.prune else {}
     bits = quantize.plan(model, recipe.quantize, recipe.path) if recipe.quantize else {}
+    if recipe.quantize is not None:
+        check_steps(recipe, bits.values())
+    if recipe.distill is not None:
+        features.resolve(model, recipe.distill, recipe.path)
     parts = [
         f"{path} for {arch}: {', '.join(recipe_to_dict(recipe))}",
         table(_layer_rows(model, groups, bits)),

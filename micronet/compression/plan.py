@@ -114,12 +114,16 @@ def resolve(
         if not (goes_on and earlier in plan.precisions):
             where = f"{line_of(recipe.path, 'quantize')}: "
             check_kept(plan.precisions[0], earlier or {}, where)
-    _check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
+    check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
     return plan
 
 
-def _check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
-    """Hold what a recipe says of learned steps to there being some."""
+def check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
+    """Hold what a recipe says of learned steps to there being some.
+
+    Raises:
+        UserError: every step follows a range.
+    """
     learned = any("learned" in (bits.weight_step, bits.activation_step) for bits in every)
     for key in ("step_optimizer", "step_lr"):
         value = getattr(recipe.train, key, None)

@@ -113,7 +113,8 @@ def _averages(sums: dict[str, _Sums]) -> list[Tensor]:
     calls = distributed.sums(*(own.calls for own in each))
     if not any(calls):
         raise UserError("reestimate_ has seen no call of a normalization: there was no batch")
-    flat = distributed.sum_of_all(torch.cat([own.sums.flatten() for own in each]))
+    place = each[0].sums.device
+    flat = distributed.sum_of_all(torch.cat([own.sums.flatten().to(place) for own in each]))
     parts = flat.split([own.sums.numel() for own in each])
     found = []
     for name, own, part, count in zip(sums, each, parts, calls, strict=True):

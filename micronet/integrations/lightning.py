@@ -39,8 +39,8 @@ class CompressionCallback(Callback):
     One device, or several by DDP: what cuts parameters into shards is refused.
 
     Args:
-        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights. The loss and the
-            optimizer are the LightningModule's own.
+        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights and the rate of
+            learned steps. The loss and the optimizer are the LightningModule's own.
         network: name of the module that is compressed, in the LightningModule, whose layers the
             recipe names; by default the only one that has layers. Empty for the LightningModule.
 

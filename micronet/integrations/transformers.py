@@ -37,8 +37,8 @@ class CompressionCallback(TrainerCallback):
     several by DDP.
 
     Args:
-        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights. The loss and the
-            optimizer are the Trainer's own.
+        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights and the rate of
+            learned steps. The loss and the optimizer are the Trainer's own.
 
     Attributes:
         compression: of the network; None before the first run.

@@ -132,6 +132,11 @@ MISTAKES = {
     "train: {amp: fp16}": ["train.amp 'fp16'", "none, bf16"],
     "train: {clip_grad_norm: -1}": ["train.clip_grad_norm -1"],
     "train: {loss_limit: 0}": ["train.loss_limit 0"],
+    "train: {step_lr: 0}": ["train.step_lr 0.0 is no positive number"],
+    "train: {step_optimizer: adm}": ["train.step_optimizer 'adm'", "did you mean 'adam'"],
+    "train: {reestimate_batches: -1}": ["train.reestimate_batches -1 is negative"],
+    "train: {reestimate_batches: 2.5}": ["train.reestimate_batches", "whole number"],
+    "distill: {features: layer1, feature_weight: 1}": ["distill.features must be a list"],
     "train: {lr: 1" + "0" * 400 + "}": ["train.lr", "too large"],
     "prune: {groups: [{layers: [a], final_sparsity: 0.5}]}": ["prune.end_epoch is missing"],
     "prune: {method: gradul, end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5}]}": [

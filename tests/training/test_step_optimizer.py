@@ -141,3 +141,16 @@ def test_a_key_of_steps_needs_learned_steps(key, value, fitted, tmp_path, capsys
     said = capsys.readouterr().err
     assert "recipe.yaml:" in said and f"train.{key}" in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+    assert main(["schedule", str(schedule), "--arch", "resnet20"]) == 2
+    assert f"train.{key} {value} is of no use" in capsys.readouterr().err
+
+
+def test_a_stage_that_does_not_quantize_leaves_out_the_keys_of_steps(tmp_path):
+    """So that one file can hold the recipe of all stages."""
+    train = {"epochs": 1, "batch_size": 500, "step_lr": 0.01, "step_optimizer": "adam"}
+    schedule = tmp_path / "recipe.yaml"
+    schedule.write_text(yaml.safe_dump({"train": train, "quantize": BOTH}))
+    fit = ["fit", "--arch", "resnet20", "--image-size", "8", "--schedule", str(schedule)]
+    assert main([*fit, "--threads", "1", "--out", str(tmp_path / "run")]) == 0
+    recorded = yaml.safe_load((tmp_path / "run" / "schedule.yaml").read_text())
+    assert recorded["train"].keys().isdisjoint({"step_lr", "step_optimizer"})

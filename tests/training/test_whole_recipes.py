@@ -214,6 +214,9 @@ def test_features_that_cannot_be_compared_are_refused_before_a_run(fitted, tmp_p
         assert "recipe.yaml:" in said and "distill.features" in said, said
         assert sentence in said and said.count("\n") == 1, said
         assert not out.exists()
+        if name == "layr1":
+            assert main(["schedule", str(schedule), "--arch", "resnet20"]) == 2
+            assert sentence in capsys.readouterr().err
         if name == "conv1":
             assert main([*start, *SMALL, "--compile"]) == 2
             assert "distill.features does not go with train.compile" in capsys.readouterr().err
