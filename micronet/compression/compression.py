@@ -307,7 +307,7 @@ class Compression(TrainedParameters):
                 raise UserError(f"this is a state of another network, with a layer {name!r}")
         if new.bits and self.plan.bits and new.bits not in self.plan.precisions:
             raise UserError("the state was quantized at other bits or steps than the recipe's")
-        if self.bits not in self.plan.precisions:
+        if not (new.bits and self.bits in self.plan.precisions):
             check_kept(new.bits, self.bits, "this is a state of another network: ")
         new.masks.check(self.model)
         if new.bits and new.bits != self.bits:

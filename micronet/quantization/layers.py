@@ -130,9 +130,11 @@ class QuantizedLayer(nn.Module, ABC):
             owns_weight: whether the step of the weights is this layer's to change.
         """
         before, self.bits = self.bits, bits
-        if self.weight_step is not None and owns_weight:
-            self.weight_step.mul_(step_factor(before.weight_levels, bits.weight_levels))
+        if self.weight_step is not None:
+            # Layers that hold one step have zero points of their own once they have been moved.
             self.weight_zero_point.fill_(self._lowest_weight())
+            if owns_weight:
+                self.weight_step.mul_(step_factor(before.weight_levels, bits.weight_levels))
         if self.input_quantizer is not None:
             self.input_quantizer.change_levels(self.activation_levels)
 

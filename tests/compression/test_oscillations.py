@@ -9,7 +9,7 @@ from torch import nn
 
 import micronet
 import micronet_kernels as kernels
-from compressed import PRUNE, epoch_of, recipe, same, small, states
+from compressed import epoch_of, oscillating, same, small, states
 from micronet.compression.oscillations.following import Oscillations
 from micronet.compression.oscillations.weight_grid import weight_grid
 from micronet.models.shared_layers import owners
@@ -21,16 +21,10 @@ from micronet.utils.errors import UserError
 STEPS = ("range", "learned")
 
 
-def plan(step="range", train=None, **oscillations):
-    precision = {"bits": 4, "step": step}
-    quantize = {"weights": precision, "activations": precision, "oscillations": oscillations}
-    return recipe(train={"epochs": 6, **(train or {})}, prune=PRUNE, quantize=quantize)
-
-
 def begun(step="range", lr=0.05, seed=0, train=None, **oscillations):
     """A network, its compression and its optimizer, as of an epoch."""
     model = small(seed)
-    compression = micronet.compress(model, plan(step, train, **oscillations))
+    compression = micronet.compress(model, oscillating(step, train, **oscillations))
     compression.begin_epoch(0)
     optimizer = torch.optim.SGD(compression.parameter_groups(), lr=lr, momentum=0.9)
     return model, compression, optimizer
@@ -280,38 +274,3 @@ def test_a_state_of_other_weights_is_refused(batches):
     state["oscillations"]["frequency/fc"] = torch.zeros(3)
     with pytest.raises(UserError, match="the state's tensors are of another network"):
         begun(momentum=0.1)[1].load_state_dict(state)
-
-
-WRONG = {
-    "momentum 1.0 is not between 0 and 1": {"momentum": 1.0},
-    "freeze 0.0 is not between 0 and 1": {"freeze": 0.0},
-    r"freeze \[0.1, 1.5\] is not between 0 and 1": {"freeze": [0.1, 1.5]},
-    r"dampen \[0.1, 0.2, 0.3\] is neither one number nor two": {"dampen": [0.1, 0.2, 0.3]},
-    "dampen -1.0 is negative": {"dampen": -1.0},
-    "dampen 0.0 dampens nothing": {"dampen": 0},
-    "unknown key 'quantize.oscillations.frozen'": {"frozen": 0.1},
-}
-
-
-@pytest.mark.parametrize("sentence", WRONG)
-def test_mistakes_are_one_sentence(sentence):
-    with pytest.raises(UserError, match=sentence):
-        plan(**WRONG[sentence])
-
-
-def test_a_pair_needs_epochs():
-    quantize = {"weights": {"bits": 4}, "activations": None, "oscillations": {"freeze": [0.1, 0.2]}}
-    with pytest.raises(UserError, match=r"moves over train\.epochs, but there is no train section"):
-        recipe(quantize=quantize)
-
-
-def test_float_weights_do_not_oscillate():
-    section = {"weights": None, "activations": {"bits": 4}, "oscillations": {}}
-    with pytest.raises(UserError, match="follows quantized weights, but no layer has any"):
-        micronet.compress(small(), recipe(quantize=section))
-
-
-def test_a_recipe_comes_back_from_its_text():
-    made = plan(freeze=[0.1, 0.02], dampen=0.5)
-    assert micronet.Recipe.from_dict(made.to_dict()) == made
-    assert made.quantize.oscillations.freeze == (0.1, 0.02)

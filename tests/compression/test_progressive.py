@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import micronet
 from compressed import LEARNED, PRUNE, epoch_of, recipe, same, small, states
@@ -227,6 +228,31 @@ def test_a_network_of_fewer_bits_is_not_given_more():
 def test_a_recipe_comes_back_from_its_text():
     made = plan()
     assert micronet.Recipe.from_dict(made.to_dict()) == made
+
+
+def test_layers_of_one_weight_change_its_step_once():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    micronet.quantize_(model, micronet.WeightPrecision(8, step="learned"), None)
+    # As a move to another device leaves them.
+    model[2].weight_zero_point = model[2].weight_zero_point.clone()
+    before = model[0].weight_step.detach().clone()
+    bits = {name: LayerBits(4, None, weight_step="learned") for name in "02"}
+    assert change_bits_(model, bits) == {"0.weight_step": 255 / 15}
+    assert model[2].weight_step is model[0].weight_step
+    assert torch.equal(model[0].weight_step.detach(), before * (255 / 15))
+    assert torch.equal(model[0].quantized_weight(), model[2].quantized_weight())
+    assert set(model[2].weight_zero_point.tolist()) == {-8.0}
+
+
+def test_a_state_of_before_the_first_stage_is_not_of_a_quantized_network():
+    stages = [{**stage, "epoch": stage["epoch"] + 1} for stage in STAGES]
+    model, compression, _ = begun(plan(start_epoch=1, stages=stages))
+    state = compression.state_dict()
+    compression.begin_epoch(1)
+    assert bits_of(model) == {(8, 8)} and state["bits"] == {}
+    with pytest.raises(UserError, match="this is a state of another network"):
+        compression.load_state_dict(state)
 
 
 def test_a_plan_of_a_search_keeps_the_stages_of_the_schedule(tmp_path):

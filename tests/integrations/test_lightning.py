@@ -1,12 +1,19 @@
 """Lightning's Trainer with the callback: the weights of a plain loop, resumed or not."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import plain_loops
 from micronet.compression.one_shot import quantize_
-from micronet.recipe.reader import ActivationPrecision, WeightPrecision
+from micronet.recipe.reader import (
+    ActivationPrecision,
+    OscillationSection,
+    ProgressiveStage,
+    WeightPrecision,
+)
 from micronet.utils.errors import UserError
 
 pytest.importorskip("lightning")
@@ -111,6 +118,26 @@ def test_a_resumed_fit_has_the_weights_of_an_undisturbed_one(tmp_path, step, epo
     callback = CompressionCallback(recipe)
     trainer(tmp_path, callback).fit(Classifier(), data, ckpt_path=str(tmp_path / "last.ckpt"))
     plain_loops.assert_same_network(callback.compression, plain)
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_fit_with_frozen_weights_and_stages_of_bits_is_resumed(tmp_path, epochs):
+    made, data = plain_loops.recipe(), plain_loops.loader()
+    quantize = dataclasses.replace(
+        made.quantize,
+        oscillations=OscillationSection(momentum=0.1, freeze=(0.09, 0.03)),
+        progressive=(ProgressiveStage(1, 8, 8), ProgressiveStage(2, 4, 4)),
+    )
+    recipe = dataclasses.replace(made, quantize=quantize)
+    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    first = trainer(tmp_path, CompressionCallback(recipe), max_epochs=epochs)
+    first.fit(Classifier(), data)
+    callback = CompressionCallback(recipe)
+    trainer(tmp_path, callback).fit(Classifier(), data, ckpt_path=str(tmp_path / "last.ckpt"))
+    plain_loops.assert_same_network(callback.compression, plain)
+    known, expected = (c.oscillations.state() for c in (callback.compression, plain))
+    assert known.keys() == expected.keys() and plain.oscillations.counts()["frozen"] > 0
+    assert all(torch.equal(known[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_fit_is_resumed_within_an_epoch(tmp_path):
