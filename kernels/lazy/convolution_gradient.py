@@ -63,15 +63,16 @@ def convolution_backward(
     grad = grad.contiguous(memory_format=torch.channels_last)
     if grad.device.type == "cpu":
         if call.groups == x.size[1] == w.shape[0]:
-            return _depthwise(grad, x, w, call, wanted)
+            return depthwise(grad, x, w, call, wanted)
         if call.is_pointwise(w) and grad.dtype == torch.float32:
             return _pointwise(grad, x, w, call, wanted)
-    return _any(grad, x.values(grad.dtype), w.to(grad.dtype), call, wanted)
+    return torchs(grad, x.values(grad.dtype), w.to(grad.dtype), call, wanted)
 
 
-def _depthwise(
+def depthwise(
     grad: Tensor, x: StoredImages, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
 ) -> Gradients:
+    """Those of a depthwise convolution on the CPU, by an operator that reads the codes."""
     sizes = map(list, (x.size, call.stride, call.padding, call.dilation))
     grad_x, grad_w = _OP.depthwise_gradient.default(
         grad, x.codes, x.table(), w.contiguous(), *sizes, *wanted
@@ -95,14 +96,14 @@ def _pointwise(
         values = x.values(torch.float32).permute(0, 2, 3, 1).reshape(-1, channels)
         grad_w = (pixels.t() @ values).view(w.shape)
     elif wanted[1]:
-        grad_w = _any(grad, x.values(torch.float32), w, call, (False, True))[1]
+        grad_w = torchs(grad, x.values(torch.float32), w, call, (False, True))[1]
     return grad_x, grad_w
 
 
-def _any(
+def torchs(
     grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
 ) -> Gradients:
-    """Those of torch, all in one dtype."""
+    """Those of torch over values, all in one dtype."""
     top, left, bottom, right = call.padding
     is_even = (top, left) == (bottom, right)
     padding = [top, left] if is_even else [0, 0]
