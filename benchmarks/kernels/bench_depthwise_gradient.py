@@ -1,6 +1,7 @@
 """Both gradients of the network's depthwise convolutions of codes on the CPU, beside torch's."""
 
 import functools
+from typing import NamedTuple
 
 import torch
 
@@ -12,38 +13,52 @@ from benchmarks.harness.timing import Step
 from benchmarks.qat import layers
 from benchmarks.qat.sites import Site
 from micronet_kernels import ConvCall
-from micronet_kernels.lazy.convolution_gradient import StoredImages, depthwise, torchs
+from micronet_kernels.lazy.convolution_gradient import torchs
 
 OP = torch.ops.micronet
-Operands = tuple[torch.Tensor, StoredImages, torch.Tensor, ConvCall, tuple[bool, bool]]
 
 
-def _operands(site: Site) -> Operands:
-    generator = torch.Generator().manual_seed(0)
-    x, grad = (
-        torch.randn(size, generator=generator).contiguous(memory_format=torch.channels_last)
-        for size in (site.input_size, site.output_size)
-    )
-    ends = torch.tensor([LO, HI])
-    codes, _, _ = OP.quantize_per_tensor(x, ends, LEVELS, 0)
+class Operands(NamedTuple):
+    """A depthwise convolution of codes and the gradient to its outputs."""
 
-    def decode(codes: torch.Tensor, numel: int, dtype: torch.dtype) -> torch.Tensor:
-        return OP.dequantize_per_tensor(codes, ends, numel, LEVELS, 0, dtype)
+    grad: torch.Tensor
+    codes: torch.Tensor
+    ends: torch.Tensor
+    w: torch.Tensor
 
-    call = ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
-    w = torch.randn(site.weight_size, generator=generator)
-    return grad, StoredImages(codes, LEVELS, x.shape, decode), w, call, (True, True)
+    @classmethod
+    def draw(cls, site: Site) -> "Operands":
+        """Draw one of a site."""
+        generator = torch.Generator().manual_seed(0)
+        x, grad = (
+            torch.randn(size, generator=generator).contiguous(memory_format=torch.channels_last)
+            for size in (site.input_size, site.output_size)
+        )
+        ends = torch.tensor([LO, HI])
+        codes, _, _ = OP.quantize_per_tensor(x, ends, LEVELS, 0)
+        return cls(grad, codes, ends, torch.randn(site.weight_size, generator=generator))
 
 
 def _ours(site: Site) -> Step:
-    operands = _operands(site)
-    return lambda: depthwise(*operands)
+    o = Operands.draw(site)
+    table = torch.linspace(LO, HI, LEVELS)
+    sizes = map(list, (site.input_size, site.stride, site.padding, (1, 1)))
+    arguments = o.grad, o.codes, table, o.w, *sizes, True, True
+    return lambda: OP.depthwise_gradient(*arguments)
 
 
 def _torch(site: Site) -> Step:
     """The values of the codes are made each time, as a training step has to."""
-    grad, x, w, call, wanted = _operands(site)
-    return lambda: torchs(grad, x.values(grad.dtype), w, call, wanted)
+    o = Operands.draw(site)
+    call = ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
+    n, c, h, w = site.input_size
+
+    def step() -> object:
+        flat = OP.dequantize_per_tensor(o.codes, o.ends, n * c * h * w, LEVELS, 0, torch.float32)
+        x = flat.view(n, h, w, c).permute(0, 3, 1, 2)
+        return torchs(o.grad, x, o.w, call, (True, True))
+
+    return step
 
 
 def _methods(site: Site) -> list[Method]:

@@ -63,16 +63,15 @@ def convolution_backward(
     grad = grad.contiguous(memory_format=torch.channels_last)
     if grad.device.type == "cpu":
         if call.groups == x.size[1] == w.shape[0]:
-            return depthwise(grad, x, w, call, wanted)
+            return _depthwise(grad, x, w, call, wanted)
         if call.is_pointwise(w) and grad.dtype == torch.float32:
             return _pointwise(grad, x, w, call, wanted)
     return torchs(grad, x.values(grad.dtype), w.to(grad.dtype), call, wanted)
 
 
-def depthwise(
+def _depthwise(
     grad: Tensor, x: StoredImages, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
 ) -> Gradients:
-    """Those of a depthwise convolution on the CPU, by an operator that reads the codes."""
     sizes = map(list, (x.size, call.stride, call.padding, call.dilation))
     grad_x, grad_w = _OP.depthwise_gradient.default(
         grad, x.codes, x.table(), w.contiguous(), *sizes, *wanted
