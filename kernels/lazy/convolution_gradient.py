@@ -70,7 +70,7 @@ def convolution_backward(
             return _depthwise(grad, x, w, call, wanted)
         if call.is_pointwise(w) and grad.dtype == torch.float32:
             return _pointwise(grad, x, w, call, wanted)
-    return _any(grad, x.values(grad.dtype), w.to(grad.dtype), call, wanted)
+    return torchs(grad, x.values(grad.dtype), w.to(grad.dtype), call, wanted)
 
 
 def _depthwise(
@@ -99,14 +99,14 @@ def _pointwise(
         values = x.values(torch.float32).permute(0, 2, 3, 1).reshape(-1, channels)
         grad_w = (pixels.t() @ values).view(w.shape)
     elif wanted[1]:
-        grad_w = _any(grad, x.values(torch.float32), w, call, (False, True))[1]
+        grad_w = torchs(grad, x.values(torch.float32), w, call, (False, True))[1]
     return grad_x, grad_w
 
 
-def _any(
+def torchs(
     grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
 ) -> Gradients:
-    """Those of torch, all in one dtype."""
+    """Those of torch over values, all in one dtype."""
     top, left, bottom, right = call.padding
     is_even = (top, left) == (bottom, right)
     padding = [top, left] if is_even else [0, 0]

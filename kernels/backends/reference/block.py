@@ -26,7 +26,7 @@ def _number(value: float, like: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x of float32 x as `exp_float` in csrc/include/function.h."""
+    """e^x of float32 x, by the polynomial of csrc/include/function.h."""
     v = x.clamp(-104.0, 89.0)
     n = torch.round(v * torch.tensor(_LOG2_E, dtype=torch.float32))
     r = fma(n, _number(_LN2_HIGH, n), v)

@@ -33,15 +33,14 @@ def images(d: DepthwiseGradient) -> Tensor:
 
 
 def _to_images(d: DepthwiseGradient, grad: Tensor) -> Tensor:
-    n, c, height, width = d.input_size
-    total = torch.zeros((n, c, height, width), device=grad.device)
+    total = torch.zeros(d.input_size, device=grad.device)
     total = total.contiguous(memory_format=torch.channels_last)
     for ky in range(d.w.shape[2]):
-        y, row = _reached(height, grad.shape[2], ky, d.stride[0], d.padding[0], d.dilation[0])
+        y, row = _reached(d, 0, ky)
         is_output = (row >= 0) & (row < grad.shape[2])
         y, row = y[is_output], row[is_output]
         for kx in range(d.w.shape[3]):
-            x, at = _reached(width, grad.shape[3], kx, d.stride[1], d.padding[1], d.dilation[1])
+            x, at = _reached(d, 1, kx)
             beside = (at < 0) | (at >= grad.shape[3])
             read = grad[:, :, row][:, :, :, at.clamp(0, grad.shape[3] - 1)]
             read = read.masked_fill(beside, 0.0)
@@ -51,25 +50,22 @@ def _to_images(d: DepthwiseGradient, grad: Tensor) -> Tensor:
     return total
 
 
-def _reached(
-    size: int, outputs: int, tap: int, stride: int, before: int, spread: int
-) -> tuple[Tensor, Tensor]:
-    """The pixels of one axis that a tap meets, and the output of each, which may not exist."""
-    at = torch.arange(size) + before - tap * spread
-    pixels = torch.nonzero(at % stride == 0)[:, 0]
-    return pixels, at[pixels] // stride
+def _reached(d: DepthwiseGradient, axis: int, tap: int) -> tuple[Tensor, Tensor]:
+    """The pixels of an axis that a tap meets, and the output of each, which may not exist."""
+    at = torch.arange(d.input_size[2 + axis], device=d.grad.device)
+    at = at + d.padding[axis] - tap * d.dilation[axis]
+    pixels = torch.nonzero(at % d.stride[axis] == 0)[:, 0]
+    return pixels, at[pixels] // d.stride[axis]
 
 
 def _to_weights(d: DepthwiseGradient, grad: Tensor) -> Tensor:
     _, left, _, right = d.padding
     x = F.pad(images(d), [left, right, 0, 0])
-    rows, columns = grad.shape[2:]
-    below = _below(rows, d.w.shape[2], d.stride[0], d.dilation[0]) - d.padding[0]
+    below, across = _below(d, 0) - d.padding[0], _below(d, 1)
     is_inside = (below >= 0) & (below < x.shape[2])
     lines = x[:, :, below.clamp(0, x.shape[2] - 1)]  # [N, C, rows, KH, W]
-    across = _below(columns, d.w.shape[3], d.stride[1], d.dilation[1])
     sums = torch.zeros((*lines.shape[:4], d.w.shape[3]), device=grad.device)
-    for column in range(columns):
+    for column in range(grad.shape[3]):
         factor = grad[:, :, :, column, None, None].expand_as(sums)
         sums = fma(factor, lines[..., across[column]], sums)
     sums = sums.masked_fill(~is_inside[:, :, None], 0.0)
@@ -82,6 +78,7 @@ def _to_weights(d: DepthwiseGradient, grad: Tensor) -> Tensor:
     return over_images.float().unsqueeze(1)
 
 
-def _below(outputs: int, taps: int, stride: int, spread: int) -> Tensor:
-    """The pixels [outputs, taps] of one axis, padding included, that each output reads."""
-    return torch.arange(outputs)[:, None] * stride + torch.arange(taps) * spread
+def _below(d: DepthwiseGradient, axis: int) -> Tensor:
+    """The pixels [outputs, taps] of an axis, padding included, that each output reads."""
+    outputs, taps = (torch.arange(t.shape[2 + axis], device=d.grad.device) for t in (d.grad, d.w))
+    return outputs[:, None] * d.stride[axis] + taps * d.dilation[axis]
