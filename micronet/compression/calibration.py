@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.models.failures import failures_of
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
-from micronet.quantization.least_error import SHARES, best_ends, thinned
+from micronet.quantization.quantizers.least_error import SHARES, best_ends, thinned
 from micronet.utils import distributed
 from micronet.utils.errors import UserError, nearest
 from micronet.utils.modes import evaluation_mode

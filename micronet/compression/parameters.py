@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from micronet.quantization.layers import QuantizedLayer
-from micronet.quantization.quantizers import InputQuantizer
+from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.recipe.reader import TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError

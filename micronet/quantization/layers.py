@@ -22,15 +22,15 @@ from micronet.quantization.deterministic_layers import (
     flat_batch,
     summed,
 )
-from micronet.quantization.learned_quantizer import (
+from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers.inputs import ActivationQuantizer, InputQuantizer
+from micronet.quantization.quantizers.learned import (
     LearnedActivationQuantizer,
     gradient_scale,
     initial_step,
     scale_of_steps,
     step_factor,
 )
-from micronet.quantization.precision import LayerBits
-from micronet.quantization.quantizers import ActivationQuantizer, InputQuantizer
 
 # Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
 _OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1

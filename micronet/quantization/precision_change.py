@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from micronet.models import shared_layers
 from micronet.quantization.layers import quantized_layers
-from micronet.quantization.learned_quantizer import LearnedActivationQuantizer, step_factor
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.quantize import convert_
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer, step_factor
 
 
 def quantize_(

@@ -30,9 +30,9 @@ from micronet.quantization.layers import (
     QuantizedLinear,
     quantized_layers,
 )
-from micronet.quantization.learned_quantizer import LearnedActivationQuantizer
 from micronet.quantization.precision import LayerBits
-from micronet.quantization.quantizers import ActivationQuantizer
+from micronet.quantization.quantizers.inputs import ActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision

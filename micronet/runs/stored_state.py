@@ -15,8 +15,8 @@ from micronet.models.weights import fitted
 from micronet.pruning.prune import Masks
 from micronet.quantization import quantize, shared_weights
 from micronet.quantization.layers import quantized_layers
-from micronet.quantization.learned_quantizer import LearnedActivationQuantizer
 from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.utils.errors import UserError
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from micronet.models import architectures
 from micronet.quantization.layers import quantized_layers
-from micronet.quantization.learned_quantizer import LearnedActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.utils.errors import UserError
 
 Scalars: TypeAlias = dict[str, float]

@@ -9,7 +9,7 @@ from compressed import LEARNED, epoch_of, recipe, small
 from micronet.compression.compression import Compression
 from micronet.compression.parameters import learned_by_quantizers
 from micronet.quantization import quantize
-from micronet.quantization.quantizers import InputQuantizer
+from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.utils.errors import UserError
 
 BOTH = {"weights": LEARNED, "activations": LEARNED}

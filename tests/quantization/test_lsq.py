@@ -15,8 +15,8 @@ from micronet.compression.compression import Compression
 from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.quantization import quantize
-from micronet.quantization.learned_quantizer import LearnedActivationQuantizer
 from micronet.quantization.quantize import LayerBits, QuantizedConv2d
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.recipe.reader import TrainSection
 from micronet.training import optimizer
 

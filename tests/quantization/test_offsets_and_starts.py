@@ -9,8 +9,8 @@ from torch import nn
 from micronet.compression import parameters
 from micronet.models import architectures
 from micronet.quantization import quantize
-from micronet.quantization.learned_quantizer import LearnedActivationQuantizer
 from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 
 OFFSET = LayerBits(4, 4, weight_step="learned", activation_step="learned", offset=True)
 

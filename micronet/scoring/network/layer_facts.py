@@ -17,7 +17,7 @@ from micronet.pruning.patterns import outputs_first, outputs_first_shape
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.plain_weights import check_weight
 from micronet.quantization.quantize import LayerBits
-from micronet.quantization.quantizers import InputQuantizer
+from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.scoring.network.encodings import Blocks, block_cuts
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
 from micronet.utils.errors import UserError

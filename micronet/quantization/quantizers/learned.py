@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.quantization.least_error import best_ends, thinned
-from micronet.quantization.quantizers import InputQuantizer, is_empty
+from micronet.quantization.quantizers.inputs import InputQuantizer, is_empty
+from micronet.quantization.quantizers.least_error import best_ends, thinned
 from micronet.utils import distributed
 
 
