@@ -9,18 +9,18 @@
 namespace micronet {
 namespace {
 
-constexpr int kPacketBytes = 16;
+constexpr int kCopyBytes = 16;
 constexpr int kThreadWords = 4;  // of codes, that a thread brings of a step
 static_assert(kTilePixels * kStepWords == kThreads * kThreadWords, "all words of a step");
-constexpr int kWeightPackets = kTileOutputs * kStepWords * kWordCodes / kPacketBytes;
-constexpr int kRowPackets = kStepWords * kWordCodes / kPacketBytes;  // of weights of an output
+constexpr int kWeightPackets = kTileOutputs * kStepWords * kWordCodes / kCopyBytes;
+constexpr int kRowPackets = kStepWords * kWordCodes / kCopyBytes;  // of weights of an output
 
 // What a step takes in shared memory, in packets of 16 bytes: the codes of a tile, of kBits each,
 // and the weights of its outputs.
 template <int kBits>
 struct Stage {
   static constexpr int kWordBytes = kBits * kWordCodes / 8;
-  static constexpr int kCodes = kTilePixels * kStepWords * kWordBytes / kPacketBytes;
+  static constexpr int kCodes = kTilePixels * kStepWords * kWordBytes / kCopyBytes;
   static constexpr int kPackets = kCodes + kWeightPackets;
   // All but one are on their way. Four blocks of as many leave room on an sm_80.
   static constexpr int kCount = kBits == 4 ? 4 : 3;
