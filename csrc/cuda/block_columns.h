@@ -64,9 +64,9 @@ struct Strip {
   __device__ __forceinline__ void for_rows(const Body& body) const {
     const int64_t left = columns.channels - channel;
     const int count = left < kChannels ? static_cast<int>(left) : kChannels;
-    const int64_t step = columns.lanes * columns.channels;
-    Run run{first * columns.channels + channel, count, first, channel};
-    for (; run.row < last; run.row += columns.lanes, run.first += step) body(run);
+    for (int64_t row = first; row < last; row += columns.lanes) {
+      body(Run{row * columns.channels + channel, count, row, channel});
+    }
   }
 
   // Adds the sums of the block's threads of each channel, lane by lane, and writes them to `which`

@@ -84,15 +84,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 }
 
 // The channels of a thread: so few that the registers of their sums leave room for enough threads.
-template <bool kWhole>
-constexpr int kSummed = kWhole ? 4 : 2;
+template <int kFunction, bool kIsLearned, bool kWhole>
+constexpr int kSummed = kWhole && !(kIsSmooth<kFunction> && kIsLearned) ? 4 : 2;
 
 template <int kFunction, bool kIsLearned, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     gradient_sums(const Block block, const BlockGradient g, const Runs runs,
-                  const Columns<kSummed<kWhole>> columns, double* partial) {
+                  const Columns<kSummed<kFunction, kIsLearned, kWhole>> columns, double* partial) {
   const Passes<kIsLearned> passes(g.coding);
-  constexpr int kCount = kSummed<kWhole>;
+  constexpr int kCount = kSummed<kFunction, kIsLearned, kWhole>;
   const Strip<kCount> strip(columns);
   float scale[kCount], shift[kCount];
   double first[kCount] = {}, second[kCount] = {};
@@ -132,9 +132,9 @@ __device__ __forceinline__ void make_values(const Block& block, const Runs& runs
 template <int kFunction, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     step_sums(const Block block, const BlockGradient g, const Runs runs,
-              const Columns<kSummed<kWhole>> columns, double* partial) {
+              const Columns<kSummed<kFunction, false, kWhole>> columns, double* partial) {
   const Quantizer q = g.coding.quantizer();
-  constexpr int kCount = kSummed<kWhole>;
+  constexpr int kCount = kSummed<kFunction, false, kWhole>;
   const Strip<kCount> strip(columns);
   float scale[kCount], shift[kCount];
   double steps[kCount] = {}, offsets[kCount] = {};
@@ -201,7 +201,7 @@ int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, 
   const Runs runs(block, {gradient.grad, gradient.mean_grad});
   const int status = with_rounding(block, gradient, [&](auto f, auto learned) {
     return runs.with([&](auto whole) {
-      const Columns<kSummed<whole.value>> columns(block);
+      const Columns<kSummed<f.value, learned.value, whole.value>> columns(block);
       return launch(gradient_sums<f.value, learned.value, whole.value>, columns.grid(block), stream,
                     block, gradient, runs, columns, partial);
     });
@@ -214,7 +214,7 @@ int block_step_sums_cuda(const Block& block, const BlockGradient& gradient, doub
   const Runs runs(block, {gradient.grad});
   const int status = with_function(block.function, [&](auto f) {
     return runs.with([&](auto whole) {
-      const Columns<kSummed<whole.value>> columns(block);
+      const Columns<kSummed<f.value, false, whole.value>> columns(block);
       return launch(step_sums<f.value, whole.value>, columns.grid(block), stream, block, gradient,
                     runs, columns, partial);
     });

@@ -59,33 +59,39 @@ struct SumTile {
 
 // Elements of kSize neighboring channels from sums of codes. A thread has the same channels of all
 // its pixels; beyond `count` there are none.
-template <Accumulator kKind, int kSize>
+template <bool kSummed, Accumulator kKind, int kSize>
 struct Elements {
   unsigned correction[kSize];
+  unsigned offset[kSummed ? kSize : 1];
   float ratio[kKind == kValue ? kSize : 1];
 
-  __device__ __forceinline__ Elements(const QuantConv& c, const int* corrections, int64_t channel,
+  __device__ __forceinline__ Elements(const QuantConv& c, const PackedWeights& w, int64_t channel,
                                       int count) {
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      correction[e] = e < count ? static_cast<unsigned>(corrections[channel + e]) : 0;
+      correction[e] = e < count ? static_cast<unsigned>(w.correction[channel + e]) : 0;
+      if constexpr (kSummed) {
+        offset[e] = e < count ? static_cast<unsigned>(w.offset[channel + e]) : 0;
+      }
       if constexpr (kKind == kValue) ratio[e] = e < count ? c.ratio[channel + e] : 0.0f;
     }
   }
 
-  // As a word; of int16 the low half.
-  __device__ __forceinline__ unsigned of(unsigned sum, int e) const {
-    const unsigned whole = sum + correction[e];
+  // As a word; of int16 the low half. `codes`: the sum of the pixel's codes.
+  __device__ __forceinline__ unsigned of(unsigned sum, unsigned codes, int e) const {
+    unsigned whole = sum + correction[e];
+    if constexpr (kSummed) whole += offset[e] * codes;
     if constexpr (kKind != kValue) return whole;
     return __float_as_uint(static_cast<float>(static_cast<int>(whole)) * ratio[e]);
   }
 };
 
 // Writes the tile's first `count` channels, of which conv.out's first is `channel`, 16 bytes at a
-// time. place(pixel): where the first goes, negative where there is no such pixel. Every thread
-// must call, after a barrier.
-template <int kOutputs, Accumulator kKind, typename Place>
-__device__ __forceinline__ void take_sums(const QuantConv& c, const int* correction,
+// time. Where kSummed, the last of all sums the codes, and
+// `count` is below it. place(pixel): where the first goes, negative where there is no such pixel.
+// Every thread must call, after a barrier.
+template <int kOutputs, bool kSummed, Accumulator kKind, typename Place>
+__device__ __forceinline__ void take_sums(const QuantConv& c, const PackedWeights& weights,
                                           const uint4* tile, int64_t channel, int count,
                                           const Place& place) {
   using Element = std::conditional_t<kKind == kInt16, uint16_t, uint32_t>;  // values as words
@@ -93,19 +99,20 @@ __device__ __forceinline__ void take_sums(const QuantConv& c, const int* correct
   static_assert(kThreads % kPackets == 0, "a thread has a column of packets");
   const int first = static_cast<int>(threadIdx.x) % kPackets * kSize, left = count - first;
   if (left <= 0) return;
-  const Elements<kKind, kSize> elements(c, correction, channel + first, left);
+  const Elements<kSummed, kKind, kSize> elements(c, weights, channel + first, left);
 #pragma unroll 1
   for (int pixel = static_cast<int>(threadIdx.x) / kPackets; pixel < kTilePixels;
        pixel += kThreads / kPackets) {
     const int64_t at = place(pixel);
     if (at < 0) continue;
-    const unsigned* sums =
-        reinterpret_cast<const unsigned*>(tile) + pixel * SumTile<kOutputs>::kRow + first;
+    const unsigned* row = reinterpret_cast<const unsigned*>(tile) + pixel * SumTile<kOutputs>::kRow;
+    const unsigned* sums = row + first;
+    const unsigned codes = kSummed ? row[kOutputs - 1] : 0;
     Element* to = static_cast<Element*>(c.out) + at + first;
     Packet<Element> packet;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      packet.values[e] = static_cast<Element>(elements.of(sums[e], e));
+      packet.values[e] = static_cast<Element>(elements.of(sums[e], codes, e));
     }
     if (left >= kSize && is_aligned(to)) {
       *reinterpret_cast<Packet<Element>*>(to) = packet;

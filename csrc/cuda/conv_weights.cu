@@ -131,15 +131,15 @@ __global__ void list_taps(const ConvShape s, int64_t words, int64_t count, TapWo
 // Lists the steps of a block of output channels that hold any weight, or all where a channel has an
 // offset: it takes the sum of all codes. A warp looks through a step.
 __global__ void list_used_steps(const int8_t* __restrict__ integers, const int* __restrict__ offset,
-                                int steps, int64_t group_blocks, int64_t group_outputs,
+                                int steps, int outputs, int64_t group_blocks, int64_t group_outputs,
                                 int* __restrict__ used, int* __restrict__ counts) {
   constexpr int kPackets = kStepWords * kWordCodes / 16;
   __shared__ int found[kWarps];
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int64_t block = blockIdx.x, from = block % group_blocks * kTileOutputs;
+  const int64_t block = blockIdx.x, from = block % group_blocks * outputs;
   const int64_t first = block / group_blocks * group_outputs + from, left = group_outputs - from;
-  const int rows = static_cast<int>(left < kTileOutputs ? left : kTileOutputs);
+  const int rows = static_cast<int>(left < outputs ? left : outputs);
   const uint4* packets = reinterpret_cast<const uint4*>(integers) + first * steps * kPackets;
   const int lacks = lane < rows ? offset[first + lane] : 0;
   const bool is_dense = __any_sync(kAllLanes, lacks != 0) != 0;
@@ -170,14 +170,15 @@ bool has_offsets(const QuantConv& conv) {
          weight_states(conv.weight_levels, conv.weight_scheme) > 128;
 }
 
-ConvTiles::ConvTiles(const ConvShape& s, int bits_of_code)
+ConvTiles::ConvTiles(const ConvShape& s, int bits_of_code, bool has_offsets)
     : ConvWorkspace(s), is_depthwise(has_depthwise_tiles(s)), bits(bits_of_code) {
   const int64_t in_word = is_depthwise ? 32 / bits : kWordCodes;
   words = (s.in_channels / (is_depthwise ? 1 : s.groups) + in_word - 1) / in_word;
   const int64_t slices = (s.taps() + kSliceTaps - 1) / kSliceTaps, together = bits / 4;
   steps =
       is_depthwise ? round_up(slices, together) : (s.taps() * words + kStepWords - 1) / kStepWords;
-  blocks = s.groups * ((s.out_channels / s.groups + kTileOutputs - 1) / kTileOutputs);
+  const int64_t outputs = tile_outputs(has_offsets);
+  blocks = s.groups * ((s.out_channels / s.groups + outputs - 1) / outputs);
   integers = take(is_depthwise ? words * steps * kWarp : (s.out_channels + 1) * row_bytes());
   correction = take(4 * s.out_channels);
   offset = take(4 * s.out_channels);
@@ -193,7 +194,8 @@ ConvTiles::ConvTiles(const QuantConv& c)
     : ConvTiles(c.shape,
                 are_half_bytes(c.coding.levels) && !(has_depthwise_tiles(c.shape) && has_offsets(c))
                     ? 4
-                    : 8) {}
+                    : 8,
+                has_offsets(c)) {}
 
 int pack_weights_cuda(const QuantConv& conv, const ConvTiles& tiles, void* workspace,
                       PackedWeights* packed, void* stream) {
@@ -227,8 +229,8 @@ int pack_weights_cuda(const QuantConv& conv, const ConvTiles& tiles, void* works
     status = launch(list_taps, grid_for(words), stream, s, tiles.words, words, taps);
   if (status != kOk) return status;
   return launch(list_used_steps, static_cast<unsigned>(tiles.blocks), stream, rows.integers,
-                rows.offset, tiles.steps, tiles.blocks / s.groups, s.out_channels / s.groups, used,
-                counts);
+                rows.offset, tiles.steps, tile_outputs(has_offsets(conv)), tiles.blocks / s.groups,
+                s.out_channels / s.groups, used, counts);
 }
 
 }  // namespace micronet

@@ -9,10 +9,15 @@
 
 namespace micronet {
 
-constexpr int kTileOutputs = 32;  // output channels of a tile of a product
+constexpr int kTileOutputs = 32;  // columns of a tile of a product
 constexpr int kWordCodes = 8;     // codes of a word, all of one tap
 constexpr int kStepWords = 8;     // words that a tile is summed over at a time
 constexpr int kSliceTaps = 4;     // taps of a word of channels that an instruction multiplies
+
+// Output channels of a tile: all of its columns, or all but one that sums codes.
+MICRONET_HD constexpr int tile_outputs(bool sums_codes) {
+  return sums_codes ? kTileOutputs - 1 : kTileOutputs;
+}
 
 // The products of an output are words of eight channels, tap by tap, zeros beyond a tap's channels
 // and up to whole steps. A word of half bytes is split into its even and its odd ones, so a word's
@@ -31,7 +36,7 @@ struct ConvTiles : ConvWorkspace {
   int64_t blocks;  // of output channels
   int64_t integers, correction, offset, padding, taps, used, counts;
 
-  ConvTiles(const ConvShape& s, int bits);
+  ConvTiles(const ConvShape& s, int bits, bool has_offsets);
   explicit ConvTiles(const QuantConv& conv);
 
   int64_t row_bytes() const { return steps * kStepWords * kWordCodes; }

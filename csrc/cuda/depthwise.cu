@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) depthwise(const Depth
   const int count = left < kOutputs ? left : kOutputs;
   const int64_t first =
       static_cast<int64_t>(tile.image) * d.out_height * d.out_width * d.channels + channel;
-  take_sums<kOutputs, kKind>(d.c, d.weights.correction, memory, channel, count, [&](int p) {
+  take_sums<kOutputs, false, kKind>(d.c, d.weights, memory, channel, count, [&](int p) {
     const int y = tile.y + p / kColumnsOut, x = tile.x + p % kColumnsOut;
     if (y >= d.out_height || x >= d.out_width) return int64_t{-1};
     return first + static_cast<int64_t>(y * d.out_width + x) * d.channels;

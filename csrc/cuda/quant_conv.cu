@@ -9,20 +9,19 @@
 namespace micronet {
 namespace {
 
-constexpr int kPacketBytes = 16;
+constexpr int kCopyBytes = 16;
 constexpr int kThreadWords = 4;  // of codes, that a thread brings of a step
 static_assert(kTilePixels * kStepWords == kThreads * kThreadWords, "all words of a step");
-constexpr int kWeightPackets = kTileOutputs * kStepWords * kWordCodes / kPacketBytes;
-constexpr int kRowPackets = kStepWords * kWordCodes / kPacketBytes;  // of weights of an output
+constexpr int kWeightPackets = kTileOutputs * kStepWords * kWordCodes / kCopyBytes;
+constexpr int kRowPackets = kStepWords * kWordCodes / kCopyBytes;  // of weights of an output
 
 // What a step takes in shared memory, in packets of 16 bytes: the codes of a tile, of kBits each,
-// the weights of its outputs, and ones where it sums codes too.
-template <int kBits, bool kSummed>
+// and the weights of its outputs.
+template <int kBits>
 struct Stage {
   static constexpr int kWordBytes = kBits * kWordCodes / 8;
-  static constexpr int kCodes = kTilePixels * kStepWords * kWordBytes / kPacketBytes;
-  static constexpr int kBrought = kWeightPackets + (kSummed ? kRowPackets : 0);
-  static constexpr int kPackets = kCodes + kBrought;
+  static constexpr int kCodes = kTilePixels * kStepWords * kWordBytes / kCopyBytes;
+  static constexpr int kPackets = kCodes + kWeightPackets;
   // All but one are on their way. Four blocks of as many leave room on an sm_80.
   static constexpr int kCount = kBits == 4 ? 4 : 3;
   static constexpr int kMemory = kCount * kPackets;
@@ -81,20 +80,18 @@ struct Source {
 };
 
 // Brings kWidth bytes of codes from a word on; 0: one word, of channels that are not whole words.
-// Sums of codes leave no register for the padding, which then is read each time.
-template <int kWidth, int kBits, bool kSummed>
+template <int kWidth, int kBits>
 __device__ __forceinline__ void bring_codes(const Product& p, const Source& from, int word,
                                             unsigned* to) {
-  constexpr int kWordBytes = Stage<kBits, kSummed>::kWordBytes;
+  constexpr int kWordBytes = Stage<kBits>::kWordBytes;
   const Pixel pixel = *from.pixel;
   const TapWord tap = p.weights.taps[word];
   const bool is_inside =
       is_below(pixel.row + tap.down, p.height) && is_below(pixel.column + tap.right, p.width);
   const int64_t code = pixel.code + tap.code;
   if (!is_inside) {
-    const unsigned padding = kSummed ? *p.weights.padding : from.padding;
 #pragma unroll
-    for (int i = 0; i < (kWidth == 0 ? kWordBytes : kWidth) / 4; ++i) to[i] = padding;
+    for (int i = 0; i < (kWidth == 0 ? kWordBytes : kWidth) / 4; ++i) to[i] = from.padding;
   } else if constexpr (kWidth == 0) {
     unsigned in_tap = static_cast<unsigned>(word);
     p.words.divide(&in_tap);
@@ -111,18 +108,18 @@ __device__ __forceinline__ void bring_codes(const Product& p, const Source& from
 }
 
 // Brings a step of the tile, four words of codes and a packet of weights a thread.
-template <int kWidth, int kBits, bool kSummed>
+template <int kWidth, int kBits>
 __device__ __forceinline__ void bring_step(const Product& p, const Source& from, int step,
                                            uint4* stage) {
-  using In = Stage<kBits, kSummed>;
+  using In = Stage<kBits>;
   constexpr int kEach = kWidth == 0 ? 1 : kWidth / In::kWordBytes;
   const int me = static_cast<int>(threadIdx.x), word = step * kStepWords + me % 2 * kThreadWords;
   unsigned* to = reinterpret_cast<unsigned*>(stage) + me * (kThreadWords * In::kWordBytes / 4);
 #pragma unroll
   for (int i = 0; i < kThreadWords; i += kEach) {
-    bring_codes<kWidth, kBits, kSummed>(p, from, word + i, to + i * In::kWordBytes / 4);
+    bring_codes<kWidth, kBits>(p, from, word + i, to + i * In::kWordBytes / 4);
   }
-  if (me >= In::kBrought) return;
+  if (me >= kWeightPackets) return;
   const int64_t row = static_cast<int64_t>(from.output) * p.steps + step;
   copy_async<16>(stage + In::kCodes + me,
                  p.weights.integers + row * (kStepWords * kWordCodes) + me % kRowPackets * 16);
@@ -152,27 +149,22 @@ __device__ __forceinline__ void load_codes(const uint4* stage, int row, int t,
   }
 }
 
-// Of a warp; after the columns of outputs one of the sums of codes, eight times.
-template <bool kSummed>
-constexpr int kAllColumns = kWarpColumns + (kSummed ? 1 : 0);
-template <bool kSummed>
-using Sums = int[kWarpRows][kAllColumns<kSummed>][4];
+using Sums = int[kWarpRows][kWarpColumns][4];
 
-template <int kBits, bool kSummed>
-__device__ __forceinline__ void multiply_step(const uint4* stage, Sums<kSummed>& sums) {
+template <int kBits>
+__device__ __forceinline__ void multiply_step(const uint4* stage, Sums& sums) {
   const int lane = static_cast<int>(threadIdx.x % kWarp),
             warp = static_cast<int>(threadIdx.x) / kWarp;
   const int g = lane / 4, t = lane % 4;
-  const uint4* brought = stage + Stage<kBits, kSummed>::kCodes;
-  const uint4* weights = brought + (warp / 4 * 16 + g) * kRowPackets + t;
+  const uint4* weights = stage + Stage<kBits>::kCodes + (warp / 4 * 16 + g) * kRowPackets + t;
   unsigned a[kWarpRows][2][4];
 #pragma unroll
   for (int m = 0; m < kWarpRows; ++m) {
     load_codes<kBits>(stage, warp % 4 * 32 + m * 16 + g, t, a[m]);
   }
 #pragma unroll
-  for (int n = 0; n < kAllColumns<kSummed>; ++n) {
-    const uint4 b = n < kWarpColumns ? weights[n * 8 * kRowPackets] : brought[kWeightPackets + t];
+  for (int n = 0; n < kWarpColumns; ++n) {
+    const uint4 b = weights[n * 8 * kRowPackets];
 #pragma unroll
     for (int m = 0; m < kWarpRows; ++m) {
       multiply_add(a[m][0], b.x, b.y, sums[m][n]);
@@ -183,13 +175,13 @@ __device__ __forceinline__ void multiply_step(const uint4* stage, Sums<kSummed>&
 
 // Sums the steps of a tile that hold weights, used [count]; the others are neither read nor
 // multiplied.
-template <int kWidth, int kBits, bool kSummed>
+template <int kWidth, int kBits>
 __device__ __forceinline__ void sum_steps(const Product& p, const Source& from, const int* used,
-                                          int count, uint4* stages, Sums<kSummed>& sums) {
-  using In = Stage<kBits, kSummed>;
+                                          int count, uint4* stages, Sums& sums) {
+  using In = Stage<kBits>;
   const auto bring = [&](int i) {
     if (i < count) {
-      bring_step<kWidth, kBits, kSummed>(p, from, used[i], stages + i % In::kCount * In::kPackets);
+      bring_step<kWidth, kBits>(p, from, used[i], stages + i % In::kCount * In::kPackets);
     }
     commit_copies();
   };
@@ -200,30 +192,13 @@ __device__ __forceinline__ void sum_steps(const Product& p, const Source& from, 
     wait_for_copies<In::kCount - 2>();
     __syncthreads();  // the step is there, and the one before is no longer read
     bring(i + In::kCount - 1);
-    multiply_step<kBits, kSummed>(stages + i % In::kCount * In::kPackets, sums);
+    multiply_step<kBits>(stages + i % In::kCount * In::kPackets, sums);
   }
   wait_for_copies<0>();
   __syncthreads();
 }
 
-// Adds what the bytes of the weights lack, from output `first` on.
-__device__ __forceinline__ void add_offsets(const Product& p, int first, Sums<true>& sums) {
-  const int lane = static_cast<int>(threadIdx.x % kWarp),
-            warp = static_cast<int>(threadIdx.x) / kWarp;
-#pragma unroll
-  for (int n = 0; n < kWarpColumns; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int output = first + warp / 4 * 16 + n * 8 + lane % 4 * 2 + i % 2;
-      const int lacks = output < p.outputs ? p.weights.offset[output] : 0;
-#pragma unroll
-      for (int m = 0; m < kWarpRows; ++m) sums[m][n][i] += lacks * sums[m][kWarpColumns][i];
-    }
-  }
-}
-
-template <bool kSummed>
-__device__ __forceinline__ void put_tile(const Sums<kSummed>& sums, uint4* tile) {
+__device__ __forceinline__ void put_tile(const Sums& sums, uint4* tile) {
   const int lane = static_cast<int>(threadIdx.x % kWarp),
             warp = static_cast<int>(threadIdx.x) / kWarp;
   const int g = lane / 4, t = lane % 4;
@@ -237,36 +212,35 @@ __device__ __forceinline__ void put_tile(const Sums<kSummed>& sums, uint4* tile)
   }
 }
 
-// A block makes a tile.
+// A block makes a tile. Where it sums codes as well, they are the last of its outputs.
 template <int kWidth, int kBits, bool kSummed, Accumulator kKind>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) implicit_gemm(const Product p) {
-  __shared__ uint4 memory[Stage<kBits, kSummed>::kMemory];
+  __shared__ uint4 memory[Stage<kBits>::kMemory];
   __shared__ Pixel pixels[kTilePixels];
+  constexpr int kOutputs = tile_outputs(kSummed);
   const int me = static_cast<int>(threadIdx.x);
   unsigned block = blockIdx.x;
   const unsigned first = p.blocks.divide(&block) * kTilePixels;
   unsigned in_group = block;
   const int group = static_cast<int>(p.group_blocks.divide(&in_group));
-  const int from = static_cast<int>(in_group) * kTileOutputs;
-  const int left = p.group_outputs - from, count = left < kTileOutputs ? left : kTileOutputs;
+  const int from = static_cast<int>(in_group) * kOutputs;
+  const int left = p.group_outputs - from, count = left < kOutputs ? left : kOutputs;
   const int channel = group * p.group_outputs + from;
   if (me < kTilePixels) pixels[me] = pixel_at(p, first + me, group);
   __syncthreads();
   // Beyond the last output its weights are multiplied again, and not stored.
   int output = channel + (me / kRowPackets < count ? me / kRowPackets : count - 1);
-  if (kSummed && me >= kWeightPackets) output = p.outputs;
-  Sums<kSummed> sums = {};
-  sum_steps<kWidth, kBits, kSummed>(p, {pixels + me / 2, output, *p.weights.padding},
-                                    p.weights.used + static_cast<int64_t>(block) * p.steps,
-                                    p.weights.counts[block], memory, sums);
-  if constexpr (kSummed) add_offsets(p, channel, sums);
-  put_tile<kSummed>(sums, memory);
+  if (kSummed && me / kRowPackets == kOutputs) output = p.outputs;
+  Sums sums = {};
+  sum_steps<kWidth, kBits>(p, {pixels + me / 2, output, *p.weights.padding},
+                           p.weights.used + static_cast<int64_t>(block) * p.steps,
+                           p.weights.counts[block], memory, sums);
+  put_tile(sums, memory);
   __syncthreads();
-  take_sums<kTileOutputs, kKind>(
-      p.c, p.weights.correction, memory, channel, count, [&](int in_tile) {
-        const int64_t pixel = first + static_cast<unsigned>(in_tile);
-        return pixel < p.pixels ? pixel * p.outputs + channel : int64_t{-1};
-      });
+  take_sums<kTileOutputs, kSummed, kKind>(p.c, p.weights, memory, channel, count, [&](int in_tile) {
+    const int64_t pixel = first + static_cast<unsigned>(in_tile);
+    return pixel < p.pixels ? pixel * p.outputs + channel : int64_t{-1};
+  });
 }
 
 // Bytes of codes that one copy brings, so that it is aligned and of a single tap.
@@ -308,7 +282,7 @@ int product_cuda(const QuantConv& conv, const ConvTiles& tiles, const PackedWeig
 }  // namespace
 
 int64_t quant_conv2d_cuda_workspace(const ConvShape& shape) {
-  return std::max(ConvTiles(shape, 4).bytes, ConvTiles(shape, 8).bytes);
+  return std::max(ConvTiles(shape, 4, true).bytes, ConvTiles(shape, 8, true).bytes);
 }
 
 int quant_conv2d_cuda(const QuantConv& conv, void* workspace, void* stream) {
