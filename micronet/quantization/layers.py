@@ -50,6 +50,8 @@ class QuantizedLayer(nn.Module, ABC):
 
     def _quantize_like(self, bits: LayerBits) -> None:
         self.bits = bits
+        # Of the weights, for which their learned step is chosen; others then reach as far.
+        self.start_levels = bits.weight_levels
         self.input_quantizer = _input_quantizer(bits)
         # Bits of the pruning mask; empty while the layer is dense. The masks of a run are saved
         # once, under their own keys, so this one is not part of the state.
@@ -143,7 +145,11 @@ class QuantizedLayer(nn.Module, ABC):
             self.weight_zero_point,
             self.weight_levels,
             self.weight_mask,
-            gradient_scale(self.weight[:1].numel(), self._largest_weight()),
+            gradient_scale(
+                self.weight[:1].numel(),
+                self._largest_weight(),
+                step_factor(self.start_levels, self.weight_levels),
+            ),
         )
 
     def weight_scale(self) -> Tensor:

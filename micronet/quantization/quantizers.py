@@ -179,7 +179,8 @@ class LearnedActivationQuantizer(InputQuantizer):
         if self.training and self._largest is None and not _is_empty(x):
             self._start(x.detach())
         largest = 1 if self._largest is None else self._largest
-        scale = gradient_scale(x[:1].numel(), largest)
+        factor = step_factor(self.start_levels, self.levels)
+        scale = gradient_scale(x[:1].numel(), largest, factor)
         return kernels.fake_quant_learned_step(
             x, self.step_size, self.zero_point, self.levels, gradient_scale=scale
         )
@@ -276,13 +277,17 @@ def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:
     return torch.where(step == 0, 1.0, step)
 
 
-def gradient_scale(numel: Any, largest: int) -> float:
+def gradient_scale(numel: Any, largest: int, factor: float = 1.0) -> float:
     """Return ``1 / sqrt(N * Qp)``, which keeps a step's updates in proportion to the weights'.
 
     Args:
         numel: N, how many weights share the step, or how many features of one sample do.
         largest: Qp, the largest whole multiple of the step.
+        factor: of a step at the bits of a stage to that of its own bits, which is what is learned:
+            by the chain rule it counts once in the gradient and once in the update.
     """
+    if factor != 1.0:
+        return factor**2 * gradient_scale(numel, largest)
     if not isinstance(numel, int):
         # A symbol of torch.fx, which stands for a number that it does not know yet.
         return (numel * largest) ** -0.5
