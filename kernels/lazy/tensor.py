@@ -152,7 +152,8 @@ def extremes(x: Tensor) -> Tensor:
     block = block_of(x)
     if block is not None:
         return block.extremes()
-    return torch.stack(torch.aminmax(_plain_images(x))).float()
+    values = x.memory() if isinstance(x, PendingTensor) else x.detach()
+    return torch.stack(torch.aminmax(values)).float()
 
 
 def is_finite(x: Tensor) -> bool:

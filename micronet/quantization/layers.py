@@ -49,6 +49,8 @@ class QuantizedLayer(nn.Module, ABC):
 
     def _quantize_like(self, bits: LayerBits) -> None:
         self.bits = bits
+        # Of the weights, for which their learned step is chosen; others then reach as far.
+        self.start_levels = bits.weight_levels
         self.input_quantizer = _input_quantizer(bits)
         # Bits of the pruning mask; empty while the layer is dense. The masks of a run are saved
         # once, under their own keys, so this one is not part of the state.
@@ -102,7 +104,8 @@ class QuantizedLayer(nn.Module, ABC):
         return kernels.QuantizedWeights.of_steps(self.mask, self.weight_zero_point, learned)
 
     def _step_gradient_scale(self) -> float:
-        return gradient_scale(self.weight[:1].numel(), self._largest_weight())
+        factor = step_factor(self.start_levels, self.weight_levels)
+        return gradient_scale(self.weight[:1].numel(), self._largest_weight(), factor)
 
     def start_weight_steps(self) -> None:
         """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""

@@ -44,6 +44,8 @@ def quantize_(
 def start_as_(model: nn.Module, own: Mapping[str, LayerBits]) -> None:
     """Let steps of inputs that are still to start do so as at their own bits; see ``quantize_``."""
     for name, layer in quantized_layers(model):
+        if name in own and own[name].weight_levels is not None:
+            layer.start_levels = own[name].weight_levels
         levels = own[name].activation_levels if name in own else None
         if levels is not None and isinstance(layer.input_quantizer, LearnedActivationQuantizer):
             layer.input_quantizer.start_levels = levels

@@ -129,6 +129,23 @@ def test_steps_start_as_those_of_their_own_bits(batches):
     assert torch.equal(other.zero_point, one.zero_point * 17) and one.zero_point < 0
 
 
+def test_what_a_step_learns_is_that_of_its_own_bits(batches):
+    """With f the step over that of its own bits: its gradient and its update have one f each."""
+    staged = begun(plan("learned"))[0].first[0]
+    model = small()
+    micronet.quantize_(model, micronet.WeightPrecision(8, step="learned"), None)
+    plain = model.first[0]
+    with torch.no_grad():
+        plain.weight.copy_(staged.weight)
+        plain.weight_step.copy_(staged.weight_step)
+    for layer in (staged, plain):
+        layer.quantized_weight().square().sum().backward()
+    expected = plain.weight_step.grad.double() * (15 / 255) ** 2
+    # Each gradient is rounded once after its sum, in the product with its scale, itself rounded.
+    error = (staged.weight_step.grad.double() - expected).abs()
+    assert bool((error <= 4 * 2.0**-24 * expected.abs()).all()) and bool(expected.all())
+
+
 def test_a_step_before_its_first_batch_is_changed_too():
     model = small()
     micronet.quantize_(

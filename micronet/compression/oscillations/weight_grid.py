@@ -42,9 +42,13 @@ def weight_grid(layer: QuantizedLayer) -> WeightGrid:
         infinite = torch.full_like(scale, torch.inf)
         return WeightGrid(integers, scale, -infinite, infinite, -infinite, infinite)
     weight, levels = layer.weight, layer.weight_levels
-    codes, scale, zero = kernels.quantize_per_channel(weight, levels, layer.weight_mask)
+    scheme = layer.bits.weight_scheme
+    codes, scale, zero = kernels.quantize_per_channel(weight, levels, layer.weight_mask, scheme)
     integers = codes.flatten(1).float() + zero[:, None]
     low, high = torch.aminmax(weight.flatten(1), dim=1)
+    if scheme.is_symmetric:
+        high = torch.maximum(-low, high)
+        return WeightGrid(integers, scale, -high, high, zero, -zero)
     # A range holds zero.
     ends = low.clamp(max=0.0), high.clamp(min=0.0)
     return WeightGrid(integers, scale, *ends, zero, zero + (levels - 1))

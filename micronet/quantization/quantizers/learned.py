@@ -79,9 +79,12 @@ class LearnedActivationQuantizer(InputQuantizer):
     def _learned(self, x: Tensor) -> kernels.Learned:
         """The parameters, and the scales of their gradients for an input like ``x``."""
         largest = 1 if self._largest is None else self._largest
-        scale = gradient_scale(_features(x), largest)
-        moves = largest < self.levels - 1
-        return kernels.Learned(self.step_size, self.offset, scale, scale if moves else 0.0)
+        features, factor = _features(x), step_factor(self.start_levels, self.levels)
+        # Values, and so offsets, reach as far at any number of levels; an offset of an input that
+        # was never negative stays.
+        of_offset = gradient_scale(features, largest) if largest < self.levels - 1 else 0.0
+        of_step = gradient_scale(features, largest, factor)
+        return kernels.Learned(self.step_size, self.offset, of_step, of_offset)
 
     @torch.no_grad()
     def whole_zero_point(self) -> Tensor:
@@ -199,13 +202,17 @@ def initial_step(mean_magnitude: Tensor, largest: int) -> Tensor:
     return torch.where(step == 0, 1.0, step)
 
 
-def gradient_scale(numel: Any, largest: int) -> float:
+def gradient_scale(numel: Any, largest: int, factor: float = 1.0) -> float:
     """Return ``1 / sqrt(N * Qp)``, which keeps a step's updates in proportion to the weights'.
 
     Args:
         numel: N, how many weights share the step, or how many features of one sample do.
         largest: Qp, the largest whole multiple of the step.
+        factor: of a step at the bits of a stage to that of its own bits, which is what is learned:
+            by the chain rule it counts once in the gradient and once in the update.
     """
+    if factor != 1.0:
+        return factor**2 * gradient_scale(numel, largest)
     if not isinstance(numel, int):
         # A symbol of torch.fx, which stands for a number that it does not know yet.
         return (numel * largest) ** -0.5
