@@ -101,7 +101,8 @@ __device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member,
 
 // Out is T for values, uint8_t for codes. All pointers of the weight are to device memory.
 template <int kTeam, typename T, typename Out>
-__global__ void round_rows(const Weight weight, int scheme) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    round_rows(const Weight weight, int scheme) {
   constexpr int kTeams = kWarps / kTeam;
   const int warp = static_cast<int>(threadIdx.x / kWarp), member = warp % kTeam;
   const T* w = static_cast<const T*>(weight.w);
