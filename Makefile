@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-kernels coverage gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -83,6 +83,10 @@ bench-accuracy: setup
 
 bench-blocks-accuracy: setup
 	$(BIN)/python -m benchmarks.pipeline.blocks_accuracy
+
+# ARGS are options of `python -m benchmarks.pipeline.recipes`: hours, seeds, networks.
+bench-recipes: setup
+	$(BIN)/python -m benchmarks.pipeline.recipes $(ARGS)
 
 bench-kernels: setup
 	$(BIN)/python -m benchmarks.cuda.kernels

@@ -1,14 +1,15 @@
 """Quantizers, masks and counts of micronet: one arithmetic on every backend."""
 
-from .checks import MOST_CODE_LEVELS
 from .dispatch import available_backends, use_backend
 from .flops import register_flop_formulas
 from .lazy import (
     RECOMPUTED,
     ConvCall,
     LazyTensor,
+    Learned,
     PendingTensor,
     QuantizedInput,
+    QuantizedWeights,
     batch_norm,
     conv2d_of_integers,
     extremes,
@@ -16,6 +17,7 @@ from .lazy import (
     is_finite,
     position_means,
     quantize_input,
+    quantize_input_by_step,
     recompute_in_backward,
     scale_of_range,
     with_gradient_of,
@@ -48,20 +50,19 @@ from .ops.fake_quant_weight import (
 )
 from .ops.learned_step import fake_quant_learned_step
 from .ops.mask_selection import smallest_magnitude_mask
-from .ops.quant_conv import MOST_WEIGHT_LEVELS
 from .scheme import Scheme, bits_of_levels, levels_of_bits
 from .shapes import fits_32_bits, is_channels_last
 
 _register_onnx_symbolics()
 
 __all__ = [
-    "MOST_CODE_LEVELS",
-    "MOST_WEIGHT_LEVELS",
     "RECOMPUTED",
     "ConvCall",
     "LazyTensor",
+    "Learned",
     "PendingTensor",
     "QuantizedInput",
+    "QuantizedWeights",
     "Scheme",
     "available_backends",
     "batch_norm",
@@ -93,6 +94,7 @@ __all__ = [
     "pack_codes",
     "position_means",
     "quantize_input",
+    "quantize_input_by_step",
     "quantize_per_channel",
     "quantize_per_tensor",
     "recompute_in_backward",

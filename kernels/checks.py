@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from .scheme import packed_bytes
+from .scheme import Scheme, check_quantizer, code_bytes, packed_bytes
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Two codes share a byte.
-MOST_CODE_LEVELS = 16
 
 
 def bytes_for(numel: int) -> int:
@@ -73,6 +71,20 @@ def check_contiguous(name: str, x: Tensor, dtype: torch.dtype) -> None:
     check_order(name, x)
 
 
+def check_images(name: str, x: Tensor) -> None:
+    """Raise ValueError unless x is images, channels last, and not empty."""
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {list(x.shape)}, but must have [N, C, H, W], none 0")
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
+
+
+def check_sizes(name: str, sizes: list[int], count: int, least: int) -> None:
+    """Raise ValueError unless there are so many numbers, none below the least."""
+    if len(sizes) != count or min(sizes) < least:
+        raise ValueError(f"{name} is {sizes}, but must be {count} numbers of at least {least}")
+
+
 def check_bits(name: str, bits: Tensor, numel: int, of: str) -> None:
     """Raise TypeError or ValueError unless bits are packed bits, uint8, of numel elements."""
     check_contiguous(name, bits, torch.uint8)
@@ -107,18 +119,25 @@ def check_selection(grad: Tensor, bits: Tensor) -> None:
     check_same_device("mask", bits, grad)
 
 
-def check_code_levels(levels: int) -> None:
-    """Raise ValueError for more levels than a code of four bits has."""
-    if levels > MOST_CODE_LEVELS:
-        raise ValueError(f"levels is {levels}, but a code of four bits has {MOST_CODE_LEVELS}")
+def check_range_scheme(levels: int, scheme: int) -> None:
+    """Raise ValueError unless levels and scheme describe a quantizer of a range."""
+    check_quantizer(levels, scheme)
+    if scheme == Scheme.LEARNED:
+        raise ValueError("a learned step has no range: call the operators of learned steps")
+
+
+def check_codes(codes: Tensor, numel: int, levels: int) -> None:
+    """Raise TypeError or ValueError unless codes are those of numel activations, uint8."""
+    _check_bytes("codes", codes, numel, code_bytes(numel, levels))
 
 
 def check_packed(packed: Tensor, numel: int, levels: int) -> None:
     """Raise TypeError or ValueError unless packed are the bytes of numel codes, uint8."""
+    _check_bytes("packed", packed, numel, packed_bytes(numel, levels))
+
+
+def _check_bytes(name: str, codes: Tensor, numel: int, needed: int) -> None:
     check_count("numel", numel)
-    check_contiguous("packed", packed, torch.uint8)
-    needed = packed_bytes(numel, levels)
-    if packed.dim() != 1 or packed.numel() != needed:
-        raise ValueError(
-            f"packed has {packed.numel()} bytes for {numel} codes, which need {needed}"
-        )
+    check_contiguous(name, codes, torch.uint8)
+    if codes.dim() != 1 or codes.numel() != needed:
+        raise ValueError(f"{name} has {codes.numel()} bytes for {numel} codes, which need {needed}")

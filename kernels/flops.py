@@ -17,14 +17,23 @@ def _of_sums(output: Any, weight: Any) -> int:
     return 2 * prod(output) * prod(weight[1:])
 
 
-def _quant_conv2d(codes: Any, range: Any, levels: int, w: Any, *rest: Any, out_shape: Any) -> int:
+def _quant_conv2d(
+    codes: Any, range: Any, levels: int, scheme: int, w: Any, *rest: Any, out_shape: Any
+) -> int:
     return _of_sums(out_shape[0], w)
 
 
 def _quant_conv2d_values(
-    codes: Any, range: Any, levels: int, w: Any, *rest: Any, out_shape: Any
+    codes: Any, range: Any, levels: int, scheme: int, w: Any, *rest: Any, out_shape: Any
 ) -> int:
     return _of_sums(out_shape, w)
+
+
+def _depthwise_gradient(
+    grad: Any, x: Any, table: Any, w: Any, *numbers: Any, out_shape: Any
+) -> int:
+    *_, wants_x, wants_w = numbers
+    return (wants_x + wants_w) * _of_sums(grad, w)
 
 
 def _of_weights(x: Any, w: Any, *rest: Any, out_shape: Any) -> int:
@@ -37,4 +46,5 @@ def register_flop_formulas() -> None:
 
     register_flop_formula(_OP.quant_conv2d)(_quant_conv2d)
     register_flop_formula(_OP.quant_conv2d_values)(_quant_conv2d_values)
+    register_flop_formula(_OP.depthwise_gradient)(_depthwise_gradient)
     register_flop_formula([_OP.conv2d_deterministic, _OP.linear_deterministic])(_of_weights)

@@ -27,23 +27,31 @@ def _whole(g: Any, *values: int) -> Any:
     return g.op("Constant", value_t=torch.tensor(values, dtype=torch.int64))
 
 
-def _rounded(g: Any, x: Any, scale: Any, zero: Any, n: int) -> Any:
-    """(clamp(rint(scale * x - zero), 0, n) + zero) / scale."""
+def _rounded(g: Any, x: Any, scale: Any, zero: Any, least: int, most: int) -> Any:
+    """(clamp(rint(scale * x - zero), least, most) + zero) / scale."""
     whole = g.op("Round", g.op("Sub", g.op("Mul", scale, x), zero))
-    code = g.op("Clip", whole, _number(g, 0.0), _number(g, float(n)))
+    code = g.op("Clip", whole, _number(g, float(least)), _number(g, float(most)))
     return g.op("Div", g.op("Add", code, zero), scale)
 
 
 def _by_range(g: Any, x: Any, low: Any, high: Any, levels: int, scheme: int) -> Any:
+    if scheme == Scheme.SYMMETRIC:
+        n = (levels - 1) // 2
+        scale = _scale(g, g.op("Max", g.op("Abs", low), g.op("Abs", high)), n)
+        return _rounded(g, x, scale, _number(g, 0.0), -n, n)
     if scheme != Scheme.AFFINE:
         raise ValueError(f"scheme {Scheme(scheme).name} has no form in ONNX here")
-    n = _number(g, float(levels - 1))
     low, high = g.op("Min", low, _number(g, 0.0)), g.op("Max", high, _number(g, 0.0))
-    width = g.op("Sub", high, low)
-    is_none = g.op("Equal", width, _number(g, 0.0))
-    scale = g.op("Div", n, g.op("Where", is_none, n, width))
+    scale = _scale(g, g.op("Sub", high, low), levels - 1)
     zero = g.op("Round", g.op("Mul", scale, low))
-    return _rounded(g, x, scale, zero, levels - 1)
+    return _rounded(g, x, scale, zero, 0, levels - 1)
+
+
+def _scale(g: Any, width: Any, n: int) -> Any:
+    """n over a width, or 1 where that is none."""
+    whole = _number(g, float(n))
+    is_none = g.op("Equal", width, _number(g, 0.0))
+    return g.op("Div", whole, g.op("Where", is_none, whole, width))
 
 
 @symbolic_helper.parse_args("v", "v", "i", "i")
@@ -73,7 +81,7 @@ def _fake_quant_learned_step(
         axes = _whole(g, -1, *(1 for _ in size[1:]))
         step, zero = (g.op("Reshape", t, axes) for t in (step, zero))
     inverse = g.op("Div", _number(g, 1.0), step)
-    return _rounded(g, kept, inverse, zero, levels - 1)
+    return _rounded(g, kept, inverse, zero, 0, levels - 1)
 
 
 def _masked(g: Any, w: Any, mask: Any, size: list[int]) -> Any:

@@ -33,15 +33,26 @@ class LearnedStep(NamedTuple):
     levels: int
 
 
-class CodesConvolution(NamedTuple):
-    """A convolution of packed codes with weights that are quantized on the way."""
+class Coding(NamedTuple):
+    """What a quantizer of activations is made from."""
 
-    codes: Tensor  # two a byte, channels last
-    range: Tensor  # [2], of the codes
+    range: Tensor  # [2], the ends, or the step and the zero point of a learned one; or empty
     levels: int
+    scheme: int  # a `Scheme`
+
+
+class CodesConvolution(NamedTuple):
+    """A convolution of codes with weights that are quantized on the way."""
+
+    codes: Tensor  # half a byte each or a whole one, channels last
+    range: Tensor  # of the codes, as levels and scheme are; see `Coding`
+    levels: int
+    scheme: int
     w: Tensor  # [O, C / groups, KH, KW]
     mask: Tensor  # packed bits of w, or empty
     weight_levels: int
+    weight_scheme: int
+    weight_steps: Tensor  # [2, O], learned steps and zero points, or empty
     input_size: list[int]  # N, C, H, W
     stride: list[int]  # y, x
     padding: list[int]  # top, left, bottom, right
@@ -51,7 +62,7 @@ class CodesConvolution(NamedTuple):
     @property
     def shape(self) -> ConvShape:
         """Its sizes; raises ValueError where they do not fit each other."""
-        return ConvShape.of(self.input_size, self.w.shape, *self[7:])
+        return ConvShape.of(self.input_size, self.w.shape, *self[10:])
 
 
 class FloatConvolution(NamedTuple):
@@ -69,6 +80,26 @@ class FloatConvolution(NamedTuple):
     def shape(self) -> ConvShape:
         """Its sizes; raises ValueError where they do not fit each other."""
         return ConvShape.of(self.x.shape, self.w.shape, *self[3:])
+
+
+class DepthwiseGradient(NamedTuple):
+    """The gradient to what a depthwise convolution made, and what it made it from."""
+
+    grad: Tensor  # [N, C, H', W'], channels last; float32, bfloat16 or float16
+    x: Tensor  # [N, C, H, W], float32, channels last; or codes in that order, uint8
+    table: Tensor  # the values of the codes, or empty
+    w: Tensor  # [C, 1, KH, KW], float32
+    input_size: list[int]  # N, C, H, W
+    stride: list[int]  # y, x
+    padding: list[int]  # top, left, bottom, right
+    dilation: list[int]  # y, x
+    wants_x: bool
+    wants_w: bool
+
+    @property
+    def shape(self) -> ConvShape:
+        """Its sizes; raises ValueError where they do not fit each other."""
+        return ConvShape.of(self.input_size, self.w.shape, *self[5:8], self.input_size[1])
 
 
 class NormFold(NamedTuple):
@@ -118,6 +149,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
     int: "int",
+    bool: "bool",
     int | None: "int?",
     float: "float",
     list[int]: "int[]",

@@ -6,6 +6,8 @@ from fractions import Fraction
 from functools import cache
 
 MAX_LEVELS = 256
+# Codes of activations of so many levels share a byte; beyond, each takes one.
+HALF_BYTE_LEVELS = 16
 
 
 class Scheme(IntEnum):
@@ -13,11 +15,20 @@ class Scheme(IntEnum):
 
     AFFINE divides the levels by the width. The two Distiller rules multiply by a rounded
     reciprocal instead, which differs in the last bit; the symmetric one has its zero point at 0.
+    SYMMETRIC divides, with the zero point at 0. Where a step is LEARNED, it and the zero point
+    stand in the place of a range.
     """
 
     AFFINE = 0
     DISTILLER_AFFINE = 1
     DISTILLER_SYMMETRIC = 2
+    SYMMETRIC = 3
+    LEARNED = 4
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether as many levels lie below 0 as above."""
+        return self in (Scheme.DISTILLER_SYMMETRIC, Scheme.SYMMETRIC)
 
 
 class Function(IntEnum):
@@ -75,11 +86,16 @@ def packed_bytes(numel: int, levels: int) -> int:
     return (-(-numel // size) * bits + 7) // 8
 
 
+def code_bytes(numel: int, levels: int) -> int:
+    """Bytes that hold the codes of `numel` activations: half a byte each, or a whole one."""
+    return (numel + 1) // 2 if levels <= HALF_BYTE_LEVELS else numel
+
+
 def check_quantizer(levels: int, scheme: int) -> None:
     """Raises ValueError unless `levels` and `scheme` describe a quantizer."""
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme is {scheme}, which is none of {list(_SCHEMES)}")
-    fewest = 3 if scheme == Scheme.DISTILLER_SYMMETRIC else 2
+    fewest = 3 if Scheme(scheme).is_symmetric else 2
     if not fewest <= levels <= MAX_LEVELS:
         name = Scheme(scheme).name
         raise ValueError(f"levels is {levels}, but {name} has {fewest} to {MAX_LEVELS}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from micronet.compression.compression import Compression
     from micronet.compression.distillation import Teacher, distillation_loss
     from micronet.compression.one_shot import prune_, quantize_
+    from micronet.compression.reestimation import reestimate_
     from micronet.compression.report import Report
     from micronet.data.datasets import Data, open_data
     from micronet.data.preprocessing import Preprocessing
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
         ActivationPrecision,
         AugmentSection,
         DistillSection,
+        OscillationSection,
+        ProgressiveStage,
         PruneGroup,
         PruneSection,
         QuantizeOverride,
@@ -50,13 +53,15 @@ _HOMES = {
     "micronet.compression.compression": "Compression",
     "micronet.compression.distillation": "Teacher distillation_loss",
     "micronet.compression.one_shot": "prune_ quantize_",
+    "micronet.compression.reestimation": "reestimate_",
     "micronet.compression.report": "Report",
     "micronet.data.datasets": "Data open_data",
     "micronet.data.preprocessing": "Preprocessing",
     "micronet.models.architectures": "create_model load_weights preprocessing",
     "micronet.recipe.reader": (
-        "ActivationPrecision AugmentSection DistillSection PruneGroup PruneSection "
-        "QuantizeOverride QuantizeSection Recipe TrainSection WeightPrecision"
+        "ActivationPrecision AugmentSection DistillSection OscillationSection ProgressiveStage "
+        "PruneGroup PruneSection QuantizeOverride QuantizeSection Recipe TrainSection "
+        "WeightPrecision"
     ),
     "micronet.runs.folder": "Loaded load save",
     "micronet.scoring.count": "Score score",
@@ -74,7 +79,9 @@ __all__ = [
     "Data",
     "DistillSection",
     "Loaded",
+    "OscillationSection",
     "Preprocessing",
+    "ProgressiveStage",
     "PruneGroup",
     "PruneSection",
     "QuantizeOverride",
@@ -98,6 +105,7 @@ __all__ = [
     "preprocessing",
     "prune_",
     "quantize_",
+    "reestimate_",
     "save",
     "score",
     "set_learning_rate",

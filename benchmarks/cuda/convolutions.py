@@ -48,12 +48,12 @@ def moved_bytes(site: Site) -> float:
 
 
 def kernel_of(site: Site) -> str:
-    """Return the kernel that a site runs; a copy brings 16, 8 or 4 bytes, none where it is 0."""
+    """Return the kernel of a site, of half bytes; a copy brings 16, 8 or 4 bytes, none where 0."""
     channels = site.weight_size[1]
     if site.is_depthwise:
-        return f"depthwise<{str(site.input_size[1] % 8 == 0).lower()}, 0>"
+        return f"depthwise<4, {str(site.input_size[1] % 8 == 0).lower()}, 0>"
     width = next((width for width in (16, 8, 4) if channels % (2 * width) == 0), 0)
-    return f"implicit_gemm<{width}, 0>"
+    return f"implicit_gemm<{width}, 4, false, 0>"
 
 
 def _up(value: int, unit: int) -> int:

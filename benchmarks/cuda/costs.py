@@ -48,7 +48,7 @@ SIZES = {
     "unsigned short": 2.0,
     "unsigned char": 1.0,
 }
-BIT, CODE = 1 / 8, 1 / 2
+BIT = 1 / 8
 SUM = 2.0  # an integer sum of a block, int16 where its bound allows
 
 
@@ -107,6 +107,20 @@ def _words(reads: float, bits: float, writes: float, marker: str) -> Rule:
     return cost
 
 
+def _code(kernel: Kernel) -> float:
+    """Return the bytes of a code, whose bits are the first argument."""
+    return int(kernel.arguments[0]) / 8
+
+
+def _encoded(kernel: Kernel) -> Cost:
+    size = _size(kernel, 1)
+    return Cost("value", size, _code(kernel) + BIT, WIDE_LOAD, 16 / size)
+
+
+def _codes_of_sums(kernel: Kernel) -> Cost:
+    return Cost("sum", SUM, _code(kernel), CONVERT)
+
+
 def _rounded(kernel: Kernel) -> Cost:
     size = _size(kernel, 1)
     return Cost("value", size, size + BIT, WIDE_LOAD, 16 / size)
@@ -118,13 +132,13 @@ def _round_rows(kernel: Kernel) -> Cost:
 
 
 def _decoded(kernel: Kernel) -> Cost:
-    size = _size(kernel, 0)
-    return Cost("value", CODE, size, WIDE_STORE, 16 / size)
+    size = _size(kernel, 1)
+    return Cost("value", _code(kernel), size, WIDE_STORE, 16 / size)
 
 
 def _mapped(kernel: Kernel) -> Cost:
     # The gradient that comes is of the type of the one that goes.
-    size = _size(kernel, 2)
+    size = _size(kernel, 3)
     return Cost("sum", SUM + size, size, CONVERT)
 
 
@@ -143,7 +157,7 @@ COSTS: dict[str, Rule] = {
     "fake_quant": _rounded,
     "fake_quant_observed": _rounded,
     "fake_quant_learned": _packets(1, BIT, None),
-    "encode": _packets(0, 0.0, CODE + BIT),
+    "encode": _encoded,
     "decode": _decoded,
     "update_range": _packets(0, 0.0, 0.0),
     "count_elements": _packets(0, 0.0, 0.0),
@@ -162,12 +176,13 @@ COSTS: dict[str, Rule] = {
     "count_blocks": _fixed("bit", BIT, 0.0, COUNT_BITS, 32.0),
     "count_ones": _fixed("bit", BIT, 0.0, COUNT_BITS, 32.0),
     "block_values": _fixed("sum", SUM, 4.0, CONVERT),
-    "block_codes": _fixed("sum", SUM, CODE, CONVERT),
+    "block_codes": _codes_of_sums,
     "block_extremes": _fixed("sum", SUM, 0.0, CONVERT),
     "block_means": _fixed("sum", SUM, 0.0, CONVERT),
     "moments": _fixed("sum", SUM, 0.0, CONVERT),
     "block_gradient": _mapped,
     "gradient_sums": _fixed("sum", SUM + 4.0, 0.0, CONVERT),
+    "step_sums": _fixed("sum", SUM + 4.0, 0.0, CONVERT),
     "gate_gradient": _fixed("sum", SUM + 4.0, 4.0, CONVERT),
 }
 

@@ -1,9 +1,9 @@
 """``make bench-skipping``: from which sparsity on a convolution of codes gains by skipping weights.
 
-The ten costliest pointwise layers of EfficientNet-B1, pruned at random in blocks of output
-channels. In turn: all weights multiplied, those that are not zero listed and the others skipped,
-what the operator chooses by its rule, and torch's float32 convolution. Writes the break-even table
-under ``benchmarks/results/`` and ends with one RESULT line.
+The ten costliest pointwise layers of EfficientNet-B1, pruned at random, weight by weight or in
+blocks of outputs or of inputs. In turn: all weights multiplied, those that are not zero listed and
+the others skipped, what the operator chooses by its rule, and torch's float32 convolution. Writes
+the break-even table under ``benchmarks/results/`` and ends with one RESULT line.
 """
 
 import argparse
@@ -20,10 +20,11 @@ from benchmarks.harness.ours import HI, LEVELS, LO
 from benchmarks.harness.timing import interleave
 from benchmarks.qat import layers as qat_layers
 from benchmarks.qat.sites import Site
+from micronet.pruning import patterns
 
 STEM = "skipping_cpu"
 SPARSITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-BLOCKS = (1, 4, 16)  # output channels that are pruned together, of one input channel
+STRUCTURES = ("1x1", "4x1", "16x1", "1x4")  # outputs x inputs that are pruned together
 ROUNDS = 9
 
 
@@ -32,7 +33,7 @@ class Row:
     """One layer pruned to one sparsity; times in seconds."""
 
     site: str
-    block: int
+    structure: str
     sparsity: float
     groups: float  # share of the groups of four integer weights with one that is not zero
     multiplied: float
@@ -41,36 +42,37 @@ class Row:
     torch: float
 
 
-def pruned(site: Site, block: int, sparsity: float) -> torch.Tensor:
+def pruned(site: Site, structure: str, sparsity: float) -> torch.Tensor:
     """Return random weights with a share of their blocks zero, exactly to one block."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(site.weight_size, generator=generator)
-    outputs = w.shape[0]
-    cut = torch.rand(-(-outputs // block), *w.shape[1:], generator=generator)
-    threshold = cut.flatten().sort().values[min(int(sparsity * cut.numel()), cut.numel() - 1)]
-    return w * (cut >= threshold).repeat_interleave(block, 0)[:outputs]
+    cut = torch.rand(patterns.pieces(site.weight_size, structure), generator=generator)
+    threshold = cut.sort().values[min(int(sparsity * cut.numel()), cut.numel() - 1)]
+    bits = patterns.spread(cut >= threshold, site.weight_size, structure)
+    return w * kernels.unpack_bits(bits, w.numel()).view(w.shape)
 
 
 def groups_with_weights(w: torch.Tensor) -> float:
     """Return the share of groups of four products of an output that are not all zero."""
     codes, _, zero = kernels.quantize_per_channel(w, LEVELS)
-    whole = codes.flatten(1) + zero[:, None]
+    whole = patterns.products(codes) + zero[:, None]
     padded = torch.nn.functional.pad(whole, (0, -whole.shape[1] % 4))
     return padded.unflatten(1, (-1, 4)).any(2).float().mean().item()
 
 
 @torch.no_grad()
-def measure(site: Site, block: int, sparsity: float, rounds: int = ROUNDS) -> Row:
+def measure(site: Site, structure: str, sparsity: float, rounds: int = ROUNDS) -> Row:
     """Time one layer in all four ways, interleaved."""
     from micronet_kernels import _C
 
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(site.input_size, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
-    w = pruned(site, block, sparsity)
+    w = pruned(site, structure, sparsity)
     call = kernels.ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
     codes = kernels.quantize_input(x, torch.tensor([LO, HI]), LEVELS)
-    arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8))
+    weights = kernels.QuantizedWeights.of_ranges(w, torch.empty(0, dtype=torch.uint8))
+    arguments = call.arguments(codes, w, weights)
 
     def ours(skipping: bool | None) -> Callable[[], object]:
         def step() -> object:
@@ -91,7 +93,7 @@ def measure(site: Site, block: int, sparsity: float, rounds: int = ROUNDS) -> Ro
     finally:
         _C.set_skipping(None)
     medians = {name: taken.median for name, taken in times.items()}
-    return Row(qat_layers.text(site), block, sparsity, groups_with_weights(w), **medians)
+    return Row(qat_layers.text(site), structure, sparsity, groups_with_weights(w), **medians)
 
 
 def break_even(rows: Sequence[Row]) -> float | None:
@@ -120,21 +122,35 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
     def median(of: Sequence[float]) -> float:
         return round(of[len(of) // 2], 3)
 
+    # A layer that never breaks even counts as if it did where nothing is left.
+    even = {
+        f"break_even_{structure}": median(sorted(break_even(own) or 1.0 for own in sites.values()))
+        for structure, sites in by_structure(rows).items()
+    }
     return {
         "chosen_over_better_median": median(ordered),
         "chosen_over_better_worst": round(ordered[-1], 3),
         "torch_over_chosen_dense": median(at[SPARSITIES[0]]),
         "torch_over_chosen_sparsest": median(at[SPARSITIES[-1]]),
+        **even,
     }
+
+
+def by_structure(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Return the rows of each structure, by layer."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        found.setdefault(row.structure, {}).setdefault(row.site, []).append(row)
+    return found
 
 
 ABOUT = (
     "Made by `make bench-skipping`; forward pass, 4-bit codes and weights, the rounding of weights "
     "included. Each cell is the time with all weights multiplied over that with pruned ones "
     "skipped: above 1 skipping gains. It skips groups of four weights of an output; break-even is "
-    "the sparsity from which on it takes no longer, interpolated. A block is so many output "
-    "channels of one input channel, pruned together. Chosen over better: the time of what the "
-    "operator's rule chooses over the shorter of the two."
+    "the sparsity from which on it takes no longer, interpolated. A block is so many outputs by so "
+    "many inputs, pruned together: the four of 1x4 are a group that is skipped. Chosen over "
+    "better: the time of what the operator's rule chooses over the shorter of the two."
 )
 
 
@@ -144,12 +160,12 @@ def markdown(rows: Sequence[Row], what: str, facts: dict[str, str]) -> str:
     rule = ["---", "--:", *["--:"] * (len(head) - 2)]
     lines = [head, rule]
     for site in dict.fromkeys(row.site for row in rows):
-        for block in BLOCKS:
-            own = [row for row in rows if (row.site, row.block) == (site, block)]
+        for structure in STRUCTURES:
+            own = [row for row in rows if (row.site, row.structure) == (site, structure)]
             even = break_even(own)
             gains = [f"{row.multiplied / row.skipped:.2f}" for row in own]
             ratios = [row.torch / row.chosen for row in own]
-            cells = [site, f"{block}x1", *gains, "never" if even is None else f"{even:.0%}"]
+            cells = [site, structure, *gains, "never" if even is None else f"{even:.0%}"]
             lines.append([*cells, f"{min(ratios):.2f}-{max(ratios):.2f}"])
     table = ["| " + " | ".join(line) + " |" for line in lines]
     headlines = [f"- {name}: {value}" for name, value in summarize(rows).items()]
@@ -161,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print and write the table, and end with the RESULT line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="tiny: efficientnet-b0 at 32x32")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     args = parser.parse_args(argv)
@@ -171,9 +188,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = qat_layers.chosen(arch, batch, side)
     sites = [site for site, (kind, _) in chosen.items() if kind == qat_layers.POINTWISE]
     rows = [
-        measure(site, block, sparsity, 3 if args.quick else ROUNDS)
+        measure(site, structure, sparsity, 3 if args.quick else args.rounds)
         for site in sites
-        for block in BLOCKS
+        for structure in STRUCTURES
         for sparsity in SPARSITIES
     ]
     what = f"{arch}, batch {batch} at {side}x{side}, {args.threads} threads"

@@ -15,6 +15,7 @@ from benchmarks.harness.methods import Group, Row, measure
 from benchmarks.kernels import (
     bench_bits_and_counts,
     bench_codes,
+    bench_depthwise_gradient,
     bench_fake_quant,
     bench_learned_step,
     bench_selection,
@@ -28,6 +29,7 @@ FILES = (
     bench_codes,
     bench_bits_and_counts,
     bench_selection,
+    bench_depthwise_gradient,
 )
 
 

@@ -115,7 +115,8 @@ def ours(site: Site, device: str = "cpu") -> Callable[[], object]:
     x, w = _tensors(site, device)
     call = kernels.ConvCall(LEVELS, LEVELS, site.stride, site.padding, (1, 1), site.groups)
     codes = kernels.quantize_input(x, torch.tensor([LO, HI], device=device), LEVELS)
-    arguments = call.arguments(codes, w, torch.empty(0, dtype=torch.uint8, device=device))
+    mask = torch.empty(0, dtype=torch.uint8, device=device)
+    arguments = call.arguments(codes, w, kernels.QuantizedWeights.of_ranges(w, mask))
     return lambda: torch.ops.micronet.quant_conv2d.default(*arguments)
 
 

@@ -1,14 +1,16 @@
 """An EfficientNet in each form whose training step is measured, all from the same initial weights.
 
 Every form has a float stem, 4-bit weights and inputs elsewhere and a classifier of five levels, by
-the recipe ``schedules/efficientnet_b1_qat.yaml``, where its method can express that.
+the recipe ``schedules/efficientnet_b1_qat.yaml``, where its method can express that; where a form
+has other bits or steps, it has them in the layers whose input is quantized.
 """
 
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,8 @@ from micronet.training.optimizer import autocast
 CLASSES = 1000
 RECIPE = ROOT / "schedules" / "efficientnet_b1_qat.yaml"
 PLAIN, SILU, OURS, RECOMPUTE = "plain", "plain-silu", "micronet", "micronet-recompute"
+EIGHT, MIXED, SYMMETRIC = "micronet-8/8", "micronet-4/8", "micronet-8/8-symmetric"
+LEARNED, OFFSET = "micronet-learned", "micronet-offset"
 DEPTHWISE = "micronet-recompute-depthwise"
 COMPILED_QAT = "compiled-qat"
 
@@ -111,10 +115,18 @@ def _plain_silu(size: Size) -> Training:
     return Training(_with_silu(size), size)
 
 
-def _converted(size: Size) -> nn.Module:
+def _converted(size: Size, **changes: Any) -> nn.Module:
     found = network(size.arch, size.device)
-    quantize.convert_(found, precisions(found))
+    bits = {
+        name: own if own.activation_bits is None else replace(own, **changes)
+        for name, own in precisions(found).items()
+    }
+    quantize.convert_(found, bits)
     return found
+
+
+def _ours_with(**changes: Any) -> Callable[[Size], Training]:
+    return lambda size: Training(_converted(size, **changes), size)
 
 
 def _ours(size: Size) -> Training:
@@ -171,8 +183,22 @@ VARIANTS = {
     PLAIN: Variant("float32, eager, the network as the package makes it", _plain),
     SILU: Variant("float32, eager, with torch's own SiLU", _plain_silu),
     OURS: Variant("micronet.quantization.quantize.convert_", _ours),
-    RECOMPUTE: Variant("the same inside micronet_kernels.recompute_in_backward", _recompute),
-    DEPTHWISE: Variant("the same for depthwise convolutions alone", _recompute_depthwise),
+    EIGHT: Variant("weights and inputs of 8 bits", _ours_with(weight_bits=8, activation_bits=8)),
+    SYMMETRIC: Variant(
+        "the same with symmetric weights",
+        _ours_with(weight_bits=8, activation_bits=8, symmetric=True),
+    ),
+    MIXED: Variant("weights of 4 bits, inputs of 8", _ours_with(activation_bits=8)),
+    LEARNED: Variant(
+        "4 bits, learned steps of weights and inputs",
+        _ours_with(weight_step="learned", activation_step="learned"),
+    ),
+    OFFSET: Variant(
+        "the same with learned offsets of inputs",
+        _ours_with(weight_step="learned", activation_step="learned", offset=True),
+    ),
+    RECOMPUTE: Variant("the first inside micronet_kernels.recompute_in_backward", _recompute),
+    DEPTHWISE: Variant("the first, for depthwise convolutions alone", _recompute_depthwise),
     "distiller": Variant("Distiller's minimum, maximum, average, clamp, round", _distiller),
     "torch-fused": Variant(
         "torch.fused_moving_avg_obs_fake_quant, weights fake_quantize_per_channel_affine",

@@ -1,4 +1,4 @@
-"""``make bench-qatstep``: a training step in 4 bits on the CPU beside what else a user could take.
+"""``make bench-qatstep``: a training step in few bits on the CPU beside what else one could take.
 
 Times are of one process for each allocator, memory of one for each form, the layers of one more;
 glibc reads the variables of its malloc when a process starts. Writes every row with the machine
@@ -28,17 +28,31 @@ from benchmarks.qat import memory as qat_memory
 from benchmarks.qat import networks as qat_networks
 from benchmarks.qat import report as qat_report
 from benchmarks.qat.layers import LayerRow
-from benchmarks.qat.networks import COMPILED_QAT, OURS, PLAIN, RECOMPUTE, SILU, VARIANTS, Size
+from benchmarks.qat.networks import (
+    COMPILED_QAT,
+    EIGHT,
+    LEARNED,
+    MIXED,
+    OFFSET,
+    OURS,
+    PLAIN,
+    RECOMPUTE,
+    SILU,
+    SYMMETRIC,
+    VARIANTS,
+    Size,
+)
 from benchmarks.qat.report import MemoryRow, Results, StepRow
 
-# What takes turns. Peers stand beside plain alone, which bounds the memory of the process; ours
-# beside the compiled ones as well, because a headline compares them.
+# What takes turns. The float network with torch's own SiLU, the best plain form that a user has,
+# is in every group, and ratios are over it. Peers stand beside it alone, which bounds the memory of
+# the process; ours beside the compiled ones as well, because a headline compares them.
 GROUPS = (
-    (PLAIN, SILU, OURS, RECOMPUTE),
-    (PLAIN, "distiller"),
-    (PLAIN, "torch-fused"),
-    (PLAIN, "torch-fx"),
-    (PLAIN, OURS, "plain-compiled", COMPILED_QAT),
+    (SILU, PLAIN, OURS, EIGHT, SYMMETRIC, MIXED, LEARNED, OFFSET, RECOMPUTE),
+    (SILU, "distiller"),
+    (SILU, "torch-fused"),
+    (SILU, "torch-fx"),
+    (SILU, OURS, "plain-compiled", COMPILED_QAT),
 )
 ROUNDS, WARMUP, LAYER_ROUNDS = 5, 2, 21
 NOT_COMPILED = "not measured: give --compile"
@@ -70,16 +84,16 @@ class Job:
 
 
 def groups(names: Sequence[str], compiles: bool) -> list[tuple[str, ...]]:
-    """Return what takes turns, of the forms that are wanted; a group needs more than plain."""
+    """Return what takes turns, of the forms that are wanted; a group needs more than the base."""
     found = []
     for group in GROUPS:
         compiled = any(VARIANTS[name].compiled for name in group)
         wanted = tuple(name for name in group if name in names)
         if compiled:
             others = [name for name in wanted if VARIANTS[name].compiled]
-            # Without them plain and ours have been measured already.
+            # Without them the base and ours have been measured already.
             wanted = (wanted if compiles else tuple(others)) if others else ()
-        if wanted and (wanted != (PLAIN,) or not found):
+        if wanted and (wanted != (SILU,) or not found):
             found.append(wanted)
     return found
 
@@ -120,7 +134,7 @@ def _step_row(job: Job, number: int, name: str, times: dict[str, Times], note: s
     if name not in times:
         return StepRow(job.allocator, number, name, None, None, None, None, note)
     took = times[name]
-    ratio = took.median / times[PLAIN].median if PLAIN in times else None
+    ratio = took.median / times[SILU].median if SILU in times else None
     return StepRow(job.allocator, number, name, took.median, took.p10, took.p90, ratio)
 
 

@@ -109,14 +109,14 @@ TensorTriple quantize_per_tensor(const Tensor& x, const Tensor& range, int64_t l
                                  int64_t scheme) {
   const DType type = check_floats(x);
   check_state(range, at::kFloat, 2);
-  TORCH_CHECK(levels <= kCodeLevels, "expected at most ", kCodeLevels, " levels");
-  const Tensor codes = output_flat(x, packed_bytes(x.numel(), kCodeLevels), at::kByte);
+  const Coding coding = coding_of(range, levels, scheme);
+  const Tensor codes = output_flat(x, code_bytes(x.numel(), coding.levels), at::kByte);
   const Tensor inside = output_bits(x), extremes = at::empty_like(range);
   const void* in = x.const_data_ptr();
-  const float* ends = range.const_data_ptr<float>();
+  const float* ends = coding.range;
   uint8_t *out = bytes_of_output(codes), *bits = bytes_of_output(inside);
   float* found = floats_of_output(extremes);
-  const int l = static_cast<int>(levels), s = static_cast<int>(scheme);
+  const int l = coding.levels, s = coding.scheme;
   launch_for(
       x,
       [&] {
@@ -133,14 +133,15 @@ TensorTriple quantize_per_tensor(const Tensor& x, const Tensor& range, int64_t l
 
 Tensor dequantize_per_tensor(const Tensor& codes, const Tensor& range, int64_t numel,
                              int64_t levels, int64_t scheme, at::ScalarType dtype) {
-  check_bytes(codes, packed_bytes(numel, kCodeLevels));
   check_state(range, at::kFloat, 2);
+  const Coding coding = coding_of(range, levels, scheme);
+  check_bytes(codes, code_bytes(numel, coding.levels));
   const Tensor y = output_flat(codes, numel, codes.is_cpu() ? at::kFloat : dtype);
   const DType type = check_floats(y);
   const uint8_t* in = bytes_of(codes);
-  const float* ends = range.const_data_ptr<float>();
+  const float* ends = coding.range;
   void* out = y.mutable_data_ptr();
-  const int l = static_cast<int>(levels), s = static_cast<int>(scheme);
+  const int l = coding.levels, s = coding.scheme;
   launch_for(
       codes,
       [&] {

@@ -35,11 +35,11 @@ Block block_of(const Tensor& acc, const Tensor& scale, const Tensor& shift, int6
           floats_or_null(gate, n * c)};
 }
 
-BlockGradient block_gradient_of(const Tensor& grad, const Tensor& acc, const Tensor& range,
+BlockGradient block_gradient_of(const Tensor& grad, const Tensor& acc, const Coding& coding,
                                 const Tensor& mean_grad) {
   check_images(grad);
   TORCH_CHECK(grad.sizes() == acc.sizes(), "expected a gradient like the accumulators");
-  return {grad.const_data_ptr(), check_floats(grad), floats_or_null(range, 2),
+  return {grad.const_data_ptr(), check_floats(grad), coding,
           floats_or_null(mean_grad, acc.size(0) * acc.size(1))};
 }
 
@@ -103,17 +103,15 @@ Tensor block_extremes(const Tensor& acc, const Tensor& scale, const Tensor& shif
 }
 
 Tensor block_codes(const Tensor& acc, const Tensor& scale, const Tensor& shift, int64_t function,
-                   const Tensor& gate, const Tensor& range, int64_t levels) {
+                   const Tensor& gate, const Tensor& range, int64_t levels, int64_t scheme) {
   const Block block = block_of(acc, scale, shift, function, gate);
   check_state(range, at::kFloat, 2);
-  TORCH_CHECK(levels >= 2 && levels <= kCodeLevels, "expected levels that fit codes");
-  const Tensor codes = output_flat(acc, packed_bytes(acc.numel(), kCodeLevels), at::kByte);
-  const float* ends = range.const_data_ptr<float>();
-  const int l = static_cast<int>(levels);
+  const Coding coding = coding_of(range, levels, scheme);
+  const Tensor codes = output_flat(acc, code_bytes(acc.numel(), coding.levels), at::kByte);
   uint8_t* out = bytes_of_output(codes);
   launch_for(
-      acc, [&] { return block_codes_cpu(block, ends, l, out, kParallel); },
-      [&](auto stream) { return block_codes_cuda(block, ends, l, out, stream); });
+      acc, [&] { return block_codes_cpu(block, coding, out, kParallel); },
+      [&](auto stream) { return block_codes_cuda(block, coding, out, stream); });
   return codes;
 }
 
@@ -141,9 +139,10 @@ Tensor block_means(const Tensor& acc, const Tensor& scale, const Tensor& shift, 
 
 Tensor block_gradient_sums(const Tensor& grad, const Tensor& acc, const Tensor& scale,
                            const Tensor& shift, int64_t function, const Tensor& range,
-                           const Tensor& mean_grad) {
+                           int64_t levels, int64_t scheme, const Tensor& mean_grad) {
   const Block block = block_of(acc, scale, shift, function, at::empty({0}, scale.options()));
-  const BlockGradient gradient = block_gradient_of(grad, acc, range, mean_grad);
+  const BlockGradient gradient =
+      block_gradient_of(grad, acc, coding_of(range, levels, scheme), mean_grad);
   return two_sums_of(
       acc, block,
       [&](double* partial, double* sums) {
@@ -154,11 +153,32 @@ Tensor block_gradient_sums(const Tensor& grad, const Tensor& acc, const Tensor& 
       });
 }
 
+// The gradients to a learned step and its offset by channel.
+Tensor block_step_sums(const Tensor& grad, const Tensor& acc, const Tensor& scale,
+                       const Tensor& shift, int64_t function, const Tensor& gate,
+                       const Tensor& range, int64_t levels, int64_t scheme) {
+  const Block block = block_of(acc, scale, shift, function, gate);
+  check_state(range, at::kFloat, 2);
+  const BlockGradient gradient = block_gradient_of(
+      grad, acc, coding_of(range, levels, scheme), at::empty({0}, scale.options()));
+  TORCH_CHECK(gradient.coding.scheme == kLearned, "expected a learned step");
+  return two_sums_of(
+      acc, block,
+      [&](double* partial, double* sums) {
+        return block_step_sums_cpu(block, gradient, partial, sums, kParallel);
+      },
+      [&](double* partial, double* sums, auto stream) {
+        return block_step_sums_cuda(block, gradient, partial, sums, stream);
+      });
+}
+
 Tensor block_gradient(const Tensor& grad, const Tensor& acc, const Tensor& scale,
-                      const Tensor& shift, int64_t function, const Tensor& range,
-                      const Tensor& mean_grad, const Tensor& k, at::ScalarType dtype) {
+                      const Tensor& shift, int64_t function, const Tensor& range, int64_t levels,
+                      int64_t scheme, const Tensor& mean_grad, const Tensor& k,
+                      at::ScalarType dtype) {
   const Block block = block_of(acc, scale, shift, function, at::empty({0}, scale.options()));
-  const BlockGradient gradient = block_gradient_of(grad, acc, range, mean_grad);
+  const BlockGradient gradient =
+      block_gradient_of(grad, acc, coding_of(range, levels, scheme), mean_grad);
   check_state(k, at::kFloat, 3 * block.channels);
   const Tensor out = images_like(acc, dtype);
   const DType type = check_floats(out);
@@ -172,11 +192,11 @@ Tensor block_gradient(const Tensor& grad, const Tensor& acc, const Tensor& scale
 
 TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tensor& scale,
                                const Tensor& shift, int64_t function, const Tensor& gate,
-                               const Tensor& range) {
+                               const Tensor& range, int64_t levels, int64_t scheme) {
   const Block block = block_of(acc, scale, shift, function, gate);
   TORCH_CHECK(block.gate != nullptr, "expected a gate");
-  const BlockGradient gradient =
-      block_gradient_of(grad, acc, range, at::empty({0}, scale.options()));
+  const BlockGradient gradient = block_gradient_of(
+      grad, acc, coding_of(range, levels, scheme), at::empty({0}, scale.options()));
   const Tensor grad_a = images_like(acc, at::kFloat), grad_gate = at::empty_like(gate);
   float *to_a = floats_of_output(grad_a), *to_gate = floats_of_output(grad_gate);
   launch_for(
@@ -191,7 +211,7 @@ TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tens
 
 void add_block_operators(Operators& operators) {
   ADD_OPERATORS(operators, channel_moments, block_extremes, block_codes, block_values, block_means,
-                block_gradient_sums, block_gradient, block_gate_gradient);
+                block_gradient_sums, block_gradient, block_gate_gradient, block_step_sums);
 }
 
 }  // namespace micronet

@@ -9,31 +9,40 @@
 namespace micronet {
 namespace {
 
-TensorPair quant_conv2d_as(const Tensor& codes, const Tensor& range, int64_t levels,
-                           const Tensor& w, const Tensor& mask, int64_t weight_levels,
+// The quantized weights of a convolution.
+struct QuantWeights {
+  const Tensor &w, &mask;
+  int64_t levels, scheme;
+  const Tensor& steps;  // [2, out_channels], or empty
+};
+
+TensorPair quant_conv2d_as(const Tensor& codes, const Coding& coding, const QuantWeights& weights,
                            const ConvShape& s, Accumulator kind) {
-  check_bytes(codes, packed_bytes(s.in_numel(), kCodeLevels));
-  check_state(range, at::kFloat, 2);
+  const Tensor &w = weights.w, &mask = weights.mask;
+  check_bytes(codes, code_bytes(s.in_numel(), coding.levels));
+  TORCH_CHECK(coding.range != nullptr, "expected a range");
   const DType type = check_floats(w);
   TORCH_CHECK(w.is_contiguous(), "expected contiguous weights");
   if (mask.numel() > 0) check_bytes(mask, bytes_for(w.numel()));
-  TORCH_CHECK(levels >= 2 && levels <= kCodeLevels && weight_levels >= 2 &&
-                  weight_levels <= kMostWeightLevels,
-              "expected levels that fit codes and signed bytes");
-  const int l = static_cast<int>(levels), wl = static_cast<int>(weight_levels);
-  TORCH_CHECK(accumulator_bound(s, l, wl) <= (kind == kInt16 ? kMostInt16 : kMostInt32),
+  const Coding of_weights =
+      coding_of(weights.steps, weights.levels, weights.scheme, 2 * s.out_channels);
+  TORCH_CHECK((of_weights.scheme == kLearned) == (of_weights.range != nullptr),
+              "expected steps where they are learned");
+  TORCH_CHECK(accumulator_bound(s, coding.levels, of_weights.levels) <=
+                  (kind == kInt16 ? kMostInt16 : kMostInt32),
               "expected sums that fit the accumulator");
   constexpr at::ScalarType kTypes[] = {at::kShort, at::kInt, at::kFloat};
   const Tensor out = channels_last(codes, s, kTypes[kind]);
-  const Tensor ratio = at::empty({s.out_channels}, range.options().requires_grad(false));
+  const Tensor ratio = at::empty({s.out_channels}, codes.options().dtype(at::kFloat).requires_grad(false));
   const QuantConv conv{s,
                        bytes_of(codes),
-                       range.const_data_ptr<float>(),
-                       l,
+                       coding,
                        w.const_data_ptr(),
                        type,
                        mask.numel() > 0 ? bytes_of(mask) : nullptr,
-                       wl,
+                       of_weights.levels,
+                       of_weights.scheme,
+                       of_weights.range,
                        kind,
                        out.mutable_data_ptr(),
                        floats_of_output(ratio)};
@@ -51,23 +60,30 @@ TensorPair quant_conv2d_as(const Tensor& codes, const Tensor& range, int64_t lev
   return {out, ratio};
 }
 
-TensorPair quant_conv2d(const Tensor& codes, const Tensor& range, int64_t levels, const Tensor& w,
-                        const Tensor& mask, int64_t weight_levels, const Sizes& input,
+TensorPair quant_conv2d(const Tensor& codes, const Tensor& range, int64_t levels, int64_t scheme,
+                        const Tensor& w, const Tensor& mask, int64_t weight_levels,
+                        int64_t weight_scheme, const Tensor& weight_steps, const Sizes& input,
                         const Sizes& stride, const Sizes& padding, const Sizes& dilation,
                         int64_t groups) {
+  check_state(range, at::kFloat, 2);
   const ConvShape s = conv_shape_of(input, w, stride, padding, dilation, groups);
   const int64_t bound =
       accumulator_bound(s, static_cast<int>(levels), static_cast<int>(weight_levels));
-  return quant_conv2d_as(codes, range, levels, w, mask, weight_levels, s,
+  return quant_conv2d_as(codes, coding_of(range, levels, scheme),
+                         {w, mask, weight_levels, weight_scheme, weight_steps}, s,
                          bound <= kMostInt16 ? kInt16 : kInt32);
 }
 
-Tensor quant_conv2d_values(const Tensor& codes, const Tensor& range, int64_t levels,
+Tensor quant_conv2d_values(const Tensor& codes, const Tensor& range, int64_t levels, int64_t scheme,
                            const Tensor& w, const Tensor& mask, int64_t weight_levels,
-                           const Sizes& input, const Sizes& stride, const Sizes& padding,
-                           const Sizes& dilation, int64_t groups) {
+                           int64_t weight_scheme, const Tensor& weight_steps, const Sizes& input,
+                           const Sizes& stride, const Sizes& padding, const Sizes& dilation,
+                           int64_t groups) {
+  check_state(range, at::kFloat, 2);
   const ConvShape s = conv_shape_of(input, w, stride, padding, dilation, groups);
-  return std::get<0>(quant_conv2d_as(codes, range, levels, w, mask, weight_levels, s, kValue));
+  return std::get<0>(quant_conv2d_as(codes, coding_of(range, levels, scheme),
+                                     {w, mask, weight_levels, weight_scheme, weight_steps}, s,
+                                     kValue));
 }
 
 }  // namespace

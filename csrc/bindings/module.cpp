@@ -25,6 +25,7 @@ void add_operators(Operators& operators) {
   add_bits_operators(operators);
   add_block_operators(operators);
   add_conv_operators(operators);
+  add_depthwise_gradient_operators(operators);
   add_exact_operators(operators);
   add_norm_operators(operators);
   add_weight_operators(operators);
@@ -65,9 +66,10 @@ void copy_stream(const Tensor& from, const Tensor& to) {
 
 PYBIND11_MODULE(_C, module) {
   using micronet::BufferPool;
-  micronet::Operators operators{module, {}};
+  micronet::Operators operators{module, {}, {}};
   micronet::add_operators(operators);
   module.attr("OPERATORS") = operators.names;
+  module.attr("ON_CPU_ALONE") = operators.on_cpu_alone;
 #ifdef MICRONET_CUDA
   module.attr("DEVICES") = std::vector<std::string>{"cpu", "cuda"};
 #else

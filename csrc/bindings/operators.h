@@ -13,6 +13,7 @@ namespace micronet {
 struct Operators {
   pybind11::module_ module;
   std::vector<std::string> names;
+  std::vector<std::string> on_cpu_alone;  // of the names
 
   // As many functions as there are names, which stand with ", " between them.
   template <typename Function, typename... Others>
@@ -32,6 +33,7 @@ void add_activation_operators(Operators& operators);
 void add_bits_operators(Operators& operators);
 void add_block_operators(Operators& operators);
 void add_conv_operators(Operators& operators);
+void add_depthwise_gradient_operators(Operators& operators);
 void add_exact_operators(Operators& operators);
 void add_norm_operators(Operators& operators);
 void add_weight_operators(Operators& operators);

@@ -74,6 +74,12 @@ Tensor output(at::IntArrayRef sizes, at::IntArrayRef strides, const at::TensorOp
       buffer, sizes, strides, [bytes](void* p) { BufferPool::shared().give(p, bytes); }, options);
 }
 
+Coding coding_of(const Tensor& range, int64_t levels, int64_t scheme, int64_t numel) {
+  TORCH_CHECK(levels >= 2 && levels <= kMostLevels, "expected levels that fit codes");
+  TORCH_CHECK(scheme >= kAffine && scheme <= kLearned, "expected a scheme");
+  return {floats_or_null(range, numel), static_cast<int>(levels), static_cast<int>(scheme)};
+}
+
 const float* floats_or_null(const Tensor& x, int64_t numel) {
   if (x.numel() == 0) return nullptr;
   check_state(x, at::kFloat, numel);

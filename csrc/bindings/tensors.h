@@ -33,6 +33,9 @@ DType check_floats(const Tensor& x);
 void check_bytes(const Tensor& bytes, int64_t count);
 void check_state(const Tensor& state, at::ScalarType dtype, int64_t numel);
 
+// What a quantizer is made from; an empty range is none, others have `numel` floats.
+Coding coding_of(const Tensor& range, int64_t levels, int64_t scheme, int64_t numel = 2);
+
 // The floats of x [numel], null where x is empty.
 const float* floats_or_null(const Tensor& x, int64_t numel);
 

@@ -20,6 +20,7 @@ Weight weight_of(const Tensor& w, const Tensor& mask, int64_t levels, const Tens
           static_cast<int>(levels),
           w_hat.mutable_data_ptr(),
           nullptr,
+          nullptr,
           nullptr};
 }
 

@@ -70,9 +70,15 @@ int block_extremes_cpu(const Block& block, float* partial, float* extremes,
   return kOk;
 }
 
-int block_codes_cpu(const Block& block, const float* range, int levels, uint8_t* codes,
+int block_codes_cpu(const Block& block, const Coding& coding, uint8_t* codes,
                     const ParallelFor& parallel) {
-  const Quantizer q = make_quantizer(range[0], range[1], levels, kAffine);
+  const Quantizer q = coding.quantizer();
+  if (!are_half_bytes(coding.levels)) {
+    return each_run(block, nullptr, parallel,
+                    [&](const Constants&, const BlockRun& run, int64_t first) {
+                      kernels().block_codes(run, q, codes + first);
+                    });
+  }
   const auto pack_all = [&](const ParallelFor& threads) {
     const Cut cut(block);
     cut.parallel(threads, [&](int64_t from, int64_t to) {

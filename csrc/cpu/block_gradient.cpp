@@ -31,13 +31,9 @@ GradientRun gradient_run(const BlockGradient& g, int64_t first, int64_t count,
                          Constants& constants) {
   const float most = std::numeric_limits<float>::infinity();
   const float* grad = floats_of(g, first, count, constants.gradient.data());
-  GradientRun run{grad, constants.mean_grad.data(), -most, most};
-  if (g.range != nullptr) {
-    const Quantizer q = make_quantizer(g.range[0], g.range[1], 2, kAffine);
-    run.lo = q.lo;
-    run.hi = q.hi;
-  }
-  return run;
+  const Quantizer everywhere{-most, most, 1.0f, 0.0f, 0.0f, 0.0f, false};
+  return {grad, constants.mean_grad.data(),
+          g.coding.range == nullptr ? everywhere : g.coding.quantizer()};
 }
 
 }  // namespace
@@ -49,6 +45,16 @@ int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, d
       [&](Constants& constants, int64_t first, int64_t count, float* one, float* other) {
         kernels().block_gradient_sums(constants.run(first, count),
                                       gradient_run(gradient, first, count, constants), one, other);
+      });
+}
+
+int block_step_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
+                        double* sums, const ParallelFor& parallel) {
+  return two_sums<float>(
+      block, nullptr, partial, sums, parallel,
+      [&](Constants& constants, int64_t first, int64_t count, float* one, float* other) {
+        kernels().block_step_sums(constants.run(first, count),
+                                  gradient_run(gradient, first, count, constants), one, other);
       });
 }
 

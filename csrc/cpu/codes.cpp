@@ -94,7 +94,7 @@ int pack_codes_cpu(const uint8_t* codes, int64_t numel, int levels, uint8_t* pac
                    const ParallelFor& parallel) {
   const Unit unit(levels);
   std::atomic<bool> bad{false};
-  if (levels == kCodeLevels) {
+  if (levels == kHalfByteLevels) {
     for_blocks(parallel, numel, [&](int64_t from, int64_t count) {
       pack_nibbles(codes + from, count, packed + from / 2);
       if (any_at_least(codes + from, count, levels)) bad.store(true, std::memory_order_relaxed);
@@ -113,7 +113,7 @@ int pack_codes_cpu(const uint8_t* codes, int64_t numel, int levels, uint8_t* pac
 
 int unpack_codes_cpu(const uint8_t* packed, int64_t numel, int levels, uint8_t* codes,
                      const ParallelFor& parallel) {
-  if (levels == kCodeLevels) {
+  if (levels == kHalfByteLevels) {
     for_blocks(parallel, numel, [&](int64_t from, int64_t count) {
       unpack_nibbles(packed + from / 2, count, codes + from);
     });

@@ -24,7 +24,7 @@ inline int64_t tap_pairs(const ConvShape& s) { return (s.kernel_width + 1) / 2; 
 struct PanelWorkspace : ConvWorkspace {
   int64_t depth, group_channels;  // padded: products of an output, output channels of a group
   int64_t line_channels;          // and channels of a depthwise convolution
-  int64_t codes, weights, correction, ratio;
+  int64_t codes, weights, correction, offset, ratio;
 
   explicit PanelWorkspace(const ConvShape& s)
       : ConvWorkspace(s),
@@ -34,8 +34,10 @@ struct PanelWorkspace : ConvWorkspace {
     const int64_t padded = s.is_depthwise() ? line_channels : s.groups * group_channels;
     // A dot product may read past the last code, which then meets weights of zero.
     codes = take(s.is_depthwise() ? 0 : s.in_numel() + 64);
-    weights = take(s.is_depthwise() ? s.kernel_height * tap_pairs(s) * 2 * padded : padded * depth);
+    // Those of a depthwise convolution may take 16 bits each.
+    weights = take(s.is_depthwise() ? s.kernel_height * tap_pairs(s) * 4 * padded : padded * depth);
     correction = take(4 * padded * (s.is_depthwise() ? s.kernel_height : 1));
+    offset = take(s.is_depthwise() ? 0 : 4 * padded);
     ratio = take(4 * padded);
   }
 };
@@ -61,7 +63,7 @@ struct ConvOperands {
       : c(conv),
         s(conv.shape),
         at(conv.shape),
-        q(make_quantizer(conv.range[0], conv.range[1], conv.levels, kAffine)),
+        q(conv.coding.quantizer()),
         zero_point(as_int(q.zero_point)),
         memory(static_cast<uint8_t*>(workspace)) {}
 
@@ -69,15 +71,43 @@ struct ConvOperands {
   uint8_t* weight_codes() const { return memory + at.weight_codes; }
   float* scale() const { return reinterpret_cast<float*>(memory + at.scale); }
   float* weight_zero() const { return reinterpret_cast<float*>(memory + at.zero_point); }
-  // Those of a depthwise convolution are [kernel_height, tap_pairs, line_channels, 2].
   int8_t* panels() const { return reinterpret_cast<int8_t*>(memory + at.weights); }
+  // The weights of a depthwise convolution, [kernel_height, tap_pairs, line_channels, 2], of 8 bits
+  // or of 16.
+  template <typename T>
+  T* line_weights() const {
+    return reinterpret_cast<T*>(memory + at.weights);
+  }
   // What the input's zero point adds to the sums of codes; of a depthwise convolution for each row
   // of taps, [kernel_height, line_channels].
   int32_t* correction() const { return reinterpret_cast<int32_t*>(memory + at.correction); }
   float* padded_ratio() const { return reinterpret_cast<float*>(memory + at.ratio); }
+  // What the bytes of a channel's weights lack; see weight_offset.
+  int32_t* offset() const { return reinterpret_cast<int32_t*>(memory + at.offset); }
+  bool has_offsets() const {
+    for (int64_t i = 0; i < s.groups * at.group_channels; ++i) {
+      if (offset()[i] != 0) return true;
+    }
+    return false;
+  }
+
+  bool has_halves() const { return are_half_bytes(c.coding.levels); }
+  int states() const { return weight_states(c.weight_levels, c.weight_scheme); }
+  // Whether pairs of products of bytes may leave 16 bits.
+  bool is_wide() const {
+    const int largest = states() - 1 < 128 ? states() - 1 : 128;
+    return 2 * (c.coding.levels - 1) * largest > kMostInt16;
+  }
+  // Whether the sums of a depthwise convolution fit 16 bits, and its weights 8.
+  bool is_narrow() const {
+    return states() <= 128 &&
+           accumulator_bound(s, c.coding.levels, c.weight_levels) <= kMostInt16;
+  }
 
   uint8_t code_of_zero() const { return static_cast<uint8_t>(-zero_point); }
-  uint8_t code_at(int64_t i) const { return c.codes[i / 2] >> (i % 2 * 4) & 15; }
+  uint8_t code_at(int64_t i) const {
+    return has_halves() ? c.codes[i / 2] >> (i % 2 * 4) & 15 : c.codes[i];
+  }
 
   // Pixels of a depthwise convolution that share a vector, where so few channels divide it.
   int64_t line_pixels() const {
@@ -95,7 +125,11 @@ struct ConvOperands {
 
   void unpack(const ParallelFor& parallel) const {
     for_blocks(parallel, s.in_numel(), [&](int64_t first, int64_t count) {
-      kernels().unpack(c.codes, first, count, codes() + first);
+      if (has_halves()) {
+        kernels().unpack(c.codes, first, count, codes() + first);
+      } else {
+        std::memcpy(codes() + first, c.codes + first, static_cast<size_t>(count));
+      }
     });
   }
 
@@ -106,24 +140,26 @@ struct ConvOperands {
   }
 
   // Channels of the lines [from, to), in pairs of taps; see DepthwiseRow.
+  template <typename T>
   void pack_depthwise(int64_t from, int64_t to) const {
     for (int64_t line = from; line < to; ++line) {
       const int64_t first = line * kLine, left = s.out_channels - first;
-      pack_line(first, left < kLine ? left : kLine);
+      pack_line<T>(first, left < kLine ? left : kLine);
     }
   }
 
+  template <typename T>
   void pack_line(int64_t first, int64_t count) const {
     int32_t zeros[kLine];
     for (int64_t i = 0; i < count; ++i) zeros[i] = as_int(weight_zero()[first + i]);
     for (int64_t t = 0; t < s.taps(); ++t) {
       const int64_t x = t % s.kernel_width, pair = t / s.kernel_width * tap_pairs(s) + x / 2;
       const uint8_t* w = weight_codes() + first * s.taps() + t;
-      int8_t* out = panels() + 2 * (pair * at.line_channels + first) + x % 2;
+      T* out = line_weights<T>() + 2 * (pair * at.line_channels + first) + x % 2;
       int32_t* of_row = correction() + t / s.kernel_width * at.line_channels + first;
       for (int64_t i = 0; i < count; ++i) {
         const int32_t whole = w[i * s.taps()] + zeros[i];
-        out[2 * i] = static_cast<int8_t>(whole);
+        out[2 * i] = static_cast<T>(whole);
         of_row[i] += zero_point * whole;
       }
     }
@@ -131,11 +167,12 @@ struct ConvOperands {
   }
 
   // What holds for one pixel of a line, for those that share its vector.
+  template <typename T>
   void repeat_for_pixels() const {
     for (int64_t o = s.out_channels; o < line_pixels() * s.out_channels; ++o) {
       const int64_t of = o % s.out_channels;
       for (int64_t pair = 0; pair < s.kernel_height * tap_pairs(s); ++pair) {
-        int8_t* row = panels() + 2 * pair * at.line_channels;
+        T* row = line_weights<T>() + 2 * pair * at.line_channels;
         row[2 * o] = row[2 * of], row[2 * o + 1] = row[2 * of + 1];
       }
       for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
@@ -157,7 +194,9 @@ struct ConvOperands {
       std::memset(rows.data(), 0, rows.size());
       for (int64_t lane = 0; lane < (left < kPanel ? left : kPanel); ++lane) {
         const int64_t o = p / in_group * per_group + first + lane, column = p * kPanel + lane;
-        const int zero = as_int(weight_zero()[o]);
+        const int whole_zero = as_int(weight_zero()[o]);
+        offset()[column] = weight_offset(whole_zero, states());
+        const int zero = whole_zero - offset()[column];
         const int64_t sum = copy_row(o, zero, rows.data() + lane * at.depth);
         correction()[column] = static_cast<int32_t>(zero_point * (sum + zero * s.depth()));
         zeros[lane] = 0x01010101u * static_cast<uint8_t>(zero);
@@ -188,16 +227,21 @@ struct ConvOperands {
     return sum;
   }
 
+  template <typename T>
+  void pack_lines(const ParallelFor& parallel) const {
+    parallel_for(parallel, at.line_channels / kLine, kLine * s.taps(),
+                 [&](int64_t from, int64_t to) { pack_depthwise<T>(from, to); });
+    repeat_for_pixels<T>();
+  }
+
   int pack_weights(const ParallelFor& parallel) const {
     const Weight weight = at.weight_of(c, memory);
-    const int status = quantize_per_channel_cpu(weight, c.type, kAffine, parallel);
+    const int status = quantize_per_channel_cpu(weight, c.type, c.weight_scheme, parallel);
     if (status != kOk) return status;
     const int64_t first = s.is_depthwise() ? at.weights : at.correction;
     std::memset(memory + first, 0, static_cast<size_t>(at.bytes - first));
     if (s.is_depthwise()) {
-      parallel_for(parallel, at.line_channels / kLine, kLine * s.taps(),
-                   [&](int64_t from, int64_t to) { pack_depthwise(from, to); });
-      repeat_for_pixels();
+      is_narrow() ? pack_lines<int8_t>(parallel) : pack_lines<int16_t>(parallel);
     } else {
       parallel_for(parallel, s.groups * at.group_channels / kPanel, kPanel * at.depth,
                    [&](int64_t from, int64_t to) { pack_panels(from, to); });

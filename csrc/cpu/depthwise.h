@@ -32,7 +32,8 @@ struct DepthwiseLines {
         channels(of.line_pitch()),
         // Whole vectors are read from the last position on.
         ring(static_cast<size_t>(2 * (span * positions * channels + kLine)), of.code_of_zero()),
-        outside(static_cast<size_t>(of.s.in_channels + 1) / 2, of.code_of_zero() * 0x11) {}
+        outside(static_cast<size_t>(of.s.in_channels),
+                static_cast<uint8_t>(of.code_of_zero() * (of.has_halves() ? 0x11 : 1))) {}
 
   uint8_t* line(int64_t y) {
     return ring.data() + (y % span + span) % span * 2 * positions * channels;
@@ -63,6 +64,12 @@ struct DepthwiseLines {
     const bool left = column >= 0 && column < s.width;
     const bool right = neighbor >= 0 && neighbor < s.width;
     const int64_t a = (first + column) * s.in_channels, b = (first + neighbor) * s.in_channels;
+    if (!operands.has_halves()) {
+      kernels().pair_bytes(left ? operands.c.codes + a : outside.data(),
+                           right ? operands.c.codes + b : outside.data(), count * s.in_channels,
+                           to);
+      return;
+    }
     if (s.in_channels % 2 == 0) {
       kernels().unpack_pairs(left ? operands.c.codes + a / 2 : outside.data(),
                              right ? operands.c.codes + b / 2 : outside.data(),
@@ -97,12 +104,13 @@ inline void correct(const ConvOperands& o, const TapRows& rows, std::vector<int3
   }
 }
 
-inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to, bool narrow,
+inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to,
                      DepthwiseLines* lines) {
   const ConvShape& s = o.s;
   const int64_t together = o.line_pixels(), row_size = s.out_width * s.out_channels;
   const int64_t to_output = 2 * together * s.stride_x / lines->step * lines->channels;
   const int64_t to_pair = 4 * s.dilation_x / lines->step * lines->channels;
+  const bool narrow = o.is_narrow();
   std::vector<const uint8_t*> taps(static_cast<size_t>(s.kernel_height));
   std::vector<int32_t> correction(static_cast<size_t>(o.at.line_channels));
   int64_t ready = from * s.stride_y - s.top, corrected = -1;
@@ -119,7 +127,8 @@ inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t
     const int64_t which = rows.from * (s.kernel_height + 1) + rows.to;
     if (which != corrected) correct(o, rows, &correction);
     corrected = which;
-    const int8_t* weights = o.panels() + rows.from * tap_pairs(s) * 2 * o.at.line_channels;
+    const int64_t first_weight = rows.from * tap_pairs(s) * 2 * o.at.line_channels;
+    const void* weights = o.panels() + first_weight * (narrow ? 1 : 2);
     kernels().depthwise_row({taps.data(), to_output, to_pair, rows.to - rows.from, tap_pairs(s),
                              together * s.out_channels, o.at.line_channels, weights,
                              correction.data(), o.padded_ratio(), narrow, o.c.kind,
@@ -130,14 +139,12 @@ inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t
 inline void run_depthwise(const ConvOperands& o, const ParallelFor& parallel) {
   const ConvShape& s = o.s;
   const int64_t bands = (s.out_height + kBand - 1) / kBand;
-  const bool narrow =
-      o.c.kind != kInt32 && accumulator_bound(s, o.c.levels, o.c.weight_levels) <= kMostInt16;
   parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
                [&](int64_t from, int64_t to) {
                  DepthwiseLines lines(o);
                  for (int64_t b = from; b < to; ++b) {
                    const int64_t y = b % bands * kBand, left = s.out_height - y;
-                   run_band(o, b / bands, y, y + (left < kBand ? left : kBand), narrow, &lines);
+                   run_band(o, b / bands, y, y + (left < kBand ? left : kBand), &lines);
                  }
                });
 }

@@ -1,4 +1,4 @@
-// Activations: the moving range, rounding to one range, and 4-bit codes.
+// Activations: the moving range, rounding to one range, and codes.
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -82,8 +82,10 @@ int quantize_per_tensor_cpu(const void* x, DType type, int64_t numel, const floa
                             float* extremes, const ParallelFor& parallel) {
   if (numel == 0) return kNoElements;
   const Rounding r = rounding_for(range, levels, scheme);
+  const bool halves = are_half_bytes(levels);
   observe(numel, parallel, extremes, [&](Extremes* found, int64_t from, int64_t count) {
-    kernels().encode(at(x, type, from), type, count, r, codes + from / 2, inside + from / 8, found);
+    kernels().encode(at(x, type, from), type, count, r, halves, codes + from / (halves ? 2 : 1),
+                     inside + from / 8, found);
   });
   return kOk;
 }
@@ -91,9 +93,9 @@ int quantize_per_tensor_cpu(const void* x, DType type, int64_t numel, const floa
 int dequantize_per_tensor_cpu(const uint8_t* codes, int64_t numel, const float* range, int levels,
                               int scheme, float* y, const ParallelFor& parallel) {
   const Rounding r = rounding_for(range, levels, scheme);
-  const bool streamed = leaves_cache(y, numel * 4);
+  const bool streamed = leaves_cache(y, numel * 4), halves = are_half_bytes(levels);
   for_blocks(parallel, numel, [&](int64_t from, int64_t count) {
-    kernels().decode(codes + from / 2, count, r, y + from, streamed);
+    kernels().decode(codes + from / (halves ? 2 : 1), count, r, halves, y + from, streamed);
   });
   return kOk;
 }

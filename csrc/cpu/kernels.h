@@ -43,13 +43,17 @@ struct LearnedRow {
 };
 
 // Pixels [pixels] of `depth` codes each, a multiple of four, times panels of sixteen channels; the
-// weights of each are padded with zeros. correction and ratio are padded to whole panels.
+// weights of each are padded with zeros. correction, offset and ratio are padded to whole panels.
+// To each sum its channel's correction is added, and where there are offsets the channel's times
+// the pixel's entry in pixel_sums. A wide tile has pairs of products beyond 16 bits.
 struct ConvTile {
   const uint8_t* x;
   int64_t x_stride, pixels;
   const int8_t* panels;
   int64_t depth;
   const int32_t* correction;
+  const int32_t *offset, *pixel_sums;
+  bool wide;
   const float* ratio;
   Accumulator kind;
   void* out;
@@ -76,19 +80,63 @@ struct SparseTile {
 };
 
 // A line of a depthwise convolution: the codes below each row of taps, those of two neighboring
-// taps side by side for each channel, and the weights [tap_rows, tap_pairs, padded, 2] for them.
-// `padded` channels, which are read, are whole vectors; the first `channels` are written.
+// taps side by side for each channel, and the weights [tap_rows, tap_pairs, padded, 2] for them,
+// bytes where sums fit 16 bits and 16 bits wide where they do not. `padded` channels, which are
+// read, are whole vectors; the first `channels` are written.
 struct DepthwiseRow {
   const uint8_t* const* lines;
   int64_t next_output, next_pair;  // bytes from the codes of an output, or of a pair, to the next
   int64_t tap_rows, tap_pairs, channels, padded;
-  const int8_t* weights;
+  const void* weights;
   const int32_t* correction;
   const float* ratio;
   bool fits_int16;
   Accumulator kind;
   void* out;
   int64_t out_width;
+};
+
+// Pixels of a line and where they go: sixteen channels side by side, [channels / 16, positions,
+// 16].
+struct PixelLine {
+  int64_t pixels, channels;
+  int64_t pitch;       // elements from one pixel to the next
+  int64_t next_block;  // floats from one block of `to` to the next
+  float* to;
+};
+
+// A tap: where its first pixel begins in a block of a line, and its weights in a block of theirs.
+struct LineTap {
+  int64_t line_at, weight_at;
+};
+
+// Lines of the gradient to outputs that a row of pixels takes, and the rows of taps that meet them.
+struct GradientLines {
+  const float* const* lines;
+  const float* const* weights;
+  int64_t count;
+};
+
+// The gradient to pixels of a row that lie one stride apart, and so meet the same taps.
+struct ImageGradientRow {
+  GradientLines lines;
+  const LineTap* taps;
+  int64_t tap_count;
+  int64_t next_line_block, next_weight_block;
+  int64_t pixels, channels;
+  int64_t next_pixel;  // elements of the output
+  bool streamed;
+};
+
+// A row of outputs: its gradient and the lines of pixels below each row of taps, of which
+// [from, to) are in the image. sums [blocks, tap_rows, tap_columns, 16] are added to.
+struct WeightGradientRow {
+  const float* grad;
+  const float* const* lines;
+  int64_t from, to, tap_rows, tap_columns;
+  int64_t next_grad_block, next_line_block, next_tap, next_output;
+  int64_t blocks, outputs;
+  float* sums;
 };
 
 // Elements that lie side by side, with their constants; see Block. Without a gate it is ones.
@@ -99,10 +147,10 @@ struct BlockRun {
   Function function;
 };
 
-// The gradient to values of a run; it passes from lo to hi.
+// The gradient to values of a run; it passes where they lie inside.
 struct GradientRun {
   const float *grad, *mean_grad;
-  float lo, hi;
+  Quantizer q;
 };
 
 // Where `streamed` is true, y is aligned to 64 bytes and is written past the caches.
@@ -114,9 +162,11 @@ struct Kernels {
   // `found` may be null.
   void (*fake_quant)(const void* x, DType type, int64_t numel, const Rounding& r, void* y,
                      uint8_t* inside, Extremes* found, bool streamed);
-  void (*encode)(const void* x, DType type, int64_t numel, const Rounding& r, uint8_t* codes,
-                 uint8_t* inside, Extremes* found);
-  void (*decode)(const uint8_t* codes, int64_t numel, const Rounding& r, float* y, bool streamed);
+  // Codes are half bytes, or whole ones.
+  void (*encode)(const void* x, DType type, int64_t numel, const Rounding& r, bool halves,
+                 uint8_t* codes, uint8_t* inside, Extremes* found);
+  void (*decode)(const uint8_t* codes, int64_t numel, const Rounding& r, bool halves, float* y,
+                 bool streamed);
   void (*select)(const void* values, DType type, const uint8_t* bits, int64_t numel, void* out,
                  bool streamed);
 
@@ -131,16 +181,25 @@ struct Kernels {
   float (*learned_gradient)(const LearnedRow& row, DType type, const void* grad, void* grad_x);
   float (*sum_block)(const float* x, int64_t numel);
 
-  // Codes [first, first + count) of packed ones, a byte each.
+  // Codes [first, first + count) of half bytes, a byte each.
   void (*unpack)(const uint8_t* packed, int64_t first, int64_t count, uint8_t* codes);
-  // The codes of two pixels, two a byte, side by side for each of 2 * bytes channels.
+  // The codes of two pixels side by side for each channel: of half bytes for 2 * bytes channels, of
+  // bytes for `bytes`.
   void (*unpack_pairs)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
+  void (*pair_bytes)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
   // Codes [pixels, depth], rows `stride` bytes apart, as a SparseTile reads them.
   void (*interleave_pixels)(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth,
                             uint8_t* out);
   void (*sparse_tile)(const SparseTile& tile);
+
+  // Elements `from` on as floats, or the values of codes from the `first` on; see ImageValues.
+  void (*line_of_floats)(const PixelLine& line, const void* from, DType type);
+  void (*line_of_codes)(const PixelLine& line, const uint8_t* codes, int64_t first,
+                        const float* table, int levels);
+  void (*image_gradient_row)(const ImageGradientRow& row, DType type, void* out);
+  void (*weight_gradient_row)(const WeightGradientRow& row);
 
   // Integers as floats.
   void (*block_floats)(const void* acc, Accumulator type, int64_t count, float* floats);
@@ -154,6 +213,7 @@ struct Kernels {
   void (*block_gradient_sums)(BlockRun run, GradientRun g, float* sums, float* products);
   void (*block_gradient)(BlockRun run, GradientRun g, const float* const* k, float* out);
   void (*block_gate_gradient)(BlockRun run, GradientRun g, float* grad_a, float* grad_gate);
+  void (*block_step_sums)(BlockRun run, GradientRun g, float* steps, float* offsets);
 
   // sums [count] += x * w [count], by fma; and the sum of x * w by lanes.
   void (*add_scaled)(float x, const float* w, int64_t count, float* sums);

@@ -9,9 +9,8 @@ namespace {
 
 LearnedRow row_of(const LearnedStep& s, DType type, int64_t channel, int64_t from, int64_t count,
                   const void* out) {
-  const float scale = 1.0f / s.step[channel], zero_point = s.zero_point[channel];
   const int64_t first = channel * s.per_channel + from;
-  const Quantizer q{0.0f, 0.0f, scale, zero_point, 0.0f, static_cast<float>(s.levels - 1)};
+  const Quantizer q = learned_quantizer(s.step[channel], s.zero_point[channel], s.levels);
   const int64_t numel = s.channels * s.per_channel;
   const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0;
   return {q,

@@ -21,10 +21,14 @@ std::atomic<Skipping> skipping{kByRule};
 struct Convolution : ConvOperands {
   using ConvOperands::ConvOperands;
 
+  // Bytes that are read where they lie: whole ones, and no dot product reads past the last.
+  bool reads_codes() const { return !has_halves() && (!is_in_place() || at.depth == s.depth()); }
+  const uint8_t* bytes() const { return reads_codes() ? c.codes : codes(); }
+
   // The codes of a line of an image, null outside it.
   const uint8_t* line_of(int64_t image, int64_t y) const {
     if (y < 0 || y >= s.height) return nullptr;
-    return codes() + (image * s.height + y) * s.width * s.in_channels;
+    return bytes() + (image * s.height + y) * s.width * s.in_channels;
   }
 
   // Whether the codes of a pixel lie as a dot product wants them.
@@ -53,7 +57,7 @@ struct Convolution : ConvOperands {
   }
 
   ConvTile tile_of(int64_t group, int64_t first, int64_t pixels, bool streamed, const uint8_t* x,
-                   int64_t stride) const {
+                   int64_t stride, const int32_t* sums) const {
     const int64_t per_group = s.out_channels / s.groups, column = group * at.group_channels;
     return {x,
             stride,
@@ -61,6 +65,9 @@ struct Convolution : ConvOperands {
             panels() + column * at.depth,
             at.depth,
             correction() + column,
+            sums == nullptr ? nullptr : offset() + column,
+            sums,
+            is_wide(),
             padded_ratio() + column,
             c.kind,
             out(first * s.out_channels + group * per_group),
@@ -75,27 +82,42 @@ struct Convolution : ConvOperands {
     return row % 64 == 0 && leaves_cache(c.out, s.pixels() * row);
   }
 
-  // Calls body(group, first pixel, pixels, codes, stride, memory) for tiles of `tile` pixels, with
-  // `scratch` bytes of memory.
+  // The sums of the integers of some pixels.
+  void add_up(const uint8_t* x, int64_t stride, int64_t pixels, int32_t* sums) const {
+    for (int64_t p = 0; p < pixels; ++p) {
+      uint32_t sum = 0;
+      for (int64_t k = 0; k < s.depth(); ++k) sum += x[p * stride + k];
+      sums[p] = static_cast<int32_t>(int64_t{sum} + zero_point * s.depth());
+    }
+  }
+
+  // Calls body(group, first pixel, pixels, codes, stride, sums of integers or null, memory) for
+  // tiles of `tile` pixels, with `scratch` bytes of memory.
   template <typename Body>
   void for_tiles(const ParallelFor& parallel, int64_t tile, int64_t scratch,
                  const Body& body) const {
-    const bool in_place = is_in_place();
+    const bool in_place = is_in_place(), summed = has_offsets();
     const int64_t tiles = (s.pixels() + tile - 1) / tile;
     parallel_for(parallel, tiles, tile * s.out_channels, [&](int64_t from, int64_t to) {
       std::vector<uint8_t> gathered(in_place ? 0 : static_cast<size_t>(tile * at.depth));
       std::vector<uint8_t> memory(static_cast<size_t>(scratch));
+      std::vector<int32_t> sums(summed ? static_cast<size_t>(tile) : 0);
+      const auto call = [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x,
+                            int64_t stride) {
+        if (summed) add_up(x, stride, pixels, sums.data());
+        body(g, first, pixels, x, stride, summed ? sums.data() : nullptr, memory.data());
+      };
       for (int64_t t = from; t < to; ++t) {
         const int64_t first = t * tile, left = s.pixels() - first;
         const int64_t pixels = left < tile ? left : tile;
         for (int64_t g = 0; g < s.groups; ++g) {
           if (in_place) {
-            body(g, first, pixels, codes() + first * s.in_channels + g * s.group_channels(),
-                 s.in_channels, memory.data());
+            call(g, first, pixels, bytes() + first * s.in_channels + g * s.group_channels(),
+                 s.in_channels);
             continue;
           }
           for (int64_t p = 0; p < pixels; ++p) gather(first + p, g, gathered.data() + p * at.depth);
-          body(g, first, pixels, gathered.data(), at.depth, memory.data());
+          call(g, first, pixels, gathered.data(), at.depth);
         }
       }
     });
@@ -109,8 +131,9 @@ struct Convolution : ConvOperands {
     const bool streamed = is_streamed();
     for_tiles(
         parallel, tile, 0,
-        [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride, uint8_t*) {
-          kernels().dot_tile(tile_of(g, first, pixels, streamed, x, stride));
+        [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
+            const int32_t* sums, uint8_t*) {
+          kernels().dot_tile(tile_of(g, first, pixels, streamed, x, stride, sums));
         });
   }
 
@@ -120,9 +143,9 @@ struct Convolution : ConvOperands {
     for_tiles(
         parallel, kSparsePixels, scratch,
         [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
-            uint8_t* memory) {
+            const int32_t* sums, uint8_t* memory) {
           kernels().interleave_pixels(x, stride, pixels, at.depth, memory);
-          kernels().sparse_tile({tile_of(g, first, pixels, streamed, memory, 0),
+          kernels().sparse_tile({tile_of(g, first, pixels, streamed, memory, 0, sums),
                                  weights.groups.data(), weights.starts.data(), weights.parts});
         });
   }
@@ -150,7 +173,7 @@ int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& 
     run_depthwise(run, parallel);
     return kOk;
   }
-  run.unpack(parallel);
+  if (!run.reads_codes()) run.unpack(parallel);
   const int64_t count = conv.shape.groups == 1 ? count_groups(run) : 0;
   if (run.skips(count)) {
     run.run_sparse(SparseWeights(run, count), parallel);

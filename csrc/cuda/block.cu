@@ -17,26 +17,35 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   });
 }
 
-// A thread makes a word of eight codes; those beyond the end are 0.
-template <int kFunction, bool kWhole>
+// A thread makes eight codes of kBits each; those beyond the end are 0.
+template <int kBits, int kFunction, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    block_codes(const Block block, const Runs runs, const float* range, int levels,
-                uint8_t* codes) {
-  const Quantizer q = make_quantizer(range[0], range[1], levels, kAffine);
+    block_codes(const Block block, const Runs runs, const Coding coding, uint8_t* codes) {
+  constexpr int kInWord = 32 / kBits;
+  const Quantizer q = coding.quantizer();
+  const float shift = kShift - q.code_min;
   for_runs<kWhole>(block, runs, [&](const Run& run) {
     float v[kEach];
     load_values<kFunction, kWhole>(block, runs, run, v);
-    unsigned packed = 0;
+    unsigned packed[kBits / 4] = {};
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-      const float code = e < run.count ? quantize(v[e], q) : 0.0f;
+      const float slot = quantize(v[e], q) + shift;
       // The low bits of kShift + code are the code.
-      packed |= (__float_as_uint((code == code ? code : 0.0f) + kShift) & 15u) << (4 * e);
+      const unsigned bits = __float_as_uint(slot == slot && e < run.count ? slot : kShift);
+      packed[e / kInWord] |= (bits & ((1u << kBits) - 1)) << (e % kInWord * kBits);
     }
-    uint8_t* to = codes + run.first / 2;
-    if (kWhole) *reinterpret_cast<unsigned*>(to) = packed;
-    for (int i = 0; 2 * i < run.count && !kWhole; ++i)
-      to[i] = static_cast<uint8_t>(packed >> (8 * i));
+    uint8_t* to = codes + run.first * kBits / 8;
+    if constexpr (kWhole && kBits == 4) {
+      *reinterpret_cast<unsigned*>(to) = packed[0];
+    } else if constexpr (kWhole) {
+      *reinterpret_cast<uint2*>(to) = make_uint2(packed[0], packed[1]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBits; ++i) {
+        if (8 * i < run.count * kBits) to[i] = static_cast<uint8_t>(packed[i / 4] >> (i % 4 * 8));
+      }
+    }
   });
 }
 
@@ -182,13 +191,13 @@ int block_extremes_cuda(const Block& block, float* workspace, float* extremes, v
   });
 }
 
-int block_codes_cuda(const Block& block, const float* range, int levels, uint8_t* codes,
-                     void* stream) {
+int block_codes_cuda(const Block& block, const Coding& coding, uint8_t* codes, void* stream) {
   const Runs runs(block, {codes});
   return with_function(block.function, [&](auto f) {
     return runs.with([&](auto whole) {
-      return launch(block_codes<f.value, whole.value>, grid_for_runs(block), stream, block, runs,
-                    range, levels, codes);
+      const auto kernel = are_half_bytes(coding.levels) ? block_codes<4, f.value, whole.value>
+                                                        : block_codes<8, f.value, whole.value>;
+      return launch(kernel, grid_for_runs(block), stream, block, runs, coding, codes);
     });
   });
 }

@@ -22,6 +22,19 @@ __device__ __forceinline__ unsigned gather_codes(const uint8_t* codes, int64_t f
   return word;
 }
 
+// A word of four codes that have a byte each there, from codes that have half a byte or a whole
+// one.
+__device__ __forceinline__ unsigned gather_bytes(const uint8_t* codes, int64_t first, int count,
+                                                 bool are_halves) {
+  unsigned word = 0;
+  for (int d = 0; d < 4 && d < count; ++d) {
+    const int64_t i = first + d;
+    const unsigned code = are_halves ? codes[i / 2] >> (i % 2 * 4) & 15u : codes[i];
+    word |= code << (8 * d);
+  }
+  return word;
+}
+
 // Whether 0 <= v < end.
 __device__ __forceinline__ bool is_below(int v, int end) {
   return static_cast<unsigned>(v) < static_cast<unsigned>(end);
@@ -46,52 +59,60 @@ struct SumTile {
 
 // Elements of kSize neighboring channels from sums of codes. A thread has the same channels of all
 // its pixels; beyond `count` there are none.
-template <Accumulator kKind, int kSize>
+template <bool kSummed, Accumulator kKind, int kSize>
 struct Elements {
-  unsigned offset[kSize];
+  unsigned correction[kSize];
+  unsigned offset[kSummed ? kSize : 1];
   float ratio[kKind == kValue ? kSize : 1];
 
-  __device__ __forceinline__ Elements(const QuantConv& c, const int* offsets, int64_t channel,
+  __device__ __forceinline__ Elements(const QuantConv& c, const PackedWeights& w, int64_t channel,
                                       int count) {
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      offset[e] = e < count ? static_cast<unsigned>(offsets[channel + e]) : 0;
+      correction[e] = e < count ? static_cast<unsigned>(w.correction[channel + e]) : 0;
+      if constexpr (kSummed) {
+        offset[e] = e < count ? static_cast<unsigned>(w.offset[channel + e]) : 0;
+      }
       if constexpr (kKind == kValue) ratio[e] = e < count ? c.ratio[channel + e] : 0.0f;
     }
   }
 
-  // As a word; of int16 the low half.
-  __device__ __forceinline__ unsigned of(unsigned sum, int e) const {
-    const unsigned whole = sum + offset[e];
+  // As a word; of int16 the low half. `codes`: the sum of the pixel's codes.
+  __device__ __forceinline__ unsigned of(unsigned sum, unsigned codes, int e) const {
+    unsigned whole = sum + correction[e];
+    if constexpr (kSummed) whole += offset[e] * codes;
     if constexpr (kKind != kValue) return whole;
     return __float_as_uint(static_cast<float>(static_cast<int>(whole)) * ratio[e]);
   }
 };
 
 // Writes the tile's first `count` channels, of which conv.out's first is `channel`, 16 bytes at a
-// time. place(pixel): where the first goes, negative where there is no such pixel. Every thread
-// must call, after a barrier.
-template <int kOutputs, Accumulator kKind, typename Place>
-__device__ __forceinline__ void take_sums(const QuantConv& c, const int* offset, const uint4* tile,
-                                          int64_t channel, int count, const Place& place) {
+// time. Where kSummed, the last of all sums the codes, and
+// `count` is below it. place(pixel): where the first goes, negative where there is no such pixel.
+// Every thread must call, after a barrier.
+template <int kOutputs, bool kSummed, Accumulator kKind, typename Place>
+__device__ __forceinline__ void take_sums(const QuantConv& c, const PackedWeights& weights,
+                                          const uint4* tile, int64_t channel, int count,
+                                          const Place& place) {
   using Element = std::conditional_t<kKind == kInt16, uint16_t, uint32_t>;  // values as words
   constexpr int kSize = 16 / sizeof(Element), kPackets = kOutputs / kSize;
   static_assert(kThreads % kPackets == 0, "a thread has a column of packets");
   const int first = static_cast<int>(threadIdx.x) % kPackets * kSize, left = count - first;
   if (left <= 0) return;
-  const Elements<kKind, kSize> elements(c, offset, channel + first, left);
+  const Elements<kSummed, kKind, kSize> elements(c, weights, channel + first, left);
 #pragma unroll 1
   for (int pixel = static_cast<int>(threadIdx.x) / kPackets; pixel < kTilePixels;
        pixel += kThreads / kPackets) {
     const int64_t at = place(pixel);
     if (at < 0) continue;
-    const unsigned* sums =
-        reinterpret_cast<const unsigned*>(tile) + pixel * SumTile<kOutputs>::kRow + first;
+    const unsigned* row = reinterpret_cast<const unsigned*>(tile) + pixel * SumTile<kOutputs>::kRow;
+    const unsigned* sums = row + first;
+    const unsigned codes = kSummed ? row[kOutputs - 1] : 0;
     Element* to = static_cast<Element*>(c.out) + at + first;
     Packet<Element> packet;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
-      packet.values[e] = static_cast<Element>(elements.of(sums[e], e));
+      packet.values[e] = static_cast<Element>(elements.of(sums[e], codes, e));
     }
     if (left >= kSize && is_aligned(to)) {
       *reinterpret_cast<Packet<Element>*>(to) = packet;

@@ -9,10 +9,15 @@ namespace {
 // The longest row that a warp takes alone, in one tile.
 constexpr int64_t kShortRow = kTile;
 
+// Of kSymmetric: its codes are stored less code_min, which the zero point takes back.
+__device__ __forceinline__ float least_code(const Quantizer& q, int scheme) {
+  return scheme == kSymmetric ? q.code_min : 0.0f;
+}
+
 // A value goes to the weight's type, a code to a byte, 0 where it is NaN.
 template <typename T>
 __device__ __forceinline__ void store_values(const Piece<T>& row, int64_t tile, int lane,
-                                             const Quantizer& q, float (&v)[kEach], T* w_hat) {
+                                             const Quantizer& q, int, float (&v)[kEach], T* w_hat) {
 #pragma unroll
   for (int e = 0; e < kEach; ++e) v[e] = dequantize(quantize(v[e], q), q);
   row.store(v, tile, lane, w_hat);
@@ -25,9 +30,10 @@ struct alignas(kSize) Codes {
 
 template <typename T>
 __device__ __forceinline__ void store_values(const Piece<T>& row, int64_t tile, int lane,
-                                             const Quantizer& q, float (&v)[kEach],
+                                             const Quantizer& q, int scheme, float (&v)[kEach],
                                              uint8_t* codes) {
   constexpr int kSize = Packet<T>::kSize;
+  const float least = least_code(q, scheme);
   uint8_t* to = codes + row.first + tile * kTile;
   const bool whole = row.is_whole(tile);
 #pragma unroll
@@ -36,7 +42,7 @@ __device__ __forceinline__ void store_values(const Piece<T>& row, int64_t tile, 
     Codes<kSize> packet;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
-      const float code = quantize(v[p + i], q);
+      const float code = quantize(v[p + i], q) - least;
       packet.values[i] = static_cast<uint8_t>(static_cast<int>(code == code ? code : 0.0f));
       if (!whole && at + i < row.count(tile)) to[at + i] = packet.values[i];
     }
@@ -60,12 +66,21 @@ __device__ __forceinline__ Extremes over_team(Extremes e) {
   }
 }
 
+// The quantizer of a channel whose extremes are found, or whose step is learned.
+__device__ __forceinline__ Quantizer quantizer_of(const Weight& weight, int64_t channel, int scheme,
+                                                  const Extremes& all) {
+  if (scheme != kLearned) return make_quantizer(all.lo(), all.hi(), weight.levels, scheme);
+  const float* steps = weight.steps + channel;
+  return learned_quantizer(steps[0], steps[weight.channels], weight.levels);
+}
+
 // A row by a team of kTeam warps, of which this is number `member`. The zeros beyond its end do no
 // harm: 0 belongs to every range. The tile that a warp reads last stays in its registers and is
 // rounded first; others, in rows beyond 2048 elements, are read again while still in the cache.
 template <int kTeam, typename T, typename Out>
-__device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member, int levels,
-                                               int scheme, Out* out) {
+__device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member,
+                                               const Weight& weight, int64_t channel, int scheme,
+                                               Out* out) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t tiles = row.tiles();
   float v[kEach];
@@ -76,17 +91,18 @@ __device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member, 
     seen.add(v);
   }
   const Extremes all = over_team<kTeam>(seen);
-  const Quantizer q = make_quantizer(all.lo(), all.hi(), levels, scheme);
+  const Quantizer q = quantizer_of(weight, channel, scheme, all);
   for (int64_t tile = member; tile < tiles; tile += kTeam) {
     if (tile != member) row.load(tile, lane, v);
-    store_values(row, tile, lane, q, v, out);
+    store_values(row, tile, lane, q, scheme, v, out);
   }
   return q;
 }
 
 // Out is T for values, uint8_t for codes. All pointers of the weight are to device memory.
 template <int kTeam, typename T, typename Out>
-__global__ void round_rows(const Weight weight, int scheme) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    round_rows(const Weight weight, int scheme) {
   constexpr int kTeams = kWarps / kTeam;
   const int warp = static_cast<int>(threadIdx.x / kWarp), member = warp % kTeam;
   const T* w = static_cast<const T*>(weight.w);
@@ -99,10 +115,12 @@ __global__ void round_rows(const Weight weight, int scheme) {
     const bool aligned =
         is_aligned(w + first) && reinterpret_cast<uintptr_t>(out + first) % kPacketOut == 0;
     const Piece<T> row{w, weight.mask, first, weight.per_channel, aligned};
-    const Quantizer q = round_row<kTeam>(row, member, weight.levels, scheme, out);
+    const Quantizer q = round_row<kTeam>(row, member, weight, channel, scheme, out);
     if (threadIdx.x % (kTeam * kWarp) != 0) continue;
     if (weight.scale != nullptr) weight.scale[channel] = q.scale;
-    if (weight.zero_point != nullptr) weight.zero_point[channel] = q.zero_point;
+    if (weight.zero_point == nullptr) continue;
+    const bool are_codes = std::is_same<Out, uint8_t>::value;
+    weight.zero_point[channel] = q.zero_point + (are_codes ? least_code(q, scheme) : 0.0f);
   }
 }
 

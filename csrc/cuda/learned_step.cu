@@ -11,8 +11,7 @@ static_assert(kSumLanes == kThreads, "a thread for each lane");
 constexpr int kBlockTiles = static_cast<int>(kSumBlock / kTile);
 
 __device__ __forceinline__ Quantizer quantizer_of(const LearnedStep& s, int64_t channel) {
-  const float scale = 1.0f / s.step[channel];
-  return {0.0f, 0.0f, scale, s.zero_point[channel], 0.0f, static_cast<float>(s.levels - 1)};
+  return learned_quantizer(s.step[channel], s.zero_point[channel], s.levels);
 }
 
 template <bool kLookUp, typename T>
@@ -75,7 +74,6 @@ __device__ __forceinline__ float sum_lane(const LearnedStep& s, const Quantizer&
                                           T* __restrict__ grad_x) {
   constexpr int kAhead = kSumRows / 2;
   const T* x = static_cast<const T*>(s.x);
-  const float least = q.zero_point, most = q.zero_point + q.code_max;
   T zero;
   from_float(0.0f, &zero);
   float sum = 0.0f;
@@ -96,11 +94,9 @@ __device__ __forceinline__ float sum_lane(const LearnedStep& s, const Quantizer&
     for (int r = 0; r < kAhead; ++r) {
       if (at + r * kSumLanes >= count) break;
       const bool keeps = ((bits[r] >> ((first + at) % 8)) & 1) != 0;
-      const float one = keeps ? to_float(v[r]) : 0.0f, t = q.scale * one;
-      const float whole = quantize(one, q) + q.zero_point;
-      const bool inside = t > least && t < most;
-      sum = sum + to_float(g[r]) * (inside ? whole - t : whole);
-      grad_x[first + at + r * kSumLanes] = keeps && inside ? g[r] : zero;
+      const float one = keeps ? to_float(v[r]) : 0.0f;
+      sum = sum + to_float(g[r]) * learned_factor(one, q);
+      grad_x[first + at + r * kSumLanes] = keeps && is_inside(one, q) ? g[r] : zero;
     }
   }
   return sum;

@@ -38,6 +38,12 @@ __device__ __forceinline__ float value_of(float x, const Quantizer& q, const flo
   return table[slot < kMostLookedUp ? slot : kMostLookedUp];
 }
 
+// What a gradient to the value of x is multiplied by for a learned step.
+__device__ __forceinline__ float learned_factor(float x, const Quantizer& q) {
+  const float whole = quantize(x, q) + q.zero_point;
+  return is_inside(x, q) ? whole - q.scale * x : whole;
+}
+
 // Bit e: whether v[e] lies in the range.
 __device__ __forceinline__ unsigned inside_of(const float (&v)[kEach], const Quantizer& q) {
   unsigned flags = 0;

@@ -24,13 +24,13 @@ struct Block {
   MICRONET_HD_MEMBER int64_t numel() const { return images * positions * channels; }
 };
 
-// A gradient [images, positions, channels] to the values of a block that were rounded to the levels
-// of range [2]: it passes where the value lies inside. Without a range it passes everywhere.
-// mean_grad [images, channels], or null, is added to each position's gradient to a.
+// A gradient [images, positions, channels] to the values of a block that were rounded: it passes
+// where the value lies inside the range. Without one it passes everywhere. mean_grad
+// [images, channels], or null, is added to each position's gradient to a.
 struct BlockGradient {
   const void* grad;
   DType type;
-  const float* range;
+  Coding coding;
   const float* mean_grad;
 };
 
@@ -45,8 +45,8 @@ int block_moments_cpu(const Block& block, double* partial, double* sums,
 int block_extremes_cpu(const Block& block, float* partial, float* extremes,
                        const ParallelFor& parallel);
 
-// codes [packed_bytes(numel, kCodeLevels)] of the values, 0 where one is not finite.
-int block_codes_cpu(const Block& block, const float* range, int levels, uint8_t* codes,
+// codes [code_bytes(numel, levels)] of the values, 0 where one is not finite.
+int block_codes_cpu(const Block& block, const Coding& coding, uint8_t* codes,
                     const ParallelFor& parallel);
 
 int block_values_cpu(const Block& block, float* values, const ParallelFor& parallel);
@@ -57,6 +57,12 @@ int block_means_cpu(const Block& block, float* means, const ParallelFor& paralle
 // sums [2, channels]: of the gradient to z, and of its products with the accumulators.
 int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
                             double* sums, const ParallelFor& parallel);
+
+// sums [2, channels] of a block with or without a gate, whose values a learned quantizer rounded to
+// integers i at the scale S: of grad * (i - S * value) where the gradient passes and grad * i
+// elsewhere, and of grad where it does not pass. The gradients to the step and to the offset.
+int block_step_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
+                        double* sums, const ParallelFor& parallel);
 
 // out [images, positions, channels]: dz * k[0] + acc * k[1] + k[2], k [3, channels], rounded to a
 // type once.
@@ -75,8 +81,7 @@ int block_moments_cuda(const Block& block, double* partial, double* sums, void* 
 
 int block_extremes_cuda(const Block& block, float* workspace, float* extremes, void* stream);
 
-int block_codes_cuda(const Block& block, const float* range, int levels, uint8_t* codes,
-                     void* stream);
+int block_codes_cuda(const Block& block, const Coding& coding, uint8_t* codes, void* stream);
 
 int block_values_cuda(const Block& block, float* values, void* stream);
 
@@ -84,6 +89,9 @@ int block_means_cuda(const Block& block, float* means, void* stream);
 
 int block_gradient_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
                              double* sums, void* stream);
+
+int block_step_sums_cuda(const Block& block, const BlockGradient& gradient, double* partial,
+                         double* sums, void* stream);
 
 int block_gradient_cuda(const Block& block, const BlockGradient& gradient, const float* k,
                         void* out, DType type, void* stream);

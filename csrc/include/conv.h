@@ -1,4 +1,4 @@
-// Convolution of 4-bit codes with quantized weights, exactly. See core.h for what all launchers
+// Convolution of codes with quantized weights, exactly. See core.h for what all launchers
 // share.
 #ifndef MICRONET_CONV_H_
 #define MICRONET_CONV_H_
@@ -38,19 +38,20 @@ static inline int64_t accumulator_bound(const ConvShape& shape, int levels, int 
   return int64_t{levels - 1} * (weight_levels - 1) * shape.depth();
 }
 
-// Codes [packed_bytes(in_numel, kCodeLevels)] of channels-last images with their range [2], master
-// weights [out_channels, group_channels, kernel_height, kernel_width] of a type of DType with their
-// mask, or null for all. `out` is channels last; ratio [out_channels] is 1 / (S_x * S_w). A code of
-// zero pads. A range or a channel that is not finite has zero point 0 and a ratio of NaN.
+// Codes [code_bytes(in_numel, levels)] of channels-last images with their coding, master weights
+// [out_channels, group_channels, kernel_height, kernel_width] of a type of DType with their mask,
+// or null for all, rounded by a scheme; weight_steps as in Weight. `out` is channels last; ratio
+// [out_channels] is 1 / (S_x * S_w). A code of zero pads. A range or a channel that is not finite
+// has zero point 0 and a ratio of NaN.
 struct QuantConv {
   ConvShape shape;
   const uint8_t* codes;
-  const float* range;
-  int levels;
+  Coding coding;
   const void* w;
   DType type;
   const uint8_t* mask;
-  int weight_levels;
+  int weight_levels, weight_scheme;
+  const float* weight_steps;
   Accumulator kind;
   void* out;
   float* ratio;
@@ -65,8 +66,7 @@ int64_t quant_conv2d_workspace(const ConvShape& shape);
 enum Skipping : int { kByRule = 0, kNever = 1, kAlways = 2 };
 void set_skipping(Skipping when);
 
-// levels <= kCodeLevels, weight_levels <= kMostWeightLevels, and sums within what `kind` holds
-// (32 bits where it is kValue).
+// Sums lie within what `kind` holds (32 bits where it is kValue).
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
 
 // As above on a CUDA device, queued on a stream; all pointers are to its memory.
@@ -75,8 +75,17 @@ int quant_conv2d_cuda(const QuantConv& conv, void* workspace, void* stream);
 
 constexpr int64_t kMostInt16 = 32767;
 constexpr int64_t kMostInt32 = 2147483647;
-// Integer images of weights fit a signed byte up to here.
-constexpr int kMostWeightLevels = 128;
+
+// The integers of a weight that a signed byte does not hold are bytes and what is added to all of
+// their channel: the byte that an integer of zero point `zero` has is integer - weight_offset.
+MICRONET_HD int weight_offset(int zero, int states) {
+  return zero < -128 || zero + states - 1 > 127 ? zero + 128 : 0;
+}
+
+// How many codes weights of so many levels have.
+MICRONET_HD int weight_states(int levels, int scheme) {
+  return scheme == kSymmetric ? (levels - 1) / 2 * 2 + 1 : levels;
+}
 
 }  // namespace micronet
 

@@ -37,7 +37,8 @@ struct ConvWorkspace {
             conv.weight_levels,
             base + weight_codes,
             reinterpret_cast<float*>(base + scale),
-            reinterpret_cast<float*>(base + zero_point)};
+            reinterpret_cast<float*>(base + zero_point),
+            conv.weight_steps};
   }
 };
 

@@ -30,8 +30,27 @@ enum DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 static inline int64_t bytes_for(int64_t numel) { return (numel + 7) / 8; }
 
-// Codes of activations are packed two a byte, the first in the low half.
-constexpr int kCodeLevels = 16;
+// Codes of activations take half a byte each up to so many levels, the first of two in the low half,
+// and a byte beyond.
+constexpr int kHalfByteLevels = 16;
+constexpr int kMostLevels = 256;
+
+MICRONET_HD bool are_half_bytes(int levels) { return levels <= kHalfByteLevels; }
+
+// Bytes that hold `numel` codes of activations of `levels` levels.
+MICRONET_HD int64_t code_bytes(int64_t numel, int levels) {
+  return are_half_bytes(levels) ? (numel + 1) / 2 : numel;
+}
+
+// What a quantizer is made from, see Scheme; `range` [2] is null where nothing is rounded.
+struct Coding {
+  const float* range;
+  int levels, scheme;
+
+  MICRONET_HD_MEMBER Quantizer quantizer() const {
+    return make_quantizer(range[0], range[1], levels, scheme);
+  }
+};
 
 // How codes of `levels` levels are packed: groups of `size` codes c0 + c1*L + c2*L^2 ... in `bits`
 // bits, one after the other, lowest bit first.
@@ -59,7 +78,8 @@ static inline int64_t packed_bytes(int64_t numel, int levels) {
 }
 
 // One weight of a network, [channels, per_channel], and its mask [bytes_for(numel)] or null for
-// all. The values go to w_hat; scale and zero_point [channels] may be null.
+// all. The values go to w_hat; scale and zero_point [channels] may be null. A learned quantizer
+// takes steps [2, channels], each channel's step and zero point; the others their own extremes.
 struct Weight {
   const void* w;
   const uint8_t* mask;
@@ -67,6 +87,7 @@ struct Weight {
   int levels;
   void* w_hat;
   float *scale, *zero_point;
+  const float* steps;
 };
 
 // One gradient [numel] and the mask that it is held to, or null for all.
@@ -126,13 +147,13 @@ int fake_quant_per_tensor_observed_cpu(const void* x, DType type, int64_t numel,
                                        uint8_t* inside, float* extremes,
                                        const ParallelFor& parallel);
 
-// codes [packed_bytes(numel, kCodeLevels)], each less code_min, 0 where x is not finite;
-// inside and extremes as above. levels <= kCodeLevels.
+// codes [code_bytes(numel, levels)], each less code_min, 0 where x is not finite; inside and
+// extremes as above.
 int quantize_per_tensor_cpu(const void* x, DType type, int64_t numel, const float* range,
                             int levels, int scheme, uint8_t* codes, uint8_t* inside,
                             float* extremes, const ParallelFor& parallel);
 
-// y [numel]: the values of packed codes.
+// y [numel]: the values of codes.
 int dequantize_per_tensor_cpu(const uint8_t* codes, int64_t numel, const float* range, int levels,
                               int scheme, float* y, const ParallelFor& parallel);
 
@@ -148,8 +169,9 @@ int mask_gradients_cpu(const Gradient* gradients, int64_t count, DType type,
 int fake_quant_weights_cpu(const Weight* weights, int64_t count, DType type, int scheme,
                            const ParallelFor& parallel);
 
-// As above for one weight whose w_hat takes codes: one byte each, int8 where scheme is symmetric,
-// else uint8; NaN has code 0.
+// As above for one weight whose w_hat takes codes: one byte each, int8 where the scheme is
+// Distiller's symmetric one, else uint8; NaN has code 0. Those of kSymmetric are less code_min,
+// which the zero point takes back.
 int quantize_per_channel_cpu(const Weight& weight, DType type, int scheme,
                              const ParallelFor& parallel);
 

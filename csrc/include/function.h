@@ -42,18 +42,17 @@ MICRONET_HD Exponential exponential(float x) {
   return {fmaf(p, r * r, r) + 1.0f, shifted};
 }
 
-// e^x within 2 ulp; NaN stays NaN, and what is out of reach becomes 0 or infinity. 2^n is applied
-// in two factors, so that results below 2^-126 are rounded once, at the end.
-MICRONET_HD float exp_float(float x) {
-  const Exponential e = exponential(clamp_keep_nan(x, -104.0f, 89.0f));
-  const float n = e.shifted - kShift, half = (n * 0.5f + kShift) - kShift;
-  return (e.p * power_of_two(half + kShift)) * power_of_two((n - half) + kShift);
+// 1 + e^x, e^x being rounded before it is added; NaN stays NaN. Below -86 the sum is 1, and above
+// 89 infinite. 2^n is applied as twice 2^(n - 1), since n may be 128: neither step rounds.
+MICRONET_HD float one_plus_exp(float x) {
+  const Exponential e = exponential(clamp_keep_nan(x, -86.0f, 89.0f));
+  return fmaf(e.p * power_of_two(e.shifted - 1.0f), 2.0f, 1.0f);
 }
 
-MICRONET_HD float sigmoid(float z) { return 1.0f / (1.0f + exp_float(-z)); }
+MICRONET_HD float sigmoid(float z) { return 1.0f / one_plus_exp(-z); }
 
 // z * sigmoid(z).
-MICRONET_HD float swish(float z) { return z / (1.0f + exp_float(-z)); }
+MICRONET_HD float swish(float z) { return z / one_plus_exp(-z); }
 
 template <int kFunction>
 MICRONET_HD float activate(float z) {

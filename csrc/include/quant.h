@@ -22,10 +22,19 @@ static_assert(FLT_EVAL_METHOD == 0, "float32 operations must not keep extra prec
 
 namespace micronet {
 
-enum Scheme : int { kAffine = 0, kDistillerAffine = 1, kDistillerSymmetric = 2 };
+// Which rule turns two numbers into a quantizer: the ends of a range, or the step and the zero point
+// where the step is learned.
+enum Scheme : int {
+  kAffine = 0,
+  kDistillerAffine = 1,
+  kDistillerSymmetric = 2,
+  kSymmetric = 3,
+  kLearned = 4
+};
 
 // A range widened to hold 0, and what follows from it. Codes are whole numbers in
-// [code_min, code_max]; the value of a code is (code + zero_point) / scale.
+// [code_min, code_max]; the value of a code is (code + zero_point) / scale. A gradient passes from
+// lo to hi, or where the step is learned strictly between the lowest and the highest integer.
 struct Quantizer {
   float lo;
   float hi;
@@ -33,6 +42,7 @@ struct Quantizer {
   float zero_point;
   float code_min;
   float code_max;
+  bool is_learned;
 };
 
 constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: floats about it are the whole numbers
@@ -48,10 +58,17 @@ MICRONET_HD float clamp_keep_nan(float v, float least, float most) {
   return v > most ? most : v;
 }
 
+// The quantizer of a learned step and its zero point, a whole number.
+MICRONET_HD Quantizer learned_quantizer(float step, float zero_point, int levels) {
+  const float n = static_cast<float>(levels - 1), zero = zero_point + 0.0f;
+  return {zero, zero + n, 1.0f / step, zero, 0.0f, n, true};
+}
+
 // The quantizer of `levels` levels for [lo, hi]; a NaN at either end makes every value NaN.
 // Adding 0 turns a negative zero into a positive one.
 MICRONET_HD Quantizer make_quantizer(float lo, float hi, int levels, int scheme) {
-  const bool symmetric = scheme == kDistillerSymmetric;
+  if (scheme == kLearned) return learned_quantizer(lo, hi, levels);
+  const bool symmetric = scheme == kDistillerSymmetric || scheme == kSymmetric;
   const float n = static_cast<float>(symmetric ? (levels - 1) / 2 : levels - 1);
   const float nan = (lo != lo || hi != hi) ? lo + hi : 0.0f;
   Quantizer q;
@@ -68,10 +85,12 @@ MICRONET_HD Quantizer make_quantizer(float lo, float hi, int levels, int scheme)
   }
   width = width == 0.0f ? n : width;
   // The Distiller rules multiply by a rounded reciprocal, which may differ in the last bit.
-  q.scale = scheme == kAffine ? n / width : (1.0f / width) * n;
+  const bool divides = scheme == kAffine || scheme == kSymmetric;
+  q.scale = divides ? n / width : (1.0f / width) * n;
   q.zero_point = symmetric ? 0.0f : rintf(q.scale * q.lo) + 0.0f;
   q.code_min = symmetric ? -n : 0.0f;
   q.code_max = n;
+  q.is_learned = false;
   return q;
 }
 
@@ -88,7 +107,12 @@ MICRONET_HD float dequantize(float code, const Quantizer& q) {
   return (code + q.zero_point) / q.scale;
 }
 
-MICRONET_HD bool is_inside(float x, const Quantizer& q) { return x >= q.lo && x <= q.hi; }
+// Where a gradient passes. The ends of a learned quantizer are integers.
+MICRONET_HD bool is_inside(float x, const Quantizer& q) {
+  if (!q.is_learned) return x >= q.lo && x <= q.hi;
+  const float t = q.scale * x;
+  return t > q.lo && t < q.hi;
+}
 
 // base^exponent by repeated squaring in double precision, rounded once to float32.
 MICRONET_HD float power(float base, int64_t exponent) {

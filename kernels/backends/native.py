@@ -23,8 +23,15 @@ def _load() -> Any | None:
 def _table() -> dict[str, dict[str, Callable[..., Any]]]:
     if _EXTENSION is None:
         return {}
-    kernels = {op: getattr(_EXTENSION, op) for op in _EXTENSION.OPERATORS}
-    return {device: kernels for device in _EXTENSION.DEVICES}
+    alone = set(_EXTENSION.ON_CPU_ALONE)
+    return {
+        device: {
+            op: getattr(_EXTENSION, op)
+            for op in _EXTENSION.OPERATORS
+            if device == "cpu" or op not in alone
+        }
+        for device in _EXTENSION.DEVICES
+    }
 
 
 _EXTENSION = _load()

@@ -4,7 +4,7 @@ What lies between two convolutions is not computed when it is called but when it
 becomes of it; `LazyTensor` is the tensor that waits. Backward passes compute it once more.
 """
 
-from .convolution import ConvCall, QuantizedInput
+from .convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
 from .integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
 from .pending import PendingTensor
 from .recompute import RECOMPUTED, recompute_in_backward
@@ -15,6 +15,7 @@ from .tensor import (
     is_finite,
     position_means,
     quantize_input,
+    quantize_input_by_step,
 )
 from .tracing import is_eager
 
@@ -22,8 +23,10 @@ __all__ = [
     "RECOMPUTED",
     "ConvCall",
     "LazyTensor",
+    "Learned",
     "PendingTensor",
     "QuantizedInput",
+    "QuantizedWeights",
     "batch_norm",
     "conv2d_of_integers",
     "extremes",
@@ -31,6 +34,7 @@ __all__ = [
     "is_finite",
     "position_means",
     "quantize_input",
+    "quantize_input_by_step",
     "recompute_in_backward",
     "scale_of_range",
     "with_gradient_of",

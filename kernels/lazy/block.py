@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..operands import Coding
 from ..scheme import Function
 from ..shapes import in_order
 
@@ -106,31 +107,45 @@ class Block:
         """The least and the largest value [2], both NaN where one is."""
         return _OP.block_extremes.default(*self.gated())
 
-    def codes(self, range: Tensor, levels: int) -> Tensor:
-        """The codes of the values under a range [2], two a byte."""
-        return _OP.block_codes.default(*self.gated(), range, levels)
+    def codes(self, coding: Coding) -> Tensor:
+        """The codes of the values, half a byte each or a whole one."""
+        return _OP.block_codes.default(*self.gated(), *coding)
+
+    def step_sums(self, grad: Tensor, coding: Coding) -> Tensor:
+        """The gradients [2], float64, to a learned step and its offset, of one to the values."""
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        return _OP.block_step_sums.default(grad, *self.gated(), *coding).sum(1)
 
     def is_finite(self) -> bool:
         """Whether every value is finite; waits for the device.
 
         Integers stay finite if the largest does under the largest factors; else values are read.
         """
-        if not self.sums.is_floating_point():
-            largest = self.scale.abs().amax() * 2.0**31
-            if self.shift is not None:
-                largest = largest + self.shift.abs().amax()
-            if self.gate is not None:
-                largest = largest * (1.0 + self.gate.abs().amax())
-            if bool(torch.isfinite(largest)):
-                return True
+        if not self.sums.is_floating_point() and bool(torch.isfinite(self._bound())):
+            return True
         return bool(torch.isfinite(self.extremes()).all())
+
+    def poison(self) -> Tensor:
+        """Zero where every value is finite, else NaN, a scalar; waits for nothing.
+
+        NaN also where values of integers might be infinite: where factors are beyond 10^29.
+        """
+        found = self.extremes().sum() if self.sums.is_floating_point() else self._bound()
+        return found * 0.0
+
+    def _bound(self) -> Tensor:
+        """What no value of integers exceeds, a scalar."""
+        largest = self.scale.abs().amax() * 2.0**31
+        if self.shift is not None:
+            largest = largest + self.shift.abs().amax()
+        return largest if self.gate is None else largest * (1.0 + self.gate.abs().amax())
 
     # What may be called on it next --------------------------------------------------------------
 
     @property
     def takes_norm(self) -> bool:
         """Whether a normalization can be folded into scale and shift."""
-        return not self.is_normalized and self.shift is None and self.takes_function
+        return not self.is_normalized and self.takes_function
 
     @property
     def takes_function(self) -> bool:

@@ -1,15 +1,16 @@
-"""A convolution of codes: what it is called with, and its backward pass over the values."""
+"""A convolution of codes: what it is called with, and its sums."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..operands import Coding
 from ..scheme import Scheme
+from ..shapes import is_channels_last
 from .block import Block
 
 _OP = torch.ops.micronet
@@ -26,35 +27,121 @@ class ConvCall:
     dilation: tuple[int, int]
     groups: int
 
-    def arguments(self, x: QuantizedInput, w: Tensor, mask: Tensor) -> tuple[Any, ...]:
+    def is_pointwise(self, w: Tensor) -> bool:
+        """Whether an output is a sum over the channels of its own pixel."""
+        numbers = w.shape[2:], self.stride, self.padding, self.groups
+        return numbers == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
+
+    def arguments(self, x: QuantizedInput, w: Tensor, weights: QuantizedWeights) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
-        return self.arguments_on_codes(x.codes, x.range, x.size, w, mask)
+        return self.arguments_on_codes(x.codes, x.coding, x.size, w, weights)
 
     def arguments_on_codes(
-        self, codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor
+        self, codes: Tensor, coding: Coding, size: torch.Size, w: Tensor, weights: QuantizedWeights
     ) -> tuple[Any, ...]:
-        """The same from codes, their range and the size [N, C, H, W] of the images."""
+        """The same from codes, what they stand for and the size [N, C, H, W] of the images."""
+        rounding = weights.mask, self.weight_levels, int(weights.scheme), weights.steps
         sizes = [list(size), *map(list, (self.stride, self.padding, self.dilation))]
-        return codes, range, self.levels, w, mask, self.weight_levels, *sizes, self.groups
+        return codes, *coding, w, *rounding, *sizes, self.groups
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The parameters of a learned quantizer, whose gradients a scale multiplies.
+
+    Attributes:
+        step: [1], or [O] of weights.
+        offset: [1], None where the zero point is fixed.
+    """
+
+    step: Tensor
+    offset: Tensor | None = None
+    gradient_scale: float = 1.0
+    offset_scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class QuantizedInput:
-    """What a convolution reads: codes, two a byte, channels last, and the range they stand for.
+    """What a convolution reads: codes, channels last, and what they stand for.
 
     Attributes:
         source: [N, C, H, W], the tensor that was rounded; gradients to the values go there.
-        codes: packed, uint8.
-        range: [2].
+        codes: uint8, half a byte each or a whole one.
+        coding: the range, or step and zero point, and the levels.
         passes: where a gradient passes: inside the range of a block's values, or where a bit says.
         size: [N, C, H, W].
+        learned: the parameters that the coding comes from, None where it follows a range.
+        is_block: whether the source is the tensor of the block that says what passes.
     """
 
     source: Tensor
     codes: Tensor
-    range: Tensor
+    coding: Coding
     passes: Block | Tensor
     size: torch.Size
+    learned: Learned | None = None
+    is_block: bool = False
+
+    @property
+    def lies_channels_last(self) -> bool:
+        """The order in memory of what was rounded."""
+        if isinstance(self.passes, Block):
+            return self.passes.channels_last
+        return is_channels_last(self.source)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """How the weights of a convolution are rounded.
+
+    Attributes:
+        mask: packed bits, empty where all weights are kept.
+        scheme: of ranges, or LEARNED.
+        steps: [2, O], the learned steps and their zero points; else empty.
+        learned: the parameters that the steps come from, None where they follow ranges.
+    """
+
+    mask: Tensor
+    scheme: Scheme
+    steps: Tensor
+    learned: Learned | None = None
+
+    @staticmethod
+    def of_ranges(w: Tensor, mask: Tensor, scheme: Scheme = Scheme.AFFINE) -> QuantizedWeights:
+        """Weights w [O, ...] whose steps follow their own ranges."""
+        return QuantizedWeights(mask, scheme, w.new_empty(0, dtype=torch.float32))
+
+    @staticmethod
+    def of_steps(mask: Tensor, zero_point: Tensor, learned: Learned) -> QuantizedWeights:
+        """Weights of learned steps, with their zero points [O]."""
+        steps = torch.stack([learned.step.detach(), zero_point])
+        return QuantizedWeights(mask, Scheme.LEARNED, steps, learned)
+
+    def without_tensors(self) -> QuantizedWeights:
+        """What a node keeps beside what it saves; `with_tensors` takes those back."""
+        nothing: Any = None
+        learned = None if self.learned is None else replace(self.learned, step=nothing)
+        return QuantizedWeights(nothing, self.scheme, nothing, learned)
+
+    def with_tensors(self, mask: Tensor, steps: Tensor) -> QuantizedWeights:
+        """The weights of `without_tensors` and what was saved of them."""
+        return QuantizedWeights(mask, self.scheme, steps, self.learned)
+
+    def values(self, w: Tensor, levels: int) -> Tensor:
+        """The values of the codes of w, like w."""
+        if self.learned is None:
+            return _OP.fake_quant_per_channel.default(w, self.mask, levels, int(self.scheme))[0]
+        return _OP.fake_quant_learned_step.default(w, self.mask, *self.steps, levels, 1.0)
+
+    def gradients(self, grad: Tensor, w: Tensor, levels: int) -> tuple[Tensor, Tensor | None]:
+        """The gradients to w and to the steps, from that to the values."""
+        if self.learned is not None:
+            # Where a size is 1 a contiguous tensor may have any stride; here both have the same.
+            grad, w = (t.view(-1).view(w.shape) for t in (grad, w))
+            return _OP.fake_quant_learned_step_backward.default(
+                grad, w, self.mask, *self.steps, levels, self.learned.gradient_scale
+            )
+        return _OP.mask_gradient.default(grad, self.mask) if self.mask.numel() else grad, None
 
 
 def backward_precision(device_type: str) -> torch.dtype:
@@ -65,54 +152,13 @@ def backward_precision(device_type: str) -> torch.dtype:
 
 
 def sums_of(
-    codes: Tensor, range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
+    codes: Tensor,
+    coding: Coding,
+    size: torch.Size,
+    w: Tensor,
+    weights: QuantizedWeights,
+    call: ConvCall,
 ) -> tuple[Tensor, Tensor]:
     """The integers [N, O, H', W'] of `quant_conv2d` and the step [O] between their values."""
-    arguments = call.arguments_on_codes(codes, range, size, w.contiguous(), mask)
+    arguments = call.arguments_on_codes(codes, coding, size, w.contiguous(), weights)
     return _OP.quant_conv2d.default(*arguments)
-
-
-def unpacked(
-    codes: Tensor, range: Tensor, levels: int, size: torch.Size, dtype: torch.dtype
-) -> Tensor:
-    """The values that codes stand for, [N, C, H, W] of a dtype, channels last."""
-    n, c, h, w = size
-    flat = _OP.dequantize_per_tensor.default(
-        codes, range, size.numel(), levels, int(Scheme.AFFINE), dtype
-    )
-    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def convolution_backward(
-    grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of an ordinary convolution over the values to x and to w, None if not wanted.
-
-    All of them in one dtype; the one to x is channels last.
-    """
-    top, left, bottom, right = call.padding
-    is_even = (top, left) == (bottom, right)
-    padding = [top, left] if is_even else [0, 0]
-    height, width = x.shape[2:]
-    if not is_even:
-        x = F.pad(x, [left, right, top, bottom])
-    w = w.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_w, _ = torch.ops.aten.convolution_backward.default(
-        grad.contiguous(memory_format=torch.channels_last),
-        x,
-        w,
-        None,
-        list(call.stride),
-        padding,
-        list(call.dilation),
-        False,
-        [0, 0],
-        call.groups,
-        [*wanted, False],
-    )
-    del x  # before another tensor as large is made
-    if grad_x is not None and not is_even:
-        grad_x = grad_x[:, :, top : top + height, left : left + width]
-    if grad_x is not None:
-        grad_x = grad_x.contiguous(memory_format=torch.channels_last)
-    return grad_x, grad_w

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..operands import Coding
 from ..scheme import Function, Scheme
 from ..shapes import in_order, strides_of
 from .block import Block
@@ -35,14 +36,14 @@ class Target(enum.Enum):
 class Plan:
     """A gradient to the values of a block, or to what they come from.
 
-    The gradient to the values is `grad` where they lie inside `range`, else 0, plus `mean_grad` at
+    The gradient to the values is `grad` where `coding` lets it pass, else 0, plus `mean_grad` at
     every position; the one to the function's input is that times the function's slope; the one to
     the values of the sums is dz * k[0] + sums * k[1] + k[2], dz being the one to the normalized
     values.
 
     Attributes:
         grad: [N, C, H, W], of any float type, None for zeros.
-        range: [2], None where everything passes.
+        coding: what the values were rounded by, None where everything passes.
         mean_grad: [N, C], None for zeros.
         target: what this is the gradient to.
         versions: of both gradients when they came.
@@ -51,7 +52,7 @@ class Plan:
 
     block: Block
     grad: Tensor | None = field(default=None, repr=False)
-    range: Tensor | None = None
+    coding: Coding | None = None
     mean_grad: Tensor | None = field(default=None, repr=False)
     target: Target = Target.VALUES
     versions: tuple[int, int] = (0, 0)
@@ -61,11 +62,11 @@ class Plan:
     def of(
         block: Block,
         grad: Tensor | None = None,
-        range: Tensor | None = None,
+        coding: Coding | None = None,
         mean_grad: Tensor | None = None,
     ) -> Plan:
         """The plan of gradients as they are now."""
-        return Plan(block, grad, range, mean_grad, versions=(_version(grad), _version(mean_grad)))
+        return Plan(block, grad, coding, mean_grad, versions=(_version(grad), _version(mean_grad)))
 
     def check(self) -> None:
         """Raise RuntimeError where a gradient was overwritten that this one has not read yet."""
@@ -83,9 +84,15 @@ class Plan:
         return (
             grad.contiguous(memory_format=torch.channels_last),
             *self.block.affine(),
-            none if self.range is None else self.range,
+            *self.rounding(),
             none if self.mean_grad is None else self.mean_grad.contiguous(),
         )
+
+    def rounding(self) -> Coding:
+        """What the operators take for `coding`."""
+        if self.coding is not None:
+            return self.coding
+        return Coding(self.block.none(), 2, int(Scheme.AFFINE))
 
     def before_function(self) -> Plan:
         """The gradient to what the block's function was called on."""
@@ -96,7 +103,7 @@ class Plan:
         return self._to(Target.SUMS, k)
 
     def _to(self, target: Target, k: Tensor | None = None) -> Plan:
-        return Plan(self.block, self.grad, self.range, self.mean_grad, target, self.versions, k)
+        return Plan(self.block, self.grad, self.coding, self.mean_grad, target, self.versions, k)
 
     def values(self) -> Tensor:
         """The gradient itself, float32 [N, C, H, W], in the block's order in memory."""
@@ -111,7 +118,7 @@ class Plan:
         return _OP.block_gradient.default(*self.arguments(), k, dtype)
 
     def _to_values(self) -> Tensor:
-        passed = self._inside() if self.range is not None else self._grad_as_float()
+        passed = self._grad_as_float() if self.coding is None else self._inside()
         if self.mean_grad is None:
             assert passed is not None
             return passed
@@ -125,12 +132,13 @@ class Plan:
         if self.grad is None:
             return None
         grad = self.grad.contiguous(memory_format=torch.channels_last)
-        if self.block.gate is None:
-            ones = torch.ones(grad.shape[:2], dtype=torch.float32, device=grad.device)
-            return _OP.block_gate_gradient.default(grad, *self.block.affine(), ones, self.range)[0]
-        values = _OP.block_values.default(*self.block.gated())
-        _, passes, _ = _OP.quantize_per_tensor.default(values, self.range, 2, int(Scheme.AFFINE))
-        return _OP.fake_quant_per_tensor_backward.default(grad, passes).float()
+        ones = torch.ones(grad.shape[:2], dtype=torch.float32, device=grad.device)
+        block = self.block
+        if block.gate is not None:
+            # A gate of ones lets a gradient through as it is; one that is there has had its turn.
+            values = _OP.block_values.default(*block.gated())
+            block = Block(values, ones[0], None, channels_last=True)
+        return _OP.block_gate_gradient.default(grad, *block.affine(), ones, *self.rounding())[0]
 
 
 def _zeros(like: Tensor) -> Tensor:
@@ -205,7 +213,7 @@ def _sum(first: Any, second: Any) -> Plan | None:
     two.check()
     has_grad = one if one.grad is not None else two
     means = _added(one.mean_grad, two.mean_grad)
-    return Plan.of(has_grad.block, has_grad.grad, has_grad.range, means)
+    return Plan.of(has_grad.block, has_grad.grad, has_grad.coding, means)
 
 
 def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:

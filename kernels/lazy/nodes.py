@@ -8,22 +8,23 @@ send each other is a `LazyGradient`; docs/integer_training.md has a picture.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..scheme import Scheme
+from ..operands import Coding
 from ..shapes import in_order, is_channels_last, strides_of
 from .block import Block, Remade
 from .convolution import (
     ConvCall,
     QuantizedInput,
+    QuantizedWeights,
     backward_precision,
-    convolution_backward,
     sums_of,
-    unpacked,
 )
+from .convolution_gradient import StoredImages, convolution_backward
 from .gradient import (
     LazyGradient,
     Plan,
@@ -61,7 +62,11 @@ def _backward(gradients: Callable[[Any, Tensor], Gradients]) -> Callable[..., Gr
 
 
 class ConvolutionNode(torch.autograd.Function):
-    """From the tensor that was rounded to the values of a convolution of its codes."""
+    """From the tensor that was rounded to the values of a convolution of its codes.
+
+    Its operands are that tensor, the weights and the bias; the step and the offset of a learned
+    input; the steps of learned weights; then what is no tensor.
+    """
 
     @staticmethod
     def forward(
@@ -69,25 +74,24 @@ class ConvolutionNode(torch.autograd.Function):
         source: Tensor,
         w: Tensor,
         bias: Tensor | None,
+        step: Tensor | None,
+        offset: Tensor | None,
+        weight_step: Tensor | None,
         x: QuantizedInput,
-        mask: Tensor,
+        weights: QuantizedWeights,
         call: ConvCall,
         remakes: bool,
         wrap: Wrap,
     ) -> Tensor:
-        sums, scale = sums_of(x.codes, x.range, x.size, w, mask, call)
+        sums, scale = sums_of(x.codes, x.coding, x.size, w, weights, call)
         shift = None if bias is None else bias.detach().float().clone()
-        remade = Remade(_remaking(x.range, x.size, w, mask, call)) if remakes else None
-        if isinstance(x.passes, Block):
-            lies_last, passes = x.passes.channels_last, x.passes.to_save()
-        else:
-            lies_last, passes = is_channels_last(source), (x.passes,)
-        is_last = lies_last or is_channels_last(w)
+        remade = Remade(_remaking(x.coding, x.size, w, weights, call)) if remakes else None
+        passes = x.passes.to_save() if isinstance(x.passes, Block) else (x.passes,)
+        is_last = x.lies_channels_last or is_channels_last(w)
         block = Block(sums, scale, shift, is_last, remade, x.codes if remakes else None)
         # Not the sums: the backward pass of a convolution has no use for its own output.
-        ctx.save_for_backward(w, x.codes, x.range, mask, *passes)
-        ctx.passes = x.passes.outline() if isinstance(x.passes, Block) else None
-        ctx.size, ctx.channels_last = x.size, lies_last
+        ctx.save_for_backward(w, x.codes, x.coding.range, weights.mask, weights.steps, *passes)
+        ctx.input, ctx.weights = _InputRounding.of(x), weights.without_tensors()
         ctx.call, ctx.precision = call, backward_precision(sums.device.type)
         ctx.block, ctx.has_bias = block.outline(), bias is not None
         ctx.set_materialize_grads(False)
@@ -96,43 +100,82 @@ class ConvolutionNode(torch.autograd.Function):
     @staticmethod
     @_backward
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        has_bias = ctx.has_bias and ctx.needs_input_grad[2]
-        w, codes, range, mask, *passes = ctx.saved_tensors
+        w, codes, range, mask, steps, *passes = ctx.saved_tensors
+        weights = ctx.weights.with_tensors(mask, steps)
         # What is as large as images is a temporary: none of it is left when sums are made again.
-        grad_bias, grad_x, grad_w = _through_values(ctx, grad, has_bias, w, codes, range, mask)
+        grad_bias, grad_x, grad_w = _through_values(ctx, grad, w, codes, range, weights)
+        grad_steps, grad_weight_step = [None, None], None
         if grad_w is not None:
             grad_w = grad_w.float().contiguous()
-            grad_w = _OP.mask_gradient.default(grad_w, mask) if mask.numel() else grad_w
+            levels = ctx.call.weight_levels
+            grad_w, grad_weight_step = weights.gradients(grad_w, w.contiguous(), levels)
         if grad_x is not None:
-            grad_x = _through_rounding(ctx, grad_x, range, passes)
-        return grad_x, grad_w, grad_bias
+            grad_x, *grad_steps = ctx.input.through(grad_x, range, passes)
+        found = grad_x, grad_w, grad_bias, *grad_steps, grad_weight_step
+        wanted = ctx.needs_input_grad
+        return tuple(g if wants else None for g, wants in zip(found, wanted, strict=False))
 
 
 def _through_values(
-    ctx: Any,
-    grad: Tensor,
-    has_bias: bool,
-    w: Tensor,
-    codes: Tensor,
-    range: Tensor,
-    mask: Tensor,
+    ctx: Any, grad: Tensor, w: Tensor, codes: Tensor, range: Tensor, weights: QuantizedWeights
 ) -> Gradients:
     """The gradients to the bias, to the values of the codes and to those of the weights."""
+    source, weight, bias, step, _, weight_step = ctx.needs_input_grad[:6]
+    has_bias = ctx.has_bias and bias
     values, grad_bias = _through_sums(ctx.block, grad, has_bias, ctx.precision)
-    w_hat, _, _ = _OP.fake_quant_per_channel.default(
-        w.contiguous(), mask, ctx.call.weight_levels, int(Scheme.AFFINE)
-    )
-    return grad_bias, *convolution_backward(
-        values,
-        unpacked(codes, range, ctx.call.levels, ctx.size, ctx.precision),
-        w_hat.to(ctx.precision),
-        ctx.call,
-        ctx.needs_input_grad[:2],
-    )
+    w_hat = weights.values(w.contiguous(), ctx.call.weight_levels)
+    x = StoredImages(codes, ctx.input.coding(range), ctx.input.size)
+    wanted = source or step, weight or weight_step
+    return grad_bias, *convolution_backward(values, x, w_hat.float(), ctx.call, wanted)
+
+
+@dataclass(frozen=True)
+class _InputRounding:
+    """How the input of a convolution was rounded, without its tensors.
+
+    Attributes:
+        passes: the outline of the block that was rounded, None where bits say what passes.
+        is_block: whether the source is that block's own tensor, to which a plan goes back.
+        scales: of the gradients to step and offset, None where the step follows a range.
+    """
+
+    levels: int
+    scheme: int
+    size: torch.Size
+    channels_last: bool
+    passes: Block | None
+    is_block: bool
+    scales: tuple[float, float] | None
+
+    @staticmethod
+    def of(x: QuantizedInput) -> _InputRounding:
+        passes = x.passes.outline() if isinstance(x.passes, Block) else None
+        learned = x.learned
+        scales = None if learned is None else (learned.gradient_scale, learned.offset_scale)
+        _, levels, scheme = x.coding
+        last = x.lies_channels_last
+        return _InputRounding(levels, scheme, x.size, last, passes, x.is_block, scales)
+
+    def coding(self, range: Tensor) -> Coding:
+        """The coding, with its tensor."""
+        return Coding(range, self.levels, self.scheme)
+
+    def through(self, grad: Tensor, range: Tensor, saved: list[Tensor]) -> Gradients:
+        """The gradients to the tensor that was rounded, to the step and to the offset."""
+        if self.passes is None:
+            grad = _OP.fake_quant_per_tensor_backward.default(grad, *saved).float()
+            return grad if self.channels_last else grad.contiguous(), None, None
+        block, coding = self.passes.restored(*saved), self.coding(range)
+        steps: Gradients = (None, None)
+        if self.scales is not None:
+            sums = block.step_sums(grad, coding).float().split(1)
+            steps = tuple(s * scale for s, scale in zip(sums, self.scales, strict=True))
+        plan = Plan.of(block, grad, coding)
+        return LazyGradient.of(plan) if self.is_block else plan.values(), *steps
 
 
 def _remaking(
-    range: Tensor, size: torch.Size, w: Tensor, mask: Tensor, call: ConvCall
+    coding: Coding, size: torch.Size, w: Tensor, weights: QuantizedWeights, call: ConvCall
 ) -> Callable[[Tensor], Tensor]:
     """What makes the sums again from the codes of the input, with the weights that there were.
 
@@ -146,7 +189,7 @@ def _remaking(
                 "the weights of a convolution whose integers are made again were modified in place "
                 "between its forward and its backward pass"
             )
-        return sums_of(codes, range, size, weight, mask, call)[0]
+        return sums_of(codes, coding, size, weight, weights, call)[0]
 
     return remake
 
@@ -168,14 +211,6 @@ def _through_sums(
     if has_bias:
         total = _OP.block_gradient_sums.default(*plan.arguments())[0].float()
     return plan.through_function(dtype), total
-
-
-def _through_rounding(ctx: Any, grad: Tensor, range: Tensor, passes: list[Tensor]) -> Tensor:
-    """The gradient to the tensor that was rounded: what lies outside the range stops."""
-    if ctx.passes is not None:
-        return LazyGradient.of(Plan.of(ctx.passes.restored(*passes), grad, range))
-    grad = _OP.fake_quant_per_tensor_backward.default(grad, *passes).float()
-    return grad if ctx.channels_last else grad.contiguous()
 
 
 class WaitNode(torch.autograd.Function):
@@ -270,7 +305,7 @@ class GateNode(torch.autograd.Function):
             plan.grad.contiguous(memory_format=torch.channels_last),
             *block.affine(),
             block.gate,
-            block.none() if plan.range is None else plan.range,
+            *plan.rounding(),
         )
         return to_values, to_gate.view(ctx.gate_size)
 

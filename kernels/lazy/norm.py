@@ -58,13 +58,29 @@ Folded = tuple[Statistics, Tensor, Tensor]
 
 @torch.no_grad()
 def of_batch(
+    norm: Norm,
+    acc: Tensor,
+    dequant_scale: Tensor,
+    shift: Tensor | None,
+    group: dist.ProcessGroup | None,
+) -> Folded:
+    """Normalize the values acc * dequant_scale + shift by their own statistics.
+
+    The running ones follow. With a group the statistics are of the values of all its processes,
+    which all have to call this. The sums are exact where acc is 16-bit integers. A shift, the bias
+    of a convolution, changes the mean alone, and so nothing but the running one.
+    """
+    if shift is None or norm.running_mean is None:
+        return _of_batch(norm, acc, dequant_scale, group)
+    mean = norm.running_mean - shift
+    found = _of_batch(norm._replace(running_mean=mean), acc, dequant_scale, group)
+    norm.running_mean.copy_(mean + shift)
+    return found
+
+
+def _of_batch(
     norm: Norm, acc: Tensor, dequant_scale: Tensor, group: dist.ProcessGroup | None
 ) -> Folded:
-    """Normalize the values acc * dequant_scale by their own statistics; the running ones follow.
-
-    With a group the statistics are of the values of all its processes, which all have to call this.
-    The sums are exact where acc is 16-bit integers.
-    """
     sums = _OP.channel_moments.default(acc)
     count = acc.numel() // acc.shape[1]
     if group is not None or not _lie_in_order(*norm[:4]):
@@ -74,13 +90,14 @@ def of_batch(
 
 
 @torch.no_grad()
-def of_running(norm: Norm, dequant_scale: Tensor) -> Folded:
-    """Normalize by the running statistics, which have to be there."""
-    assert norm.running_mean is not None and norm.running_var is not None
+def of_running(norm: Norm, dequant_scale: Tensor, shift: Tensor | None) -> Folded:
+    """Normalize acc * dequant_scale + shift by the running statistics, which have to be there."""
+    center, spread = norm.running_mean, norm.running_var
+    assert center is not None and spread is not None
+    if shift is not None:
+        center = center - shift
     # Values: copies, whatever the buffers hold later.
-    mean, variance = (
-        t.detach().to(torch.float64, copy=True) for t in (norm.running_mean, norm.running_var)
-    )
+    mean, variance = (t.detach().to(torch.float64, copy=True) for t in (center, spread))
     return _folded(norm, Statistics(mean, variance), dequant_scale)
 
 

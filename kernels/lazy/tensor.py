@@ -14,11 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..operands import Coding
 from ..scheme import Function, Scheme
 from ..shapes import is_channels_last, strides_of
 from . import functions, tracing
 from .block import Block
-from .convolution import ConvCall, QuantizedInput
+from .convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
 from .nodes import ActivationNode, ConvolutionNode, GateNode, MeansNode, NormNode, WaitNode
 from .norm import Norm, of_batch, of_running
 from .pending import Cell, PendingTensor
@@ -45,17 +46,26 @@ class LazyTensor(PendingTensor):
 
     @staticmethod
     def convolve(
-        x: QuantizedInput, w: Tensor, mask: Tensor, bias: Tensor | None, call: ConvCall
+        x: QuantizedInput,
+        w: Tensor,
+        weights: QuantizedWeights,
+        bias: Tensor | None,
+        call: ConvCall,
     ) -> LazyTensor:
         """A convolution of codes with w [O, C / groups, KH, KW], masked and rounded, plus bias [O].
 
-        An empty mask keeps all weights; the gradient of w is masked. Under torch.autocast the
-        backward pass computes in its dtype; the integers are the same. Raises ValueError for sizes
-        or levels, TypeError for a dtype. Source: the quantizer of Jacob et al. 2018,
-        arXiv:1712.05877, section 2.
+        The gradient of w is masked; learned steps and offsets have gradients too. Under
+        torch.autocast the backward pass computes in its dtype; the integers are the same. Raises
+        ValueError for sizes or levels, TypeError for a dtype. Source: the quantizer of Jacob et al.
+        2018, arXiv:1712.05877, section 2; learned steps as in `fake_quant_learned_step`, offsets as
+        in Bhalgat et al. 2020, arXiv:2004.09576, section 3.
         """
-        remakes = torch.is_grad_enabled() and is_recomputed(x, call)
-        return ConvolutionNode.apply(x.source, w, bias, x, mask, call, remakes, LazyTensor.of)
+        remakes = torch.is_grad_enabled() and is_recomputed(x, w, call)
+        of_input, of_weights = (side.learned or _FIXED for side in (x, weights))
+        parameters = of_input.step, of_input.offset, of_weights.step
+        return ConvolutionNode.apply(
+            x.source, w, bias, *parameters, x, weights, call, remakes, LazyTensor.of
+        )
 
     @staticmethod
     def wait(y: Tensor, channels_last: bool | None = None) -> LazyTensor:
@@ -97,6 +107,10 @@ def block_of(x: Any) -> Block | None:
     return x.block() if isinstance(x, LazyTensor) else None
 
 
+# In the place of the parameters of a quantizer that has none.
+_FIXED = Learned(None)  # type: ignore[arg-type]
+
+
 def quantize_input(x: Tensor, range: Tensor, levels: int) -> QuantizedInput:
     """The codes of images x [N, C, H, W], of any float type, under range [2].
 
@@ -104,13 +118,33 @@ def quantize_input(x: Tensor, range: Tensor, levels: int) -> QuantizedInput:
     kept. Raises ValueError for levels, TypeError for a dtype.
     """
     # The range moves on with the next batch, these codes do not.
-    range = range.detach().clone()
+    coding = Coding(range.detach().clone(), levels, int(Scheme.AFFINE))
     block = block_of(x)
     if block is not None:
-        return QuantizedInput(x, block.codes(range, levels), range, block, block.size)
-    values = _plain_images(x)
-    codes, passes, _ = _OP.quantize_per_tensor.default(values, range, levels, int(Scheme.AFFINE))
-    return QuantizedInput(x, codes, range, passes, x.shape)
+        return QuantizedInput(x, block.codes(coding), coding, block, block.size, is_block=True)
+    codes, passes, _ = _OP.quantize_per_tensor.default(_plain_images(x), *coding)
+    return QuantizedInput(x, codes, coding, passes, x.shape)
+
+
+def quantize_input_by_step(
+    x: Tensor, zero_point: Tensor, levels: int, learned: Learned
+) -> QuantizedInput:
+    """The codes of images x [N, C, H, W], of any float type, by a learned step.
+
+    zero_point is [1], a whole number. A gradient to the values goes to x strictly between the
+    lowest and the highest integer, and to the parameters; x is kept unless it waits for its reader,
+    whose integers then make it again. Where a value is not finite, all that follows is NaN. Raises
+    as `quantize_input`.
+    """
+    block = block_of(x)
+    rounded = _block_of_values(x) if block is None else block
+    # Until there is a zero point there is no value either.
+    step = learned.step.detach() + (rounded.poison() + zero_point * 0.0)
+    coding = Coding(torch.cat([step, zero_point]), levels, int(Scheme.LEARNED))
+    is_block = block is not None
+    return QuantizedInput(
+        x, rounded.codes(coding), coding, rounded, rounded.size, learned, is_block
+    )
 
 
 def extremes(x: Tensor) -> Tensor:
@@ -118,7 +152,8 @@ def extremes(x: Tensor) -> Tensor:
     block = block_of(x)
     if block is not None:
         return block.extremes()
-    return torch.stack(torch.aminmax(_plain_images(x))).float()
+    values = x.memory() if isinstance(x, PendingTensor) else x.detach()
+    return torch.stack(torch.aminmax(values)).float()
 
 
 def is_finite(x: Tensor) -> bool:
@@ -142,6 +177,13 @@ def position_means(x: Tensor) -> Tensor:
         block = block_of(x)
     assert block is not None
     return MeansNode.apply(x, block, True)
+
+
+def _block_of_values(x: Tensor) -> Block:
+    """Images as a block of their own."""
+    values = _plain_images(x).float()
+    ones = torch.ones(x.shape[1], dtype=torch.float32, device=x.device)
+    return Block(values, ones, None, is_channels_last(x))
 
 
 def _plain_images(x: Tensor) -> Tensor:
@@ -216,11 +258,11 @@ class _Blocks:
             if group is None and block.sums.numel() == block.size[1]:
                 # torch refuses the statistics of a single value in its own words.
                 return None
-            statistics, scale, shift = of_batch(norm, block.sums, block.scale, group)
+            statistics, scale, shift = of_batch(norm, block.sums, block.scale, block.shift, group)
         elif running_mean is None:
             return None
         else:
-            statistics, scale, shift = of_running(norm, block.scale)
+            statistics, scale, shift = of_running(norm, block.scale, block.shift)
         new = block.with_affine(scale, shift)
         return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
 

@@ -12,8 +12,8 @@ from .registry import OPS
 __all__ = ["OPS"]
 
 _FILES = (
-    *("bits_and_counts", "block", "codes", "exact", "fake_quant_activation", "fake_quant_weight"),
-    *("learned_step", "mask_selection", "norm", "quant_conv"),
+    *("bits_and_counts", "block", "codes", "depthwise_gradient", "exact", "fake_quant_activation"),
+    *("fake_quant_weight", "learned_step", "mask_selection", "norm", "quant_conv"),
 )
 
 # A file registers its operators when it is imported.

@@ -5,19 +5,15 @@ function(fma(acc, scale, shift)), scale and shift [C], times gate [N, C] unless 
 A gradient to it, grad, is float32, bfloat16 or float16, and computed with in float32.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..checks import (
-    MOST_CODE_LEVELS,
-    check,
-    check_code_levels,
-    check_float,
-    check_float_type,
-    check_same_device,
-)
-from ..operands import Affine, schema_of, takes
-from ..scheme import Function, check_quantizer, packed_bytes
+from ..checks import check, check_float, check_float_type, check_images, check_same_device
+from ..operands import Affine, Coding, schema_of, takes
+from ..scheme import Function, Scheme, check_quantizer, code_bytes
 from .registry import define, empty
 
 # What the operators refuse ----------------------------------------------------------------------
@@ -29,14 +25,7 @@ _ACCUMULATORS = (torch.int16, torch.int32, torch.float32)
 def _check_accumulators(acc: Tensor) -> None:
     if acc.dtype not in _ACCUMULATORS:
         raise TypeError(f"acc is {acc.dtype}, but must be int16, int32 or float32")
-    _check_images("acc", acc)
-
-
-def _check_images(name: str, x: Tensor) -> None:
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"{name} has shape {list(x.shape)}, but must have [N, C, H, W], none 0")
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        raise ValueError(f"{name} has strides {list(x.stride())}, but must be channels last")
+    check_images("acc", acc)
 
 
 def _check_like(acc: Tensor, name: str, other: Tensor, shape: tuple[int, ...]) -> None:
@@ -64,41 +53,49 @@ def _check_values(affine: Affine, gate: Tensor) -> None:
     _check_optional(affine.acc, "gate", gate, affine.acc.shape[:2])
 
 
-def _check_codes(affine: Affine, gate: Tensor, range: Tensor, levels: int) -> None:
+def _check_codes(affine: Affine, gate: Tensor, coding: Coding) -> None:
     _check_values(affine, gate)
-    _check_like(affine.acc, "range", range, (2,))
-    check_quantizer(levels, 0)
-    check_code_levels(levels)
+    _check_like(affine.acc, "range", coding.range, (2,))
+    check_quantizer(coding.levels, coding.scheme)
 
 
-def _check_gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> None:
+def _check_gradient(grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor) -> None:
     """An empty range lets everything pass, no mean_grad adds 0."""
     acc = affine.acc
     _check_affine(affine)
     check_float("grad", grad)
-    _check_images("grad", grad)
+    check_images("grad", grad)
     check("grad", grad, grad.dtype, acc.shape)
     check_same_device("grad", grad, acc)
-    _check_optional(acc, "range", range, (2,))
+    _check_optional(acc, "range", coding.range, (2,))
+    check_quantizer(coding.levels, coding.scheme)
     _check_optional(acc, "mean_grad", mean_grad, acc.shape[:2])
 
 
 def _check_mapped_gradient(
-    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
+    grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
 ) -> None:
-    _check_gradient(grad, affine, range, mean_grad)
+    _check_gradient(grad, affine, coding, mean_grad)
     check_float_type("dtype", dtype)
     _check_like(affine.acc, "k", k, (3, affine.acc.shape[1]))
 
 
-def _check_gate_gradient(grad: Tensor, affine: Affine, gate: Tensor, range: Tensor) -> None:
-    _check_gradient(grad, affine, range, gate.new_empty(0))
+def _check_gate_gradient(grad: Tensor, affine: Affine, gate: Tensor, coding: Coding) -> None:
+    _check_gradient(grad, affine, coding, gate.new_empty(0))
     _check_like(affine.acc, "gate", gate, affine.acc.shape[:2])
+
+
+def _check_step_sums(grad: Tensor, affine: Affine, gate: Tensor, coding: Coding) -> None:
+    _check_gradient(grad, affine, coding, gate.new_empty(0))
+    _check_optional(affine.acc, "gate", gate, affine.acc.shape[:2])
+    _check_like(affine.acc, "range", coding.range, (2,))
+    if coding.scheme != Scheme.LEARNED:
+        raise ValueError(f"scheme is {coding.scheme}, but only a learned step has a gradient")
 
 
 # The operators ----------------------------------------------------------------------------------
 
-_AFFINE = schema_of(Affine)
+_AFFINE, _CODING = schema_of(Affine), schema_of(Coding)
 
 
 def _images(acc: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -109,6 +106,14 @@ def _two_sums(acc: Tensor) -> Tensor:
     return empty(acc, (2, acc.shape[1]), torch.float64)
 
 
+def _of_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+    return takes(Coding, at=5)(takes(Affine, at=1)(function))
+
+
+def _of_gated_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+    return takes(Coding, at=6)(takes(Affine, at=1)(function))
+
+
 define("channel_moments(Tensor acc) -> Tensor", _check_accumulators, _two_sums)
 define(
     f"block_extremes({_AFFINE}, Tensor gate) -> Tensor",
@@ -116,9 +121,11 @@ define(
     lambda acc, *_: empty(acc, (2,), torch.float32),
 )
 define(
-    f"block_codes({_AFFINE}, Tensor gate, Tensor range, int levels) -> Tensor",
-    takes(Affine)(_check_codes),
-    lambda acc, *_: empty(acc, (packed_bytes(acc.numel(), MOST_CODE_LEVELS),), torch.uint8),
+    f"block_codes({_AFFINE}, Tensor gate, {_CODING}) -> Tensor",
+    takes(Coding, at=5)(takes(Affine)(_check_codes)),
+    takes(Coding, at=5)(
+        lambda acc, *rest: empty(acc, (code_bytes(acc.numel(), rest[-1].levels),), torch.uint8)
+    ),
 )
 define(
     f"block_values({_AFFINE}, Tensor gate) -> Tensor",
@@ -131,20 +138,25 @@ define(
     lambda acc, *_: empty(acc, tuple(acc.shape[:2]), torch.float32),
 )
 define(
-    f"block_gradient_sums(Tensor grad, {_AFFINE}, Tensor range, Tensor mean_grad) -> Tensor",
-    takes(Affine, at=1)(_check_gradient),
+    f"block_gradient_sums(Tensor grad, {_AFFINE}, {_CODING}, Tensor mean_grad) -> Tensor",
+    _of_gradient(_check_gradient),
     lambda grad, acc, *_: _two_sums(acc),
 )
 define(
-    f"block_gradient(Tensor grad, {_AFFINE}, Tensor range, Tensor mean_grad, Tensor k,"
+    f"block_gradient(Tensor grad, {_AFFINE}, {_CODING}, Tensor mean_grad, Tensor k,"
     " ScalarType dtype) -> Tensor",
-    takes(Affine, at=1)(_check_mapped_gradient),
+    _of_gradient(_check_mapped_gradient),
     lambda grad, acc, *rest: _images(acc, rest[-1]),
 )
 define(
-    f"block_gate_gradient(Tensor grad, {_AFFINE}, Tensor gate, Tensor range) -> (Tensor, Tensor)",
-    takes(Affine, at=1)(_check_gate_gradient),
-    takes(Affine, at=1)(
-        lambda grad, affine, gate, range: (_images(affine.acc), torch.empty_like(gate))
+    f"block_gate_gradient(Tensor grad, {_AFFINE}, Tensor gate, {_CODING}) -> (Tensor, Tensor)",
+    _of_gated_gradient(_check_gate_gradient),
+    _of_gated_gradient(
+        lambda grad, affine, gate, coding: (_images(affine.acc), torch.empty_like(gate))
     ),
+)
+define(
+    f"block_step_sums(Tensor grad, {_AFFINE}, Tensor gate, {_CODING}) -> Tensor",
+    _of_gated_gradient(_check_step_sums),
+    lambda grad, acc, *_: _two_sums(acc),
 )

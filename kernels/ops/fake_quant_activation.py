@@ -1,4 +1,4 @@
-"""Activations: the moving range of a tensor, rounding to it, and 4-bit codes."""
+"""Activations: the moving range of a tensor, rounding to it, and codes."""
 
 import struct
 from typing import Any
@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from ..checks import (
-    MOST_CODE_LEVELS,
     check,
-    check_code_levels,
+    check_codes,
     check_dense,
     check_float_type,
-    check_packed,
+    check_range_scheme,
     check_same_device,
     check_selection,
 )
-from ..scheme import Scheme, check_quantizer, packed_bytes
+from ..scheme import Scheme, check_quantizer, code_bytes
 from .registry import call_with_gradient, define, dense, differentiate, empty, empty_bits, laid_out
 
 # What the operators refuse ----------------------------------------------------------------------
@@ -57,7 +56,7 @@ def _check_rounding(x: Tensor, range: Tensor, levels: int, scheme: int) -> None:
     check_dense("x", x)
     check("range", range, torch.float32, (2,))
     check_same_device("range", range, x)
-    check_quantizer(levels, scheme)
+    check_range_scheme(levels, scheme)
 
 
 def _check_observed(x: Tensor, range: Tensor, step: Tensor, levels: int, scheme: int) -> None:
@@ -69,15 +68,13 @@ def _check_observed(x: Tensor, range: Tensor, step: Tensor, levels: int, scheme:
 def _check_quantize(x: Tensor, range: Tensor, levels: int, scheme: int) -> None:
     _check_rounding(x, range, levels, scheme)
     _check_some(x)
-    check_code_levels(levels)
 
 
 def _check_dequantize(
     codes: Tensor, range: Tensor, numel: int, levels: int, scheme: int, dtype: torch.dtype
 ) -> None:
     check_float_type("dtype", dtype)
-    check_code_levels(levels)
-    check_packed(codes, numel, MOST_CODE_LEVELS)
+    check_codes(codes, numel, levels)
     check("range", range, torch.float32, (2,))
     check_same_device("range", range, codes)
     check_quantizer(levels, scheme)
@@ -121,7 +118,7 @@ define(
     " -> (Tensor, Tensor, Tensor)",
     _check_quantize,
     lambda x, range, levels, scheme: (
-        empty(x, (packed_bytes(x.numel(), MOST_CODE_LEVELS),), torch.uint8),
+        empty(x, (code_bytes(x.numel(), levels),), torch.uint8),
         empty_bits(x),
         torch.empty_like(range),
     ),
@@ -203,11 +200,12 @@ def fake_quant_per_tensor_observed(
 def quantize_per_tensor(
     x: Tensor, range: Tensor, levels: int, scheme: int = Scheme.AFFINE
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The 4-bit codes of x, the bits of the gradient, and the float32 extremes [2] of x.
+    """The codes of x, the bits of the gradient, and the float32 extremes [2] of x.
 
-    Codes are two a byte, the first in the low half, the bits eight a byte; both in memory order.
-    A symmetric code is stored from 0 on. NaN and infinity have code 0 and show in the extremes.
-    Raises as `fake_quant_per_tensor`, for more than 16 levels and for an empty x.
+    Codes of up to 16 levels are two a byte, the first in the low half, those of more a byte each,
+    the bits eight a byte; all in memory order. A symmetric code is stored from 0 on. NaN and
+    infinity have code 0 and show in the extremes. Raises as `fake_quant_per_tensor`, and for an
+    empty x.
     """
     return _OP.quantize_per_tensor.default(dense(x.detach()), range, levels, int(scheme))
 
@@ -220,7 +218,9 @@ def dequantize_per_tensor(
     scheme: int = Scheme.AFFINE,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The values [numel] of packed 4-bit codes, rounded to a float dtype once.
+    """The values [numel] of codes as `quantize_per_tensor` packs them, rounded to a dtype once.
+
+    Where the scheme is LEARNED, range holds the step and the zero point.
 
     Raises ValueError for a number of bytes, TypeError for a dtype.
     """

@@ -7,8 +7,15 @@ import torch
 from torch import Tensor
 
 from ..backends import native
-from ..checks import check, check_dense, check_same_device, check_selection, check_weights
-from ..scheme import Scheme, check_quantizer
+from ..checks import (
+    check,
+    check_dense,
+    check_range_scheme,
+    check_same_device,
+    check_selection,
+    check_weights,
+)
+from ..scheme import Scheme
 from .registry import LIBRARY, call_with_gradient, define, differentiate, empty, no_mask
 
 # What the operators refuse ----------------------------------------------------------------------
@@ -17,7 +24,7 @@ from .registry import LIBRARY, call_with_gradient, define, differentiate, empty,
 def _check_weight(w: Tensor, mask: Tensor, levels: int, scheme: int) -> None:
     """An empty mask keeps all."""
     check_weights(w, mask)
-    check_quantizer(levels, scheme)
+    check_range_scheme(levels, scheme)
 
 
 def _check_all_weights(
@@ -164,10 +171,10 @@ def fake_quant_weights(
 def quantize_per_channel(
     w: Tensor, levels: int, mask: Tensor | None = None, scheme: int = Scheme.AFFINE
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of `fake_quant_per_channel` like w (uint8; int8 if symmetric), scale [C], zero [C].
+    """Codes of `fake_quant_per_channel` like w, uint8, scale [C] and zero [C].
 
-    The value of a code is (code + zero) / scale; NaN has code 0 and shows in the scale. Raises
-    as `fake_quant_per_channel`.
+    Those of DISTILLER_SYMMETRIC are int8. The value of a code is (code + zero) / scale; NaN has
+    code 0 and shows in the scale. Raises as `fake_quant_per_channel`.
     """
     return _OP.quantize_per_channel.default(
         w.detach().contiguous(), no_mask(w, mask), levels, int(scheme)

@@ -1,49 +1,45 @@
-"""Convolution of 4-bit codes with quantized weights: an exact integer forward pass."""
+"""Convolution of codes with quantized weights: an exact integer forward pass."""
 
 import torch
 from torch import Tensor
 
-from ..checks import MOST_CODE_LEVELS, check, check_packed, check_same_device, check_weights
+from ..checks import (
+    check,
+    check_codes,
+    check_order,
+    check_same_device,
+    check_sizes,
+    check_weights,
+)
 from ..operands import CodesConvolution, schema_of, takes
-from ..scheme import check_quantizer
+from ..scheme import Scheme, check_quantizer
 from ..shapes import accumulator_dtype
 from .registry import define, empty
-
-# The integer images of weights are signed bytes.
-MOST_WEIGHT_LEVELS = 128
 
 
 @takes(CodesConvolution)
 def _check(c: CodesConvolution) -> None:
     """The integer sums must fit 32 bits."""
-    _check_levels("levels", c.levels, MOST_CODE_LEVELS)
-    _check_levels("weight_levels", c.weight_levels, MOST_WEIGHT_LEVELS)
-    _check_sizes("input_size", c.input_size, 4, 1)
-    _check_sizes("stride", c.stride, 2, 1)
-    _check_sizes("padding", c.padding, 4, 0)
-    _check_sizes("dilation", c.dilation, 2, 1)
+    check_quantizer(c.levels, c.scheme)
+    check_quantizer(c.weight_levels, c.weight_scheme)
+    check_sizes("input_size", c.input_size, 4, 1)
+    check_sizes("stride", c.stride, 2, 1)
+    check_sizes("padding", c.padding, 4, 0)
+    check_sizes("dilation", c.dilation, 2, 1)
     n, channels, height, width = c.input_size
-    check_packed(c.codes, n * channels * height * width, MOST_CODE_LEVELS)
+    check_codes(c.codes, n * channels * height * width, c.levels)
     check("range", c.range, torch.float32, (2,))
     check_weights(c.w, c.mask)
     if c.w.dim() != 4:
         raise ValueError(f"w has shape {list(c.w.shape)}, but must have [out, in, height, width]")
     if c.groups < 1:
         raise ValueError(f"groups is {c.groups}, but must be positive")
-    for name, other in (("range", c.range), ("w", c.w)):
+    learned = c.weight_scheme == Scheme.LEARNED
+    check("weight_steps", c.weight_steps, torch.float32, (2, c.w.shape[0]) if learned else (0,))
+    check_order("weight_steps", c.weight_steps)
+    for name, other in (("range", c.range), ("w", c.w), ("weight_steps", c.weight_steps)):
         check_same_device(name, other, c.codes)
     accumulator_dtype(c.shape, c.levels, c.weight_levels)
-
-
-def _check_levels(name: str, levels: int, most: int) -> None:
-    check_quantizer(levels, 0)
-    if levels > most:
-        raise ValueError(f"{name} is {levels}, but must be at most {most}")
-
-
-def _check_sizes(name: str, sizes: list[int], count: int, least: int) -> None:
-    if len(sizes) != count or min(sizes) < least:
-        raise ValueError(f"{name} is {sizes}, but must be {count} numbers of at least {least}")
 
 
 def _channels_last(c: CodesConvolution, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from micronet.compression import features
+from micronet.compression.plan import check_steps
 from micronet.models import architectures, shared_layers
 from micronet.pruning import prune
 from micronet.pruning.patterns import outputs_first_shape
@@ -38,6 +40,10 @@ def preview(path: str, arch: str, num_classes: int, plan: str | None = None) -> 
         model = architectures.create_model(arch, num_classes)
     groups = prune.layer_groups(model, recipe.prune, recipe.path) if recipe.prune else {}
     bits = quantize.plan(model, recipe.quantize, recipe.path) if recipe.quantize else {}
+    if recipe.quantize is not None:
+        check_steps(recipe, bits.values())
+    if recipe.distill is not None:
+        features.resolve(model, recipe.distill, recipe.path)
     parts = [
         f"{path} for {arch}: {', '.join(recipe_to_dict(recipe))}",
         table(_layer_rows(model, groups, bits)),
@@ -73,7 +79,8 @@ def target_text(group: PruneGroup) -> str:
     if group.sensitivity is not None:
         return f"{group.sensitivity:g} deviations"
     together = " together" if group.scope == "group" else ""
-    return f"{100 * prune.final_sparsity(group):g} %{together}"
+    ranked = f" by {group.criterion}" if group.criterion != PruneGroup.criterion else ""
+    return f"{100 * prune.final_sparsity(group):g} %{together}{ranked}"
 
 
 def _own_epochs(group: PruneGroup) -> str:
@@ -142,7 +149,17 @@ def _reached(section: PruneSection, group: PruneGroup, epoch: int) -> str:
 def _precision_and_loss(recipe: Recipe, epoch: int) -> tuple[str, str]:
     quantized = recipe.quantize is not None and epoch >= recipe.quantize.start_epoch
     distils = recipe.distill is not None and epoch >= recipe.distill.start_epoch
-    return "quantized" if quantized else "float", "distilled" if distils else "labels"
+    return _precision(recipe, epoch) if quantized else "float", "distilled" if distils else "labels"
+
+
+def _precision(recipe: Recipe, epoch: int) -> str:
+    """Return the fewest bits of weights and inputs that a stage allows, as ``8/5 bits``."""
+    stages = [s for s in recipe.quantize.progressive if s.epoch <= epoch] if recipe.quantize else []
+    if not stages:
+        return "quantized"
+    given = ([s.weights for s in stages], [s.activations for s in stages])
+    known = ([bits for bits in bits_of if bits is not None] for bits_of in given)
+    return "/".join(f"{bits[-1]:g}" if bits else "-" for bits in known) + " bits"
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:

@@ -65,6 +65,8 @@ def new_config(options: TrainOptions, earlier: Mapping[str, Any]) -> RunConfig:
     # The file's own numbers have been checked: what is wrong now, an option made wrong.
     check_train(train, COMMAND_LINE)
     # A stage takes its own sections, so that one file can hold the recipe of all three.
+    if stage != "qat" and recipe.quantize is not None:
+        train = replace(train, step_optimizer=None, step_lr=None)
     recipe = replace(
         recipe,
         train=train,
@@ -94,6 +96,11 @@ def check_machine(config: RunConfig) -> None:
         _check_graph(train, line_of(config.recipe.path, "train.cuda_graph"))
     if not train.compile:
         return
+    if config.recipe.distill is not None and config.recipe.distill.features:
+        raise UserError(
+            f"{line_of(config.recipe.path, 'distill.features')}: distill.features does not go with "
+            "train.compile, in which modules are not watched"
+        )
     if config.stage == "qat":
         raise UserError(
             f"{line_of(config.recipe.path, 'train.compile')}: qat cannot be compiled: its layers "
@@ -196,15 +203,23 @@ def resumed_config(options: TrainOptions, run: RunDirectory) -> RunConfig:
     return config
 
 
-def resolve(config: RunConfig, model: nn.Module, origin: LoadedRun | None) -> TrainingPlan:
+def resolve(
+    config: RunConfig, model: nn.Module, origin: LoadedRun | None, *, goes_on: bool = False
+) -> TrainingPlan:
     """Hold a recipe's names and epochs to the network.
+
+    Args:
+        config: of the run.
+        model: the network.
+        origin: what the run starts from.
+        goes_on: whether that is its own checkpoint.
 
     Raises:
         UserError: a name is no layer, or training ends before the recipe reaches its target.
     """
     recipe = config.recipe
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
-    compression = plan.resolve(model, recipe, earlier)
+    compression = plan.resolve(model, recipe, earlier, goes_on=goes_on)
     return TrainingPlan(config.stage, train_section(config), compression, recipe.augment)
 
 

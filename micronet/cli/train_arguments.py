@@ -28,8 +28,8 @@ STAGES = {
     "qat": "train a network with quantized weights and activations",
 }
 _ARCH = (
-    "efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, torchvision's, timm:NAME, or "
-    "module:function of your own"
+    "efficientnet-b0..b7, efficientnet-micro, resnet20/32/56, mobilenetv2_cifar, torchvision's, "
+    "timm:NAME, or module:function of your own"
 )
 
 

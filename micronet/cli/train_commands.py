@@ -23,8 +23,8 @@ from micronet.models.failures import failures_of
 from micronet.runs import directory
 from micronet.training import network_trial, sensitivity
 from micronet.training.evaluation import evaluate
-from micronet.training.network_trial import Trial
 from micronet.training.optimizer import device
+from micronet.training.trial import Trial
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 

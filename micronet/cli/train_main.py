@@ -26,17 +26,16 @@ from micronet.models.failures import failures_of
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize, weight_uses
 from micronet.quantization.sync_batch_norm import synchronized
-from micronet.recipe.yaml_source import line_of
 from micronet.runs import checkpoint, directory
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.runs.run_config import RunConfig
 from micronet.training import checkpoint_saver, loop, network_trial
-from micronet.training.network_trial import Trial
 from micronet.training.optimizer import device, device_of, keep_freed_memory_mapped
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import State, pack, unpack
 from micronet.training.tensorboard import Events, require_package
+from micronet.training.trial import Trial
 from micronet.utils import distributed
 from micronet.utils.errors import UserError, reports_user_errors
 
@@ -96,7 +95,7 @@ def run_stage(options: TrainOptions) -> int:
     config, model, masks = _starting_network(config, data, origin)
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
-    plan = stage.resolve(config, model, origin)
+    plan = stage.resolve(config, model, origin, goes_on=goes_on)
     for note in (*config.recipe.notes, *data.notes):
         print(f"note: {note}")
     teacher = _teacher(plan, data)
@@ -173,8 +172,8 @@ def _tried_out(
     Raises:
         UserError: the network does not do what the plan and the data ask of it.
     """
-    where = line_of(config.recipe.path, "quantize")
-    trial = Trial.of_training(str(config.request.arch), data, plan, masks.bits, where)
+    arch, path = str(config.request.arch), config.recipe.path
+    trial = Trial.of_training(arch, data, plan, masks.bits, path)
     wanted = plan.train.channels_last
     taken = network_trial.check(model, trial, channels_last=wanted, teacher=teacher)
     return replace(plan, train=replace(plan.train, channels_last=taken))

@@ -10,7 +10,11 @@ __all__ = [
     "compression",
     "distillation",
     "ema",
+    "epoch_facts",
+    "features",
     "one_shot",
+    "parameters",
     "plan",
+    "reestimation",
     "report",
 ]

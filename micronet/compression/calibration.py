@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.models.failures import failures_of
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
+from micronet.quantization.quantizers.least_error import SHARES, best_ends, thinned
 from micronet.utils import distributed
 from micronet.utils.errors import UserError, nearest
 from micronet.utils.modes import evaluation_mode
@@ -23,9 +24,6 @@ from micronet.utils.modes import evaluation_mode
 METHODS = ("minmax", "mse")
 # Values of a layer's input that are kept to choose its range by; more are thinned out evenly.
 _MOST_VALUES = 1 << 18
-_VALUES_OF_BATCH = 1 << 14
-# Shares of an end that are tried in its place.
-_SHARES = torch.linspace(1.0, 0.1, 91).tolist()
 
 
 @torch.no_grad()
@@ -58,12 +56,11 @@ def calibrate_(
         raise UserError(
             f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
-    if isinstance(batches, Tensor):
-        raise UserError("calibrate_ takes batches, as in [images], not one tensor")
+    check_several(batches, "calibrate_")
     layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
     if not layers:
         raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")
-    call = forward or (lambda batch: _called(model, batch))
+    call = forward or (lambda batch: called(model, batch))
     with evaluation_mode(model), _observed(layers) as observers:
         for batch in batches:
             with failures_of(f"{type(model).__name__} cannot be calibrated"):
@@ -77,10 +74,21 @@ def calibrate_(
         _set(layers[name], observer, method)
 
 
-def _called(model: nn.Module, batch: Any) -> object:
+def called(model: nn.Module, batch: Any) -> object:
+    """Call a network with a batch."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def check_several(batches: object, who: str) -> None:
+    """Hold batches to being several, of which one tensor's rows would be.
+
+    Raises:
+        UserError: they are one tensor.
+    """
+    if isinstance(batches, Tensor):
+        raise UserError(f"{who} takes batches, as in [images], not one tensor")
 
 
 class _Observer:
@@ -100,9 +108,7 @@ class _Observer:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if low != low or high != high:
             self.low = self.high = torch.nan
-        values = x.detach().float().flatten()
-        every = max(-(-values.numel() // _VALUES_OF_BATCH), 1) * self._every
-        self._values.append(values[::every].clone())
+        self._values.append(thinned(x.detach().float(), self._every))
         self.batches += 1
         if sum(map(len, self._values)) > _MOST_VALUES:
             self._values = [kept[::2] for kept in self._values]
@@ -149,27 +155,14 @@ def _set(layer: QuantizedLayer, observer: _Observer, method: str) -> None:
     # Where processes can exchange it.
     device = layer.weight.device
     if method == "mse":
-        best = _best_ends(observer, quantizer.levels)
-        ends = distributed.mean(torch.tensor(best, device=device))
+        values = observer.values()
+        low, high = torch.tensor([observer.low, observer.high], device=values.device)
+        ends = distributed.mean(best_ends(values, low, high, quantizer.levels).to(device))
         _choose_weight_steps(layer)
     else:
         widest = torch.tensor([observer.low, observer.high], device=device)
         ends = distributed.all_reduce_range(widest)
     quantizer.start_from(float(ends[0]), float(ends[1]), observer.batches)
-
-
-def _best_ends(observer: _Observer, levels: int) -> tuple[float, float]:
-    """Return the ends of least square error: the upper one first, then the lower one."""
-    values = observer.values()
-
-    def error(low: float, high: float) -> float:
-        ends = torch.tensor([low, high], device=values.device)
-        return float((kernels.fake_quant_per_tensor(values, ends, levels) - values).square().sum())
-
-    low, high = observer.low, observer.high
-    high = min((high * share for share in _SHARES), key=lambda end: error(low, end))
-    low = min((low * share for share in _SHARES), key=lambda end: error(end, high))
-    return low, high
 
 
 def _choose_weight_steps(layer: QuantizedLayer) -> None:
@@ -180,7 +173,7 @@ def _choose_weight_steps(layer: QuantizedLayer) -> None:
     started = layer.weight_step.detach().clone()
     largest = weight.abs().amax(1) / max(layer.weight_levels // 2, 1)
     best, least = started, torch.full_like(started, torch.inf)
-    for share in _SHARES:
+    for share in SHARES:
         step = torch.where(largest > 0, largest * share, started)
         layer.weight_step.copy_(step)
         kept = layer.quantized_weight().detach().flatten(1)

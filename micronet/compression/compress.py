@@ -31,7 +31,8 @@ def compress(
     Args:
         model: any network. What DataParallel puts around one is looked through.
         recipe: ``prune``, ``quantize`` and ``distill`` say what happens when; of ``train``, the
-            average of weights, label smoothing and what decays count here.
+            average of weights, label smoothing, what decays, the rate of learned steps and the
+            number of batches of ``Compression.reestimate_`` count here.
         steps_per_epoch: number of ``Compression.step`` in an epoch, for ``Compression.progress``.
         example_inputs: a tuple of arguments, or a dict of keywords, with which the network can be
             called. Where they are given it is called once in evaluation mode, to hold it to using

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from micronet.compression import parameters
-from micronet.compression.distillation import section_loss
+from micronet.compression.calibration import check_several
+from micronet.compression.distillation import Teacher, section_loss
 from micronet.compression.ema import ModelEma
+from micronet.compression.features import Features
+from micronet.compression.oscillations.following import Oscillations
+from micronet.compression.parameters import TrainedParameters
 from micronet.compression.plan import CompressionPlan, check_kept
+from micronet.compression.reestimation import reestimate_
 from micronet.compression.report import Report
 from micronet.compression.state import CompressionState
-from micronet.models import architectures
+from micronet.models import architectures, custom
 from micronet.pruning import prune
-from micronet.quantization import conversion, quantize, weight_uses
+from micronet.quantization import conversion, precision_change, quantize, weight_uses
+from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import Recipe, TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
 
-class Compression:
+class Compression(TrainedParameters):
     """Carries a plan out on a network while a loop trains it.
 
     Call ``begin_epoch`` before each epoch and ``step`` after each step of the optimizer.
@@ -33,12 +39,16 @@ class Compression:
         model: the network, as it is now.
         plan: the recipe, held to the network.
         masks: the bit mask of every pruned weight.
+        curvature: of the loss, where masks are to be chosen by it.
         bits: precision of every layer; empty while the network is in float.
         average: moving average of the weights, if the recipe wants one.
+        oscillations: of quantized weights, if the recipe wants them followed.
         epoch: that was begun last, from 0; -1 before the first.
         num_updates: number of steps of the optimizer so far.
         steps_per_epoch: as ``compress`` was given it.
         recipe: that ``compress`` was given.
+        stale: whether the last ``begin_epoch`` chose masks or changed bits, so that the statistics
+            of normalization are another network's; not while quantized inputs have no ranges yet.
         watches_uses: whether the first call of the quantized network is held to using weights
             through layers.
     """
@@ -53,18 +63,21 @@ class Compression:
         *,
         steps_per_epoch: int | None = None,
     ) -> None:
-        self.model, self.plan = model, plan
-        self.masks = masks or prune.Masks()
+        super().__init__(model, train)
+        self.plan = plan
+        self.masks, self.curvature = masks or prune.Masks(), prune.Curvature()
         self.bits: dict[str, LayerBits] = dict(bits or {})
         self.average = ModelEma(train.model_ema if train is not None else 0.0)
+        last = plan.quantize_from if train is None else train.epochs - 1
+        self.oscillations = Oscillations(plan.oscillations, plan.quantize_from, last)
         self.epoch, self.num_updates = -1, 0
         self.steps_per_epoch, self.watches_uses = steps_per_epoch, False
         self.recipe: Recipe | None = None
-        self._train = train
+        self.stale = False
         self._steps_in_epoch = 0
-        # Whether an optimizer has the learned steps.
-        self._steps_are_trained = not parameters.step_group(model)
+        self._features: Features | None = None
         self.masks.attach(model)
+        precision_change.start_as_(model, plan.bits)
 
     def begin_epoch(
         self,
@@ -79,7 +92,8 @@ class Compression:
         Args:
             epoch: from 0; the next one by default.
             optimizer: takes the learned steps of quantized layers; see ``train_steps``. An
-                optimizer that is made of ``parameter_groups`` afterwards has them.
+                optimizer that is made of ``parameter_groups`` afterwards has them. Masks of
+                second order are chosen by the gradients that it is given, and need it.
             schedulers: of the optimizer's learning rates.
 
         Raises:
@@ -92,9 +106,13 @@ class Compression:
                 f"begin_epoch({epoch}) follows {after}: epochs are begun in order; to continue a "
                 "run, load_state_dict first"
             )
+        self.stale = False
         if epoch != self.epoch:
             self.verify()
+            before = dict(self.bits)
             self._apply_plan(epoch)
+            moved = self.plan.prunes(epoch) or self.bits != before
+            self.stale = moved and not quantize.uninitialized(self.model)
             self.epoch, self._steps_in_epoch = epoch, 0
         if optimizer is not None:
             self.train_steps(optimizer, schedulers)
@@ -103,66 +121,59 @@ class Compression:
         """Do what the plan says of an epoch's start, whatever was begun before."""
         plan = self.plan
         if plan.prune is not None:
-            self.masks.update(self.model, plan.prune, plan.prune_groups, epoch)
+            pruned = self.model, plan.prune, plan.prune_groups, epoch
+            self.masks.update(*pruned, self.curvature)
+            self.curvature.watch(*pruned)
             self.average.prune(self.masks)
-        if plan.bits and self.bits != plan.bits and epoch >= plan.quantize_from:
-            self._quantize(dict(plan.bits))
+        bits = dict(plan.bits_at(epoch))
+        if bits and self.bits != bits:
+            self._quantize(bits)
         quantize.share_masks(self.model, self.masks.bits)
+        self.oscillations.begin_epoch(self.model, epoch)
 
     def _quantize(self, bits: dict[str, LayerBits]) -> None:
-        quantize.convert_(self.model, bits, self.masks.bits)
+        already, own = set(quantized_layers(self.model)), self.plan.bits or bits
+        factors = precision_change.quantize_(self.model, own, bits, self.masks.bits)
+        if set(quantized_layers(self.model)) > already:
+            if self.watches_uses:
+                weight_uses.watch_first_call(self.model, self.plan.rounded)
+            self._expect_steps()
+        self.average.scale(factors)
+        self.oscillations.restart()
         self.bits = bits
-        if self.watches_uses:
-            weight_uses.watch_first_call(self.model, self.plan.rounded)
-        self._steps_are_trained = not parameters.step_group(self.model)
 
     def train_steps(self, optimizer: torch.optim.Optimizer, schedulers: Iterable[Any] = ()) -> None:
-        """Let an optimizer train the learned steps, in a group that does not decay.
-
-        For one that was not made of ``parameter_groups``: before its own state is loaded.
-
-        Args:
-            optimizer: of torch.
-            schedulers: of its learning rates; the new group's goes as the last one's.
-        """
-        parameters.give_steps(self.model, optimizer, schedulers)
-        self._steps_are_trained = True
+        """Let an optimizer train the learned steps; see ``TrainedParameters.train_steps``."""
+        super().train_steps(optimizer, schedulers)
+        self.curvature.follow(self.model, optimizer)
 
     def step(self) -> None:
         """Keep pruned weights at zero and move the average, after a step of the optimizer.
 
         Raises:
-            UserError: no epoch has begun, or no optimizer has the network's learned steps.
+            UserError: no epoch has begun, no optimizer is known that has the network's learned
+                steps, or whose gradients masks are to be chosen by, or the loss lacks
+                ``dampening_loss``.
         """
         if self.epoch < 0:
             raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
-        if self.bits and not self._steps_are_trained:
+        self._require_steps()
+        if not self.curvature.is_fed:
             raise UserError(
-                "no optimizer trains the network's learned steps: give begin_epoch the optimizer, "
-                "or make it of parameter_groups() after begin_epoch"
+                "masks of second order are chosen by the gradients of an optimizer: give it to "
+                "begin_epoch"
             )
+        self.oscillations.require_loss()
         if distributed.is_several():
             self._agree_on_steps()
         self.num_updates += 1
         self._steps_in_epoch += 1
         self.update(self.num_updates)
 
-    @torch.no_grad()
-    def _agree_on_steps(self) -> None:
-        """Average learned steps over processes.
-
-        What wraps the network may not know of them: they may have come after it. Where it does,
-        they agree already.
-        """
-        steps = list(quantize.learned_steps(self.model).values())
-        if steps:
-            means = distributed.mean(torch.cat([step.detach() for step in steps]))
-            for step, mean in zip(steps, means.split([len(s) for s in steps]), strict=True):
-                step.copy_(mean)
-
     def update(self, number: int, share: Tensor | None = None) -> None:
         """Do what ``step`` does to tensors; see ``ModelEma.update``."""
         self.masks.apply_(self.model)
+        self.oscillations.update()
         self.average.update(self.model, number, share)
 
     @property
@@ -176,45 +187,82 @@ class Compression:
             raise UserError("progress needs the number of steps: compress(steps_per_epoch=...)")
         return max(self.epoch, 0) + self._steps_in_epoch / self.steps_per_epoch
 
-    def parameter_groups(
-        self, weight_decay: float | None = None, *, decay_vectors: bool | None = None
-    ) -> list[dict[str, Any]]:
-        """Return the network's parameters in groups, for any optimizer of torch.
+    @contextlib.contextmanager
+    def features(self, teacher: Teacher | nn.Module | None) -> Iterator[None]:
+        """Watch both networks for ``distillation_loss``, where the recipe distills features.
 
-        Learned steps come last and never decay.
+        Both are called inside, once for each loss; before the section's ``start_epoch``, and
+        without a teacher, nothing is watched.
 
         Args:
-            weight_decay: of the weights; by default the recipe's, 0 without a ``train`` section.
-            decay_vectors: whether biases and the parameters of normalization decay too; by default
-                as the recipe says, and not without a ``train`` section.
+            teacher: that the student's loss is computed with.
         """
-        self._steps_are_trained = True
-        train = self._train or TrainSection(decay_vectors=False)
-        decay = train.weight_decay if weight_decay is None else weight_decay
-        vectors = train.decay_vectors if decay_vectors is None else decay_vectors
-        return parameters.parameter_groups(self.model, decay, decay_vectors=vectors)
+        if self.plan.features is None or teacher is None or not self.plan.distills(self.epoch):
+            yield
+            return
+        network = custom.innermost(teacher.model if isinstance(teacher, Teacher) else teacher)
+        with Features(self.plan.features, self.model, network).watched() as self._features:
+            try:
+                yield
+            finally:
+                self._features = None
 
     def distillation_loss(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss that the recipe's ``distill`` section means; see ``distillation_loss``.
 
         It is the cross entropy before the section's ``start_epoch``, and without a section or a
-        teacher.
+        teacher. Of a recipe that distills features it is called within ``features``.
 
         Args:
             student: logits, shape (batch, classes).
             teacher: logits, shape (batch, classes); None where there is none.
             labels: class indices (batch,), or shares of classes (batch, classes).
+
+        Raises:
+            UserError: the recipe distills features, and they were not watched, or differ in shape.
         """
         section = self.plan.distill if self.plan.distills(self.epoch) else None
         smoothing = self._train.label_smoothing if self._train is not None else 0.0
         taught = None if teacher is None else teacher.float()
-        return section_loss(student.float(), taught, labels, section, smoothing)
+        loss = section_loss(student.float(), taught, labels, section, smoothing)
+        if self.plan.features is None or section is None or teacher is None:
+            return loss
+        if self._features is None:
+            raise UserError(
+                "the recipe distills features: call both networks and distillation_loss inside of "
+                "`with compression.features(teacher):`"
+            )
+        return loss + self._features.loss()
+
+    def dampening_loss(self) -> Tensor:
+        """Return the loss that the recipe's ``quantize.oscillations.dampen`` adds, a scalar."""
+        return self.oscillations.loss()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """Give the network the average of its weights, where there is one, and its own back."""
         with self.average.in_place(self.model):
             yield self.model
+
+    def reestimate_(
+        self, batches: Iterable[Any], *, forward: Callable[[Any], object] | None = None
+    ) -> None:
+        """Compute the statistics of normalization anew over batches; see ``reestimate_``.
+
+        They are those of the network that ``averaged`` gives; where there is an average it keeps
+        them, and the network's own stay as they are. Training goes on from them: its steps
+        normalize by their own batches.
+
+        Args:
+            batches: of training; at most the recipe's ``train.reestimate_batches`` of them are
+                taken, all where that is 0.
+            forward: calls the network with a batch, where it takes something else.
+        """
+        check_several(batches, "reestimate_")
+        most = self._train.reestimate_batches if self._train is not None else 0
+        with self.averaged() as model:
+            reestimate_(model, itertools.islice(batches, most or None), forward=forward)
+            self.average.take_statistics(model)
 
     def verify(self) -> None:
         """Hold what quantizers know to what they can compute with; waits for the device.
@@ -238,9 +286,10 @@ class Compression:
 
         ``torch.load(..., weights_only=True)`` reads it back.
         """
-        average = self.average.tensors
+        tensors = self.average.tensors, self.oscillations.state()
         counts = self.epoch, self.num_updates, self._steps_in_epoch
-        return CompressionState(self.bits, self.masks, average, *counts).to_dict()
+        curvature = self.curvature.tensors
+        return CompressionState(self.bits, self.masks, *tensors, *counts, curvature).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state, whose layers are put in place.
@@ -256,25 +305,27 @@ class Compression:
         for name in new.bits:
             if name not in layers:
                 raise UserError(f"this is a state of another network, with a layer {name!r}")
-        if new.bits and self.plan.bits and new.bits != dict(self.plan.bits):
+        if new.bits and self.plan.bits and new.bits not in self.plan.precisions:
             raise UserError("the state was quantized at other bits or steps than the recipe's")
-        check_kept(new.bits, self.bits, "this is a state of another network: ")
+        if not (new.bits and self.bits in self.plan.precisions):
+            check_kept(new.bits, self.bits, "this is a state of another network: ")
         new.masks.check(self.model)
         if new.bits and new.bits != self.bits:
             self._quantize(new.bits)
         self.masks = new.masks
         self.masks.apply_(self.model)
         self.masks.attach(self.model)
+        self.curvature.load(self.model, new.curvature)
         quantize.share_masks(self.model, self.masks.bits)
         try:
             self.average.load(self.model, new.average)
+            self.oscillations.load(self.model, new.oscillations, new.epoch)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"the state's average is of another network: {error}") from None
+            raise UserError(f"the state's tensors are of another network: {error}") from None
         self.epoch, self.num_updates = new.epoch, new.num_updates
         self._steps_in_epoch = new.steps_in_epoch
 
     def __repr__(self) -> str:
         """Return for example ``Compression(ResNet, epoch=3, num_updates=512)``."""
-        facts = {"epoch": self.epoch, "num_updates": self.num_updates}
-        shown = ", ".join(f"{key}={value}" for key, value in facts.items())
+        shown = f"epoch={self.epoch}, num_updates={self.num_updates}"
         return f"{type(self).__name__}({type(self.model).__name__}, {shown})"

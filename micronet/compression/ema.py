@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from micronet.compression.parameters import learned_by_quantizers
 from micronet.models.shared_layers import kept_names, weight_key
 from micronet.pruning.prune import Masks
-from micronet.quantization import quantize
 from micronet.utils import distributed
 
 _STATISTICS = ("running_mean", "running_var")
@@ -85,12 +85,26 @@ class ModelEma:
                 masks.fill_(name, self.tensors[weight_key(name)])
 
     @torch.no_grad()
+    def scale(self, factors: Mapping[str, float]) -> None:
+        """Multiply averages as the tensors themselves have been multiplied, by name."""
+        for name in factors.keys() & self.tensors.keys():
+            self.tensors[name].mul_(factors[name])
+
+    @torch.no_grad()
     def agree(self) -> None:
         """Let the processes' statistics of batch normalization agree on their mean."""
         if distributed.is_several():
             for name, tensor in self.tensors.items():
                 if name.rpartition(".")[2] in _STATISTICS:
                     tensor.copy_(distributed.mean(tensor))
+
+    @torch.no_grad()
+    def take_statistics(self, model: nn.Module) -> None:
+        """Take the statistics of normalization that a network has, in place of their averages."""
+        now = averaged_tensors(model)
+        for name, tensor in self.tensors.items():
+            if name.rpartition(".")[2] in _STATISTICS:
+                tensor.copy_(now[name])
 
     @contextlib.contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
@@ -115,7 +129,7 @@ class ModelEma:
             RuntimeError: one has another shape.
         """
         if self.decay and tensors:
-            steps = {id(step) for step in quantize.learned_steps(model).values()}
+            steps = {id(step) for step in learned_by_quantizers(model)}
             late = {n for n, p in model.named_parameters() if id(p) in steps} - tensors.keys()
             now = {n: t for n, t in averaged_tensors(model).items() if n not in late}
             self.tensors = {n: torch.empty_like(t).copy_(tensors[n]) for n, t in now.items()}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from micronet.compression import features
+from micronet.compression.features import FeaturePlan
 from micronet.pruning import prune
 from micronet.quantization import quantize
+from micronet.quantization.precision_change import fewest_bits
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import DistillSection, PruneGroup, PruneSection, Recipe
+from micronet.recipe.reader import (
+    DistillSection,
+    OscillationSection,
+    PruneGroup,
+    PruneSection,
+    QuantizeSection,
+    Recipe,
+)
 from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 
@@ -25,6 +35,10 @@ class CompressionPlan:
         quantize_from: the epoch, from 0, at whose start layers are quantized.
         bits: precision of every layer; empty where nothing is quantized.
         distill: the section of the recipe, None where nothing is distilled.
+        features: the modules whose outputs are distilled, None where none is.
+        oscillations: the section of the recipe, None where weights are not followed.
+        stages: precision of every layer from an epoch on, in the order of epochs, where layers
+            come down to ``bits`` by stages, the last of which has it; else empty.
     """
 
     prune: PruneSection | None = None
@@ -32,11 +46,33 @@ class CompressionPlan:
     quantize_from: int = 0
     bits: Mapping[str, LayerBits] = field(default_factory=dict)
     distill: DistillSection | None = None
+    features: FeaturePlan | None = None
+    oscillations: OscillationSection | None = None
+    stages: Mapping[int, Mapping[str, LayerBits]] = field(default_factory=dict)
 
     def at_target(self, epoch: int) -> bool:
         """Whether an epoch trains the network at its final sparsity and precision."""
         pruned = self.prune is None or epoch >= prune.last_firing_epoch(self.prune)
-        return pruned and (not self.bits or epoch >= self.quantize_from)
+        return pruned and (not self.bits or epoch >= max(self.stages, default=self.quantize_from))
+
+    def bits_at(self, epoch: int) -> Mapping[str, LayerBits]:
+        """Return the precision of every layer in an epoch; empty while the network is in float."""
+        if epoch < self.quantize_from:
+            return {}
+        begun = [bits for first, bits in self.stages.items() if first <= epoch]
+        return begun[-1] if begun else self.bits
+
+    @property
+    def precisions(self) -> list[Mapping[str, LayerBits]]:
+        """The precisions of every layer that the plan goes through, the first one first."""
+        return list(self.stages.values()) or [self.bits]
+
+    def prunes(self, epoch: int) -> bool:
+        """Whether masks are chosen at the start of an epoch."""
+        section, groups = self.prune, self.prune_groups.values()
+        return section is not None and any(
+            epoch in prune.firing_epochs(section, group) for group in groups
+        )
 
     def distills(self, epoch: int) -> bool:
         """Whether an epoch learns from the teacher."""
@@ -49,7 +85,11 @@ class CompressionPlan:
 
 
 def resolve(
-    model: nn.Module, recipe: Recipe, earlier: Mapping[str, LayerBits] | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    earlier: Mapping[str, LayerBits] | None = None,
+    *,
+    goes_on: bool = False,
 ) -> CompressionPlan:
     """Hold a recipe's names and epochs to a network.
 
@@ -57,19 +97,40 @@ def resolve(
         model: the network, in float or quantized already.
         recipe: its numbers are in range.
         earlier: precision by layer of a network that is quantized already.
+        goes_on: whether it is in the middle of this recipe, so at the bits of any of its stages.
 
     Raises:
-        UserError: a name is no layer, training ends before the recipe reaches its target, or the
-            network is quantized at other bits or steps.
+        UserError: a name is no layer, training ends before the recipe reaches its target, the
+            network is quantized at other bits or steps, or a key is of no use for it.
     """
     epochs = recipe.train.epochs if recipe.train is not None else None
     plan = CompressionPlan(distill=recipe.distill)
+    if recipe.distill is not None:
+        plan = replace(plan, features=features.resolve(model, recipe.distill, recipe.path))
     if recipe.prune is not None:
         plan = _with_pruning(plan, recipe.prune, recipe.path, model, epochs)
     if recipe.quantize is not None:
         plan = _with_quantization(plan, recipe, model, epochs)
-        check_kept(plan.bits, earlier or {}, f"{line_of(recipe.path, 'quantize')}: ")
+        if not (goes_on and earlier in plan.precisions):
+            where = f"{line_of(recipe.path, 'quantize')}: "
+            check_kept(plan.precisions[0], earlier or {}, where)
+    check_steps(recipe, [*plan.bits.values(), *(earlier or {}).values()])
     return plan
+
+
+def check_steps(recipe: Recipe, every: Iterable[LayerBits]) -> None:
+    """Hold what a recipe says of learned steps to there being some.
+
+    Raises:
+        UserError: every step follows a range.
+    """
+    learned = any("learned" in (bits.weight_step, bits.activation_step) for bits in every)
+    for key in ("step_optimizer", "step_lr"):
+        value = getattr(recipe.train, key, None)
+        if value is not None and not learned:
+            key = f"train.{key}"
+            problem = f"{key} {value} is of no use: the step of no quantizer is learned"
+            raise UserError(f"{line_of(recipe.path, key)}: {problem}")
 
 
 def check_kept(
@@ -113,4 +174,67 @@ def _with_quantization(
             f"{line_of(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} "
             f"is not before the end of training, {epochs} epochs"
         )
-    return replace(plan, bits=bits, quantize_from=section.start_epoch)
+    plan = replace(plan, bits=bits, quantize_from=section.start_epoch)
+    if section.oscillations is not None and not plan.rounded:
+        raise UserError(
+            f"{line_of(path, 'quantize.oscillations')}: quantize.oscillations follows quantized "
+            "weights, but no layer has any"
+        )
+    return replace(
+        plan, oscillations=section.oscillations, stages=_stages(bits, section, path, epochs)
+    )
+
+
+def _stages(
+    bits: Mapping[str, LayerBits], section: QuantizeSection, path: str, epochs: int | None
+) -> dict[int, Mapping[str, LayerBits]]:
+    """Return the precision of every layer from the epoch of each stage on.
+
+    Raises:
+        UserError: a number of a stage changes no layer, or the last stage does not reach the
+            recipe's precision before the end of training.
+    """
+    found: dict[int, Mapping[str, LayerBits]] = {}
+    before, weights, activations = bits, None, None
+    for i, stage in enumerate(section.progressive):
+        weights = weights if stage.weights is None else stage.weights
+        activations = activations if stage.activations is None else stage.activations
+        found[stage.epoch] = after = fewest_bits(bits, weights, activations)
+        for operand, number in (("weight", stage.weights), ("activation", stage.activations)):
+            if number is not None and _same(operand, before, after):
+                key = f"quantize.progressive[{i}].{operand}s"
+                raise UserError(
+                    f"{line_of(path, key)}: {key} {number:g} changes no layer of this network"
+                )
+        before = after
+    if found:
+        _check_last(bits, found, path, epochs)
+    return found
+
+
+def _same(operand: str, some: Mapping[str, LayerBits], others: Mapping[str, LayerBits]) -> bool:
+    """Whether an operand has the same bits in every layer."""
+    key = f"{operand}_bits"
+    return all(getattr(some[name], key) == getattr(others[name], key) for name in some)
+
+
+def _check_last(
+    bits: Mapping[str, LayerBits],
+    stages: Mapping[int, Mapping[str, LayerBits]],
+    path: str,
+    epochs: int | None,
+) -> None:
+    key, last = f"quantize.progressive[{len(stages) - 1}]", max(stages)
+    if epochs is not None and last >= epochs:
+        raise UserError(
+            f"{line_of(path, key)}: {key} begins in epoch {last + 1}, but training ends after "
+            f"epoch {epochs}"
+        )
+    for name, reached in stages[last].items():
+        if reached != bits[name]:
+            operand = "activation" if reached.weight_bits == bits[name].weight_bits else "weight"
+            left, own = (getattr(b, f"{operand}_bits") for b in (reached, bits[name]))
+            raise UserError(
+                f"{line_of(path, key)}: {key}, the last one, leaves {operand}s of layer {name!r} "
+                f"at {left:g} bits, but the recipe asks for {own:g}"
+            )

@@ -39,8 +39,8 @@ class CompressionCallback(Callback):
     One device, or several by DDP: what cuts parameters into shards is refused.
 
     Args:
-        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights. The loss and the
-            optimizer are the LightningModule's own.
+        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights and the rate of
+            learned steps. The loss and the optimizer are the LightningModule's own.
         network: name of the module that is compressed, in the LightningModule, whose layers the
             recipe names; by default the only one that has layers. Empty for the LightningModule.
 
@@ -89,6 +89,7 @@ class CompressionCallback(Callback):
         optimizer = optimizer_of(compression, trainer.optimizers)
         compression.train_steps(optimizer, _schedulers(trainer))
         self._running.callback(follow_steps(compression, optimizer).remove)
+        self._running.callback(compression.curvature.leave)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose masks and put quantized layers in place."""

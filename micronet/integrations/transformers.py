@@ -37,8 +37,8 @@ class CompressionCallback(TrainerCallback):
     several by DDP.
 
     Args:
-        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights. The loss and the
-            optimizer are the Trainer's own.
+        recipe: ``prune`` and ``quantize``; of ``train``, the average of weights and the rate of
+            learned steps. The loss and the optimizer are the Trainer's own.
 
     Attributes:
         compression: of the network; None before the first run.
@@ -99,6 +99,7 @@ class CompressionCallback(TrainerCallback):
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         self._known().train_steps(optimizer, [kwargs["lr_scheduler"]])
         self._running.callback(follow_steps(self._known(), optimizer).remove)
+        self._running.callback(self._known().curvature.leave)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Choose masks and put quantized layers in place."""

@@ -11,14 +11,14 @@ from typing import TypeAlias
 import efficientnet_pytorch
 import torch
 import torchvision
-from efficientnet_pytorch.utils import BlockDecoder, GlobalParams, url_map
+from efficientnet_pytorch.utils import url_map
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from micronet.data.preprocessing import Preprocessing
 from micronet.models import custom, timm_networks
-from micronet.models.cifar_resnet import CifarResNet
 from micronet.models.replacement import replace_
+from micronet.models.small import networks
 from micronet.models.weights import load_weights
 from micronet.utils.errors import UserError, nearest
 
@@ -38,31 +38,6 @@ __all__ = [
 Layer: TypeAlias = _ConvNd | nn.Linear
 
 _EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
-_MICRO = "efficientnet-micro"
-_CIFAR_DEPTHS = {"resnet20": 20, "resnet32": 32, "resnet56": 56}
-
-# One stage per halving of a 32-pixel image, down to 4x4, and no more: at batch 64 on two cores a
-# step takes 75 ms and 15 epochs on the digits reach 98.9 %. A stem of stride 1 gains 0.3 points
-# for four times the time; EfficientNet-B0's own seven stages, narrowed to equal size, lose eight.
-_MICRO_BLOCKS = [
-    "r1_k3_s11_e1_i32_o16_se0.25",
-    "r2_k3_s22_e4_i16_o24_se0.25",
-    "r2_k5_s22_e4_i24_o40_se0.25",
-    "r2_k3_s11_e4_i40_o80_se0.25",
-]
-_MICRO_PARAMS = GlobalParams(
-    width_coefficient=1.0,
-    depth_coefficient=1.0,
-    image_size=None,
-    dropout_rate=0.0,
-    # The package's 0.99 averages over hundreds of steps; a short run has few hundred in all.
-    batch_norm_momentum=0.9,
-    batch_norm_epsilon=1e-3,
-    drop_connect_rate=0.0,
-    depth_divisor=4,
-    min_depth=None,
-    include_top=True,
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +82,7 @@ def source_of(arch: str) -> str:
         return "own"
     if arch in _EFFICIENTNETS:
         return "efficientnet_pytorch"
-    return "micronet" if arch == _MICRO or arch in _CIFAR_DEPTHS else "torchvision"
+    return "micronet" if arch in networks.NETWORKS else "torchvision"
 
 
 def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.Module:
@@ -128,7 +103,7 @@ def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.
 @functools.cache
 def architectures() -> list[str]:
     """Return the names that ``create_model`` knows."""
-    own = [*_EFFICIENTNETS, _MICRO, *_CIFAR_DEPTHS]
+    own = [*_EFFICIENTNETS, *networks.NETWORKS]
     return own + torchvision.models.list_models(module=torchvision.models)
 
 
@@ -145,8 +120,8 @@ def default_image_size(arch: str) -> int:
     _check_known(arch)
     if arch in _EFFICIENTNETS:
         return efficientnet_pytorch.EfficientNet.get_image_size(arch)
-    if arch == _MICRO or arch in _CIFAR_DEPTHS:
-        return 32
+    if arch in networks.NETWORKS:
+        return networks.IMAGE_SIZE
     return torchvision.models.get_model_weights(arch).DEFAULT.transforms().crop_size[0]
 
 
@@ -227,13 +202,8 @@ def _untrained(arch: str, num_classes: int, channels: int) -> nn.Module:
         return efficientnet_pytorch.EfficientNet.from_name(
             arch, in_channels=channels, num_classes=num_classes, image_size=None
         )
-    if arch == _MICRO:
-        params = _MICRO_PARAMS._replace(num_classes=num_classes)
-        model = efficientnet_pytorch.EfficientNet(BlockDecoder.decode(_MICRO_BLOCKS), params)
-        model._change_in_channels(channels)
-        return model
-    if arch in _CIFAR_DEPTHS:
-        return CifarResNet(_CIFAR_DEPTHS[arch], num_classes, channels)
+    if arch in networks.NETWORKS:
+        return networks.NETWORKS[arch](num_classes, channels)
     options: dict[str, object] = {}
     if arch in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "init_weights": True}
@@ -250,7 +220,7 @@ def _untrained(arch: str, num_classes: int, channels: int) -> nn.Module:
 
 
 def _pretrained(arch: str, num_classes: int) -> nn.Module:
-    if arch == _MICRO or arch in _CIFAR_DEPTHS:
+    if arch in networks.NETWORKS:
         raise UserError(f"there are no published weights for {arch}; train it, or give --weights")
     try:
         if arch in _EFFICIENTNETS:

@@ -1,11 +1,13 @@
 """The masks that hold the targets of a schedule.
 
-Masks are bits, chosen by magnitude, exactly as many as the target says; see ``prune_targets``.
+Masks are bits, exactly as many as the target says (``sparsity_schedule``), chosen by magnitude or
+by what the loss would lose (``curvature``). What is pruned stays pruned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,20 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.models import architectures, shared_layers
 from micronet.pruning import patterns
+from micronet.pruning.curvature import Curvature
 from micronet.pruning.sparsity_schedule import firing_epochs, pruned_weights, target_sparsity
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.reader import SECOND_ORDER, PruneGroup, PruneSection
 from micronet.utils.errors import UserError
 
 # Under this name a layer carries the bits of its weight's mask, see ``Masks.attach``.
 _CARRIED = "_micronet_mask"
+
+
+class Ranked(NamedTuple):
+    """A layer, and what its weights are ranked by: themselves, or what the loss would lose."""
+
+    layer: architectures.Layer
+    values: Tensor
 
 
 class Masks:
@@ -57,24 +67,35 @@ class Masks:
                 setattr(layer, _CARRIED, self.bits[owners[name]])
 
     def update(
-        self, model: nn.Module, section: PruneSection, groups: Mapping[str, PruneGroup], epoch: int
+        self,
+        model: nn.Module,
+        section: PruneSection,
+        groups: Mapping[str, PruneGroup],
+        epoch: int,
+        curvature: Curvature | None = None,
     ) -> None:
         """Choose the masks of the groups that fire in an epoch, by current weights; apply them.
 
+        Args:
+            model: the network.
+            section: of the recipe.
+            groups: by the layer that owns each weight.
+            epoch: from 0.
+            curvature: of the loss, for groups whose criterion needs it.
+
         Raises:
-            UserError: a weight of such a group is NaN.
+            UserError: a weight of such a group is NaN, or had no gradient that it needs.
         """
         layers = architectures.layers(model)
-        together: dict[int, dict[str, architectures.Layer]] = {}
+        together: dict[int, dict[str, Ranked]] = {}
         for name, group in groups.items():
             if epoch not in firing_epochs(section, group):
                 continue
-            if bool(layers[name].weight.isnan().any()):
-                raise UserError(f"layer {name!r} cannot be pruned: its weights hold NaN")
+            ranked = self._ranked(name, layers[name], group, curvature or Curvature())
             if group.scope == "group":
-                together.setdefault(section.groups.index(group), {})[name] = layers[name]
+                together.setdefault(section.groups.index(group), {})[name] = ranked
             else:
-                self._set(name, self._choose(name, layers[name], section, group, epoch))
+                self._set(name, self._choose(name, ranked, section, group, epoch))
         for index, chosen in together.items():
             group = section.groups[index]
             bits = masks_together(chosen, group, target_sparsity(section, group, epoch))
@@ -83,30 +104,37 @@ class Masks:
         self.apply_(model)
         self.attach(model)
 
+    def _ranked(
+        self, name: str, layer: architectures.Layer, group: PruneGroup, curvature: Curvature
+    ) -> Ranked:
+        """Return a layer with what its weights are ranked by."""
+        weight = layer.weight.detach()
+        if bool(weight.isnan().any()):
+            raise UserError(f"layer {name!r} cannot be pruned: its weights hold NaN")
+        if group.criterion == SECOND_ORDER:
+            pruned = self._pruned_of(name, weight) if name in self.bits else None
+            weight = curvature.loss_increase(name, weight, pruned)
+        return Ranked(layer, weight)
+
     def _choose(
-        self,
-        name: str,
-        layer: architectures.Layer,
-        section: PruneSection,
-        group: PruneGroup,
-        epoch: int,
+        self, name: str, ranked: Ranked, section: PruneSection, group: PruneGroup, epoch: int
     ) -> Tensor:
         """Return the bits of one layer's mask; what an earlier stage pruned stays pruned."""
-        weight = layer.weight.detach()
-        earlier = self.pruned(name, weight.numel())
+        layer, values = ranked
+        earlier = self.pruned(name, values.numel())
         if group.threshold is not None or group.sensitivity is not None:
-            count = int((weight.abs() <= magnitude_threshold(weight, group)).sum())
-            return kernels.smallest_magnitude_mask(weight, max(count, earlier))
+            count = int((values.abs() <= magnitude_threshold(values, group)).sum())
+            return kernels.smallest_magnitude_mask(values, max(count, earlier))
         target = target_sparsity(section, group, epoch)
         if group.structure == "element":
-            count = pruned_weights(weight.numel(), target)
-            return kernels.smallest_magnitude_mask(weight, max(count, earlier))
+            count = pruned_weights(values.numel(), target)
+            return kernels.smallest_magnitude_mask(values, max(count, earlier))
         if ":" in group.structure:
             of = int(group.structure.split(":")[1])
-            rows = patterns.outputs_first(weight, layer)
+            rows = patterns.outputs_first(values, layer)
             bits = patterns.every_group(rows, of, int(target * of))
             return self._grown(name, patterns.stored_bits(bits, layer))
-        return self._grown(name, masks_together({name: layer}, group, target)[name])
+        return self._grown(name, masks_together({name: ranked}, group, target)[name])
 
     def _grown(self, name: str, bits: Tensor) -> Tensor:
         """Prune what an earlier mask prunes too, whose pieces may have been of another shape."""
@@ -140,11 +168,15 @@ class Masks:
 
     def fill_(self, name: str, weight: Tensor) -> None:
         """Set what layer ``name`` prunes of a tensor shaped as its weight to zero, in place."""
+        weight.masked_fill_(self._pruned_of(name, weight), 0.0)
+
+    def _pruned_of(self, name: str, weight: Tensor) -> Tensor:
+        """Return what layer ``name`` prunes, bool, shaped as its weight and on its device."""
         pruned = self._pruned.get(name)
         if pruned is None or pruned.device != weight.device:
             keep = kernels.unpack_bits(self.bits[name].to(weight.device), weight.numel())
             self._pruned[name] = pruned = ~keep.view(weight.shape)
-        weight.masked_fill_(pruned, 0.0)
+        return pruned
 
     def check(self, model: nn.Module) -> None:
         """Hold the masks to the model: every name a layer, every mask of its weight's size.
@@ -174,7 +206,7 @@ def magnitude_threshold(weight: Tensor, group: PruneGroup) -> float:
 
 
 def masks_together(
-    layers: Mapping[str, architectures.Layer], group: PruneGroup, sparsity: float
+    layers: Mapping[str, Ranked], group: PruneGroup, sparsity: float
 ) -> dict[str, Tensor]:
     """Return the bits of the masks that prune the lowest pieces of all ``layers`` together.
 
@@ -183,9 +215,9 @@ def masks_together(
         group: gives the pieces' structure.
         sparsity: share of the pieces that is pruned.
     """
-    rows = {n: patterns.outputs_first(m.weight.detach(), m) for n, m in layers.items()}
+    rows = {n: patterns.outputs_first(ranked.values, ranked.layer) for n, ranked in layers.items()}
     chosen = choose_together(rows, group, sparsity)
-    return {name: patterns.stored_bits(bits, layers[name]) for name, bits in chosen.items()}
+    return {name: patterns.stored_bits(bits, layers[name].layer) for name, bits in chosen.items()}
 
 
 def choose_together(
@@ -194,7 +226,7 @@ def choose_together(
     """Return the bits of the masks that prune the lowest pieces of all ``weights`` together.
 
     Args:
-        weights: by layer, outputs first.
+        weights: or what stands for them in the ranking, by layer, outputs first.
         group: gives the pieces' structure.
         sparsity: share of the pieces that is pruned.
     """

@@ -3,6 +3,10 @@
 A weight is (outputs, inputs / groups, ...), see ``outputs_first``. A piece's score is the mean
 magnitude of its weights in float64, so that small and large pieces, and layers, can be ranked
 together.
+
+Blocks are cut from the matrix (outputs, products): of each position of the kernel in turn, its
+inputs, as ``products`` has it. So a block of 1x4 is what the convolution of codes skips at once
+(``csrc/cpu/sparse.h``): four products of one output, whatever the kernel's size.
 """
 
 from __future__ import annotations
@@ -66,11 +70,16 @@ def pieces(shape: tuple[int, ...], structure: str) -> int:
 
 
 def block_size(structure: str) -> tuple[int, int]:
-    """Return (rows, columns) of a block in the matrix (outputs, everything else)."""
+    """Return (rows, columns) of a block in the matrix (outputs, products)."""
     if "x" not in structure:
         return 1, 1
     rows, columns = structure.split("x")
     return int(rows), int(columns)
+
+
+def products(weight: Tensor) -> Tensor:
+    """Return a weight as the matrix (outputs, products): position by position, all its inputs."""
+    return weight.movedim(1, -1).flatten(1)
 
 
 def scores(weight: Tensor, structure: str) -> Tensor:
@@ -82,8 +91,8 @@ def scores(weight: Tensor, structure: str) -> Tensor:
         return magnitude.flatten(1).mean(1)
     if structure == "channel":
         return magnitude.transpose(0, 1).flatten(1).mean(1)
-    blocks = _blocks(magnitude.flatten(1), structure)
-    filled = _blocks(torch.ones_like(magnitude).flatten(1), structure)
+    blocks = _blocks(products(magnitude), structure)
+    filled = _blocks(products(torch.ones_like(magnitude)), structure)
     # Blocks at the edges hold fewer weights.
     return (blocks.sum((1, 3)) / filled.sum((1, 3))).reshape(-1)
 
@@ -96,7 +105,9 @@ def spread(keep: Tensor, shape: tuple[int, ...], structure: str) -> Tensor:
         shape: of the weight.
         structure: of the pieces.
     """
-    if structure == "filter":
+    if structure == "element":
+        whole = keep.view(shape)
+    elif structure == "filter":
         whole = keep.view(-1, *[1] * (len(shape) - 1)).expand(shape)
     elif structure == "channel":
         whole = keep.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
@@ -105,7 +116,8 @@ def spread(keep: Tensor, shape: tuple[int, ...], structure: str) -> Tensor:
         rest = _product(shape[1:])
         grid = keep.view(-(-shape[0] // rows), -(-rest // columns))
         full = grid.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-        whole = full[: shape[0], :rest].reshape(shape)
+        channels_last = full[: shape[0], :rest].reshape(shape[0], *shape[2:], shape[1])
+        whole = channels_last.movedim(-1, 1)
     return kernels.pack_bits(whole.contiguous())
 
 

@@ -12,8 +12,10 @@ from torch import nn
 import micronet_kernels as kernels
 from micronet.models import architectures, shared_layers
 from micronet.pruning import patterns
+from micronet.pruning.curvature import Curvature
 from micronet.pruning.masks import (
     Masks,
+    Ranked,
     choose_together,
     magnitude_threshold,
     masks_together,
@@ -33,7 +35,9 @@ from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 
 __all__ = [
+    "Curvature",
     "Masks",
+    "Ranked",
     "Zeros",
     "choose_together",
     "final_sparsities",

@@ -8,6 +8,7 @@ __all__ = [
     "conversion",
     "layers",
     "plain_weights",
+    "precision_change",
     "quantize",
     "quantizers",
     "shared_weights",

@@ -55,7 +55,7 @@ def _row(
     name: str, layer: architectures.Layer, bits: LayerBits, others: Sequence[str]
 ) -> LayerReport:
     left = bits.left_because or "the schedule leaves it in float"
-    reason = left if bits.is_float else bits.float_because or ""
+    reason = left if bits.is_float else bits.why_float(layer.weight[0].numel()) or ""
     arithmetic = FLOAT if bits.is_float else ROUNDED if reason else INTEGER
     return LayerReport(
         name,

@@ -23,13 +23,13 @@ from micronet.quantization.deterministic_layers import (
     summed,
 )
 from micronet.quantization.precision import LayerBits
-from micronet.quantization.quantizers import (
-    ActivationQuantizer,
-    InputQuantizer,
+from micronet.quantization.quantizers.inputs import ActivationQuantizer, InputQuantizer
+from micronet.quantization.quantizers.learned import (
     LearnedActivationQuantizer,
     gradient_scale,
     initial_step,
     scale_of_steps,
+    step_factor,
 )
 
 # Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
@@ -49,6 +49,8 @@ class QuantizedLayer(nn.Module, ABC):
 
     def _quantize_like(self, bits: LayerBits) -> None:
         self.bits = bits
+        # Of the weights, for which their learned step is chosen; others then reach as far.
+        self.start_levels = bits.weight_levels
         self.input_quantizer = _input_quantizer(bits)
         # Bits of the pruning mask; empty while the layer is dense. The masks of a run are saved
         # once, under their own keys, so this one is not part of the state.
@@ -77,8 +79,8 @@ class QuantizedLayer(nn.Module, ABC):
 
     @property
     def is_exact(self) -> bool:
-        """Whether both operands are codes that the integer convolution takes."""
-        return self.bits.float_because is None
+        """Whether both operands are codes whose products 32 bits hold the sums of."""
+        return self.bits.why_float(self.weight[0].numel()) is None
 
     def _is_computed_here(self, x: Tensor) -> bool:
         """Whether the kernels compute the layer; raises where no arithmetic of ours could."""
@@ -91,8 +93,19 @@ class QuantizedLayer(nn.Module, ABC):
         return x.numel() > 0
 
     def _codes(self, x: Tensor) -> kernels.QuantizedInput | None:
-        assert isinstance(self.input_quantizer, ActivationQuantizer)
+        assert self.input_quantizer is not None
         return self.input_quantizer.codes(x)
+
+    def _quantized_weights(self) -> kernels.QuantizedWeights:
+        if self.weight_step is None:
+            scheme = self.bits.weight_scheme
+            return kernels.QuantizedWeights.of_ranges(self.weight, self.mask, scheme)
+        learned = kernels.Learned(self.weight_step, gradient_scale=self._step_gradient_scale())
+        return kernels.QuantizedWeights.of_steps(self.mask, self.weight_zero_point, learned)
+
+    def _step_gradient_scale(self) -> float:
+        factor = step_factor(self.start_levels, self.weight_levels)
+        return gradient_scale(self.weight[:1].numel(), self._largest_weight(), factor)
 
     def start_weight_steps(self) -> None:
         """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""
@@ -102,18 +115,40 @@ class QuantizedLayer(nn.Module, ABC):
             kept = kernels.unpack_bits(self.mask, magnitude.numel()).view(magnitude.shape)
         mean = (magnitude * kept).sum(1) / kept.sum(1).clamp(min=1)
         self.weight_step = nn.Parameter(initial_step(mean, self._largest_weight()))
-        zero_point = torch.full_like(mean, self._largest_weight() - (self.weight_levels - 1))
+        zero_point = torch.full_like(mean, self._lowest_weight())
         self.register_buffer("weight_zero_point", zero_point, persistent=False)
 
     def _largest_weight(self) -> int:
         return self.weight_levels - 1 - self.weight_levels // 2
+
+    def _lowest_weight(self) -> int:
+        return self._largest_weight() - (self.weight_levels - 1)
+
+    @torch.no_grad()
+    def change_bits(self, bits: LayerBits, *, owns_weight: bool) -> None:
+        """Round to other levels from now on; learned steps grow or shrink to keep their ends.
+
+        Args:
+            bits: differ from the layer's in the number of bits alone.
+            owns_weight: whether the step of the weights is this layer's to change.
+        """
+        before, self.bits = self.bits, bits
+        if self.weight_step is not None:
+            # Layers that hold one step have zero points of their own once they have been moved.
+            self.weight_zero_point.fill_(self._lowest_weight())
+            if owns_weight:
+                self.weight_step.mul_(step_factor(before.weight_levels, bits.weight_levels))
+        if self.input_quantizer is not None:
+            self.input_quantizer.change_levels(self.activation_levels)
 
     def quantized_weight(self) -> Tensor:
         """Return the values that the layer computes with, shaped as ``weight``."""
         if self.bits.weight_bits is None:
             return self.weight
         if self.weight_step is None:
-            return kernels.fake_quant_per_channel(self.weight, self.weight_levels, self.weight_mask)
+            return kernels.fake_quant_per_channel(
+                self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
+            )
         # Contiguous, because the mask follows the logical order; a layer of one channel counts
         # as one tensor, whose order would be that of its memory.
         return kernels.fake_quant_learned_step(
@@ -122,21 +157,16 @@ class QuantizedLayer(nn.Module, ABC):
             self.weight_zero_point,
             self.weight_levels,
             self.weight_mask,
-            gradient_scale(self.weight[:1].numel(), self._largest_weight()),
+            self._step_gradient_scale(),
         )
 
     def weight_scale(self) -> Tensor:
         """Return the scales S of the weights' values ``i / S``, one for each output channel."""
         if self.weight_step is not None:
             return scale_of_steps(self.weight_step)
-        return kernels.quantize_per_channel(self.weight, self.weight_levels, self.weight_mask)[1]
-
-    def _sums_integers(self) -> bool:
-        """Whether both operands are whole numbers over a scale, whose sums 32 bits hold."""
-        if self.input_quantizer is None or self.bits.weight_bits is None:
-            return False
-        depth = self.weight[0].numel()
-        return kernels.fits_32_bits(depth, self.activation_levels, self.weight_levels)
+        return kernels.quantize_per_channel(
+            self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
+        )[1]
 
     def _integer_sums(self, x: Tensor, weight: Tensor, call: kernels.ConvCall) -> Tensor:
         """Convolve values in evaluation."""
@@ -167,7 +197,7 @@ def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
     if levels is None:
         return None
     if bits.activation_step == "learned":
-        return LearnedActivationQuantizer(levels)
+        return LearnedActivationQuantizer(levels, bits.offset, bits.activation_start)
     return ActivationQuantizer(levels, bits.decay)
 
 
@@ -198,11 +228,12 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
             codes = self._codes(images)
             if codes is not None:
                 call = self._call(codes.size[2:])
-                return kernels.LazyTensor.convolve(codes, self.weight, self.mask, self.bias, call)
+                rounding = self._quantized_weights()
+                return kernels.LazyTensor.convolve(codes, self.weight, rounding, self.bias, call)
         if self.training:
             return self.convolve(*self._operands(x))
         x, weight = self._operands(x.float())
-        if not self._sums_integers():
+        if not self.is_exact:
             return self.evaluate(x, weight)
         images = self.bordered(x)
         return self._integer_sums(images, weight, self._call(images.shape[-2:]))
@@ -249,7 +280,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
             weight, levels, mask = self.weight, self.weight_levels, self.weight_mask
         else:
             x, weight = self._operands(x)
-        if self._sums_integers():
+        if self.is_exact:
             images, kernel = x[:, :, None, None], weight[:, :, None, None]
             return self._integer_sums(images, kernel, self._call()).flatten(1)
         exact = kernels.linear_deterministic(x, weight, self.bias, levels, mask)
@@ -257,7 +288,8 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def _multiply_codes(self, codes: kernels.QuantizedInput) -> Tensor:
         weight = self.weight[:, :, None, None]
-        y = kernels.LazyTensor.convolve(codes, weight, self.mask, self.bias, self._call())
+        rounding = self._quantized_weights()
+        y = kernels.LazyTensor.convolve(codes, weight, rounding, self.bias, self._call())
         return y.flatten(1)
 
     def _call(self) -> kernels.ConvCall:

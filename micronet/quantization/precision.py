@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import micronet_kernels as kernels
-from micronet.recipe.schema import STEPS
-
-_EVALUATED = "; evaluated in integers"
+from micronet.recipe.schema import STARTS, STEPS
 
 
 @dataclass(frozen=True)
 class LayerBits:
     """The precision of one layer; None keeps the operand in float.
 
-    A step is "range" or "learned"; the decay is that of a range of activations. ``left_because``
-    says why a layer is in float that a recipe's defaults would quantize; it is a remark, by which
-    two precisions do not differ.
+    A step is "range" or "learned"; the decay is that of a range of activations. ``symmetric``
+    weights have their zero point at 0. A learned step of activations may come with a learned
+    ``offset``, and starts from the mean magnitude, the range or the least square error of the
+    first batch. ``left_because`` says why a layer is in float that a recipe's defaults would
+    quantize; it is a remark, by which two precisions do not differ.
 
     Raises:
         ValueError: a step is neither, or a number is none that an operand can be rounded by.
@@ -27,6 +27,9 @@ class LayerBits:
     decay: float = 0.99
     weight_step: str = "range"
     activation_step: str = "range"
+    symmetric: bool = False
+    offset: bool = False
+    activation_start: str = "mean"
     left_because: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +45,18 @@ class LayerBits:
                 raise ValueError(f"{operand}_bits {bits} are too few for a learned step")
         if not _is_number(self.decay, 0, 1):
             raise ValueError(f"decay is {self.decay!r}, but must be from 0 to 1")
+        self._check_variants()
+
+    def _check_variants(self) -> None:
+        if self.symmetric and self.weight_step == "learned":
+            raise ValueError("symmetric is of weights whose step follows their range")
+        if self.symmetric and self.weight_levels is not None and self.weight_levels < 3:
+            raise ValueError(f"weight_bits {self.weight_bits} are too few for symmetric weights")
+        if self.activation_start not in STARTS:
+            known = " or ".join(map(repr, STARTS))
+            raise ValueError(f"activation_start is {self.activation_start!r}, but must be {known}")
+        if self.offset and self.activation_step != "learned":
+            raise ValueError("offset is of a learned activation_step")
 
     @property
     def weight_levels(self) -> int | None:
@@ -55,25 +70,33 @@ class LayerBits:
         return None if bits is None else kernels.levels_of_bits(bits)
 
     @property
+    def weight_scheme(self) -> kernels.Scheme:
+        """The rule by which the range of an output channel becomes a quantizer."""
+        return kernels.Scheme.SYMMETRIC if self.symmetric else kernels.Scheme.AFFINE
+
+    @property
     def is_float(self) -> bool:
         """Whether neither operand is quantized."""
         return self.weight_bits is None and self.activation_bits is None
 
-    @property
-    def float_because(self) -> str | None:
-        """Why training computes products of these operands in float; None where in integers."""
+    def why_float(self, depth: int) -> str | None:
+        """Return why training computes sums of products of these operands in float.
+
+        Args:
+            depth: how many products make one output.
+
+        Returns:
+            None where it computes them in integers.
+        """
         weights, inputs = self.weight_levels, self.activation_levels
         if weights is None or inputs is None:
             operands = {"weights": weights, "input": inputs}
             kept = " and ".join(name for name, levels in operands.items() if levels is None)
             return f"its {kept} stay in float" if weights is None else f"its {kept} stays in float"
-        if "learned" in (self.weight_step, self.activation_step):
-            return f"a learned step{_EVALUATED}"
-        limits = (inputs, kernels.MOST_CODE_LEVELS), (weights, kernels.MOST_WEIGHT_LEVELS)
-        for (levels, most), operand in zip(limits, ("inputs", "weights"), strict=True):
-            if levels > most:
-                limit = f"integer convolutions take up to {most}"
-                return f"{operand} of {levels} levels, {limit}{_EVALUATED}"
+        if not kernels.fits_32_bits(depth, inputs, weights):
+            return (
+                f"sums of {depth} products of {inputs} by {weights} levels need more than 32 bits"
+            )
         return None
 
 

@@ -31,7 +31,8 @@ from micronet.quantization.layers import (
     quantized_layers,
 )
 from micronet.quantization.precision import LayerBits
-from micronet.quantization.quantizers import ActivationQuantizer, LearnedActivationQuantizer
+from micronet.quantization.quantizers.inputs import ActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
@@ -82,13 +83,17 @@ def _layer_bits(
     bits = LayerBits(None, None)
     if weights is not None:
         own = _bits_of(weights)
-        bits = dataclasses.replace(bits, weight_bits=own, weight_step=weights.step)
+        bits = dataclasses.replace(
+            bits, weight_bits=own, weight_step=weights.step, symmetric=weights.symmetric
+        )
     if activations is not None:
         bits = dataclasses.replace(
             bits,
             activation_bits=_bits_of(activations),
             decay=activations.decay,
             activation_step=activations.step,
+            offset=activations.offset,
+            activation_start=activations.start,
         )
     return bits
 

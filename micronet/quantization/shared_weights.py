@@ -38,8 +38,10 @@ def check_precision(model: nn.Module, bits: Mapping[str, LayerBits], where: str 
             )
 
 
-def _weight_precision(bits: LayerBits) -> tuple[float | None, str | None]:
-    return bits.weight_bits, None if bits.weight_bits is None else bits.weight_step
+def _weight_precision(bits: LayerBits) -> tuple[float | None, str]:
+    if bits.weight_bits is None:
+        return None, ""
+    return bits.weight_bits, "symmetric range" if bits.symmetric else bits.weight_step
 
 
 def _text(bits: LayerBits) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 
 import micronet_kernels as kernels
+from micronet.recipe.quantize_checks import problems
 from micronet.recipe.schema import (
+    CRITERIA,
     DECODERS,
     LR_SCHEDULES,
     METHODS,
+    MOST_BITS,
     OPTIMIZERS,
     POLICIES,
+    SECOND_ORDER,
+    STARTS,
     STEPS,
     ActivationPrecision,
     AugmentSection,
@@ -28,8 +33,6 @@ from micronet.utils.errors import UserError, nearest
 
 STRUCTURES = ("element", "filter", "channel")
 AMP = ("none", "bf16")
-# Of a weight or an input, in a recipe or a search.
-MOST_BITS = 8
 _BLOCK = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}|[0-9]{1,2}:[1-9][0-9]?")
 
 
@@ -56,6 +59,8 @@ def check(recipe: Sections) -> None:
         _check_prune(recipe.prune, recipe.path)
     if recipe.quantize is not None:
         _check_quantize(recipe.quantize, recipe.path)
+    for key, problem in problems(recipe):
+        _require(False, recipe.path, key, problem)
     if recipe.distill is not None:
         _check_distill(recipe.distill, recipe.path)
     if recipe.augment is not None:
@@ -71,18 +76,22 @@ def check_train(t: TrainSection, path: str) -> None:
     """
     _one_of(t.lr_schedule, LR_SCHEDULES, path, "train.lr_schedule")
     _one_of(t.optimizer, OPTIMIZERS, path, "train.optimizer")
+    if t.step_optimizer is not None:
+        _one_of(t.step_optimizer, OPTIMIZERS, path, "train.step_optimizer")
     _one_of(t.amp, AMP, path, "train.amp")
     _one_of(t.recompute, kernels.RECOMPUTED, path, "train.recompute")
     _one_of(t.decode, DECODERS, path, "train.decode")
     for key in ("epochs", "batch_size", "accumulate"):
         value = getattr(t, key)
         _require(value >= 1, path, f"train.{key}", f"{value} is not at least 1")
-    for key in ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed"):
+    unsigned = ("weight_decay", "warmup_epochs", "lr_start_epoch", "patience", "seed")
+    for key in (*unsigned, "reestimate_batches"):
         value = getattr(t, key)
         _require(0 <= value < 2**63, path, f"train.{key}", f"{value} is negative or too large")
-    for key in ("lr", "power", "loss_limit", "eps"):
+    for key in ("lr", "step_lr", "power", "loss_limit", "eps"):
         value = getattr(t, key)
-        _require(0 < value < float("inf"), path, f"train.{key}", f"{value} is no positive number")
+        positive = value is None or 0 < value < float("inf")
+        _require(positive, path, f"train.{key}", f"{value} is no positive number")
     for key in ("momentum", "label_smoothing", "model_ema", "alpha"):
         value = getattr(t, key)
         _require(0 <= value < 1, path, f"train.{key}", f"{value} is not in [0, 1)")
@@ -119,6 +128,7 @@ def _check_prune(p: PruneSection, path: str) -> None:
         _check_timing(p, group, where, path)
         _check_target(p, group, where, path)
         _check_structure(group, where, path)
+        _check_criterion(p, group, where, path)
     some = any(g.final_sparsity != 0 for g in p.groups)
     _require(some, path, "prune.groups", "prunes nothing: every final_sparsity is 0")
 
@@ -190,6 +200,19 @@ def _check_structure(g: PruneGroup, where: str, path: str) -> None:
         )
 
 
+def _check_criterion(p: PruneSection, g: PruneGroup, where: str, path: str) -> None:
+    key = f"{where}.criterion"
+    _one_of(g.criterion, CRITERIA, path, key)
+    if g.criterion == SECOND_ORDER:
+        share = g.threshold is None and g.sensitivity is None
+        _require(share, path, key, f"{SECOND_ORDER} goes with final_sparsity, not a magnitude")
+        start = p.start_epoch if g.start_epoch is None else g.start_epoch
+        early = (
+            f"{SECOND_ORDER} needs gradients before the first masks: a start_epoch of at least 1"
+        )
+        _require(start >= 1, path, key, early)
+
+
 def _check_quantize(q: QuantizeSection, path: str) -> None:
     start = q.start_epoch
     _require(start >= 0, path, "quantize.start_epoch", f"{start} is negative")
@@ -205,16 +228,34 @@ def _check_quantize(q: QuantizeSection, path: str) -> None:
 def _check_precision(p: WeightPrecision | ActivationPrecision, where: str, path: str) -> None:
     _check_levels(p, where, path)
     _one_of(p.step, STEPS, path, f"{where}.step")
-    learned = p.step == "learned"
     if isinstance(p, ActivationPrecision):
-        _require(0 <= p.decay < 1, path, f"{where}.decay", f"{p.decay} is not in [0, 1)")
-        default = p.decay == ActivationPrecision.decay
+        _check_activation(p, where, path)
+    else:
+        _check_weight(p, where, path)
+
+
+def _check_activation(p: ActivationPrecision, where: str, path: str) -> None:
+    _require(0 <= p.decay < 1, path, f"{where}.decay", f"{p.decay} is not in [0, 1)")
+    _one_of(p.start, STARTS, path, f"{where}.start")
+    if p.step == "learned":
         unused = f"{p.decay} is of no use: a learned step follows no average"
-        _require(default or not learned, path, f"{where}.decay", unused)
-    elif learned:
+        default = p.decay == ActivationPrecision.decay
+        _require(default, path, f"{where}.decay", unused)
+        return
+    for key, given in (("offset", p.offset), ("start", p.start != ActivationPrecision.start)):
+        unused = f"{getattr(p, key)} is of no use: it belongs to a learned step"
+        _require(not given, path, f"{where}.{key}", unused)
+
+
+def _check_weight(p: WeightPrecision, where: str, path: str) -> None:
+    learned = p.step == "learned"
+    both = "True is of no use: a learned step has no range that could be symmetric"
+    _require(not (learned and p.symmetric), path, f"{where}.symmetric", both)
+    if learned or p.symmetric:
         # Two levels would be -step and 0: no positive level, which the initial step divides by.
         key, value = ("bits", p.bits) if p.levels is None else ("levels", p.levels)
-        few = f"{value} is 2 levels, but a learned step of weights needs 3 or more"
+        what = "a learned step of weights needs" if learned else "symmetric weights need"
+        few = f"{value} is 2 levels, but {what} 3 or more"
         _require((p.levels or 2.0 ** (p.bits or 0)) >= 3, path, f"{where}.{key}", few)
 
 
@@ -234,10 +275,14 @@ def _check_distill(d: DistillSection, path: str) -> None:
     _require(warm, path, "distill.temperature", f"{d.temperature} is no positive number")
     share = d.student_weight
     _require(0 <= share <= 1, path, "distill.student_weight", f"{share} is not in [0, 1]")
-    if d.distill_weight is not None:
-        positive = 0 < d.distill_weight < float("inf")
-        key = "distill.distill_weight"
-        _require(positive, path, key, f"{d.distill_weight} is no positive number")
+    for key in ("distill_weight", "feature_weight"):
+        value = getattr(d, key)
+        positive = value is None or 0 < value < float("inf")
+        _require(positive, path, f"distill.{key}", f"{value} is no positive number")
+    weighed = not d.features or d.feature_weight is not None
+    _require(weighed, path, "distill.features", "needs distill.feature_weight")
+    named = bool(d.features) or d.feature_weight is None
+    _require(named, path, "distill.feature_weight", "needs distill.features")
     start = d.start_epoch
     _require(start >= 0, path, "distill.start_epoch", f"{start} is negative")
     alone = d.teacher is not None or d.teacher_weights is None

@@ -12,9 +12,12 @@ import yaml
 from micronet.recipe.checks import check, check_train
 from micronet.recipe.distiller import schedules
 from micronet.recipe.schema import (
+    SECOND_ORDER,
     ActivationPrecision,
     AugmentSection,
     DistillSection,
+    OscillationSection,
+    ProgressiveStage,
     PruneGroup,
     PruneSection,
     QuantizeOverride,
@@ -29,10 +32,13 @@ from micronet.recipe.yaml_source import line_of, read_yaml
 from micronet.utils.errors import UserError
 
 __all__ = [
+    "SECOND_ORDER",
     "ActivationPrecision",
     "AugmentSection",
     "DistillSection",
     "Inherit",
+    "OscillationSection",
+    "ProgressiveStage",
     "PruneGroup",
     "PruneSection",
     "QuantizeOverride",

@@ -96,7 +96,11 @@ def _convert_optional(hint: Any, value: object, where: str, path: str) -> Any:
     choices = [t for t in typing.get_args(hint) if t is not Inherit]
     if value is None and type(None) in choices:
         return None
-    return _convert(next(t for t in choices if t is not type(None)), value, where, path)
+    choices = [t for t in choices if t is not type(None)]
+    if isinstance(value, list):
+        # Of a number and a list of them, the list.
+        choices.sort(key=lambda choice: typing.get_origin(choice) is not tuple)
+    return _convert(choices[0], value, where, path)
 
 
 def _convert_scalar(hint: type, value: object, where: str, path: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import micronet_kernels as kernels
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.layers import QuantizedLayer
-from micronet.recipe.reader import recipe_from_dict
+from micronet.recipe.reader import PruneGroup, recipe_from_dict
 from micronet.runs import directory
 from micronet.runs.directory import RunDirectory
 from micronet.scoring.count import DEFAULT_RULES, Score, score_subject
@@ -44,7 +45,7 @@ class LayerPicture:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run."""
+    """One run; the settings are those of training that are not the defaults."""
 
     name: str
     config: Mapping[str, Any]
@@ -53,11 +54,19 @@ class RunFacts:
     score: Score | None = None
     layers: list[LayerPicture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    settings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def short(self) -> str:
         """The run's folder, without those that it lies in."""
         return Path(self.name).resolve().name
+
+    @property
+    def criteria(self) -> list[str]:
+        """What weights were ranked by, where it was not their magnitude."""
+        groups = (self.config["recipe"].get("prune") or {}).get("groups", [])
+        found = dict.fromkeys(group.get("criterion", PruneGroup.criterion) for group in groups)
+        return [f"pruned by {name}" for name in found if name != PruneGroup.criterion]
 
 
 def read(path: str, rules: RuleSet = DEFAULT_RULES, track: Track = DEFAULT) -> RunFacts:
@@ -78,12 +87,27 @@ def read(path: str, rules: RuleSet = DEFAULT_RULES, track: Track = DEFAULT) -> R
         checkpoint = directory.find_checkpoint(path)
     except UserError:
         missing.append("there is no checkpoint, so nothing of its layers and its score")
-        return RunFacts(path, config, records, _targets(config, None), missing=missing)
+        targets, known = _targets(config, None), settings(config)
+        return RunFacts(path, config, records, targets, missing=missing, settings=known)
     loaded = directory.load(checkpoint)
     counted = _score(path, rules, track, missing)
     pictures = [picture(name, layer) for name, layer in layers_of(loaded.model)]
     targets = _targets(config, loaded.model)
-    return RunFacts(path, config, records, targets, counted, pictures, missing)
+    return RunFacts(path, config, records, targets, counted, pictures, missing, settings(config))
+
+
+def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the keys of how a run trained whose values are not the defaults, with these."""
+    recipe = recipe_from_dict(config["recipe"], str(config["schedule"]))
+    sections = {"train": recipe.train, "distill": recipe.distill, "augment": recipe.augment}
+    found = []
+    for name, section in sections.items():
+        for key in dataclasses.fields(section) if section is not None else ():
+            value = getattr(section, key.name)
+            if value != key.default:
+                shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                found.append((f"{name}.{key.name}", shown))
+    return found
 
 
 def _score(path: str, rules: RuleSet, track: Track, missing: list[str]) -> Score | None:
@@ -141,7 +165,9 @@ def _codes(layer: QuantizedLayer) -> list[int]:
     """Count the codes of the weights, by code."""
     levels = layer.weight_levels
     if layer.weight_step is None:
-        codes: Tensor = kernels.quantize_per_channel(layer.weight, levels, layer.weight_mask)[0]
+        codes: Tensor = kernels.quantize_per_channel(
+            layer.weight, levels, layer.weight_mask, layer.bits.weight_scheme
+        )[0]
     else:
         # Values are whole numbers over a scale, but for the rounding of the quotient.
         whole = torch.round(layer.quantized_weight().flatten(1) * layer.weight_scale()[:, None])

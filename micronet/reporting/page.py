@@ -10,6 +10,12 @@ from micronet.reporting.plotting import charts as svg
 from micronet.reporting.style import of_page
 from micronet.scoring.count import Score, shares
 
+# Curves that the logs of some recipes alone have.
+_OF_SOME_RECIPES = {
+    "Bits": (("of weights", "weight_bits"), ("of inputs", "input_bits")),
+    "Oscillating weights": (("oscillating", "oscillating"), ("frozen", "frozen")),
+}
+
 
 def page(runs: Sequence[RunFacts]) -> str:
     """Return the report of one or more runs, side by side and one by one."""
@@ -65,7 +71,7 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         return [
             svg.Line(
                 _named(runs, run, name),
-                [(r["epoch"] + 1, r[key]) for r in run.records],
+                [(r["epoch"] + 1, r[key]) for r in run.records if r.get(key) is not None],
                 color,
                 "dashed" if second else "plain",
             )
@@ -75,13 +81,15 @@ def _curves(runs: Sequence[RunFacts]) -> str:
 
     loss = series(("training", "train_loss"), ("validation", "validation_loss"))
     top1 = series(("training", "train_top1"), ("validation", "validation_top1"))
+    rates = series(("", "lr"), ("learned steps", "step_lr"))
     plots = [
         svg.lines("Loss", loss, logarithmic=True),
         svg.lines("Top-1", top1, " %"),
-        svg.lines("Learning rate", series(("", "lr"))),
+        svg.lines("Learning rate", [line for line in rates if line.points]),
         svg.lines("Images a second", series(("", "images_per_second"))),
         svg.lines("Sparsity", _sparsity(runs), " %"),
     ]
+    plots += [svg.lines(title, series(*names)) for title, names in _OF_SOME_RECIPES.items()]
     return f'<div class="plots">{"".join(plots)}</div>'
 
 
@@ -106,6 +114,10 @@ def _one(run: RunFacts) -> list[str]:
     versions = run.config.get("versions") or {}
     about = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts.append(f"<p>{escape(about)}</p>")
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in run.criteria]
+    if run.settings:
+        cells = [["key", "value"], *run.settings]
+        parts += ["<h3>Training, where it is not the default</h3>", table(cells)]
     if run.score:
         parts += _score(run.score)
     if run.layers:

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file whose header carries the JSON, written beside and renamed.
 
-Tensor names: ``model/<state>``, ``mask/<layer>``, ``momentum/<parameter>``, and where the run
-averages its weights ``average/<state>``.
+Tensor names: ``model/<state>``, ``mask/<layer>``, ``momentum/<parameter>``; where the run averages
+its weights ``average/<state>``, where it prunes by second order ``curvature/<layer>``, and where it
+follows weights ``oscillation/<kind>/<layer>``.
 The header also carries the SHA-256 of all that: one changed bit is an error, not a network.
 A readable copy of the JSON lies beside the file; only the header is ever read back.
 """

@@ -16,7 +16,7 @@ from micronet.pruning.prune import Masks
 from micronet.quantization import quantize, shared_weights
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
-from micronet.quantization.quantizers import LearnedActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.utils.errors import UserError
 
 

@@ -16,4 +16,5 @@ __all__ = [
     "signals",
     "state",
     "tensorboard",
+    "trial",
 ]

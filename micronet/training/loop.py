@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -12,11 +13,20 @@ from torch import nn
 
 from micronet.compression.compression import Compression
 from micronet.compression.distillation import Teacher
+from micronet.compression.epoch_facts import epoch_facts
+from micronet.data.batches import Batch
 from micronet.data.datasets import Data
 from micronet.pruning import prune
+from micronet.recipe.reader import TrainSection
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.evaluation import Accuracy, evaluate
-from micronet.training.optimizer import convolutions, make_optimizer
+from micronet.training.optimizer import (
+    convolutions,
+    device_of,
+    in_order,
+    make_optimizer,
+    memory_order,
+)
 from micronet.training.plan import TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import Progress, State
@@ -77,9 +87,15 @@ def _train_and_validate(
     stop: StopRequest,
 ) -> None:
     state.compression.begin_epoch(epoch, state.optimizer)
+    if state.compression.stale:
+        state.model.train()
+        _reestimate(state, plan, data, epoch, stop)
     taught_by = teacher if plan.compression.distills(epoch) else None
     trained = Epoch(state, plan, data, epoch, taught_by, saver).train(stop)
     began = time.monotonic()
+    distributed.average_statistics(state.model)
+    state.compression.average.agree()
+    _reestimate(state, plan, data, epoch + 1, stop)
     validated = validate(state, plan, data, stop)
     if not math.isfinite(validated.loss):
         after = f"after {plan.stage} epoch {epoch + 1}"
@@ -100,10 +116,27 @@ def _train_and_validate(
     print(_line(plan, state.metrics), flush=True)
 
 
+def _reestimate(
+    state: State, plan: TrainingPlan, data: Data, epoch: int, stop: StopRequest
+) -> None:
+    """Compute the statistics of normalization anew, if asked for, over the batches of an epoch on.
+
+    They are the batches that training takes next, without what mixes images.
+    """
+    if not plan.train.reestimate_batches:
+        return
+    place, order = device_of(state.model), memory_order(plan.train.channels_last)
+
+    def forward(batch: Batch) -> None:
+        state.model(in_order(batch[0].to(place), order))
+
+    batches = (batch for number in itertools.count(epoch) for batch in data.train(number))
+    alone = not distributed.is_several()
+    state.compression.reestimate_(stop.watch(batches) if alone else batches, forward=forward)
+
+
 def validate(state: State, plan: TrainingPlan, data: Data, stop: StopRequest) -> Accuracy:
     """Evaluate the network that a user of the checkpoint gets: the average, where there is one."""
-    distributed.average_statistics(state.model)
-    state.compression.average.agree()
     # Processes have different numbers of validation batches, between which they cannot meet.
     alone = not distributed.is_several()
     validation = data.validation()
@@ -112,6 +145,12 @@ def validate(state: State, plan: TrainingPlan, data: Data, stop: StopRequest) ->
         name = f"{plan.stage} epoch {state.epoch + 1}, validation: {type(state.model).__name__}"
         order = plan.train.channels_last
         return evaluate(state.model, watched, channels_last=order, name=name)
+
+
+def _rates(train: TrainSection, rate: float) -> dict[str, float]:
+    """Return the rate of the weights, and that of learned steps where they have their own."""
+    own = {} if train.step_lr is None else {"step_lr": rate * train.step_lr / train.lr}
+    return {"lr": rate, **own}
 
 
 def _metrics(
@@ -125,7 +164,7 @@ def _metrics(
     epoch = state.epoch - 1
     return {
         "epoch": epoch,
-        "lr": rate,
+        **_rates(plan.train, rate),
         "train_loss": trained.loss,
         "train_top1": trained.top1,
         "validation_loss": validated.loss,
@@ -133,6 +172,7 @@ def _metrics(
         "validation_top5": validated.top5,
         "sparsity": prune.shown_sparsity(state.model, state.compression.masks.bits),
         "at_target": plan.compression.at_target(epoch),
+        **epoch_facts(state.compression),
         "seconds": seconds,
         "images_per_second": trained.total / seconds,
     }
@@ -143,6 +183,18 @@ def _line(plan: TrainingPlan, metrics: Mapping[str, Any]) -> str:
         f"{plan.stage} epoch {metrics['epoch'] + 1}/{plan.train.epochs}: "
         f"loss {metrics['train_loss']:.4f}, train top-1 {metrics['train_top1']:.2f}, "
         f"validation top-1 {metrics['validation_top1']:.2f}, "
-        f"sparsity {100 * metrics['sparsity']:.1f} %, lr {metrics['lr']:.2g}, "
-        f"{metrics['seconds']:.1f} s"
+        f"sparsity {100 * metrics['sparsity']:.1f} %, {_of_some_recipes(metrics)}"
+        f"lr {metrics['lr']:.2g}, {metrics['seconds']:.1f} s"
     )
+
+
+def _of_some_recipes(metrics: Mapping[str, Any]) -> str:
+    """Return the start of a line's end that only some recipes have."""
+    parts = []
+    if metrics.get("weight_bits") is not None:
+        parts.append(f"{metrics['weight_bits']:.3g}-bit weights")
+    if metrics.get("input_bits") is not None:
+        parts.append(f"{metrics['input_bits']:.3g}-bit inputs")
+    if "oscillating" in metrics:
+        parts.append(f"{metrics['oscillating']} oscillating and {metrics['frozen']} frozen weights")
+    return "".join(f"{part}, " for part in parts)

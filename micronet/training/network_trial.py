@@ -7,19 +7,18 @@ asked once at the start, in the modes and memory order that the run uses, and le
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.compression.distillation import Teacher
-from micronet.data.datasets import Data
+from micronet.compression.features import Features
+from micronet.compression.reestimation import trained_norms
 from micronet.models.failures import failures_of, logits_of
 from micronet.models.unchanged import unchanged
 from micronet.quantization import quantize
-from micronet.quantization.quantize import LayerBits
+from micronet.recipe.yaml_source import line_of
 from micronet.training.optimizer import (
     autocast,
     device,
@@ -28,77 +27,12 @@ from micronet.training.optimizer import (
     memory_order,
     to_device,
 )
-from micronet.training.plan import TrainingPlan
+from micronet.training.trial import Trial
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
 # A network that skips layers at random sees them all in so many passes, almost surely.
 _PASSES = 8
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a run asks of a network.
-
-    Attributes:
-        name: of the network, for messages.
-        shape: of one image.
-        classes: of the data.
-        evaluated: numbers of images to evaluate at once.
-        trained: numbers of images to train at once; none where it is only evaluated.
-        amp: the type that float layers train in.
-        bits: precision of the layers that are to be quantized.
-        masks: what is pruned already.
-        where: the bits stand, for messages.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    classes: int
-    evaluated: tuple[int, ...]
-    trained: tuple[int, ...] = ()
-    amp: str = "none"
-    bits: Mapping[str, LayerBits] = field(default_factory=dict)
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
-    where: str = ""
-
-    @classmethod
-    def of_evaluation(cls, name: str, data: Data, images: int) -> Trial:
-        """Return the trial of a pass over some ``images`` of a data set, in order."""
-        shape = (data.channels, data.image_size, data.image_size)
-        shares = {images // data.processes, -(-images // data.processes)}
-        sizes = [size for share in shares for size in _sizes(share, data.batch_size)]
-        return cls(name, shape, data.num_classes, _few(sizes))
-
-    @classmethod
-    def of_training(
-        cls, name: str, data: Data, plan: TrainingPlan, masks: Mapping[str, Tensor], where: str
-    ) -> Trial:
-        """Return the trial of a stage: its steps, and its passes over the validation images."""
-        batch = min(data.batch_size, data.train_size) // data.processes
-        return dataclasses.replace(
-            cls.of_evaluation(name, data, data.validation_size),
-            trained=_few(_sizes(batch, -(-batch // plan.train.accumulate))),
-            amp=plan.train.amp,
-            bits=plan.compression.bits,
-            masks=masks,
-            where=where,
-        )
-
-    @property
-    def image(self) -> str:
-        """The shape of an image as text."""
-        return "x".join(map(str, self.shape))
-
-
-def _sizes(images: int, batch: int) -> tuple[int, int]:
-    """Return the sizes of the first and the last batch of some images."""
-    return min(images, batch), images % batch or min(images, batch)
-
-
-def _few(sizes: Iterable[int]) -> tuple[int, ...]:
-    """Return the sizes to try for those that a run has: one image is special, more are alike."""
-    return tuple(sorted({min(size, 2) for size in sizes if size > 0}))
 
 
 def check(
@@ -149,6 +83,10 @@ def _attempt(
     with unchanged(model):
         if trial.trained:
             notes = _unreached(model, trial.name, _try_training(model, trial, order))
+        if trial.reestimates and not trained_norms(model):
+            key = "train.reestimate_batches"
+            problem = f"is of no use: {trial.name} trains the statistics of no normalization"
+            raise UserError(f"{line_of(trial.path, key)}: {key} {problem}")
         _try_evaluation(model, trial, order)
     if trial.bits:
         with unchanged(model):
@@ -158,6 +96,7 @@ def _attempt(
         taught = dataclasses.replace(trial, name=_of_teacher(trial), evaluated=trial.trained)
         with unchanged(teacher.model):
             _try_evaluation(teacher.model, taught, order)
+            _try_features(model, teacher.model, taught, order)
     return notes
 
 
@@ -187,6 +126,20 @@ def _check_finite(model: nn.Module, name: str) -> None:
             raise UserError(f"{name} has values in {key!r} that are not finite")
 
 
+@torch.no_grad()
+def _try_features(
+    student: nn.Module, teacher: nn.Module, trial: Trial, order: torch.memory_format
+) -> None:
+    """Compare what the two networks compute, where that is distilled."""
+    if trial.features is None:
+        return
+    with unchanged(student), Features(trial.features, student, teacher).watched() as features:
+        student.train()
+        for network in (student, teacher):
+            _try_each(network, trial, trial.trained[-1:], order, trains=False)
+        features.loss()
+
+
 def _try_quantized(model: nn.Module, trial: Trial, order: torch.memory_format) -> None:
     """Try the network as it is to become."""
     quantize.convert_(model, trial.bits, trial.masks)
@@ -197,8 +150,9 @@ def _try_quantized(model: nn.Module, trial: Trial, order: torch.memory_format) -
             break
     else:
         layer = uninitialized[0].removesuffix(".input_quantizer")
+        where = line_of(trial.path, "quantize")
         raise UserError(
-            f"{trial.where}: layer {layer!r} of {trial.name} is never called, so the range of its "
+            f"{where}: layer {layer!r} of {trial.name} is never called, so the range of its "
             "input cannot be known: set its activations to null in quantize.overrides"
         )
     _try_evaluation(model, trial, order)

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,31 +15,43 @@ from micronet.compression.compression import Compression
 from micronet.models import shared_layers
 from micronet.models.shared_tensors import first_names
 from micronet.recipe.reader import TrainSection
+from micronet.training.joint_optimizer import JointOptimizer
 from micronet.utils.errors import UserError
 
-# What each optimizer keeps for a parameter.
-STATE_OF: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
-    torch.optim.SGD: ("momentum_buffer",),
-    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.RMSprop: ("step", "square_avg", "momentum_buffer"),
-}
+# What the optimizers of a recipe keep for a parameter, each some of it.
+STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq", "square_avg")
 
 
 def make_optimizer(compression: Compression, section: TrainSection) -> torch.optim.Optimizer:
-    """Return the optimizer that a recipe means, over the groups of ``parameter_groups``."""
-    groups = compression.parameter_groups()
+    """Return the optimizer that a recipe means, over the groups of ``parameter_groups``.
+
+    Where learned steps have another one, it takes the steps of both.
+    """
+    place, of_steps = device_of(compression.model), section.step_optimizer
+    if of_steps in (None, section.optimizer):
+        return _made(section.optimizer, compression.parameter_groups(), section, place)
+    weights = _made(section.optimizer, compression.parameter_groups(steps=False), section, place)
+    return JointOptimizer(weights, _made(of_steps, compression.step_groups(), section, place))
+
+
+def _made(
+    name: str, groups: list[dict[str, Any]], section: TrainSection, place: torch.device
+) -> torch.optim.Optimizer:
+    """Return an optimizer of torch by its name in a recipe."""
     # A captured step reads its rate on the device, as the fused form of SGD alone does.
-    graphed, place = section.cuda_graph, device_of(compression.model)
+    graphed = section.cuda_graph
     rate = torch.tensor(section.lr, device=place) if graphed else section.lr
-    if section.optimizer == "sgd":
+    for group in groups:
+        if graphed and "lr" in group:
+            group["lr"] = torch.tensor(group["lr"], device=place)
+    if name == "sgd":
         momentum, nesterov = section.momentum, section.nesterov
         return torch.optim.SGD(
             groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=graphed or None
         )
     # Their number of steps stays on the device, where a step that is not sound gives it back.
     capturable = place.type == "cuda"
-    if section.optimizer == "rmsprop":
+    if name == "rmsprop":
         return torch.optim.RMSprop(
             groups,
             lr=rate,
@@ -47,7 +60,7 @@ def make_optimizer(compression: Compression, section: TrainSection) -> torch.opt
             momentum=section.momentum,
             capturable=capturable,
         )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[section.optimizer]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     first, second = section.betas
     return kind(groups, lr=rate, betas=(first, second), eps=section.eps, capturable=capturable)
 
@@ -60,9 +73,10 @@ def optimizer_tensors(
     return {key: value for key, value in kept.items() if isinstance(value, torch.Tensor)}
 
 
-def on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer counts its steps where the parameters are."""
-    return bool(optimizer.defaults.get("capturable"))
+def counted_on_device(optimizer: torch.optim.Optimizer) -> set[torch.Tensor]:
+    """Return the parameters whose steps an optimizer counts where they are."""
+    groups = (group for group in optimizer.param_groups if group.get("capturable"))
+    return {parameter for group in groups for parameter in group["params"]}
 
 
 @dataclass
@@ -144,12 +158,13 @@ _SHAPES = {
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same rate."""
+    """Give every parameter group the same rate, times its ``lr_scale`` where it has one."""
     for group in optimizer.param_groups:
+        own = rate * group.get("lr_scale", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def clip_gradients(model: nn.Module, section: TrainSection) -> torch.Tensor | None:

@@ -87,7 +87,8 @@ def _with_pruned(
     layer: architectures.Layer, kind: str, level: float, accuracy: Callable[[], Accuracy]
 ) -> Accuracy:
     whole = layer.weight.detach().clone()
-    bits = prune.masks_together({"": layer}, PruneGroup(("*",), structure=kind), level)[""]
+    ranked = prune.Ranked(layer, layer.weight.detach())
+    bits = prune.masks_together({"": ranked}, PruneGroup(("*",), structure=kind), level)[""]
     try:
         keep = kernels.unpack_bits(bits, whole.numel()).view(whole.shape)
         layer.weight.masked_fill_(~keep, 0.0)

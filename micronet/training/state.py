@@ -17,7 +17,7 @@ from micronet.compression.compression import Compression
 from micronet.models.shared_layers import kept_names
 from micronet.quantization import quantize
 from micronet.runs import checkpoint
-from micronet.training.optimizer import STATE_OF, Plateau, on_device, optimizer_tensors
+from micronet.training.optimizer import STATE, Plateau, counted_on_device, optimizer_tensors
 from micronet.utils.errors import UserError
 
 
@@ -76,6 +76,10 @@ def pack(state: State, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
             tensors[f"{_group_of(key)}/{name}"] = tensor
     average = state.compression.average.tensors
     tensors.update({f"average/{k}": v for k, v in average.items()})
+    curvature = state.compression.curvature.tensors
+    tensors.update({f"curvature/{k}": v for k, v in curvature.items()})
+    followed = state.compression.oscillations.state()
+    tensors.update({f"oscillation/{k}": v for k, v in followed.items()})
     header = {
         **meta,
         "bits": quantize.bits_to_dict(state.compression.bits),
@@ -96,6 +100,7 @@ def _group_of(key: str) -> str:
 
 def _continue_with(state: State, key: str, kept: Mapping[str, Tensor]) -> None:
     """Give the optimizer what a checkpoint kept of it."""
+    on_device = counted_on_device(state.optimizer)
     for name, parameter in state.model.named_parameters():
         if name not in kept:
             continue
@@ -103,7 +108,7 @@ def _continue_with(state: State, key: str, kept: Mapping[str, Tensor]) -> None:
         if tensor.dim():
             # Same strides as the parameter, or the next step would round in another order.
             tensor = torch.empty_like(parameter).copy_(tensor).detach()
-        elif on_device(state.optimizer):
+        elif parameter in on_device:
             tensor = tensor.to(parameter.device)
         state.optimizer.state[parameter][key] = tensor
 
@@ -123,9 +128,12 @@ def unpack(state: State, found: checkpoint.Checkpoint) -> State:
         state.plateau = Plateau(**meta["plateau"])
         state.best_top1, state.best_epoch = meta["best_top1"], meta["best_epoch"]
         state.metrics = meta["metrics"]
-        for key in STATE_OF[type(state.optimizer)]:
+        for key in STATE:
             _continue_with(state, key, found.group(_group_of(key)))
         state.compression.average.load(state.model, found.group("average"))
+        state.compression.curvature.load(state.model, found.group("curvature"))
+        followed = found.group("oscillation")
+        state.compression.oscillations.load(state.model, followed, state.compression.epoch)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {str(found.path)!r} cannot be continued: {' '.join(str(error).split())}"

@@ -14,14 +14,14 @@ from torch import nn
 
 from micronet.models import architectures
 from micronet.quantization.layers import quantized_layers
-from micronet.quantization.quantizers import LearnedActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.utils.errors import UserError
 
 Scalars: TypeAlias = dict[str, float]
 
 EVERY_STEPS = 20
 
-# Of the log's keys; what is not named here is no curve.
+# Of the log's keys, which not every recipe has; what is not named here is no curve.
 _TAGS = {
     "train_loss": "loss/train",
     "validation_loss": "loss/validation",
@@ -29,6 +29,10 @@ _TAGS = {
     "validation_top1": "top1/validation",
     "validation_top5": "top5/validation",
     "sparsity": "sparsity/convolutions and what is pruned",
+    "weight_bits": "bits/weights",
+    "input_bits": "bits/inputs",
+    "oscillating": "oscillations/weights that oscillate",
+    "frozen": "oscillations/weights that are frozen",
     "images_per_second": "speed/images per second",
     "seconds": "speed/seconds per epoch",
 }
@@ -72,7 +76,7 @@ class Events:
 
     def epoch(self, step: int, metrics: dict[str, Any], model: nn.Module) -> None:
         """Record an epoch that ended with ``step``: its log, and the layers of ``model``."""
-        self._add({tag: metrics[key] for key, tag in _TAGS.items()}, step)
+        self._add({t: metrics[k] for k, t in _TAGS.items() if metrics.get(k) is not None}, step)
         self._add(layer_scalars(model), step)
         for name, layer in architectures.layers(model).items():
             weight = layer.weight.detach().float().cpu()

@@ -22,10 +22,13 @@ from benchmarks.qat.report import MemoryRow, Results, StepRow
 from paths import ROOT
 
 FIGURES = [
-    "step_vs_plain",
+    "step_vs_plain_silu",
+    "step_vs_compiled",
     "step_vs_compiled_qat",
-    "saved_vs_plain",
-    "saved_vs_plain_recompute",
+    "saved_4_4",
+    "saved_8_8",
+    "saved_lsq",
+    "saved_recompute",
     "rss_vs_plain",
 ]
 SIZE = qat_networks.Size("efficientnet-micro", 2, 32)
@@ -170,8 +173,8 @@ def test_groups_bound_the_memory_and_compile_only_where_asked():
     every = list(qat_networks.VARIANTS)
     assert tuple(qat_step.groups(every, True)) == qat_step.GROUPS
     assert qat_step.groups(every, False)[-1] == ("plain-compiled", "compiled-qat")
-    assert qat_step.groups(["plain", "micronet"], True) == [("plain", "micronet")]
-    assert qat_step.groups(["plain"], True) == [("plain",)]
+    assert qat_step.groups(["plain-silu", "micronet"], True) == [("plain-silu", "micronet")]
+    assert qat_step.groups(["plain-silu"], True) == [("plain-silu",)]
 
 
 def _step(group, variant, seconds, allocator="warm"):
@@ -180,23 +183,28 @@ def _step(group, variant, seconds, allocator="warm"):
 
 def test_headlines_are_of_the_warm_allocator_within_a_group():
     steps = [
-        _step(1, "plain", 9.0, "default"),
+        _step(1, "plain-silu", 9.0, "default"),
         _step(1, "micronet", 1.0, "default"),
-        _step(1, "plain", 2.0),
+        _step(1, "plain-silu", 2.0),
         _step(1, "micronet", 3.0),
         _step(5, "micronet", 4.0),
+        _step(5, "plain-compiled", 5.0),
         _step(5, "compiled-qat", 2.0),
     ]
     memory = [MemoryRow("plain", 8.0, 10.0, 1.0), MemoryRow("micronet", 2.0, 5.0, 1.0)]
+    memory += [
+        MemoryRow("micronet-8/8", 4.0, 6.0, 1.0),
+        MemoryRow("micronet-learned", 3.0, 6.0, 1.0),
+    ]
     found = qat_report.summarize(Results("", steps, memory, [], {}))
     assert list(found) == FIGURES
-    assert list(found.values()) == [1.5, 2.0, 0.25, None, 0.5]
+    assert list(found.values()) == [1.5, 0.8, 2.0, 0.25, 0.5, 0.375, None, 0.5]
 
 
 def test_what_was_not_measured_is_none():
     row = StepRow("warm", 1, "compiled-qat", None, None, None, None, "not here")
     results = Results("", [_step(1, "micronet", 3.0), row], [], [], {})
-    assert list(qat_report.summarize(results).values()) == [None] * 5
+    assert list(qat_report.summarize(results).values()) == [None] * 8
     assert "compiled-qat (not here)" in qat_report.markdown(results)
 
 
@@ -230,14 +238,15 @@ def test_the_command_measures_all_parts_and_ends_with_one_line(tmp_path, monkeyp
     monkeypatch.setattr(qat_step, "ALLOCATORS", {"warm": qat_step.ALLOCATORS["warm"]})
     words = ["--quick", "--arch", "efficientnet-micro", "--threads", "1", "--out", str(tmp_path)]
     # The others differ in what they train alone, which they do above.
-    variants = ["plain", "micronet", "micronet-recompute", "compiled-qat"]
+    variants = ["plain", "plain-silu", "micronet", "micronet-recompute", "compiled-qat"]
     assert qat_step.main([*words, "--variants", *variants]) == 0
     output = capfd.readouterr().out
     *_, last = output.splitlines()
     assert output.count("RESULT") == 1 and last.startswith("RESULT ")
     summary = json.loads(last.removeprefix("RESULT "))
     assert list(summary) == FIGURES
-    assert [name for name, value in summary.items() if value is None] == ["step_vs_compiled_qat"]
+    missing = [name for name, value in summary.items() if value is None]
+    assert missing == ["step_vs_compiled", "step_vs_compiled_qat", "saved_8_8", "saved_lsq"]
     assert all(value > 0 for value in summary.values() if value is not None)
 
     assert {path.name for path in tmp_path.iterdir()} == {"qat_step_cpu.md", "qat_step_cpu.json"}

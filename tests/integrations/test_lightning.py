@@ -1,12 +1,19 @@
 """Lightning's Trainer with the callback: the weights of a plain loop, resumed or not."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import plain_loops
 from micronet.compression.one_shot import quantize_
-from micronet.recipe.reader import ActivationPrecision, WeightPrecision
+from micronet.recipe.reader import (
+    ActivationPrecision,
+    OscillationSection,
+    ProgressiveStage,
+    WeightPrecision,
+)
 from micronet.utils.errors import UserError
 
 pytest.importorskip("lightning")
@@ -87,6 +94,20 @@ def test_a_fit_has_the_weights_of_a_plain_loop(tmp_path, step, options):
     assert module.losses == losses and sum(losses[-8:]) < 0.65 * sum(losses[:8])
 
 
+@pytest.mark.parametrize("epochs", [1, plain_loops.EPOCHS])
+def test_masks_of_second_order_are_those_of_a_plain_loop(tmp_path, epochs):
+    """Lightning computes gradients inside of the optimizer's step; resumed or not."""
+    recipe, data = plain_loops.by_second_order(), plain_loops.loader()
+    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    callback = CompressionCallback(recipe)
+    trainer(tmp_path, callback, max_epochs=epochs).fit(Classifier(), data)
+    if epochs < plain_loops.EPOCHS:
+        callback = CompressionCallback(recipe)
+        trainer(tmp_path, callback).fit(Classifier(), data, ckpt_path=str(tmp_path / "last.ckpt"))
+    plain_loops.assert_same_network(callback.compression, plain)
+    plain_loops.assert_compressed(callback.compression)
+
+
 @pytest.mark.parametrize("step", ["range", "learned"])
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_resumed_fit_has_the_weights_of_an_undisturbed_one(tmp_path, step, epochs):
@@ -97,6 +118,26 @@ def test_a_resumed_fit_has_the_weights_of_an_undisturbed_one(tmp_path, step, epo
     callback = CompressionCallback(recipe)
     trainer(tmp_path, callback).fit(Classifier(), data, ckpt_path=str(tmp_path / "last.ckpt"))
     plain_loops.assert_same_network(callback.compression, plain)
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_fit_with_frozen_weights_and_stages_of_bits_is_resumed(tmp_path, epochs):
+    made, data = plain_loops.recipe(), plain_loops.loader()
+    quantize = dataclasses.replace(
+        made.quantize,
+        oscillations=OscillationSection(momentum=0.1, freeze=(0.09, 0.03)),
+        progressive=(ProgressiveStage(1, 8, 8), ProgressiveStage(2, 4, 4)),
+    )
+    recipe = dataclasses.replace(made, quantize=quantize)
+    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    first = trainer(tmp_path, CompressionCallback(recipe), max_epochs=epochs)
+    first.fit(Classifier(), data)
+    callback = CompressionCallback(recipe)
+    trainer(tmp_path, callback).fit(Classifier(), data, ckpt_path=str(tmp_path / "last.ckpt"))
+    plain_loops.assert_same_network(callback.compression, plain)
+    known, expected = (c.oscillations.state() for c in (callback.compression, plain))
+    assert known.keys() == expected.keys() and plain.oscillations.counts()["frozen"] > 0
+    assert all(torch.equal(known[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_fit_is_resumed_within_an_epoch(tmp_path):

@@ -1,4 +1,4 @@
-"""Activations as codes of four bits: what is kept for the backward pass in place of the values."""
+"""Activations as codes of four or eight bits: what is kept in place of the values."""
 
 import pytest
 import torch
@@ -24,7 +24,12 @@ from samples import (
 )
 
 OP = torch.ops.micronet
-LEVELS = [2, 3, 5, 15, 16]
+LEVELS = [2, 3, 5, 16, 17, 256]
+
+
+def unpacked(codes, numel, levels):
+    """Codes a byte each: up to 16 levels share one."""
+    return kernels.unpack_codes(codes, numel, 16) if levels <= 16 else codes
 
 
 @with_quantizers(LEVELS)
@@ -35,8 +40,9 @@ def test_codes_say_what_the_values_say(on_all, rng, same, levels, scheme, dtype)
         codes, inside, found = on_all(
             lambda x=x, e=ends: OP.quantize_per_tensor(x, e, levels, scheme)
         )
-        assert codes.shape == (-(-size // 2),) and codes.dtype == torch.uint8
-        assert kernels.unpack_codes(codes, size, 16).max() < levels
+        bytes = -(-size // 2) if levels <= 16 else size
+        assert codes.shape == (bytes,) and codes.dtype == torch.uint8
+        assert int(unpacked(codes, size, levels).max()) < levels
         y = on_all(
             lambda c=codes, e=ends, s=size: OP.dequantize_per_tensor(c, e, s, levels, scheme, dtype)
         )
@@ -47,17 +53,33 @@ def test_codes_say_what_the_values_say(on_all, rng, same, levels, scheme, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_matches_reference_on_threads(on_all, rng, threads, dtype):
+@pytest.mark.parametrize("levels", [16, 256])
+def test_matches_reference_on_threads(on_all, rng, threads, levels, dtype):
     x, ends = draw(rng, BIG, dtype=dtype), draw_ends(rng)
-    codes, _, _ = on_all(lambda: OP.quantize_per_tensor(x, ends, 16, 0))
-    on_all(lambda: OP.dequantize_per_tensor(codes, ends, BIG, 16, 0, dtype))
+    codes, _, _ = on_all(lambda: OP.quantize_per_tensor(x, ends, levels, 0))
+    on_all(lambda: OP.dequantize_per_tensor(codes, ends, BIG, levels, 0, dtype))
 
 
-def test_values_beyond_the_caches(on_all, rng):
+@pytest.mark.parametrize("levels", [16, 256])
+def test_values_beyond_the_caches(on_all, rng, levels):
     size = 1_100_003  # of four bytes each, more than 4 MiB
-    codes = torch.randint(0, 256, (-(-size // 2),), generator=rng).to(torch.uint8)
+    bytes = -(-size // 2) if levels <= 16 else size
+    codes = torch.randint(0, 256, (bytes,), generator=rng).to(torch.uint8)
     ends = torch.tensor([-1.0, 2.0])
-    on_all(lambda: OP.dequantize_per_tensor(codes, ends, size, 16, 0, torch.float32))
+    on_all(lambda: OP.dequantize_per_tensor(codes, ends, size, levels, 0, torch.float32))
+
+
+@pytest.mark.parametrize("levels", [5, 16, 256])
+def test_codes_of_a_learned_step_have_values(on_all, rng, levels):
+    """Its step and its zero point stand in the place of a range."""
+    codes = torch.arange(levels, dtype=torch.uint8)
+    packed = kernels.pack_codes(codes, 16) if levels <= 16 else codes
+    step = torch.tensor([0.37, -2.0])
+    scheme = kernels.Scheme.LEARNED
+    y = on_all(
+        lambda: OP.dequantize_per_tensor(packed, step, levels, levels, scheme, torch.float32)
+    )
+    assert torch.equal(y, (codes.float() - 2) / (1 / torch.tensor(0.37)))
 
 
 def test_the_first_code_is_the_low_half(backend):
@@ -88,7 +110,7 @@ def test_special_values_in_special_ranges(on_all, ends, scheme, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_random_words(on_all, rng, dtype):
     for scheme in SCHEMES:
-        for levels in (5, 16):
+        for levels in (5, 16, 200):
             x, ends = draw_words(rng, 997, dtype=dtype), draw_ends(rng)
             args = (x, ends, levels, scheme)
             on_all(lambda args=args: OP.quantize_per_tensor(*args))
@@ -100,7 +122,8 @@ def test_any_bytes_have_values_alike(on_all, rng, dtype):
     for scheme in SCHEMES:
         for levels in LEVELS:
             codes = torch.arange(256, dtype=torch.uint8)
-            args = (codes, draw_ends(rng), 512, levels_for(scheme, levels), scheme, dtype)
+            numel = 512 if levels <= 16 else 256
+            args = (codes, draw_ends(rng), numel, levels_for(scheme, levels), scheme, dtype)
             on_all(lambda args=args: OP.dequantize_per_tensor(*args))
 
 
@@ -129,7 +152,7 @@ def test_codes_follow_memory_order(on_all, rng, same):
     values=st.lists(st.floats(width=32), min_size=1, max_size=40),
     lo=st.floats(-(2.0**100), 2.0**100, width=32),
     hi=st.floats(-(2.0**100), 2.0**100, width=32),
-    levels=st.integers(3, 16),
+    levels=st.integers(3, 256),
     scheme=st.sampled_from(SCHEMES),
 )
 def test_any_floats_in_any_range(values, lo, hi, levels, scheme):
@@ -146,13 +169,15 @@ def test_any_floats_in_any_range(values, lo, hi, levels, scheme):
 
 def test_rejects(backend):
     x, ends, codes = torch.ones(3), torch.ones(2), torch.zeros(2, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="levels is 17, but a code of four bits has 16"):
-        kernels.quantize_per_tensor(x, ends, 17)
-    with pytest.raises(ValueError, match="levels is 17, but a code of four bits has 16"):
+    with pytest.raises(ValueError, match="levels is 257, but AFFINE has 2 to 256"):
+        kernels.quantize_per_tensor(x, ends, 257)
+    with pytest.raises(ValueError, match="a learned step has no range"):
+        kernels.quantize_per_tensor(x, ends, 16, kernels.Scheme.LEARNED)
+    with pytest.raises(ValueError, match="codes has 2 bytes for 3 codes, which need 3"):
         kernels.dequantize_per_tensor(codes, ends, 3, 17)
     with pytest.raises(ValueError, match=r"x has shape \[0\], and no elements have no range"):
         kernels.quantize_per_tensor(x[:0], ends, 16)
-    with pytest.raises(ValueError, match="packed has 2 bytes for 5 codes, which need 3"):
+    with pytest.raises(ValueError, match="codes has 2 bytes for 5 codes, which need 3"):
         kernels.dequantize_per_tensor(codes, ends, 5, 16)
     with pytest.raises(ValueError, match="levels is 1, but AFFINE has 2 to 256"):
         kernels.dequantize_per_tensor(codes, ends, 3, 1)

@@ -47,7 +47,8 @@ class Replayed(nn.Module):
         levels = self.layer.activation_levels
         codes = kernels.unpack_codes(self.codes.codes, n * c * h * w, levels)
         codes = codes.view(n, h, w, c).permute(0, 3, 1, 2)
-        low, high = self.codes.range.clamp(max=0.0)[0], self.codes.range.clamp(min=0.0)[1]
+        range = self.codes.coding.range
+        low, high = range.clamp(max=0.0)[0], range.clamp(min=0.0)[1]
         scale = (levels - 1) / (high - low)
         integers = codes.to(x.dtype) + torch.round(scale * low)
         # An element at an end of the range is inside, and rounds to the code of that end.
@@ -95,7 +96,7 @@ def has_doubtful_slopes(model, x):
     hooks = []
     for module in model.modules():
         if isinstance(module, Replayed):
-            low, high = module.codes.range.tolist()
+            low, high = module.codes.coding.range.tolist()
             ends = [end for end in (low, high) if end != 0]
             hooks.append(
                 module.register_forward_pre_hook(

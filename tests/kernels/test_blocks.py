@@ -12,10 +12,17 @@ from block_networks import Gated, chain, converted, images
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
+from micronet_kernels.operands import Coding
 from samples import DTYPES
 
 OP = torch.ops.micronet
 NONE = torch.empty(0)
+AFFINE, LEARNED = kernels.Scheme.AFFINE, kernels.Scheme.LEARNED
+# What values are rounded by: nothing, their range, or a learned step, with its zero point.
+NOTHING = Coding(NONE, 2, AFFINE)
+RANGE = Coding(torch.tensor([-0.25, 1.9]), 16, AFFINE)
+BYTES = Coding(torch.tensor([-0.25, 1.9]), 200, AFFINE)
+STEP = Coding(torch.tensor([0.1, -2.0]), 9, LEARNED)
 SIZES = [(2, 16, 5, 7), (3, 7, 3, 5), (1, 600, 2, 3), (2, 32, 1, 1), (16, 33, 20, 17)]
 TYPES = [torch.int16, torch.int32, torch.float32]
 FUNCTIONS = range(4)
@@ -36,36 +43,62 @@ def block(request, rng):
 
 def test_reading_is_the_same_everywhere(on_all, rng, threads, block):
     acc = block[0]
-    range = torch.tensor([-0.25, 1.9])
     for gate in (NONE, torch.randn(acc.shape[:2], generator=rng)):
         on_all(lambda gate=gate: OP.block_extremes(*block, gate))
         on_all(lambda gate=gate: OP.block_values(*block, gate))
-        on_all(lambda gate=gate: OP.block_codes(*block, gate, range, 16))
+        for coding in (RANGE, BYTES, STEP):
+            on_all(lambda gate=gate, coding=coding: OP.block_codes(*block, gate, *coding))
     on_all(lambda: OP.block_means(*block))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_are_the_same_everywhere(on_all, rng, threads, block, dtype):
     acc = block[0]
-    grad, range = images(rng, acc.shape, dtype), torch.tensor([-0.25, 1.9])
+    grad = images(rng, acc.shape, dtype)
     k = torch.randn(3, acc.shape[1], generator=rng)
     gate, extra = (torch.randn(acc.shape[:2], generator=rng) for _ in (0, 1))
-    for ends in (NONE, range):
+    for by in (NOTHING, RANGE, STEP):
         for more in (NONE, extra):
-            on_all(lambda e=ends, x=more: OP.block_gradient(grad, *block, e, x, k, dtype))
-        on_all(lambda e=ends: OP.block_gate_gradient(grad, *block, gate, e))
+            on_all(lambda by=by, x=more: OP.block_gradient(grad, *block, *by, x, k, dtype))
+        on_all(lambda by=by: OP.block_gate_gradient(grad, *block, gate, *by))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_gradients_to_a_step_and_its_offset(backend, rng, threads, block, gated):
+    """Within the error of a sum of float32: each unit adds at most 128 terms to a place."""
+    acc = block[0]
+    grad = images(rng, acc.shape)
+    gate = torch.rand(acc.shape[:2], generator=rng) if gated else NONE
+    sums = OP.block_step_sums(grad, *block, gate, *STEP)
+    values = OP.block_values(*block, gate)
+    # The specification's own rounding of the same values; their products in float64.
+    (step, zero), n = STEP.range, STEP.levels - 1
+    t = (1 / step) * values
+    whole = torch.round(t - zero).clamp(0, n) + zero
+    inside = (t > zero) & (t < zero + n)
+    terms = grad.double() * torch.where(inside, whole - t, whole)
+    beyond = torch.where(inside, 0.0, grad).double()
+    for found, expected in zip(sums, (terms, beyond), strict=True):
+        bound = 130 * 2.0**-24 * expected.abs().sum((0, 2, 3))
+        assert ((found - expected.sum((0, 2, 3))).abs() <= bound).all()
+    assert inside.any() and not inside.all()
+    assert torch.equal(sums, OP.block_step_sums(grad, *block, gate, *STEP))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_narrow_gradients_are_rounded_once(backend, rng, block, dtype):
     """Those of float32, of the same numbers, rounded afterwards."""
     acc = block[0]
-    grad, range = images(rng, acc.shape, dtype), torch.tensor([-0.25, 1.9])
+    grad = images(rng, acc.shape, dtype)
     k, gate = torch.randn(3, acc.shape[1], generator=rng), torch.randn(acc.shape[:2], generator=rng)
-    narrow = OP.block_gradient(grad, *block, range, gate, k, dtype)
-    wide = OP.block_gradient(grad.float(), *block, range, gate, k, torch.float32)
+    narrow = OP.block_gradient(grad, *block, *RANGE, gate, k, dtype)
+    wide = OP.block_gradient(grad.float(), *block, *RANGE, gate, k, torch.float32)
     assert torch.equal(narrow, wide.to(dtype))
-    others = {OP.block_gradient_sums: (range, gate), OP.block_gate_gradient: (gate, range)}
+    others = {
+        OP.block_gradient_sums: (*RANGE, gate),
+        OP.block_gate_gradient: (gate, *RANGE),
+        OP.block_step_sums: (gate, *STEP),
+    }
     for op, rest in others.items():
         found, expected = (op(g, *block, *rest) for g in (grad, grad.float()))
         assert all(map(torch.equal, found, expected))
@@ -78,7 +111,7 @@ def test_sums_by_channel(backend, rng, threads, size):
     expected = torch.stack([wide.sum((0, 2, 3)), (wide * wide).sum((0, 2, 3))])
     assert torch.equal(OP.channel_moments(acc), expected)
     grad, m, b = images(rng, size), torch.ones(size[1]), torch.zeros(size[1])
-    sums = OP.block_gradient_sums(grad, images(rng, size), m, b, 0, NONE, NONE)
+    sums = OP.block_gradient_sums(grad, images(rng, size), m, b, 0, *NOTHING, NONE)
     assert torch.allclose(sums[0], grad.double().sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
 
 
@@ -87,7 +120,7 @@ def test_what_is_not_finite_shows(on_all):
     acc[0, 1, 2, 2] = torch.nan
     given = (acc, torch.ones(2), torch.zeros(2), 2)
     assert on_all(lambda: OP.block_extremes(*given, NONE)).isnan().all()
-    codes = on_all(lambda: OP.block_codes(*given, NONE, torch.tensor([0.0, 1.0]), 16))
+    codes = on_all(lambda: OP.block_codes(*given, NONE, *RANGE))
     assert kernels.unpack_codes(codes, 18, 16)[-1] == 0
     acc[0, 1, 2, 2] = torch.inf
     assert on_all(lambda: OP.block_extremes(*given, NONE))[1] == torch.inf

@@ -10,14 +10,14 @@ ENDS = torch.tensor([-0.5, 0.75])
 # Not operators on tensors.
 NOT_COMPILED = {
     "register_flop_formulas",
-    "MOST_CODE_LEVELS",
-    "MOST_WEIGHT_LEVELS",
     "Scheme",
     # Blocks decide while they run what they compute.
     "ConvCall",
     "LazyTensor",
+    "Learned",
     "PendingTensor",
     "QuantizedInput",
+    "QuantizedWeights",
     "batch_norm",
     "extremes",
     "is_channels_last",
@@ -25,6 +25,7 @@ NOT_COMPILED = {
     "is_finite",
     "position_means",
     "quantize_input",
+    "quantize_input_by_step",
     "conv2d_of_integers",
     "scale_of_range",
     "with_gradient_of",

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import micronet_kernels as kernels
+from micronet_kernels import QuantizedWeights, Scheme
+from micronet_kernels.operands import CodesConvolution as Convolution
 
 OP = torch.ops.micronet
 # (images, channels, height, width), outputs, kernel, stride, padding, dilation, groups.
@@ -20,18 +22,27 @@ SHAPES = [
     ((1, 70, 19, 8), 70, 5, 2, [1, 1, 2, 2], 1, 70),
     ((7, 33, 5, 20), 33, 3, 1, [2, 0, 2, 4], 2, 33),
 ]
-LEVELS = [(16, 16), (5, 128), (2, 2)]
+LEVELS = [(16, 16), (5, 128), (2, 2), (256, 256), (256, 16), (17, 129), (2, 256)]
+AFFINE = Scheme.AFFINE, Scheme.AFFINE
+SCHEMES = [(Scheme.AFFINE, Scheme.SYMMETRIC), (Scheme.LEARNED, Scheme.LEARNED)]
 
 
-def arguments(rng, case, levels=(16, 16), dtype=torch.float32):
+def arguments(rng, case, levels=(16, 16), dtype=torch.float32, schemes=AFFINE):
     size, out, kernel, stride, padding, dilation, groups = case
     range = torch.tensor([-1.0, 1.5]) * torch.rand(1, generator=rng)
     x = torch.randn(size, generator=rng).contiguous(memory_format=torch.channels_last)
-    codes, _, _ = OP.quantize_per_tensor(x, range, levels[0], 0)
+    codes, _, _ = OP.quantize_per_tensor(x, range, levels[0], Scheme.AFFINE)
     w = torch.randn(out, size[1] // groups, kernel, kernel, generator=rng).to(dtype)
     mask = kernels.pack_bits(torch.rand(w.shape, generator=rng) > 0.5)
-    numbers = ([stride] * 2, padding, [dilation] * 2, groups)
-    return codes, range, levels[0], w, mask, levels[1], list(size), *numbers
+    if Scheme.LEARNED in schemes:
+        steps = torch.rand(2, out, generator=rng) * 0.2 + 0.01
+        steps[1] = -(levels[1] // 2)
+    if schemes[0] == Scheme.LEARNED:
+        range = torch.tensor([0.02, -float(levels[0] // 3)])
+    learned = steps if schemes[1] == Scheme.LEARNED else torch.empty(0)
+    numbers = (list(size), [stride] * 2, padding, [dilation] * 2, groups)
+    weights = (w, mask, levels[1], int(schemes[1]), learned)
+    return Convolution(codes, range, levels[0], int(schemes[0]), *weights, *numbers)
 
 
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
@@ -49,8 +60,9 @@ def test_integers_and_values_are_the_same_everywhere(on_all, rng, threads, case,
 def test_skipping_pruned_weights_changes_nothing(on_all, rng, threads, case, kept):
     from micronet_kernels import _C
 
-    given = list(arguments(rng, case))
-    given[4] = kernels.pack_bits(torch.rand(given[3].shape, generator=rng) < kept)
+    given = arguments(rng, case)
+    kept_bits = torch.rand(given.w.shape, generator=rng) < kept
+    given = given._replace(mask=kernels.pack_bits(kept_bits))
     answers = []
     try:
         for skipping in (None, False, True):
@@ -69,14 +81,16 @@ def test_weights_of_other_types(on_all, rng, dtype):
     on_all(lambda: OP.quant_conv2d(*given))
 
 
-def integer_model(
-    codes, range, levels, w, mask, weight_levels, size, stride, pad, dilation, groups
-):
+def integer_model(of):
     """The sums in 64-bit integers, product by product, from the definition of the codes."""
-    n, c, h, width = size
-    zero = torch.round((levels - 1) / (range[1] - range[0]) * range[0]).long()
-    image = kernels.unpack_codes(codes, n * c * h * width, 16).view(n, h, width, c).long() + zero
-    weight_codes, _, weight_zero = kernels.quantize_per_channel(w, weight_levels, mask)
+    (n, c, h, width), w, range = of.input_size, of.w, of.range
+    pad, stride, dilation, groups = of.padding, of.stride, of.dilation, of.groups
+    zero = torch.round((of.levels - 1) / (range[1] - range[0]) * range[0]).long()
+    codes = of.codes
+    if of.levels <= 16:
+        codes = kernels.unpack_codes(codes, n * c * h * width, 16)
+    image = codes.view(n, h, width, c).long() + zero
+    weight_codes, _, weight_zero = kernels.quantize_per_channel(w, of.weight_levels, of.mask)
     top, left, bottom, right = pad
     image = F.pad(image.permute(0, 3, 1, 2), [left, right, top, bottom])
     columns = image.unfold(2, dilation[0] * (w.shape[2] - 1) + 1, stride[0])
@@ -88,10 +102,38 @@ def integer_model(
     return products.sum((3, 6, 7)).flatten(1, 2)
 
 
+@pytest.mark.parametrize("levels", [(16, 16), (256, 256)], ids=str)
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-def test_integers_are_the_sums_of_products(backend, rng, case):
-    given = arguments(rng, case)
-    assert torch.equal(OP.quant_conv2d(*given)[0].long(), integer_model(*given))
+def test_integers_are_the_sums_of_products(backend, rng, case, levels):
+    given = arguments(rng, case, levels)
+    assert torch.equal(OP.quant_conv2d(*given)[0].long(), integer_model(given))
+
+
+@pytest.mark.parametrize("levels", [(16, 16), (256, 255), (100, 256)], ids=str)
+@pytest.mark.parametrize("schemes", SCHEMES, ids=str)
+@pytest.mark.parametrize("case", [SHAPES[1], SHAPES[5], SHAPES[8]], ids=str)
+def test_every_scheme_sums_the_same_integers_everywhere(on_all, rng, case, schemes, levels):
+    given = arguments(rng, case, levels, schemes=schemes)
+    acc, ratio = on_all(lambda: OP.quant_conv2d(*given))
+    assert (acc != 0).any() and (ratio > 0).all()
+
+
+@pytest.mark.parametrize("scheme", [Scheme.AFFINE, Scheme.SYMMETRIC], ids=str)
+@pytest.mark.parametrize("ends", [(-1.0, 1.0), (0.0, 1.0), (-1.0, 0.0)], ids=str)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_integers_of_nine_bits_fit(on_all, ends, groups, scheme):
+    """Weights of 256 levels reach from -255 to 255, beyond a signed byte, at their ends."""
+    codes = torch.full((4 * 25,), 255, dtype=torch.uint8)
+    w = torch.empty(4, 4 // groups, 3, 3).uniform_(*ends)
+    w[0], w[1] = max(ends, key=abs), 0.0
+    none = torch.empty(0, dtype=torch.uint8)
+    given = Convolution(
+        *(codes, torch.tensor([0.0, 1.0]), 256, 0, w, none, 256, int(scheme), torch.empty(0)),
+        *([1, 4, 5, 5], [1, 1], [1] * 4, [1, 1], groups),
+    )
+    acc, _ = on_all(lambda: OP.quant_conv2d(*given))
+    largest = 127 if scheme == Scheme.SYMMETRIC else 255
+    assert acc.abs().max() == 255 * largest * given.w[0].numel()
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(145, torch.int16), (146, torch.int32)])
@@ -107,42 +149,47 @@ def test_the_largest_sums_fit_their_type(on_all, channels, dtype, groups):
     codes = torch.full(((torch.Size(size).numel() + 1) // 2,), 0xFF, dtype=torch.uint8)
     none = torch.empty(0, dtype=torch.uint8)
     number = 1 if groups == "dense" else 2
-    given = (codes, range, 16, w, none, 16, size, [1, 1], [0] * 4, [1, 1], number)
+    steps = torch.empty(0)
+    given = (codes, range, 16, 0, w, none, 16, 0, steps, size, [1, 1], [0] * 4, [1, 1], number)
     acc, _ = on_all(lambda: OP.quant_conv2d(*given))
     assert acc.dtype == dtype and acc.abs().max() == 225 * channels
     assert groups == "depthwise" or (acc[:, 1] == -225 * channels).all()
 
 
 def test_what_is_not_finite_shows_and_spoils_nothing_else(on_all, rng):
-    codes, range, levels, w, *rest = arguments(rng, SHAPES[0])
-    clean = OP.quant_conv2d_values(codes, range, levels, w, *rest)
-    rest[0] = torch.full_like(rest[0], 255)
-    clean = OP.quant_conv2d_values(codes, range, levels, w, *rest)
-    w = w.clone()
+    given = arguments(rng, SHAPES[0])
+    given = given._replace(mask=torch.full_like(given.mask, 255))
+    clean = OP.quant_conv2d_values(*given)
+    w = given.w.clone()
     w[3, 2] = torch.nan
-    values = on_all(lambda: OP.quant_conv2d_values(codes, range, levels, w, *rest))
+    values = on_all(lambda: OP.quant_conv2d_values(*given._replace(w=w)))
     others = [channel for channel in torch.arange(16).tolist() if channel != 3]
     assert values[:, 3].isnan().all() and torch.equal(values[:, others], clean[:, others])
     broken = torch.tensor([torch.nan, 1.0])
-    assert on_all(lambda: OP.quant_conv2d_values(codes, broken, levels, w, *rest)).isnan().all()
+    broken_input = given._replace(range=broken)
+    assert on_all(lambda: OP.quant_conv2d_values(*broken_input)).isnan().all()
 
 
 def test_rejects(backend, rng):
-    given = list(arguments(rng, SHAPES[0]))
+    given = arguments(rng, SHAPES[0])
 
     def refused(kind, match, **changes):
-        names = ["codes", "range", "levels", "w", "mask", "weight_levels", "size", "stride"]
-        changed = [changes.get(n, g) for n, g in zip(names, given, strict=False)] + given[8:]
         with pytest.raises(kind, match=match):
-            OP.quant_conv2d(*changed)
+            OP.quant_conv2d(*given._replace(**changes))
 
-    refused(ValueError, "levels is 17, but must be at most 16", levels=17)
-    refused(ValueError, "weight_levels is 129, but must be at most 128", weight_levels=129)
+    refused(ValueError, "levels is 257, but AFFINE has 2 to 256", levels=257)
+    refused(ValueError, "levels is 1, but AFFINE has 2 to 256", weight_levels=1)
+    refused(ValueError, "scheme is 5, which is none of", weight_scheme=5)
+    refused(ValueError, r"weight_steps has shape \[0\], but must have \[2, 16\]", weight_scheme=4)
+    refused(ValueError, r"weight_steps has shape \[2, 16\]", weight_steps=torch.ones(2, 16))
+    refused(ValueError, "codes has 280 bytes for 560 codes, which need 560", levels=17)
     refused(ValueError, r"stride is \[0, 1\], but must be 2 numbers of at least 1", stride=[0, 1])
-    refused(ValueError, "do not fit 9 channels", size=[2, 9, 5, 7], codes=given[0].new_empty(315))
-    refused(ValueError, "packed has 3 bytes for 560 codes", codes=given[0][:3])
-    refused(TypeError, r"range is torch\.float64", range=given[1].double())
-    refused(TypeError, r"w is torch\.float64", w=given[3].double())
+    refused(
+        ValueError, "do not fit 9 channels", input_size=[2, 9, 5, 7], codes=given[0].new_empty(315)
+    )
+    refused(ValueError, "codes has 3 bytes for 560 codes", codes=given[0][:3])
+    refused(TypeError, r"range is torch\.float64", range=given.range.double())
+    refused(TypeError, r"w is torch\.float64", w=given.w.double())
 
 
 # Gradients --------------------------------------------------------------------------------------
@@ -154,7 +201,8 @@ def test_gradients_are_those_of_the_convolution_of_the_values(backend, rng):
     keep = torch.rand(w.shape, generator=rng) > 0.5
     mask, range = kernels.pack_bits(keep), torch.tensor([-0.9, 1.1])
     call = kernels.ConvCall(16, 16, (2, 1), (0, 1, 1, 1), (1, 1), 2)
-    y = kernels.LazyTensor.convolve(kernels.quantize_input(x, range, 16), w, mask, None, call)
+    codes, weights = kernels.quantize_input(x, range, 16), QuantizedWeights.of_ranges(w, mask)
+    y = kernels.LazyTensor.convolve(codes, w, weights, None, call)
     grad = torch.randn(y.shape, generator=rng)
     ours = torch.autograd.grad(y, (x, w), grad)
     values = kernels.fake_quant_per_tensor(x, range, 16)

@@ -18,7 +18,6 @@ from samples import (
     RANGES,
     SCHEMES,
     SIZES,
-    SYMMETRIC,
     draw,
     draw_ends,
     draw_mask,
@@ -88,7 +87,7 @@ def test_every_number_of_a_half_type(on_all, rng, scheme, dtype):
 def kernels_range(ends, scheme):
     """The range that the gradient passes, widened to hold 0."""
     lo, hi = ends.tolist()
-    if scheme == SYMMETRIC:
+    if scheme.is_symmetric:
         return -max(abs(lo), abs(hi)), max(abs(lo), abs(hi))
     return min(lo, 0.0), max(hi, 0.0)
 

@@ -15,7 +15,6 @@ from samples import (
     NAN,
     NOTHING,
     SCHEMES,
-    SYMMETRIC,
     draw_mask,
     draw_words,
     every_half,
@@ -116,15 +115,16 @@ CHANNELS = {
 def test_special_channels(on_all, scheme):
     w = torch.tensor(list(CHANNELS.values()))
     w_hat, scale, zero = on_all(lambda: OP.fake_quant_per_channel(w, NOTHING, 16, scheme))
-    codes, _, _ = on_all(lambda: OP.quantize_per_channel(w, NOTHING, 16, scheme))
+    codes, _, least = on_all(lambda: OP.quantize_per_channel(w, NOTHING, 16, scheme))
+    whole = codes + least[:, None].nan_to_num() - zero[:, None].nan_to_num()
     row = dict(zip(CHANNELS, range(len(CHANNELS)), strict=True))
-    n = 7.0 if scheme == SYMMETRIC else 15.0
+    n = 7.0 if scheme.is_symmetric else 15.0
     for name in ("zeros", "minus zeros"):
         assert scale[row[name]] == 1 and zero[row[name]] == 0
-        assert not w_hat[row[name]].any() and not codes[row[name]].any()
+        assert not w_hat[row[name]].any() and not whole[row[name]].any()
     assert (w_hat[row["constant"]] - 0.7).abs().max() <= 0.7 * 2**-23
-    assert zero[row["all positive"]] == 0 and codes[row["all positive"]].max() == n
-    if scheme != SYMMETRIC:
+    assert zero[row["all positive"]] == 0 and whole[row["all positive"]].max() == n
+    if not scheme.is_symmetric:
         assert zero[row["all negative"]] == -n and codes[row["all negative"]].min() == 0
     assert w_hat[row["one NaN"]].isnan().all() and scale[row["one NaN"]].isnan()
     assert not codes[row["one NaN"]].any()

@@ -1,5 +1,7 @@
 """On a CUDA device: every operator as on the CPU, nothing waits, and a graph can be captured."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -7,14 +9,14 @@ import conv_samples
 import micronet_kernels as kernels
 import norm_cases
 from micronet_kernels import dispatch
-from micronet_kernels.scheme import Function
+from micronet_kernels.scheme import Function, code_bytes
 from samples import DTYPES, draw, draw_mask, fresh_state
 from triton_cases import CASES, FREE_SUMS
 
 pytestmark = pytest.mark.gpu
 
 OP = torch.ops.micronet
-ENDS = torch.tensor([-1.0, 1.5])
+ENDS, LEARNED = torch.tensor([-1.0, 1.5]), torch.tensor([0.1, -9.0])
 STEPS, ZERO = torch.tensor([0.1, 0.2, 0.05]), torch.tensor([0.0, -8.0, -15.0])
 # Scale, shift and an absent operand of eight channels that change nothing.
 UNIT_BLOCK = ((1.0, 8), (0.0, 8), (0.0, 0))
@@ -55,11 +57,15 @@ def as_on_the_cpu(device_backend, same):
 def test_activations(as_on_the_cpu, rng, size, dtype):
     x, count = draw(rng, size).to(dtype), torch.ones(1, dtype=torch.int64)
     bits = draw_mask(rng, (size,))
-    for levels, scheme in ((16, 0), (5, 1), (16, 2), (256, 0)):
+    for levels, scheme in ((16, 0), (5, 1), (16, 2), (256, 0), (255, 3)):
         as_on_the_cpu(OP.fake_quant_per_tensor, x, ENDS, levels, scheme)
         for step in (count, count - 1):
             as_on_the_cpu(OP.fake_quant_per_tensor_observed, x, ENDS, step, levels, scheme)
-    as_on_the_cpu(OP.quantize_per_tensor, x, ENDS, 16, 0)
+        as_on_the_cpu(OP.quantize_per_tensor, x, ENDS, levels, scheme)
+    for levels in (16, 256):
+        codes = torch.randint(256, (code_bytes(size, levels),), generator=rng, dtype=torch.uint8)
+        for ends, scheme in ((ENDS, 0), (LEARNED, 4)):
+            as_on_the_cpu(OP.dequantize_per_tensor, codes, ends, size, levels, scheme, dtype)
     as_on_the_cpu(OP.fake_quant_per_tensor_backward, x, bits)
 
     def updated(x):
@@ -75,9 +81,9 @@ def test_activations(as_on_the_cpu, rng, size, dtype):
 @pytest.mark.parametrize("shape", [(3, 1), (3, 9), (3, 25), (3, 1280), (3, 5000)])
 def test_weights_and_learned_steps(as_on_the_cpu, rng, shape, dtype):
     w, grad, mask = draw(rng, *shape).to(dtype), draw(rng, *shape).to(dtype), draw_mask(rng, shape)
-    for scheme in (0, 1, 2):
-        as_on_the_cpu(OP.fake_quant_per_channel, w, mask, 16, scheme)
-        as_on_the_cpu(OP.quantize_per_channel, w, mask, 16, scheme)
+    for scheme, levels in product((0, 1, 2, 3), (16, 256)):
+        as_on_the_cpu(OP.fake_quant_per_channel, w, mask, levels, scheme)
+        as_on_the_cpu(OP.quantize_per_channel, w, mask, levels, scheme)
     as_on_the_cpu(lambda w, m: OP.fake_quant_weights([w, w], [m, m[:0]], [16, 5], 0), w, mask)
     as_on_the_cpu(lambda g, m: OP.mask_gradients([g, g], [m, m[:0]]), grad, mask)
     for step, zero in ((STEPS, ZERO), (STEPS[:1], ZERO[1:2])):
@@ -143,7 +149,8 @@ def test_functions_of_every_number(device_backend, function):
         for name in (device_backend, "reference"):
             with kernels.use_backend(name):
                 ones = torch.ones_like(acc)
-                slopes = OP.block_gradient(ones, *affine, nothing, nothing, k, ones.dtype)
+                everywhere = nothing, 2, 0
+                slopes = OP.block_gradient(ones, *affine, *everywhere, nothing, k, ones.dtype)
                 found.append((OP.block_values(*affine, nothing), slopes))
         for ours, right in zip(*found, strict=True):
             assert torch.equal(ours.view(torch.int32), right.view(torch.int32)), exponent
@@ -177,15 +184,16 @@ def test_sums_of_whole_numbers(device_backend, rng, levels, weight_levels):
 
 
 @pytest.mark.parametrize("op", conv_samples.SAMPLES)
-def test_convolutions_and_blocks_do_not_wait(device_backend, rng, op):
-    arguments = on_the_device(next(iter(CASES[op](rng, torch.float32, None))))
-    with kernels.use_backend(device_backend):
-        getattr(OP, op)(*arguments)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+def test_convolutions_and_blocks_do_not_wait(device_backend, op):
+    for case in conv_samples.SAMPLES[op](torch.float32):
+        arguments = on_the_device(case)
+        with kernels.use_backend(device_backend):
             getattr(OP, op)(*arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                getattr(OP, op)(*arguments)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
 
 def training_step(x, w, state, grad):

@@ -37,7 +37,7 @@ def test_a_relu_passes_the_gradient_of_a_nan(on_all):
     none, k = torch.empty(0), torch.tensor([[1.0], [0.0], [0.0]])
     one, zero = torch.ones(1), torch.zeros(1)
     op = torch.ops.micronet.block_gradient
-    sums = on_all(lambda: op(grad, acc, one, zero, 1, none, none, k, torch.float32))
+    sums = on_all(lambda: op(grad, acc, one, zero, 1, none, 2, 0, none, k, torch.float32))
     assert sums.flatten()[:3].tolist() == [0.0, 0.0, torch.inf]
 
 

@@ -26,6 +26,8 @@ PRECISIONS = {
     "4/4": LayerBits(4, 4),
     "8/8": LayerBits(8, 8),
     "learned": LayerBits(4, 4, weight_step="learned", activation_step="learned"),
+    "symmetric": LayerBits(8, 4, symmetric=True),
+    "offset": LayerBits(4, 4, weight_step="learned", activation_step="learned", offset=True),
     "weights": LayerBits(4, None),
     "inputs": LayerBits(None, 4),
     "float": LayerBits(None, None),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
+from torch.utils.flop_counter import FlopCounterMode
 
 from micronet.models import architectures
 from micronet.utils.errors import UserError
@@ -40,6 +41,27 @@ def test_cifar_resnet_parameter_counts(arch, count):
     assert parameters(architectures.create_model("resnet" + arch, 10)) == count
 
 
+def test_the_cifar_mobilenet_is_of_the_size_it_says():
+    model = architectures.create_model("mobilenetv2_cifar", 10).eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() == 2 * 25_498_624
+    assert parameters(model) == 479_562
+    names = list(architectures.layers(model))
+    assert names[:3] == ["conv1", "blocks.0.depthwise", "blocks.0.project"]
+    assert names[-2:] == ["head", "fc"]
+    depthwise = [m for n, m in architectures.layers(model).items() if n.endswith(".depthwise")]
+    assert len(depthwise) == 12 and all(m.groups == m.in_channels for m in depthwise)
+
+
+def test_a_block_of_the_cifar_mobilenet_adds_its_input_where_the_shapes_are_equal():
+    model = architectures.create_model("mobilenetv2_cifar", 10).eval()
+    assert [i for i, block in enumerate(model.blocks) if block.adds_input] == [2, 4, 5, 7, 8, 9, 11]
+    torch.nn.init.zeros_(model.blocks[2].bn3.weight)
+    x = torch.randn(2, 24, 8, 8)
+    assert torch.equal(model.blocks[2](x), x)
+
+
 @pytest.mark.parametrize(
     "arch",
     [
@@ -47,6 +69,7 @@ def test_cifar_resnet_parameter_counts(arch, count):
         "efficientnet-b1",
         "efficientnet-micro",
         "resnet20",
+        "mobilenetv2_cifar",
         "inception_v3",
         "regnet_y_400mf",
         "squeezenet1_0",
@@ -61,7 +84,7 @@ def test_a_meta_network_holds_no_weights_and_runs_forward(arch):
     assert model(torch.empty(2, 3, side, side, device="meta")).shape == (2, 7)
 
 
-@pytest.mark.parametrize("arch", ["efficientnet-micro", "resnet20"])
+@pytest.mark.parametrize("arch", ["efficientnet-micro", "resnet20", "mobilenetv2_cifar"])
 def test_small_networks_train_on_one_channel(arch):
     model = architectures.create_model(arch, 5, channels=1)
     logits = model(torch.randn(4, 1, 32, 32))
@@ -130,6 +153,7 @@ def test_layers_are_named_in_module_order():
     [
         ("efficientnet-b0", "_conv_stem", "_fc"),
         ("resnet20", "conv1", "fc"),
+        ("mobilenetv2_cifar", "conv1", "fc"),
         ("mobilenet_v2", "features.0.0", "classifier.1"),
         ("squeezenet1_0", "features.0", "classifier.1"),
     ],
@@ -155,6 +179,7 @@ def test_a_network_without_layers_has_no_stem_and_no_classifier():
         ("efficientnet-b1", 240),
         ("efficientnet-micro", 32),
         ("resnet20", 32),
+        ("mobilenetv2_cifar", 32),
         ("resnet50", 224),
         ("inception_v3", 299),
     ],

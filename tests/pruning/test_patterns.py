@@ -23,11 +23,12 @@ def loop_mask(weight, structure, count):
     pieces = {}
     for index in range(weight.numel()):
         outer, rest = divmod(index, weight[0].numel())
-        inner = rest // weight[0, 0].numel()
-        key = {"filter": outer, "channel": inner}.get(structure)
+        inner, position = divmod(rest, weight[0, 0].numel())
+        product = position * weight.shape[1] + inner
+        key = {"element": index, "filter": outer, "channel": inner}.get(structure)
         if key is None:
             across = -(-weight[0].numel() // columns)
-            key = outer // rows * across + rest // columns
+            key = outer // rows * across + product // columns
         pieces.setdefault(key, []).append(index)
     flat = weight.flatten().double().abs()
     mean = {key: torch.tensor(float(flat[members].mean())) for key, members in pieces.items()}
@@ -38,7 +39,9 @@ def loop_mask(weight, structure, count):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("structure", ["filter", "channel", "1x1", "4x1", "1x4", "3x2", "16x1"])
+@pytest.mark.parametrize(
+    "structure", ["element", "filter", "channel", "1x1", "4x1", "1x4", "3x2", "16x1"]
+)
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.99])
 def test_pieces_match_the_loop(shape, structure, sparsity):
     weight = torch.randn(shape)
@@ -46,6 +49,21 @@ def test_pieces_match_the_loop(shape, structure, sparsity):
     bits = prune.choose_together({"w": weight}, group, sparsity)["w"]
     count = int(sparsity * patterns.pieces(shape, structure))
     assert torch.equal(whole(bits, shape), loop_mask(weight, structure, count))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1, 1), (8, 8, 3, 3), (8, 6, 3, 3), (4, 3, 5, 5), (5, 9)])
+@pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.9])
+def test_blocks_of_1x4_are_what_the_convolution_of_codes_skips(shape, sparsity):
+    group = PruneGroup(("*",), final_sparsity=sparsity, structure="1x4")
+    bits = prune.choose_together({"w": torch.randn(shape)}, group, sparsity)["w"]
+    # A product's place is that of its position and then of its channel: pack_panels, csrc/cpu.
+    fours = []
+    for output in whole(bits, shape):
+        positions = output.reshape(shape[1], -1)
+        row = [bool(positions[c, p]) for p in range(positions.shape[1]) for c in range(shape[1])]
+        fours += [row[k : k + 4] for k in range(0, len(row), 4)]
+    assert all(all(four) or not any(four) for four in fours)
+    assert sum(not any(four) for four in fours) == int(sparsity * len(fours))
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3, 3), (3, 12), (2, 4, 1, 1)])

@@ -5,6 +5,7 @@ import io
 from itertools import product
 
 import pytest
+import torch
 from torch import nn
 
 from micronet.models import architectures
@@ -13,7 +14,6 @@ from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import ActivationPrecision, QuantizeSection, WeightPrecision
 
-LIMIT = "integer convolutions take up to"
 PRECISIONS = [
     LayerBits(weights, inputs, 0.99, weight_step, input_step)
     for weights, inputs in product((None, 2.4, 4, 7, 8), (None, 4, 5))
@@ -43,10 +43,9 @@ def test_the_arithmetic_is_the_layers_own(bits):
         (LayerBits(None, None), "the schedule leaves it in float"),
         (LayerBits(4, None), "its input stays in float"),
         (LayerBits(None, 4), "its weights stay in float"),
-        (LayerBits(4, 4, 0.99, "learned"), "a learned step; evaluated in integers"),
-        (LayerBits(4, 4, 0.99, "range", "learned"), "a learned step; evaluated in integers"),
-        (LayerBits(4, 5), f"inputs of 32 levels, {LIMIT} 16; evaluated in integers"),
-        (LayerBits(8, 4), f"weights of 256 levels, {LIMIT} 128; evaluated in integers"),
+        (LayerBits(4, 4, 0.99, "learned"), ""),
+        (LayerBits(4, 4, 0.99, "range", "learned", offset=True), ""),
+        (LayerBits(8, 8, symmetric=True), ""),
         (LayerBits(4, 4), ""),
     ],
 )
@@ -54,6 +53,19 @@ def test_reasons(bits, reason):
     model = architectures.create_model("resnet20", 10)
     (row, *_) = conversion.report(model, dict.fromkeys(architectures.layers(model), bits))
     assert row.reason == reason
+
+
+def test_sums_beyond_32_bits_stay_in_float():
+    """255 * 255 * 33,025 is the last below 2^31."""
+    model = nn.Sequential(nn.Linear(33_025, 1), nn.Linear(33_026, 1))
+    rows = conversion.report(model, {"0": LayerBits(8, 8), "1": LayerBits(8, 8)})
+    assert rows[0].arithmetic == conversion.INTEGER
+    assert rows[1].arithmetic == conversion.ROUNDED
+    assert "33026 products of 256 by 256 levels need more than 32 bits" in rows[1].reason
+    quantize.convert_(model, {"0": LayerBits(8, 8), "1": LayerBits(8, 8)})
+    assert model[0].is_exact and not model[1].is_exact
+    x = torch.rand(3, 33_026)
+    assert model[1](x).isfinite().all() and model.eval()[1](x).isfinite().all()
 
 
 def test_totals_and_exceptions():

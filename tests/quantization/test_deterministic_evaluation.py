@@ -73,6 +73,7 @@ def trained(arch, size, classes, rng, planned, count=8):
 NETWORKS = {
     "resnet20": ("resnet20", 32, 10, of_codes),
     "resnet20 of learned steps": ("resnet20", 32, 10, of_learned_steps),
+    "mobilenetv2_cifar": ("mobilenetv2_cifar", 32, 10, of_codes),
     "efficientnet-b0": ("efficientnet-b0", 64, 1000, of_codes),
     "efficientnet-b0 of whole images": ("efficientnet-b0", 224, 1000, of_codes),
     "efficientnet-micro of learned steps": ("efficientnet-micro", 32, 10, of_learned_steps),

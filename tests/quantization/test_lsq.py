@@ -16,7 +16,7 @@ from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits, QuantizedConv2d
-from micronet.quantization.quantizers import LearnedActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.recipe.reader import TrainSection
 from micronet.training import optimizer
 

@@ -161,7 +161,7 @@ def test_unready_and_broken_ranges_are_named():
     assert quantize.uninitialized(model) == [] and quantize.nonfinite_ranges(model) == ["0"]
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "efficientnet-micro"])
+@pytest.mark.parametrize("arch", ["resnet20", "efficientnet-micro", "mobilenetv2_cifar"])
 def test_whole_networks_convert_and_train_one_step(arch):
     model = architectures.create_model(arch, 10)
     stem, last = architectures.stem_name(model), architectures.classifier_name(model)

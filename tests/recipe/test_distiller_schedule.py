@@ -83,6 +83,7 @@ def test_gradual_pruning(tmp_path):
                 "final_sparsity": 0.25,
                 "structure": "element",
                 "scope": "layer",
+                "criterion": "magnitude",
             },
             {
                 "layers": ["layer3.0.conv1"],
@@ -90,6 +91,7 @@ def test_gradual_pruning(tmp_path):
                 "final_sparsity": 0.7,
                 "structure": "element",
                 "scope": "layer",
+                "criterion": "magnitude",
             },
         ],
     }

@@ -132,6 +132,11 @@ MISTAKES = {
     "train: {amp: fp16}": ["train.amp 'fp16'", "none, bf16"],
     "train: {clip_grad_norm: -1}": ["train.clip_grad_norm -1"],
     "train: {loss_limit: 0}": ["train.loss_limit 0"],
+    "train: {step_lr: 0}": ["train.step_lr 0.0 is no positive number"],
+    "train: {step_optimizer: adm}": ["train.step_optimizer 'adm'", "did you mean 'adam'"],
+    "train: {reestimate_batches: -1}": ["train.reestimate_batches -1 is negative"],
+    "train: {reestimate_batches: 2.5}": ["train.reestimate_batches", "whole number"],
+    "distill: {features: layer1, feature_weight: 1}": ["distill.features must be a list"],
     "train: {lr: 1" + "0" * 400 + "}": ["train.lr", "too large"],
     "prune: {groups: [{layers: [a], final_sparsity: 0.5}]}": ["prune.end_epoch is missing"],
     "prune: {method: gradul, end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5}]}": [
@@ -162,6 +167,18 @@ MISTAKES = {
     "prune: {end_epoch: 2, groups: [{layers: [a], structure: '2:4', scope: group}]}": ["scope"],
     "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, start_epoch: 3}]}": [
         "prune.end_epoch 2 is not after 3"
+    ],
+    "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, criterion: secondorder}]}": [
+        "prune.groups[0].criterion 'secondorder'",
+        "did you mean 'second-order'",
+    ],
+    "prune: {end_epoch: 2,"
+    " groups: [{layers: [a], final_sparsity: 0.5, criterion: second-order}]}": [
+        "prune.groups[0].criterion second-order needs gradients before the first masks",
+    ],
+    "prune: {start_epoch: 1, end_epoch: 2,"
+    " groups: [{layers: [a], threshold: 0.5, criterion: second-order}]}": [
+        "prune.groups[0].criterion second-order goes with final_sparsity",
     ],
     "distill: {distill_weight: 0}": ["distill.distill_weight 0"],
     "distill: {start_epoch: -1}": ["distill.start_epoch -1"],

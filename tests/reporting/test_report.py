@@ -1,5 +1,6 @@
 """The report: its numbers are the run's and the scorer's, and the page needs nothing but itself."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -286,3 +287,21 @@ def test_png_needs_its_package_and_a_font(stages, tmp_path, monkeypatch, capsys)
     assert report.main(command) == 2
     assert "finds no font" in capsys.readouterr().err
     assert not (tmp_path / "png").exists()
+
+
+def test_settings_are_those_that_are_not_the_defaults(stages):
+    run = report_facts.read(str(stages[1]))
+    assert ("train.epochs", "3") in run.settings and ("train.lr", "0.05") in run.settings
+    assert all(not key.startswith("train.momentum") for key, _ in run.settings)
+    found = Page(page([run])).cells
+    assert found[found.index("train.lr") + 1] == "0.05"
+    config = dict(run.config)
+    config["recipe"] = {"train": {"step_lr": 0.001}, "distill": {}, "augment": {"mixup": 0.5}}
+    assert report_facts.settings(config) == [("train.step_lr", "0.001"), ("augment.mixup", "0.5")]
+
+
+def test_the_rate_of_learned_steps_has_a_curve(stages):
+    run = report_facts.read(str(stages[1]))
+    assert "learned steps" not in Page(page([run])).words
+    records = [record | {"step_lr": record["lr"] / 10} for record in run.records]
+    assert "learned steps" in Page(page([dataclasses.replace(run, records=records)])).words

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet.models.cifar_resnet import CifarResNet
+from micronet.models.small.cifar_resnet import CifarResNet
 from micronet.scoring.operations import operation_walk
 from spelled import free_linear, linear, mean, net, price, weights
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import micronet.score as score
+from micronet.pruning.prune import Masks, layer_groups
 from micronet.quantization.quantize import LayerBits
+from micronet.recipe.reader import PruneGroup, PruneSection
 from micronet.scoring.rules.tracks import TRACKS, Track
 
 FOUR = LayerBits(4, 4)
@@ -244,6 +246,19 @@ def test_a_block_mask_where_it_is_smaller():
     result, stored, _ = actual(net, 1, 128)
     assert (stored["weights"], stored["masks"]) == (32768 * 16, 4096)
     assert result.stored[1].note == "4x4 block mask"
+
+
+@pytest.mark.parametrize("kernel, order", [(1, ""), (3, ", channels last")])
+def test_pruning_in_blocks_of_1x4_costs_a_quarter_of_the_mask(kernel, order):
+    net = nn.Sequential(nn.Conv2d(16, 24, kernel, bias=False))
+    group = PruneGroup(("*",), final_sparsity=0.6, structure="1x4")
+    section = PruneSection((group,), method="one-shot")
+    Masks().update(net, section, layer_groups(net, section), 0)
+    blocks = 24 * 4 * kernel**2
+    result, stored, _ = actual(net, kernel, 16)
+    kept = blocks - int(0.6 * blocks)
+    assert (stored["weights"], stored["masks"]) == (4 * kept * 16, blocks)
+    assert result.stored[1].note == f"1x4 block mask{order}"
 
 
 def test_blocks_at_the_edge_are_smaller():

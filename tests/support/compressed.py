@@ -15,6 +15,13 @@ def recipe(**sections):
     return micronet.Recipe.from_dict(sections)
 
 
+def oscillating(step="range", train=None, **oscillations):
+    """A recipe of 4 bits that prunes, and follows weights."""
+    precision = {"bits": 4, "step": step}
+    quantize = {"weights": precision, "activations": precision, "oscillations": oscillations}
+    return recipe(train={"epochs": 6, **(train or {})}, prune=PRUNE, quantize=quantize)
+
+
 class Small(nn.Module):
     """Two blocks and a classifier."""
 

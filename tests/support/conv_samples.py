@@ -4,7 +4,7 @@ import torch
 
 from samples import NOTHING
 
-ENDS = torch.tensor([-0.5, 0.75])
+ENDS, STEP = torch.tensor([-0.5, 0.75]), torch.tensor([0.1, -3.0])
 NONE = torch.empty(0)
 # Of two images of 6 channels, 5 by 4, and three by three weights for four outputs in two groups.
 SIZE, CONV = [2, 6, 5, 4], ([2, 6, 5, 4], [2, 1], [0, 1, 1, 1], [1, 1], 2)
@@ -54,24 +54,50 @@ def _read(dtype, *rest):
 
 def _convolutions(dtype):
     return [
-        (_codes(), ENDS, 16, _weights(dtype), _bits(), 16, *CONV),
-        (_codes(), ENDS, 5, _weights(dtype), NOTHING, 128, *CONV),
+        (_codes(), ENDS, 16, 0, _weights(dtype), _bits(), 16, 0, NONE, *CONV),
+        (_codes(), ENDS, 5, 0, _weights(dtype), NOTHING, 128, 3, NONE, *CONV),
+        (_bytes_of(), STEP, 17, 4, _weights(dtype), _bits(), 256, 4, _steps(), *CONV),
+    ]
+
+
+def _steps():
+    return torch.stack([_spread(4).abs() + 0.01, torch.full((4,), -128.0)])
+
+
+def _bytes_of():
+    return torch.arange(240, dtype=torch.uint8) % 17
+
+
+def _depthwise_gradients(dtype):
+    """Of all that is wanted, from codes of half a byte; and of one alone, from bytes and floats."""
+    numbers = _spread(6, 1, 3, 3), *CONV[:-1]
+    grad = (100 * _spread(2, 6, 2, 4)).to(dtype).contiguous(memory_format=torch.channels_last)
+    return [
+        (grad, _codes(), _spread(16), *numbers, True, True),
+        (grad, _bytes_of(), _spread(17), *numbers, False, True),
+        (grad, _images(), NONE, *numbers, True, False),
     ]
 
 
 SAMPLES = {
+    "depthwise_gradient": _depthwise_gradients,
     "quant_conv2d": _convolutions,
     "quant_conv2d_values": _convolutions,
     "channel_moments": lambda d: [(_images(ACCUMULATORS[d]),)],
     "block_extremes": _read,
     "block_values": _read,
-    "block_codes": lambda d: _read(d, ENDS, 16),
+    "block_codes": lambda d: [*_read(d, ENDS, 16, 0), *_read(d, STEP, 17, 4)],
     "block_means": _blocks,
-    "block_gradient_sums": lambda d: [(_images(d), *b, ENDS, NONE) for b in _blocks(d)],
+    "block_gradient_sums": lambda d: [(_images(d), *b, ENDS, 16, 0, NONE) for b in _blocks(d)],
     "block_gradient": lambda d: [
-        (_images(d), *b, NONE, _spread(2, 6), _spread(3, 6), d) for b in _blocks(d)
+        (_images(d), *b, NONE, 2, 0, _spread(2, 6), _spread(3, 6), d) for b in _blocks(d)
     ],
-    "block_gate_gradient": lambda d: [(_images(d), *b, _spread(2, 6), ENDS) for b in _blocks(d)],
+    "block_gate_gradient": lambda d: [
+        (_images(d), *b, _spread(2, 6), STEP, 9, 4) for b in _blocks(d)
+    ],
+    "block_step_sums": lambda d: [
+        (_images(d), *b, gate, STEP, 9, 4) for b in _blocks(d) for gate in (NONE, _spread(2, 6))
+    ],
     "conv2d_deterministic": lambda d: [
         (_images(), _weights(), bias, *CONV[1:]) for bias in (NONE, ENDS.repeat(2))
     ],

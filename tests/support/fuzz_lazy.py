@@ -19,16 +19,33 @@ from torch import nn
 
 from lazy_actions import ACTIONS, HIDDEN_WRITES
 from lazy_networks import CHANNELS, STATES, TAILS, State, Tail
-from lazy_specification import DECAY, Doubts, KinksOfFunctions, SigmoidOfInput, SpecifiedConv2d
+from lazy_specification import (
+    DECAY,
+    Doubts,
+    KinksOfFunctions,
+    RangeOfInput,
+    SigmoidOfInput,
+    SpecifiedConv2d,
+    StepOfInput,
+)
 from micronet.models import architectures
 from micronet.quantization import quantize
-from micronet.quantization.layers import QuantizedConv2d
 from micronet.quantization.precision import LayerBits
 
 SIDE, BATCH = 5, 2
 
 MODES = ("grad", "grad", "grad", "no_grad", "inference")
 PRECISIONS = ((16, 16), (16, 16), (5, 16), (256, 256), (None, None), (None, 16), (16, None))
+# How operands are rounded: the step of the input, that of the weights, whether they are symmetric.
+STEPS = (
+    ("range", "range", False),
+    ("range", "range", False),
+    ("range", "range", True),
+    ("learned", "range", False),
+    ("range", "learned", False),
+    ("learned", "learned", False),
+    ("offset", "learned", False),
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class Case:
     moves: bool
     channels_last: bool
     precision: tuple[int | None, int | None]
+    steps: tuple[str, str, bool]
     seed: int
 
 
@@ -77,6 +95,7 @@ def draw_case(rng):
         rng.random() < 0.4,
         rng.random() < 0.6,
         rng.choice(PRECISIONS),
+        rng.choice(STEPS),
         rng.randrange(2**31),
     )
 
@@ -98,27 +117,56 @@ def networks(case, doubts):
             x.contiguous(memory_format=torch.channels_last),
         )
     specified = copy.deepcopy(net).double()
-    levels, weight_levels = case.precision
-    bits = LayerBits(*(None if n is None else _bits(n) for n in (weight_levels, levels)), DECAY)
-    quantize.convert_(net, {name: bits for name in architectures.layers(net)})
+    quantize.convert_(net, dict.fromkeys(architectures.layers(net), _bits(case)))
     for name in ("state.conv", "state.other", "tail.conv"):
-        low, high = -1.0 - torch.rand(1), 1.0 + torch.rand(1)
-        ends = torch.cat([low, high]) if levels else torch.zeros(2)
-        _give_range(net.get_submodule(name), ends, case.moves)
-        source = specified.get_submodule(name)
-        spec = SpecifiedConv2d(source, levels, weight_levels, ends, case.moves, doubts)
-        specified.set_submodule(name, spec.double())
+        layer, source = net.get_submodule(name), specified.get_submodule(name)
+        specified.set_submodule(name, _specified(case, layer, source, doubts).double())
     return net.train(case.training), specified.train(case.training), x
 
 
-def _bits(levels):
-    return {5: 2.4, 16: 4, 256: 8}[levels]
+def _bits(case):
+    levels, weight_levels = (
+        None if n is None else {5: 2.4, 16: 4, 256: 8}[n] for n in case.precision
+    )
+    of_input, of_weights, symmetric = case.steps
+    return LayerBits(
+        weight_levels,
+        levels,
+        DECAY,
+        of_weights,
+        "range" if of_input == "range" else "learned",
+        symmetric,
+        of_input == "offset",
+    )
 
 
-def _give_range(layer, ends, moves):
-    if not isinstance(layer, QuantizedConv2d) or layer.input_quantizer is None:
-        return
-    quantizer = layer.input_quantizer
+def _specified(case, layer, source, doubts):
+    """The specification of a converted layer, which is given a range or a step of its input."""
+    levels, weight_levels = case.precision
+    quantizer = layer.input_quantizer if levels else None
+    own = None
+    if quantizer is not None and case.steps[0] == "range":
+        ends = torch.cat([-1.0 - torch.rand(1), 1.0 + torch.rand(1)])
+        _give_range(quantizer, ends, case.moves)
+        own = RangeOfInput(levels, ends, case.moves, doubts)
+    elif quantizer is not None:
+        zero = torch.tensor(-float(random.Random(case.seed).choice((0, levels // 3))))
+        _give_step(quantizer, zero, (2.0 + torch.rand(1)) / levels)
+        own = StepOfInput(levels, quantizer.step_size.detach(), zero, quantizer.offset, doubts)
+    step = layer.weight_step.detach() if weight_levels and layer.weight_step is not None else None
+    return SpecifiedConv2d(source, own, weight_levels, step, case.steps[2], doubts)
+
+
+@torch.no_grad()
+def _give_step(quantizer, zero, step):
+    quantizer.zero_point.fill_(zero)
+    quantizer.read_zero_point()
+    quantizer.step_size.copy_(step)
+    if quantizer.offset is not None:
+        quantizer.offset.copy_(step * (zero - 0.3 * torch.rand(1)))
+
+
+def _give_range(quantizer, ends, moves):
     quantizer.range.copy_(ends)
     quantizer.ema.copy_((ends.double() * (1 - DECAY**4)).float())
     quantizer.step.fill_(4)
@@ -155,9 +203,9 @@ def run(net, x, case):
         retained = t.requires_grad and not t.is_leaf
         outcome.tensors[f"seen {number}"] = t.grad if retained else t
     for name, buffer in net.named_buffers():
-        is_range = name.endswith("range") and case.precision[0] is not None
+        is_range = name.endswith("range")
         if "running" in name or is_range:
-            outcome.tensors[name.replace(".input_quantizer", "")] = buffer
+            outcome.tensors[name] = buffer
     return outcome
 
 

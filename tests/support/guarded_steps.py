@@ -1,4 +1,4 @@
-"""A distilled, pruned step of quantization-aware training with an average, without a run."""
+"""A distilled, pruned, dampened step of quantization-aware training with an average; no run."""
 
 import torch
 
@@ -7,7 +7,14 @@ from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import DistillSection, PruneGroup, PruneSection, TrainSection
+from micronet.recipe.reader import (
+    SECOND_ORDER,
+    DistillSection,
+    OscillationSection,
+    PruneGroup,
+    PruneSection,
+    TrainSection,
+)
 from micronet.training import loop
 from micronet.training.optimizer import set_learning_rate
 from micronet.training.plan import StepLocation, TrainingPlan
@@ -29,13 +36,17 @@ def stepper(deferred, **train):
     """A network of its first epoch, and what takes its steps."""
     torch.manual_seed(0)
     model = architectures.create_model("resnet20", 10)
-    section = PruneSection((PruneGroup(("layer*",), final_sparsity=0.5),), method="one-shot")
+    # The last layers are pruned later, by gradients that are gathered until then.
+    later = PruneGroup(("layer3*",), final_sparsity=0.5, criterion=SECOND_ORDER, start_epoch=1)
+    groups = PruneGroup(("layer[12]*",), final_sparsity=0.5), later
+    section = PruneSection(groups, method="one-shot")
     settings = {"lr": 0.02, "weight_decay": 1e-4, "nesterov": True, "model_ema": 0.9, **train}
     compression = CompressionPlan(
         prune=section,
         prune_groups=prune.layer_groups(model, section),
         bits=bits_of(model),
         distill=DistillSection(),
+        oscillations=OscillationSection(momentum=0.3, freeze=0.1, dampen=0.01),
     )
     train = TrainSection(**{"clip_grad_norm": 1.0, "accumulate": 2, **settings})
     plan = TrainingPlan("qat", train, compression)

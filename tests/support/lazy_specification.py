@@ -79,59 +79,129 @@ def straight_through(x, values, passes):
     return values + torch.where(passes, x - x.detach(), torch.zeros((), dtype=x.dtype))
 
 
-class SpecifiedConv2d(nn.Module):
-    """A convolution over weights and inputs of few levels, either of which may stay in float."""
+def rounded(x, scale, zero, least, most, doubts):
+    """The values of x at a scale, and its integers, clamped to where the codes end."""
+    place = scale * x - zero
+    doubts.near((place - torch.floor(place) - 0.5) / scale)
+    whole = torch.round(place).clamp(least, most) + zero
+    return whole / scale, whole
 
-    def __init__(self, source, levels, weight_levels, range, moves, doubts):
+
+class RangeOfInput(nn.Module):
+    """Rounds an input to its range, which moves or is frozen."""
+
+    def __init__(self, levels, range, moves, doubts):
         super().__init__()
-        self.source, self.levels, self.weight_levels = source, levels, weight_levels
-        self.weight, self.bias = source.weight, source.bias
-        self.moves, self.doubts = moves, doubts
+        self.levels, self.moves, self.doubts = levels, moves, doubts
         self.register_buffer("range", range.double())
         # An average that has seen four batches of that range.
         self.register_buffer("ema", range.double() * (1 - DECAY**4))
 
     def forward(self, x):
-        if self.levels is not None:
-            x = self.rounded_input(x)
-        layer, weight = self.source, self.rounded_weight()
-        if layer.padding_mode != "zeros":
-            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
-        padding = layer.padding if layer.padding_mode == "zeros" else 0
-        return F.conv2d(x, weight, self.bias, layer.stride, padding, layer.dilation, layer.groups)
-
-    def rounded_input(self, x):
         with torch.no_grad():
             if self.moves and self.training:
                 extremes = torch.stack(torch.aminmax(x)).double()
                 self.ema.copy_(DECAY * self.ema + (1 - DECAY) * extremes)
                 self.range.copy_(self.ema / (1 - DECAY**5))
             low, high = self.range[0].clamp(max=0.0), self.range[1].clamp(min=0.0)
-            values = self.rounded(x, low, high, self.levels)
+            n = self.levels - 1
+            scale = n / (high - low)
+            zero = torch.round(scale * low)
+            self.doubts.near((scale * low - torch.floor(scale * low) - 0.5) / n)
+            values, _ = rounded(x, scale, zero, 0, n, self.doubts)
             for end in (low, high):
                 self.doubts.near(x - end)
             passes = (x >= low) & (x <= high)
         return straight_through(x, values, passes)
 
+
+class StepOfInput(nn.Module):
+    """Rounds an input to multiples of a learned step, whose zero point may follow an offset."""
+
+    def __init__(self, levels, step, zero, offset, doubts):
+        super().__init__()
+        self.levels, self.zero, self.doubts = levels, zero, doubts
+        self.step_size = nn.Parameter(step.double())
+        self.register_parameter("offset", None if offset is None else nn.Parameter(offset.double()))
+
+    def forward(self, x):
+        scale = 1 / self.step_size
+        largest = max(self.levels - 1 + int(self.zero), 1)
+        moved, zero = 0.0, self.zero
+        if self.offset is not None:
+            place = self.offset.detach() * scale.detach()
+            self.doubts.near(place - torch.floor(place) - 0.5)
+            zero = torch.round(place).clamp(1 - self.levels, 0)
+            # That of an input that was never negative stays.
+            moved = (self.offset - self.offset.detach()) * float(self.zero < 0)
+        features = x.shape[1:].numel()
+        return learned(x, self.step_size, zero, self.levels, moved, features * largest, self.doubts)
+
+
+def learned(x, step, zero, levels, moved, share, doubts):
+    """x at a learned step, with the gradients to it and to what moves the zero point."""
+    with torch.no_grad():
+        scale, n = 1 / step, levels - 1
+        values, whole = rounded(x, scale, zero, 0, n, doubts)
+        t = scale * x
+        for end in (zero, zero + n):
+            doubts.near((t - end) / scale)
+        inside = (t > zero) & (t < zero + n)
+        factors = torch.where(inside, whole - t, whole) * share**-0.5
+        beyond = torch.where(inside, 0.0, 1.0).to(x.dtype) * share**-0.5
+    steps = (step - step.detach()) * factors
+    return straight_through(x, values, inside) + steps + moved * beyond
+
+
+class SpecifiedConv2d(nn.Module):
+    """A convolution over weights and inputs of few levels, either of which may stay in float.
+
+    The input's quantizer is a module; weights have learned steps, or a range, symmetric or not.
+    """
+
+    def __init__(self, source, input_quantizer, weight_levels, weight_step, symmetric, doubts):
+        super().__init__()
+        self.source, self.weight_levels, self.symmetric = source, weight_levels, symmetric
+        self.weight, self.bias, self.doubts = source.weight, source.bias, doubts
+        self.input_quantizer = input_quantizer
+        self.register_parameter(
+            "weight_step", None if weight_step is None else nn.Parameter(weight_step.double())
+        )
+
+    def forward(self, x):
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        layer, weight = self.source, self.rounded_weight()
+        if layer.padding_mode != "zeros":
+            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+        padding = layer.padding if layer.padding_mode == "zeros" else 0
+        return F.conv2d(x, weight, self.bias, layer.stride, padding, layer.dilation, layer.groups)
+
     def rounded_weight(self):
-        if self.weight_levels is None:
-            return self.weight
+        levels, weight = self.weight_levels, self.weight
+        if levels is None:
+            return weight
+        if self.weight_step is not None:
+            step = self.weight_step.view(-1, 1, 1, 1)
+            zero = torch.tensor(-float(levels // 2), dtype=weight.dtype)
+            share = weight[0].numel() * (levels - 1 - levels // 2)
+            return learned(weight, step, zero, levels, 0.0, share, self.doubts)
         # A weight's range is that of its own values: their order, not their rounding, decides.
         with torch.no_grad():
-            rows = self.weight.flatten(1)
+            rows = weight.flatten(1)
             low = rows.amin(1).clamp(max=0.0).view(-1, 1, 1, 1)
             high = rows.amax(1).clamp(min=0.0).view(-1, 1, 1, 1)
-            values = self.rounded(self.weight, low, high, self.weight_levels)
-        return straight_through(self.weight, values, torch.tensor(True))
-
-    def rounded(self, x, low, high, levels):
-        n = levels - 1
-        scale = n / (high - low)
-        zero = torch.round(scale * low)
-        self.doubts.near((scale * low - torch.floor(scale * low) - 0.5) / n)
-        place = scale * x - zero
-        self.doubts.near((place - torch.floor(place) - 0.5) / scale)
-        return (torch.round(place).clamp(0, n) + zero) / scale
+            if self.symmetric:
+                n = (levels - 1) // 2
+                scale = n / torch.maximum(-low, high)
+                values, _ = rounded(weight, scale, torch.zeros_like(scale), -n, n, self.doubts)
+            else:
+                n = levels - 1
+                scale = n / (high - low)
+                self.doubts.near((scale * low - torch.floor(scale * low) - 0.5) / n)
+                zero = torch.round(scale * low)
+                values, _ = rounded(weight, scale, zero, 0, n, self.doubts)
+        return straight_through(weight, values, torch.tensor(True))
 
 
 DECAY = 0.99

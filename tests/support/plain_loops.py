@@ -1,5 +1,7 @@
 """A small network, recipe and data, and the plain loop whose weights another must equal."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,6 +30,14 @@ def recipe(step="range", start_epoch=1):
         prune=PruneSection((group,), end_epoch=3),
         quantize=QuantizeSection(*precision, start_epoch=start_epoch),
     )
+
+
+def by_second_order():
+    """The same, pruned from the second epoch on by the gradients of those before."""
+    plan = recipe()
+    (group,) = plan.prune.groups
+    ranked = replace(group, criterion="second-order", structure="1x4", start_epoch=1)
+    return replace(plan, prune=replace(plan.prune, groups=(ranked,)))
 
 
 def network():

@@ -14,8 +14,8 @@ HUGE = 2_100_013  # more than 4 MiB even at two bytes an element: written past t
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALVES = DTYPES[1:]
 LEVELS = [2, 3, 5, 16, 17, 32, 33, 256]
-SCHEMES = list(kernels.Scheme)
-SYMMETRIC = kernels.Scheme.DISTILLER_SYMMETRIC
+# Those of a range.
+SCHEMES = [scheme for scheme in kernels.Scheme if scheme != kernels.Scheme.LEARNED]
 INF, NAN = math.inf, math.nan
 NOTHING = torch.empty(0, dtype=torch.uint8)
 
@@ -39,7 +39,7 @@ RANGES = [
 
 
 def levels_for(scheme, levels):
-    return max(levels, 3) if scheme == SYMMETRIC else levels
+    return max(levels, 3) if scheme.is_symmetric else levels
 
 
 def draw(rng, *shape, dtype=torch.float32):

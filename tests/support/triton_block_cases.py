@@ -1,11 +1,13 @@
 """Arguments of convolutions and blocks at the edges of the Triton kernels' tiles."""
 
 import math
+from itertools import chain
 
 import torch
 
 import conv_samples
 import micronet_kernels as kernels
+from micronet_kernels.scheme import HALF_BYTE_LEVELS, Scheme
 from samples import NAN, NOTHING, draw, draw_ends, draw_mask
 
 # (images, channels, height, width), outputs, kernel, (stride, dilation), padding, groups: around
@@ -27,14 +29,23 @@ FLOAT_CONVOLUTIONS = [
     ((1, 17, 4, 8), 17, 3, (1, 1), [1, 1, 1, 1], 17),
     ((2, 7, 6, 5), 7, 5, (2, 1), [1, 2, 2, 2], 7),
 ]
-CODE_LEVELS = [(16, 16), (5, 128), (2, 2)]
+# Of each: levels and scheme of the input, then of the weights. Codes of half a byte and of a byte,
+# and weights that signed bytes hold or do not, as products and depthwise.
+PRECISIONS = [
+    (16, Scheme.AFFINE, 16, Scheme.AFFINE),
+    (256, Scheme.AFFINE, 256, Scheme.AFFINE),
+    (16, Scheme.AFFINE, 256, Scheme.LEARNED),
+    (200, Scheme.LEARNED, 255, Scheme.SYMMETRIC),
+    (256, Scheme.AFFINE, 256, Scheme.AFFINE),
+    (5, Scheme.AFFINE, 128, Scheme.LEARNED),
+]
 
 
 def convolutions(rng, dtype, sizes):
     yield from conv_samples.SAMPLES["quant_conv2d"](dtype)
     for number, case in enumerate([] if sizes else CONVOLUTIONS):
         size, outputs, side, (stride, dilation), padding, groups = case
-        levels, weight_levels = CODE_LEVELS[number % 3]
+        levels, scheme, weight_levels, weight_scheme = PRECISIONS[number]
         flat = torch.randint(levels, (torch.Size(size).numel(),), generator=rng, dtype=torch.uint8)
         w = draw(rng, outputs, size[1] // groups, side, side, dtype=dtype)
         # Whole tiles of weights that are zero, all of a channel, and one that is no number.
@@ -44,10 +55,27 @@ def convolutions(rng, dtype, sizes):
         w[0], mask = 0.0, NOTHING if number % 2 else draw_mask(rng, w.shape)
         if number == 3:
             w[1, 0, 0, 0] = NAN
-        ends = torch.tensor([-0.4, NAN]) if number == 4 else draw_ends(rng)
+        coding = _coding(rng, levels, scheme)
+        if number == 4:
+            coding[0][1] = NAN
+        steps = _steps(rng, outputs, weight_levels) if weight_scheme == Scheme.LEARNED else none()
+        weights = (w, mask, weight_levels, weight_scheme, steps)
         geometry = ([stride] * 2, padding, [dilation] * 2, groups)
-        packed = kernels.pack_codes(flat, 16)
-        yield packed, ends, levels, w, mask, weight_levels, list(size), *geometry
+        packed = kernels.pack_codes(flat, 16) if levels <= HALF_BYTE_LEVELS else flat
+        yield packed, *coding, *weights, list(size), *geometry
+
+
+def _coding(rng, levels, scheme):
+    """What codes are made from: ends, or a step and a zero point."""
+    if scheme != Scheme.LEARNED:
+        return draw_ends(rng), levels, scheme
+    return torch.tensor([2.0 / levels, float(-(levels // 2))]), levels, scheme
+
+
+def _steps(rng, outputs, levels):
+    """Steps and zero points of weights [2, outputs]."""
+    zero = -torch.randint(levels, (outputs,), generator=rng).float()
+    return torch.stack([(torch.rand(outputs, generator=rng) + 0.05) * 4 / levels, zero])
 
 
 # Around tiles of 64 channels, 16 positions, 512 rows and 1024 elements.
@@ -74,12 +102,13 @@ def _accumulators(rng, dtype, sizes):
 
 
 def blocks_with(name, *rest):
-    """Cases of an operator on blocks; `rest` make arguments for [N, C] and a dtype."""
+    """Cases of an operator on blocks; each of `rest` makes arguments for [N, C] and a dtype."""
 
     def cases(rng, dtype, sizes):
         yield from conv_samples.SAMPLES[name](dtype)
         for affine, gate_size in _accumulators(rng, dtype, sizes):
-            yield *affine, *(make(rng, gate_size, dtype) for make in rest)
+            made = (make(rng, gate_size, dtype) for make in rest)
+            yield *affine, *chain.from_iterable(made)
 
     return cases
 
@@ -98,23 +127,34 @@ def gradients_with(name, *rest):
 
 
 def gate(rng, size, dtype):
-    return draw(rng, *size)
+    return (draw(rng, *size),)
 
 
-def any_ends(rng, size, dtype):
-    return draw_ends(rng)
+def coding(rng, size, dtype):
+    """One of those of the convolutions' inputs."""
+    levels, scheme, *_ = PRECISIONS[int(torch.randint(len(PRECISIONS), (), generator=rng))]
+    return _coding(rng, levels, scheme)
 
 
-def none(rng, size, dtype):
+def learned(rng, size, dtype):
+    return _coding(rng, 200, Scheme.LEARNED)
+
+
+def everywhere(rng, size, dtype):
+    """No range, and no gradient of means."""
+    return none(), 2, Scheme.AFFINE, none()
+
+
+def none():
     return torch.empty(0)
 
 
 def factors(rng, size, dtype):
-    return draw(rng, 3, size[1])
+    return (draw(rng, 3, size[1]),)
 
 
 def own_dtype(rng, size, dtype):
-    return dtype
+    return (dtype,)
 
 
 def moments(rng, dtype, sizes):

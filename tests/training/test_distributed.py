@@ -131,6 +131,33 @@ def test_two_processes_agree_after_three_quantized_steps(fitted, tmp_path):
     check_agreement(kind, out, *spawn_two(process, [*start, "--out", str(out)]))
 
 
+def test_two_processes_choose_the_same_masks_of_second_order(fitted, tmp_path):
+    """Each computes gradients of its own images; the masks follow those of all."""
+    group = {"layers": ["layer*"], "final_sparsity": 0.5, "criterion": "second-order"}
+    plan = {"train": {"epochs": 2}, "prune": {"start_epoch": 1, "end_epoch": 2, "groups": [group]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plan))
+    start = ["prune", "--from", str(fitted), *SMALL, "--schedule", str(tmp_path / "recipe.yaml")]
+    first, second = spawn_two(process, [*start, "--out", str(tmp_path / "two")])
+    assert first.keys() == second.keys() and any(key.startswith("mask/") for key in first)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_processes_agree_on_learned_steps_features_and_statistics(fitted, tmp_path):
+    kind, out, learned = "qat of three steps", tmp_path / "two", {"bits": 4, "step": "learned"}
+    more = {"step_optimizer": "adam", "step_lr": 0.001, "reestimate_batches": 2}
+    recipe = RECIPE | {
+        "train": RECIPE["train"] | more,
+        "quantize": {
+            **{"weights": learned, "activations": learned},
+            "overrides": [{"layers": ["layer3.*"], "activations": {"bits": 4}}],
+        },
+        "distill": {"features": ["layer1"], "feature_weight": 0.5, "teacher": str(fitted)},
+    }
+    start = arguments_of(kind, fitted, tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    check_agreement(kind, out, *spawn_two(process, [*start, "--out", str(out)]))
+
+
 @pytest.mark.parametrize("kind", ["fit", "qat"])
 def test_two_processes_train_like_one(kind, fitted, tmp_path, monkeypatch):
     """As far from one process as the same batches in another order within themselves are."""

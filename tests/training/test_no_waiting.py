@@ -1,10 +1,13 @@
 """A training step asks the device for nothing, and hands what it gave over later."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guarded_steps import stepper, take
+from micronet.compression.features import FeaturePlan
 from micronet.runs import checkpoint
 from micronet.train import main
 from micronet.training.steps import epoch
@@ -69,6 +72,15 @@ def test_a_step_reads_nothing(taken, no_reads):
     assert expected <= {name.removeprefix("_foreach_") for name in no_reads.seen}
     assert {"fake_quant_learned_step", "move_range_"} <= no_reads.seen
     assert all(row.shape == (4,) for row in rows)
+
+
+def test_a_step_that_distills_features_reads_nothing(taken, request):
+    plan = taken.state.compression.plan
+    features = FeaturePlan(("layer1", "layer2.0.conv1"), 0.5, "features")
+    taken.state.compression.plan = dataclasses.replace(plan, features=features)
+    no_reads = request.getfixturevalue("no_reads")
+    assert take(taken, 2).shape == (4,)
+    assert {"mse_loss", "clone"} <= no_reads.seen
 
 
 READERS = {

@@ -240,7 +240,8 @@ def codes_and_sums(layer: QuantizedConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     call = kernels.ConvCall(
         layer.activation_levels, layer.weight_levels, *layer.geometry(codes.size[2:])
     )
-    arguments = call.arguments(codes, layer.weight.contiguous(), layer.mask)
+    weights = kernels.QuantizedWeights.of_ranges(layer.weight, layer.mask)
+    arguments = call.arguments(codes, layer.weight.contiguous(), weights)
     return codes.codes, torch.ops.micronet.quant_conv2d.default(*arguments)[0]
 
 

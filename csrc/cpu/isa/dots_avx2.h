@@ -28,15 +28,23 @@ struct Dots {
     return _mm256_set1_epi32(word);
   }
 
+  template <bool kWide>
   void add(__m256i x, const Weights& weights) {
-    a = _mm256_add_epi32(a, sum(x, weights.a));
-    b = _mm256_add_epi32(b, sum(x, weights.b));
+    a = _mm256_add_epi32(a, sum<kWide>(x, weights.a));
+    b = _mm256_add_epi32(b, sum<kWide>(x, weights.b));
+  }
+  // Plus sixteen numbers times one.
+  Dots plus(const int32_t* p, int32_t factor) const {
+    const __m256i all = _mm256_set1_epi32(factor);
+    return {_mm256_add_epi32(a, _mm256_mullo_epi32(half(p), all)),
+            _mm256_add_epi32(b, _mm256_mullo_epi32(half(p + 8), all))};
   }
   static constexpr int kChains = 1;
   static __m256i signed_four(int32_t four) { return _mm256_set1_epi32(four); }
+  template <bool kWide>
   void add_pixels(const uint8_t* x, __m256i four) {
-    a = _mm256_add_epi32(a, sum(half(x), four));
-    b = _mm256_add_epi32(b, sum(half(x + 32), four));
+    a = _mm256_add_epi32(a, sum<kWide>(half(x), four));
+    b = _mm256_add_epi32(b, sum<kWide>(half(x + 32), four));
   }
   friend Dots operator+(const Dots& x, const Dots& y) {
     return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
@@ -55,27 +63,76 @@ struct Dots {
   static __m256i half(const T* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
-  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  template <bool kWide>
   static __m256i sum(__m256i x, __m256i w) {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+    if constexpr (!kWide) return sum_pairs(x, w, 1);
+    // Half bytes apart: the pairs of either stay far from the limits of 16 bits.
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
+    return _mm256_add_epi32(sum_pairs(_mm256_and_si256(x, low), w, 1), sum_pairs(upper, w, 16));
+  }
+  static __m256i sum_pairs(__m256i x, __m256i w, int16_t factor) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(factor));
   }
 };
 
-struct Shorts {
-  static constexpr int kLanes = 32;
+struct Longs {
+  static constexpr int kLanes = 16;
+  using Weight = int16_t;
   __m256i a, b;
 
   struct Weights {
     __m256i a, b;
   };
 
-  static Shorts low_halves(const int32_t* p) {
+  static Longs start(const int32_t* p) { return {half(p), half(p + 8)}; }
+  static Weights weights(const int16_t* p) { return {half(p), half(p + 16)}; }
+  void add(const uint8_t* x, const Weights& two) {
+    a = _mm256_add_epi32(a, _mm256_madd_epi16(sixteen(x), two.a));
+    b = _mm256_add_epi32(b, _mm256_madd_epi16(sixteen(x + 16), two.b));
+  }
+  template <typename T>
+  void store(T* p, int count) const {
+    int32_t lanes[kLanes];
+    put(lanes);
+    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    int32_t lanes[kLanes];
+    put(lanes);
+    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  }
+
+ private:
+  template <typename T>
+  static __m256i half(const T* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static __m256i sixteen(const uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  void put(int32_t* lanes) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
+  }
+};
+
+struct Shorts {
+  static constexpr int kLanes = 32;
+  using Weight = int8_t;
+  __m256i a, b;
+
+  struct Weights {
+    __m256i a, b;
+  };
+
+  static Shorts start(const int32_t* p) {
     int16_t lanes[kLanes];
     for (int l = 0; l < kLanes; ++l) lanes[l] = static_cast<int16_t>(p[l]);
     return {half(lanes), half(lanes + 16)};
   }
   static Weights weights(const int8_t* p) { return {half(p), half(p + 32)}; }
-  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  // Pairs stay within 16 bits, as the sums do.
   void add(const uint8_t* x, const Weights& two) {
     a = _mm256_add_epi16(a, _mm256_maddubs_epi16(half(x), two.a));
     b = _mm256_add_epi16(b, _mm256_maddubs_epi16(half(x + 32), two.b));

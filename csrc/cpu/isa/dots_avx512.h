@@ -28,11 +28,22 @@ struct Dots {
     return _mm512_set1_epi32(word);
   }
 
-  void add(__m512i x, const Weights& weights) { add(x, weights.w); }
+  template <bool kWide>
+  void add(__m512i x, const Weights& weights) {
+    add<kWide>(x, weights.w);
+  }
+  // Plus sixteen numbers times one.
+  Dots plus(const int32_t* p, int32_t factor) const {
+    const __m512i product = _mm512_mullo_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(factor));
+    return {_mm512_add_epi32(v, product)};
+  }
 
   static constexpr int kChains = 2;
   static __m512i signed_four(int32_t four) { return _mm512_set1_epi32(four); }
-  void add_pixels(const uint8_t* x, __m512i four) { add(_mm512_loadu_si512(x), four); }
+  template <bool kWide>
+  void add_pixels(const uint8_t* x, __m512i four) {
+    add<kWide>(_mm512_loadu_si512(x), four);
+  }
 
   friend Dots operator+(const Dots& x, const Dots& y) { return {_mm512_add_epi32(x.v, y.v)}; }
   void store(int32_t* p, int count, bool streamed) const {
@@ -52,14 +63,24 @@ struct Dots {
   Vector value() const { return {_mm512_cvtepi32_ps(v)}; }
 
  private:
+  template <bool kWide>
   void add(__m512i x, __m512i w) {
 #ifdef __AVX512VNNI__
     v = _mm512_dpbusd_epi32(v, x, w);
 #else
-    // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
-    const __m512i pairs = _mm512_maddubs_epi16(x, w);
-    v = _mm512_add_epi32(v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    if constexpr (kWide) {
+      // Half bytes apart: the pairs of either stay far from the limits of 16 bits.
+      const __m512i half = _mm512_set1_epi8(15);
+      add_pairs(_mm512_and_si512(x, half), w, 1);
+      add_pairs(_mm512_and_si512(_mm512_srli_epi16(x, 4), half), w, 16);
+    } else {
+      add_pairs(x, w, 1);
+    }
 #endif
+  }
+  void add_pairs(__m512i x, __m512i w, int16_t factor) {
+    const __m512i pairs = _mm512_maddubs_epi16(x, w);
+    v = _mm512_add_epi32(v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(factor)));
   }
 };
 
@@ -90,16 +111,50 @@ inline void transpose(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_
   }
 }
 
-struct Shorts {
-  static constexpr int kLanes = 32;
+// The first `count` of sixteen integers, as they are, as 16 bits, or as values.
+inline void store_some(__m512i v, int32_t* p, int count) {
+  _mm512_mask_storeu_epi32(p, Vector::first(count), v);
+}
+inline void store_some(__m512i v, int16_t* p, int count) {
+  _mm512_mask_cvtepi32_storeu_epi16(p, Vector::first(count), v);
+}
+inline void store_values_of(__m512i v, const float* ratio, float* p, int count) {
+  const __mmask16 some = Vector::first(count);
+  const __m512 factor = _mm512_maskz_loadu_ps(some, ratio);
+  _mm512_mask_storeu_ps(p, some, _mm512_mul_ps(_mm512_cvtepi32_ps(v), factor));
+}
+
+struct Longs {
+  static constexpr int kLanes = 16;
+  using Weight = int16_t;
   __m512i v;
 
-  static Shorts low_halves(const int32_t* p) {
+  static Longs start(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  static __m512i weights(const int16_t* p) { return _mm512_loadu_si512(p); }
+  void add(const uint8_t* x, __m512i two) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    v = _mm512_add_epi32(v, _mm512_madd_epi16(_mm512_cvtepu8_epi16(bytes), two));
+  }
+  template <typename T>
+  void store(T* p, int count) const {
+    store_some(v, p, count);
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    store_values_of(v, ratio, p, count);
+  }
+};
+
+struct Shorts {
+  static constexpr int kLanes = 32;
+  using Weight = int8_t;
+  __m512i v;
+
+  static Shorts start(const int32_t* p) {
     const __m512i whole = _mm512_castsi256_si512(half(p));
     return {_mm512_inserti64x4(whole, half(p + 16), 1)};
   }
   static __m512i weights(const int8_t* p) { return _mm512_loadu_si512(p); }
-  // Pairs stay far from the limits of 16 bits: codes are below 16 and weights below 128.
+  // Pairs stay within 16 bits, as the sums do.
   void add(const uint8_t* x, __m512i two) {
     v = _mm512_add_epi16(v, _mm512_maddubs_epi16(_mm512_loadu_si512(x), two));
   }
@@ -115,17 +170,15 @@ struct Shorts {
     _mm512_mask_storeu_epi16(p, static_cast<__mmask32>((uint64_t{1} << count) - 1), v);
   }
   void store_values(const float* ratio, float* p, int count) const {
-    store_half(_mm512_castsi512_si256(v), ratio, p, count);
-    if (count > 16) store_half(_mm512_extracti64x4_epi64(v, 1), ratio + 16, p + 16, count - 16);
+    const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(v));
+    store_values_of(low, ratio, p, count < 16 ? count : 16);
+    if (count <= 16) return;
+    const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, 1));
+    store_values_of(high, ratio + 16, p + 16, count - 16);
   }
 
  private:
   static __m256i half(const int32_t* p) { return _mm512_cvtepi32_epi16(_mm512_loadu_si512(p)); }
-  static void store_half(__m256i sums, const float* ratio, float* p, int count) {
-    const __mmask16 some = count < 16 ? Vector::first(count) : __mmask16{0xffff};
-    const __m512 whole = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));
-    _mm512_mask_storeu_ps(p, some, _mm512_mul_ps(whole, _mm512_maskz_loadu_ps(some, ratio)));
-  }
 };
 
 }  // namespace

@@ -30,16 +30,25 @@ struct Dots {
   static Weights weights(const int8_t* p) { return {p}; }
   static const uint8_t* four(const uint8_t* p) { return p; }
 
+  // Where kWide is false, pairs of products fit 16 bits.
+  template <bool kWide>
   void add(const uint8_t* x, Weights weights) {
     for (int l = 0; l < 16; ++l) {
       for (int k = 0; k < 4; ++k) of[l] += x[k] * weights.w[4 * l + k];
     }
+  }
+  // Plus sixteen numbers times one.
+  Dots plus(const int32_t* p, int32_t factor) const {
+    Dots r = *this;
+    for (int l = 0; l < 16; ++l) r.of[l] += p[l] * factor;
+    return r;
   }
   // The other way round: four weights of one channel, and four codes of each of sixteen pixels.
   static constexpr int kChains = 1;  // of sums that do not wait for each other
   static Weights signed_four(const int32_t& four) {
     return {reinterpret_cast<const int8_t*>(&four)};
   }
+  template <bool kWide>
   void add_pixels(const uint8_t* x, Weights four) {
     for (int l = 0; l < 16; ++l) {
       for (int k = 0; k < 4; ++k) of[l] += x[4 * l + k] * four.w[k];
@@ -59,16 +68,48 @@ struct Dots {
   }
 };
 
+// Sixteen sums of pairs of products of bytes and weights of 16 bits.
+struct Longs {
+  static constexpr int kLanes = 16;
+  using Weight = int16_t;
+  int32_t of[kLanes];
+
+  struct Weights {
+    const int16_t* w;
+  };
+
+  static Longs start(const int32_t* p) {
+    Longs r;
+    for (int l = 0; l < kLanes; ++l) r.of[l] = p[l];
+    return r;
+  }
+  // Two weights of each lane.
+  static Weights weights(const int16_t* p) { return {p}; }
+  void add(const uint8_t* x, Weights two) {
+    for (int l = 0; l < kLanes; ++l) {
+      of[l] += x[2 * l] * two.w[2 * l] + x[2 * l + 1] * two.w[2 * l + 1];
+    }
+  }
+  template <typename T>
+  void store(T* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(of[l]);
+  }
+  void store_values(const float* ratio, float* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(of[l]) * ratio[l];
+  }
+};
+
 // 32 sums of pairs of products of bytes; they fit 16 bits in the end, and wrap on the way.
 struct Shorts {
   static constexpr int kLanes = 32;
+  using Weight = int8_t;
   int16_t of[kLanes];
 
   struct Weights {
     const int8_t* w;
   };
 
-  static Shorts low_halves(const int32_t* p) {
+  static Shorts start(const int32_t* p) {
     Shorts r;
     for (int l = 0; l < kLanes; ++l) r.of[l] = static_cast<int16_t>(p[l]);
     return r;

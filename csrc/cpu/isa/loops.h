@@ -211,7 +211,35 @@ void fake_quant(const T* x, int64_t numel, const Rounding& r, T* y, uint8_t* ins
   if constexpr (kStreamed) Vector::fence();
 }
 
-template <typename T>
+// The codes of a vector from element i on, half a byte each or a whole one.
+template <bool kHalves>
+MICRONET_INLINE void store_codes(const typename Vector::Whole& whole, int64_t i, int count,
+                                 uint8_t* codes) {
+  if constexpr (kHalves) {
+    uint64_t word = Vector::nibbles(whole);
+    if (count < kWidth) word &= (uint64_t{1} << (4 * count)) - 1;
+    std::memcpy(codes + i / 2, &word, static_cast<size_t>((count + 1) / 2));
+  } else {
+    uint8_t bytes[kWidth];
+    Vector::store_bytes(whole, bytes);
+    std::memcpy(codes + i, bytes, static_cast<size_t>(count));
+  }
+}
+
+template <bool kHalves>
+MICRONET_INLINE Vector load_codes(const uint8_t* codes, int64_t i, int count) {
+  if constexpr (kHalves) {
+    uint64_t word = 0;
+    std::memcpy(&word, codes + i / 2, static_cast<size_t>((count + 1) / 2));
+    return Vector::from_nibbles(word);
+  } else {
+    uint8_t bytes[kWidth] = {};
+    std::memcpy(bytes, codes + i, static_cast<size_t>(count));
+    return Vector::from_bytes(bytes);
+  }
+}
+
+template <bool kHalves, typename T>
 void encode(const T* x, int64_t numel, const Rounding& r, uint8_t* codes, uint8_t* inside,
             Extremes* found) {
   const Lanes q(r.q);
@@ -224,22 +252,18 @@ void encode(const T* x, int64_t numel, const Rounding& r, uint8_t* codes, uint8_
     } else {
       add_each(x + i, count, found);
     }
-    uint64_t word = Vector::nibbles(q.index(v));
-    if (count < kWidth) word &= (uint64_t{1} << (4 * count)) - 1;
-    std::memcpy(codes + i / 2, &word, static_cast<size_t>((count + 1) / 2));
+    store_codes<kHalves>(q.index(v), i, count, codes);
     store_bits(q.inside(v), count, inside + i / 8);
   });
   seen.add_to(found);
 }
 
-template <bool kStreamed>
+template <bool kHalves, bool kStreamed>
 void decode(const uint8_t* codes, int64_t numel, const Rounding& r, float* y) {
   const Lanes q(r.q);
   const Vector offset = q.code_min + q.zero_point;
   for_vectors(numel, [&](int64_t i, int count) {
-    uint64_t word = 0;
-    std::memcpy(&word, codes + i / 2, static_cast<size_t>((count + 1) / 2));
-    store<kStreamed>((Vector::from_nibbles(word) + offset) / q.scale, y + i, count);
+    store<kStreamed>((load_codes<kHalves>(codes, i, count) + offset) / q.scale, y + i, count);
   });
   if constexpr (kStreamed) Vector::fence();
 }

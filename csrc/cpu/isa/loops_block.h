@@ -81,7 +81,7 @@ inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
   with_function(run, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
-      const float code = quantize(value_at(run, i, function), q);
+      const float code = quantize(value_at(run, i, function), q) - q.code_min;
       codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code == code ? code : 0.0f));
     }
   });
@@ -101,20 +101,40 @@ inline void block_add(BlockRun run, float* sums) {
   });
 }
 
+// What of a gradient passes where a value was rounded; `L` says whether to a learned step.
+template <typename L>
+MICRONET_INLINE float passed_at(const GradientRun& g, int64_t i, float value, L) {
+  const float t = L::value ? g.q.scale * value : value;
+  const bool inside = L::value ? (t > g.q.lo) & (t < g.q.hi) : (t >= g.q.lo) & (t <= g.q.hi);
+  return inside ? g.grad[i] : 0.0f;
+}
+
+// Calls body(the function as a type, whether the step is learned as a type).
+template <typename Body>
+MICRONET_INLINE void with_rounding(const BlockRun& run, const GradientRun& g, const Body& body) {
+  with_function(run, [&](auto function) {
+    if (g.q.is_learned) {
+      body(function, Chosen<1>());
+    } else {
+      body(function, Chosen<0>());
+    }
+  });
+}
+
 // The gradient to z.
-template <typename F>
-MICRONET_INLINE float gradient_at(const BlockRun& run, const GradientRun& g, int64_t i, F) {
+template <typename F, typename L>
+MICRONET_INLINE float gradient_at(const BlockRun& run, const GradientRun& g, int64_t i, F,
+                                  L learned) {
   const float z = fmaf(run.acc[i], run.scale[i], run.shift[i]);
-  const float a = activate<F::value>(z);
-  const float passed = (a >= g.lo) & (a <= g.hi) ? g.grad[i] : 0.0f;
+  const float passed = passed_at(g, i, activate<F::value>(z), learned);
   return through<F::value>(passed + g.mean_grad[i], z);
 }
 
 inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float* products) {
-  with_function(run, [=](auto function) {
+  with_rounding(run, g, [=](auto function, auto learned) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
-      const float dz = gradient_at(run, g, i, function);
+      const float dz = gradient_at(run, g, i, function, learned);
       sums[i] += dz;
       products[i] += dz * run.acc[i];
     }
@@ -123,25 +143,37 @@ inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float*
 
 inline void block_gradient(BlockRun run, GradientRun g, const float* const* k, float* out) {
   const float *k0 = k[0], *k1 = k[1], *k2 = k[2];
-  with_function(run, [=](auto function) {
+  with_rounding(run, g, [=](auto function, auto learned) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
-      const float dz = gradient_at(run, g, i, function);
+      const float dz = gradient_at(run, g, i, function, learned);
       out[i] = dz * k0[i] + (run.acc[i] * k1[i] + k2[i]);
     }
   });
 }
 
 inline void block_gate_gradient(BlockRun run, GradientRun g, float* grad_a, float* grad_gate) {
-  with_function(run, [=](auto function) {
+  with_rounding(run, g, [=](auto function, auto learned) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float a =
           activate<decltype(function)::value>(fmaf(run.acc[i], run.scale[i], run.shift[i]));
-      const float p = a * run.gate[i];
-      const float passed = (p >= g.lo) & (p <= g.hi) ? g.grad[i] : 0.0f;
+      const float passed = passed_at(g, i, a * run.gate[i], learned);
       grad_a[i] = passed * run.gate[i];
       grad_gate[i] += passed * a;
+    }
+  });
+}
+
+inline void block_step_sums(BlockRun run, GradientRun g, float* steps, float* offsets) {
+  with_function(run, [=](auto function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float v = value_at(run, i, function), t = g.q.scale * v;
+      const bool inside = (t > g.q.lo) & (t < g.q.hi);
+      const float whole = quantize(v, g.q) + g.q.zero_point;
+      steps[i] += g.grad[i] * (inside ? whole - t : whole);
+      offsets[i] += inside ? 0.0f : g.grad[i];
     }
   });
 }

@@ -37,12 +37,21 @@ inline void unpack_pairs(const uint8_t* left, const uint8_t* right, int64_t byte
   }
 }
 
+inline void pair_bytes(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < bytes; ++i) {
+    pairs[2 * i] = left[i];
+    pairs[2 * i + 1] = right[i];
+  }
+}
+
 // Writes the first `count` of sixteen sums.
 MICRONET_INLINE void store_sums(const Dots& sums, const ConvTile& tile, int64_t pixel,
                                 int64_t channel) {
   const int64_t at = pixel * tile.out_stride + channel, left = tile.out_channels - channel;
   const int count = left < kWidth ? static_cast<int>(left) : kWidth;
-  const Dots whole = sums + Dots::load(tile.correction + channel);
+  Dots whole = sums + Dots::load(tile.correction + channel);
+  if (tile.offset != nullptr) whole = whole.plus(tile.offset + channel, tile.pixel_sums[pixel]);
   if (tile.kind == kInt32) {
     whole.store(static_cast<int32_t*>(tile.out) + at, count, tile.streamed);
   } else if (tile.kind == kInt16) {
@@ -54,7 +63,7 @@ MICRONET_INLINE void store_sums(const Dots& sums, const ConvTile& tile, int64_t 
 }
 
 // kPixels by kPanels * 16 outputs, all in registers.
-template <int kPixels, int kPanels>
+template <bool kWide, int kPixels, int kPanels>
 MICRONET_INLINE void dot_block(const ConvTile& tile, int64_t pixel, int64_t channel) {
   Dots sums[kPixels][kPanels];
   for (auto& row : sums) {
@@ -68,7 +77,7 @@ MICRONET_INLINE void dot_block(const ConvTile& tile, int64_t pixel, int64_t chan
     for (int c = 0; c < kPanels; ++c) weights[c] = Dots::weights(panel + c * next + k * kWidth);
     for (int p = 0; p < kPixels; ++p) {
       const auto four = Dots::four(x + p * tile.x_stride + k);
-      for (int c = 0; c < kPanels; ++c) sums[p][c].add(four, weights[c]);
+      for (int c = 0; c < kPanels; ++c) sums[p][c].template add<kWide>(four, weights[c]);
     }
   }
   for (int p = 0; p < kPixels; ++p) {
@@ -77,28 +86,35 @@ MICRONET_INLINE void dot_block(const ConvTile& tile, int64_t pixel, int64_t chan
 }
 
 // All output channels of some pixels, as many panels at a time as the registers hold.
-template <int kPixels>
+template <bool kWide, int kPixels>
 MICRONET_INLINE void dot_row(const ConvTile& tile, int64_t pixel) {
   int64_t channel = 0;
   while (channel < tile.out_channels) {
     const int64_t panels = (tile.out_channels - channel + kWidth - 1) / kWidth;
     if (panels >= Dots::kPanels) {
-      dot_block<kPixels, Dots::kPanels>(tile, pixel, channel);
+      dot_block<kWide, kPixels, Dots::kPanels>(tile, pixel, channel);
       channel += Dots::kPanels * kWidth;
     } else if (panels >= 2) {
-      dot_block<kPixels, 2>(tile, pixel, channel);
+      dot_block<kWide, kPixels, 2>(tile, pixel, channel);
       channel += 2 * kWidth;
     } else {
-      dot_block<kPixels, 1>(tile, pixel, channel);
+      dot_block<kWide, kPixels, 1>(tile, pixel, channel);
       channel += kWidth;
     }
   }
 }
 
-inline void dot_pixels(const ConvTile& tile) {
+template <bool kWide>
+void dot_pixels(const ConvTile& tile) {
   int64_t p = 0;
-  for (; p + Dots::kPixels <= tile.pixels; p += Dots::kPixels) dot_row<Dots::kPixels>(tile, p);
-  for (; p < tile.pixels; ++p) dot_row<1>(tile, p);
+  for (; p + Dots::kPixels <= tile.pixels; p += Dots::kPixels) {
+    dot_row<kWide, Dots::kPixels>(tile, p);
+  }
+  for (; p < tile.pixels; ++p) dot_row<kWide, 1>(tile, p);
+}
+
+inline void dot_pixels(const ConvTile& tile) {
+  tile.wide ? dot_pixels<true>(tile) : dot_pixels<false>(tile);
 }
 
 // Pixel by pixel where the weights stay in the nearest cache, so that whole lines are written one
@@ -113,6 +129,7 @@ inline void dot_tile(const ConvTile& tile) {
       ConvTile part = tile;
       part.panels += channel * tile.depth;
       part.correction += channel;
+      if (tile.offset != nullptr) part.offset += channel;
       part.ratio += channel;
       part.out = static_cast<char*>(tile.out) + channel * (tile.kind == kInt16 ? 2 : 4);
       const int64_t left = tile.out_channels - channel;
@@ -123,16 +140,17 @@ inline void dot_tile(const ConvTile& tile) {
   Vector::fence();
 }
 
-// kPixels outputs of 32 channels of a depthwise convolution; `count` of the channels are written.
-template <int kPixels>
+// kPixels outputs of as many channels of a depthwise convolution as Sums has lanes; `count` of the
+// channels are written.
+template <typename Sums, int kPixels>
 MICRONET_INLINE void depthwise_block(const DepthwiseRow& row, int64_t x, int64_t c, int count) {
-  Shorts sums[kPixels];
-  for (Shorts& sum : sums) sum = Shorts::low_halves(row.correction + c);
-  const int8_t* w = row.weights + 2 * c;
+  Sums sums[kPixels];
+  for (Sums& sum : sums) sum = Sums::start(row.correction + c);
+  const auto* w = static_cast<const typename Sums::Weight*>(row.weights) + 2 * c;
   for (int64_t ky = 0; ky < row.tap_rows; ++ky) {
     const uint8_t* in = row.lines[ky] + x * row.next_output + 2 * c;
     for (int64_t pair = 0; pair < row.tap_pairs; ++pair) {
-      const auto two = Shorts::weights(w);
+      const auto two = Sums::weights(w);
       for (int p = 0; p < kPixels; ++p) sums[p].add(in + p * row.next_output, two);
       in += row.next_pair;
       w += 2 * row.padded;
@@ -140,58 +158,39 @@ MICRONET_INLINE void depthwise_block(const DepthwiseRow& row, int64_t x, int64_t
   }
   for (int p = 0; p < kPixels; ++p) {
     const int64_t at = (x + p) * row.channels + c;
-    if (row.kind == kInt16) {
-      sums[p].store(static_cast<int16_t*>(row.out) + at, count);
-    } else {
+    if (row.kind == kValue) {
       sums[p].store_values(row.ratio + c, static_cast<float*>(row.out) + at, count);
+    } else if (row.kind == kInt16) {
+      sums[p].store(static_cast<int16_t*>(row.out) + at, count);
+    } else if constexpr (sizeof(typename Sums::Weight) == 2) {
+      sums[p].store(static_cast<int32_t*>(row.out) + at, count);
     }
   }
 }
 
-template <int kPixels>
+template <typename Sums, int kPixels>
 MICRONET_INLINE void depthwise_row_by(const DepthwiseRow& row) {
-  for (int64_t c = 0; c < row.channels; c += Shorts::kLanes) {
+  for (int64_t c = 0; c < row.channels; c += Sums::kLanes) {
     const int64_t left = row.channels - c;
-    const int count = left < Shorts::kLanes ? static_cast<int>(left) : Shorts::kLanes;
+    const int count = left < Sums::kLanes ? static_cast<int>(left) : Sums::kLanes;
     int64_t x = 0;
-    for (; x + kPixels <= row.out_width; x += kPixels) depthwise_block<kPixels>(row, x, c, count);
-    for (; x + 2 <= row.out_width; x += 2) depthwise_block<2>(row, x, c, count);
-    for (; x < row.out_width; ++x) depthwise_block<1>(row, x, c, count);
+    for (; x + kPixels <= row.out_width; x += kPixels) {
+      depthwise_block<Sums, kPixels>(row, x, c, count);
+    }
+    for (; x + 2 <= row.out_width; x += 2) depthwise_block<Sums, 2>(row, x, c, count);
+    for (; x < row.out_width; ++x) depthwise_block<Sums, 1>(row, x, c, count);
   }
 }
 
 // Images of 224 pixels leave lines of 56, 28, 14 and 7.
-inline void depthwise_row_int16(const DepthwiseRow& row) {
-  row.out_width % 7 == 0 && row.out_width % 8 != 0 ? depthwise_row_by<7>(row)
-                                                   : depthwise_row_by<8>(row);
-}
-
-// Where sums need 32 bits: weights of more than four bits, or a large kernel.
-inline void depthwise_row_int32(const DepthwiseRow& row) {
-  for (int64_t x = 0; x < row.out_width; ++x) {
-    for (int64_t c = 0; c < row.channels; ++c) {
-      int32_t sum = row.correction[c];
-      const int8_t* w = row.weights + 2 * c;
-      for (int64_t ky = 0; ky < row.tap_rows; ++ky) {
-        const uint8_t* in = row.lines[ky] + x * row.next_output + 2 * c;
-        for (int64_t pair = 0; pair < row.tap_pairs; ++pair) {
-          sum += in[0] * w[0] + in[1] * w[1];
-          in += row.next_pair;
-          w += 2 * row.padded;
-        }
-      }
-      const int64_t at = x * row.channels + c;
-      if (row.kind == kValue) {
-        static_cast<float*>(row.out)[at] = static_cast<float>(sum) * row.ratio[c];
-      } else {
-        static_cast<int32_t*>(row.out)[at] = sum;
-      }
-    }
-  }
+template <typename Sums>
+void depthwise_row_of(const DepthwiseRow& row) {
+  row.out_width % 7 == 0 && row.out_width % 8 != 0 ? depthwise_row_by<Sums, 7>(row)
+                                                   : depthwise_row_by<Sums, 8>(row);
 }
 
 inline void depthwise_row(const DepthwiseRow& row) {
-  row.fits_int16 ? depthwise_row_int16(row) : depthwise_row_int32(row);
+  row.fits_int16 ? depthwise_row_of<Shorts>(row) : depthwise_row_of<Longs>(row);
 }
 
 }  // namespace

@@ -34,6 +34,7 @@ inline void interleave_pixels(const uint8_t* x, int64_t stride, int64_t pixels, 
 }
 
 // Adds the products of some groups of four weights to the sums [kSparsePixels] of one channel.
+template <bool kWide>
 MICRONET_INLINE void add_groups(const uint8_t* x, const FourWeights* from, const FourWeights* to,
                                 int32_t* sums) {
   Dots chains[Dots::kChains][kSixteens];
@@ -42,7 +43,7 @@ MICRONET_INLINE void add_groups(const uint8_t* x, const FourWeights* from, const
   }
   const auto add = [&](const FourWeights& four, Dots* chain) {
     const auto w = Dots::signed_four(four.weights);
-    for (int j = 0; j < kSixteens; ++j) chain[j].add_pixels(x + four.place + 64 * j, w);
+    for (int j = 0; j < kSixteens; ++j) chain[j].template add_pixels<kWide>(x + four.place + 64 * j, w);
   };
   for (; to - from >= Dots::kChains; from += Dots::kChains) {
     for (int i = 0; i < Dots::kChains; ++i) add(from[i], chains[i]);
@@ -71,7 +72,8 @@ inline void put_sums(const int32_t* sums, const SparseTile& tile, int64_t channe
   }
 }
 
-inline void sparse_tile(const SparseTile& tile) {
+template <bool kWide>
+void sparse_tile_of(const SparseTile& tile) {
   for (int64_t channel = 0; channel < tile.out.out_channels; channel += kRows) {
     const int64_t left = tile.out.out_channels - channel, rows = left < kRows ? left : kRows;
     alignas(64) int32_t sums[kRows * kSparsePixels] = {};
@@ -79,13 +81,17 @@ inline void sparse_tile(const SparseTile& tile) {
     for (int64_t part = 0; part < tile.parts; ++part) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t* starts = tile.starts + (channel + r) * tile.parts + part;
-        add_groups(tile.out.x, tile.groups + starts[0], tile.groups + starts[1],
+        add_groups<kWide>(tile.out.x, tile.groups + starts[0], tile.groups + starts[1],
                    sums + r * kSparsePixels);
       }
     }
     put_sums(sums, tile, channel, rows);
   }
   Vector::fence();
+}
+
+inline void sparse_tile(const SparseTile& tile) {
+  tile.out.wide ? sparse_tile_of<true>(tile) : sparse_tile_of<false>(tile);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ constexpr int64_t kShortRow = 4 * kWidth;
 // The quantizer of a row of weights from its own extremes; 0 belongs to the range in any case, so
 // that the zeros of a partial vector do no harm.
 template <bool kMasked, typename T>
-MICRONET_INLINE Quantizer row_quantizer(const T* w, const MaskReader& mask, int64_t numel,
+MICRONET_INLINE Quantizer extremes_quantizer(const T* w, const MaskReader& mask, int64_t numel,
                                         int levels, int scheme) {
   LaneExtremes seen;
   int64_t i = 0;
@@ -60,7 +60,7 @@ MICRONET_INLINE void fill_values(const Lanes& q, float* values) {
 template <bool kMasked, bool kStreamed, typename T>
 MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int64_t numel,
                                          int levels, int scheme, T* w_hat) {
-  const Quantizer found = row_quantizer<kMasked>(w, mask, numel, levels, scheme);
+  const Quantizer found = extremes_quantizer<kMasked>(w, mask, numel, levels, scheme);
   float values[kWidth] = {};
   const Lanes q(found, values);
   // Also tells that the row is finite: its range is, and a NaN would have made that NaN.
@@ -81,20 +81,21 @@ MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int
   return found;
 }
 
-// The code itself, in two's complement where it is signed.
+// The code itself, in two's complement where it is signed; those of kSymmetric are made unsigned.
 template <bool kMasked, typename T>
-MICRONET_INLINE Quantizer codes_row(const T* w, const MaskReader& mask, int64_t numel, int levels,
-                                    int scheme, uint8_t* codes) {
-  const Quantizer found = row_quantizer<kMasked>(w, mask, numel, levels, scheme);
+MICRONET_INLINE Quantizer codes_row(const T* w, const MaskReader& mask, int64_t numel, int scheme,
+                                    Quantizer found, uint8_t* codes) {
   const Lanes q(found);
+  const Vector least = scheme == kSymmetric ? q.code_min : Vector::all(0.0f);
   for_vectors(numel, [&](int64_t i, int count) {
     const Vector x = load_kept<kMasked>(w, mask, i, count);
     const Vector code = q.clamped_code(x);
     const auto known = Vector::both(Vector::is_finite(x), Vector::is_finite(code));
     uint8_t bytes[kWidth];
-    Vector::store_bytes(Vector::whole(Vector::keep(known, Vector::round(code))), bytes);
+    Vector::store_bytes(Vector::whole(Vector::keep(known, Vector::round(code) - least)), bytes);
     std::memcpy(codes + i, bytes, static_cast<size_t>(count));
   });
+  if (scheme == kSymmetric) found.zero_point = found.code_min;
   return found;
 }
 
@@ -136,13 +137,24 @@ void fake_quant_rows(const Weight& weight, int scheme, int64_t from, int64_t to,
   Vector::fence();
 }
 
+template <bool kMasked, typename T>
+MICRONET_INLINE Quantizer row_quantizer(const Weight& weight, int64_t channel, const Row<T>& row,
+                                        int scheme) {
+  if (scheme == kLearned) {
+    const float* steps = weight.steps + channel;
+    return learned_quantizer(steps[0], steps[weight.channels], weight.levels);
+  }
+  return extremes_quantizer<kMasked>(row.w, row.mask, row.numel, weight.levels, scheme);
+}
+
 // As above, to codes.
 template <bool kMasked, typename T>
 void codes_rows(const Weight& weight, int scheme, int64_t from, int64_t to, const T*) {
   for (int64_t c = from; c < to; ++c) {
     const Row<T> row(weight, c);
     uint8_t* codes = static_cast<uint8_t*>(weight.w_hat) + row.first;
-    note(weight, c, codes_row<kMasked>(row.w, row.mask, row.numel, weight.levels, scheme, codes));
+    const Quantizer found = row_quantizer<kMasked>(weight, c, row, scheme);
+    note(weight, c, codes_row<kMasked>(row.w, row.mask, row.numel, scheme, found, codes));
   }
 }
 

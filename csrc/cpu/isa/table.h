@@ -5,6 +5,7 @@
 #include "cpu/isa/loops.h"
 #include "cpu/isa/loops_block.h"
 #include "cpu/isa/loops_conv.h"
+#include "cpu/isa/loops_depthwise_gradient.h"
 #include "cpu/isa/loops_exact.h"
 #include "cpu/isa/loops_learned_step.h"
 #include "cpu/isa/loops_sparse.h"
@@ -55,13 +56,24 @@ void fake_quant_any(const void* x, DType type, int64_t numel, const Rounding& r,
   chosen(x, type, numel, r, y, inside, found, streamed);
 }
 
-void encode_any(const void* x, DType type, int64_t numel, const Rounding& r, uint8_t* codes,
-                uint8_t* inside, Extremes* found) {
-  with_type(type, [&](auto* t) { encode(in(x, t), numel, r, codes, inside, found); });
+void encode_any(const void* x, DType type, int64_t numel, const Rounding& r, bool halves,
+                uint8_t* codes, uint8_t* inside, Extremes* found) {
+  with_type(type, [&](auto* t) {
+    if (halves) {
+      encode<true>(in(x, t), numel, r, codes, inside, found);
+    } else {
+      encode<false>(in(x, t), numel, r, codes, inside, found);
+    }
+  });
 }
 
-void decode_any(const uint8_t* codes, int64_t numel, const Rounding& r, float* y, bool streamed) {
-  streamed ? decode<true>(codes, numel, r, y) : decode<false>(codes, numel, r, y);
+void decode_any(const uint8_t* codes, int64_t numel, const Rounding& r, bool halves, float* y,
+                bool streamed) {
+  if (halves) {
+    streamed ? decode<true, true>(codes, numel, r, y) : decode<true, false>(codes, numel, r, y);
+  } else {
+    streamed ? decode<false, true>(codes, numel, r, y) : decode<false, false>(codes, numel, r, y);
+  }
 }
 
 void select_any(const void* values, DType type, const uint8_t* bits, int64_t numel, void* to,
@@ -123,6 +135,14 @@ float learned_gradient_any(const LearnedRow& row, DType type, const void* grad, 
   });
 }
 
+void line_of_floats_any(const PixelLine& line, const void* from, DType type) {
+  with_type(type, [&](auto* t) { line_of_floats(line, in(from, t)); });
+}
+
+void image_gradient_row_any(const ImageGradientRow& row, DType type, void* to) {
+  with_type(type, [&](auto* t) { image_gradient_row(row, out(to, t)); });
+}
+
 // A constant expression: no code of an instruction set runs before the set was chosen.
 constexpr Kernels table(const char* name) {
   return {name,
@@ -139,10 +159,15 @@ constexpr Kernels table(const char* name) {
           sum_block,
           unpack,
           unpack_pairs,
+          pair_bytes,
           dot_tile,
           depthwise_row,
           interleave_pixels,
           sparse_tile,
+          line_of_floats_any,
+          line_of_codes,
+          image_gradient_row_any,
+          weight_gradient_row,
           block_floats,
           block_moments,
           block_extremes,
@@ -152,6 +177,7 @@ constexpr Kernels table(const char* name) {
           block_gradient_sums,
           block_gradient,
           block_gate_gradient,
+          block_step_sums,
           add_scaled,
           dot_lanes,
           copy};

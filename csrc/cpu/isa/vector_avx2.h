@@ -21,6 +21,8 @@ struct Vector {
   struct Whole {
     __m256i a, b;
   };
+  // Vectors that are summed at a time: the registers hold them and one more.
+  static constexpr int kMostSums = 6;
   static constexpr bool kLooksUp = true;
 
   static Vector all(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
@@ -76,6 +78,9 @@ struct Vector {
   friend Vector operator/(Vector x, Vector y) {
     return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
   }
+  static Vector fma(Vector x, Vector y, Vector z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
 
   static Vector min(Vector x, Vector y) {
     return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
@@ -123,14 +128,19 @@ struct Vector {
     const __m256 low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8);
     return {look_up(low, high, index.a), look_up(low, high, index.b)};
   }
+  // table at sixteen bytes.
+  static Vector gather(const float* table, const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(bytes), 4),
+            _mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)), 4)};
+  }
   static void store_bytes(Whole w, uint8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes(w));
   }
   static uint64_t nibbles(Whole w) { return nibbles_of_bytes(bytes(w)); }
-  static Vector from_nibbles(uint64_t word) {
-    const __m128i all = bytes_of_nibbles(word);
-    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all)),
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all, 8)))};
+  static Vector from_nibbles(uint64_t word) { return from_bytes(bytes_of_nibbles(word)); }
+  static Vector from_bytes(const uint8_t* p) {
+    return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static float least_lane(Vector x) {
     const __m256 eight = _mm256_min_ps(x.a, x.b);
@@ -152,6 +162,10 @@ struct Vector {
   }
 
  private:
+  static Vector from_bytes(__m128i all) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all, 8)))};
+  }
   static __m256 wide_bf16(const BFloat16* p) {
     const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));

@@ -19,6 +19,8 @@ struct Vector {
   struct Whole {
     __m512i w;
   };
+  // Vectors that are summed at a time: the registers hold them and one more.
+  static constexpr int kMostSums = 25;
   static constexpr bool kLooksUp = true;
 
   static Vector all(float v) { return {_mm512_set1_ps(v)}; }
@@ -70,6 +72,7 @@ struct Vector {
   friend Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.v, b.v)}; }
   friend Vector operator/(Vector a, Vector b) { return {_mm512_div_ps(a.v, b.v)}; }
+  static Vector fma(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
   static Vector min(Vector v, Vector b) { return {_mm512_min_ps(v.v, b.v)}; }
   static Vector max(Vector v, Vector b) { return {_mm512_max_ps(v.v, b.v)}; }
@@ -94,12 +97,21 @@ struct Vector {
   static Vector look_up(const float* table, Whole index) {
     return {_mm512_permutexvar_ps(index.w, _mm512_loadu_ps(table))};
   }
+  // table at sixteen bytes.
+  static Vector gather(const float* table, const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_i32gather_ps(_mm512_cvtepu8_epi32(bytes), table, 4)};
+  }
   static void store_bytes(Whole w, uint8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(w.w));
   }
   static uint64_t nibbles(Whole w) { return nibbles_of_bytes(_mm512_cvtepi32_epi8(w.w)); }
   static Vector from_nibbles(uint64_t word) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes_of_nibbles(word)))};
+  }
+  static Vector from_bytes(const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
   }
   static float least_lane(Vector v) { return _mm512_reduce_min_ps(v.v); }
   static float most_lane(Vector v) { return _mm512_reduce_max_ps(v.v); }

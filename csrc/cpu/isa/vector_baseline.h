@@ -21,6 +21,8 @@ struct Vector {
     int32_t of[16];
   };
 
+  // Vectors that are summed at a time.
+  static constexpr int kMostSums = 6;
   // Division is as fast as looking values up one by one.
   static constexpr bool kLooksUp = false;
 
@@ -74,6 +76,10 @@ struct Vector {
   }
   friend Vector operator/(const Vector& a, const Vector& b) {
     return each([&](int l) { return a.of[l] / b.of[l]; });
+  }
+  // a * b + c, rounded once.
+  static Vector fma(const Vector& a, const Vector& b, const Vector& c) {
+    return each([&](int l) { return fmaf(a.of[l], b.of[l], c.of[l]); });
   }
 
   // b where v is NaN.
@@ -143,6 +149,10 @@ struct Vector {
   static Vector look_up(const float* table, const Whole& index) {
     return each([&](int l) { return table[index.of[l] & 15]; });
   }
+  // table at sixteen bytes.
+  static Vector gather(const float* table, const uint8_t* p) {
+    return each([&](int l) { return table[p[l]]; });
+  }
   // One byte each: the lowest eight bits.
   static void store_bytes(const Whole& w, uint8_t* p) {
     for (int l = 0; l < 16; ++l) p[l] = static_cast<uint8_t>(w.of[l]);
@@ -155,6 +165,9 @@ struct Vector {
   }
   static Vector from_nibbles(uint64_t word) {
     return each([&](int l) { return static_cast<float>((word >> (4 * l)) & 15); });
+  }
+  static Vector from_bytes(const uint8_t* p) {
+    return each([&](int l) { return static_cast<float>(p[l]); });
   }
   static float least_lane(const Vector& v) {
     float r = v.of[0];

@@ -15,20 +15,18 @@ std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<fl
   std::vector<float> found(static_cast<size_t>(p.s.out_channels));
   std::vector<uint8_t> workspace(static_cast<size_t>(quant_conv2d_workspace(p.s)) + 64);
   void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
-  const QuantConv conv{p.s,        p.codes.data(), p.range.data(), p.levels,
-                       p.w.data(), kFloat32,       p.mask.data(),  p.weight_levels,
-                       kind,       out.data(),     found.data()};
+  const QuantConv conv = p.conv(p.codes.data(), kind, out.data(), found.data());
   CHECK(quant_conv2d_cpu(conv, aligned, parallel) == kOk);
   CHECK(found == ratio);
   return out;
 }
 
-void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int levels, int wl,
+void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, const Precision& of,
                               Skipping when) {
   set_skipping(when);
-  const Problem p = draw(random, s, levels, wl, when == kAlways ? 0.9 : 0.5);
-  const auto quantize = [](const Weight& weight) {
-    return quantize_per_channel_cpu(weight, kFloat32, kAffine, kRunners[0]);
+  const Problem p = draw(random, s, of, when == kAlways ? 0.9 : 0.5);
+  const auto quantize = [&](const Weight& weight) {
+    return quantize_per_channel_cpu(weight, kFloat32, of.weight_scheme, kRunners[0]);
   };
   std::vector<float> ratio;
   const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
@@ -40,7 +38,7 @@ void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, int leve
       CHECK(same(values[i],
                  static_cast<float>(expected[i]) * ratio[i % static_cast<size_t>(s.out_channels)]));
     }
-    if (accumulator_bound(s, levels, wl) > kMostInt16) continue;
+    if (!p.fits_16_bits()) continue;
     const auto narrow = convolve<int16_t>(p, kInt16, ratio, parallel);
     CHECK(std::equal(narrow.begin(), narrow.end(), expected.begin()));
   }
@@ -55,27 +53,28 @@ void blocks_are_the_same_however_split(std::mt19937& random, int64_t channels, i
   const std::vector<float> gate = normals(random, images * channels),
                            k = normals(random, 3 * channels);
   const float range[] = {-0.4f, 0.9f};
+  const Coding coding{range, 16, kAffine};
   for (const ParallelFor& parallel : kRunners) {
     for (const float* gated : {static_cast<const float*>(nullptr), gate.data()}) {
       const Block block{acc.data(),   kValue,       images, positions, channels,
                         scale.data(), shift.data(), kSwish, gated};
-      std::vector<uint8_t> codes(static_cast<size_t>(packed_bytes(numel, kCodeLevels)));
+      std::vector<uint8_t> codes(static_cast<size_t>(code_bytes(numel, coding.levels)));
       std::vector<float> all(static_cast<size_t>(numel)),
           means(static_cast<size_t>(images * channels));
       std::vector<double> partial(static_cast<size_t>(block_units(block) * 2 * channels));
       std::vector<double> sums(static_cast<size_t>(2 * channels));
       std::vector<float> extremes(2), ends(static_cast<size_t>(2 * block_units(block)));
-      CHECK(block_codes_cpu(block, range, 16, codes.data(), parallel) == kOk);
+      CHECK(block_codes_cpu(block, coding, codes.data(), parallel) == kOk);
       CHECK(block_extremes_cpu(block, ends.data(), extremes.data(), parallel) == kOk);
       std::vector<float> answer(codes.begin(), codes.end());
       answer.insert(answer.end(), extremes.begin(), extremes.end());
       CHECK(block_values_cpu(block, all.data(), parallel) == kOk);
       answer.insert(answer.end(), all.begin(), all.end());
       if (gated != nullptr) {
-        const BlockGradient gradient{grad.data(), kFloat32, range, nullptr};
+        const BlockGradient gradient{grad.data(), kFloat32, coding, nullptr};
         CHECK(block_gate_gradient_cpu(block, gradient, all.data(), means.data(), parallel) == kOk);
       } else {
-        const BlockGradient gradient{grad.data(), kFloat32, range, gate.data()};
+        const BlockGradient gradient{grad.data(), kFloat32, coding, gate.data()};
         CHECK(block_means_cpu(block, means.data(), parallel) == kOk);
         CHECK(block_gradient_cpu(block, gradient, k.data(), all.data(), kFloat32, parallel) == kOk);
         CHECK(block_gradient_sums_cpu(block, gradient, partial.data(), sums.data(), parallel) ==
@@ -116,8 +115,7 @@ void run_tests(std::mt19937& random) {
   on_every_instruction_set([&] {
     for (const ConvShape& shape : kShapes) {
       for (const Skipping when : {kByRule, kNever, kAlways}) {
-        sums_are_those_of_a_loop(random, shape, 16, 16, when);
-        sums_are_those_of_a_loop(random, shape, 5, 128, when);
+        for (const Precision& of : kPrecisions) sums_are_those_of_a_loop(random, shape, of, when);
       }
     }
     lanes_are_summed_in_order(random);

@@ -23,10 +23,10 @@ void channels_have_their_own_ranges(std::mt19937& random, const Shape& shape, bo
   std::vector<float> scale(channels), zero(channels), scale2(channels), zero2(channels);
   std::vector<uint8_t> codes(w.size());
   for (const int scheme : {kAffine, kDistillerSymmetric}) {
-    const Weight values{w.data(), mask,         shape.channels, shape.each,
-                        16,       w_hat.data(), scale.data(),   zero.data()};
-    const Weight coded{w.data(), mask,         shape.channels, shape.each,
-                       16,       codes.data(), scale2.data(),  zero2.data()};
+    const Weight values{w.data(),     mask,         shape.channels, shape.each, 16,
+                        w_hat.data(), scale.data(), zero.data(),    nullptr};
+    const Weight coded{w.data(),     mask,          shape.channels, shape.each, 16,
+                       codes.data(), scale2.data(), zero2.data(),   nullptr};
     CHECK(fake_quant_weights_cpu(&values, 1, kFloat32, scheme, parallel) == kOk);
     CHECK(quantize_per_channel_cpu(coded, kFloat32, scheme, parallel) == kOk);
     CHECK(scale == scale2 && zero == zero2);

@@ -14,7 +14,13 @@ constexpr int64_t kTileSizes[] = {0,  1,  7,  8,  9,   10,  11,  12,   13,   14,
 // Sizes beyond which a trial takes long: a scheme, or levels too, are then chosen at random.
 constexpr int64_t kManyTiles = 1000;
 constexpr DType kTypes[] = {kFloat32, kBFloat16, kFloat16};
-constexpr int kSchemes[] = {kAffine, kDistillerAffine, kDistillerSymmetric};
+// Those of a range.
+constexpr int kSchemes[] = {kAffine, kDistillerAffine, kDistillerSymmetric, kSymmetric};
+constexpr size_t kSchemeCount = sizeof(kSchemes) / sizeof(int);
+// The least levels that a scheme has.
+inline int levels_for(int scheme, int levels) {
+  return levels < 3 && (scheme == kDistillerSymmetric || scheme == kSymmetric) ? 3 : levels;
+}
 constexpr int kLevels[] = {2, 5, 16, 256};
 
 // Elements of any DType type that end where their memory ends, for a sanitizer to see. They start

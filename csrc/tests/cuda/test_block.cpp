@@ -45,6 +45,7 @@ struct Trial {
   Elements grad;
   DType type_of_grad;
   Range range;
+  int levels, scheme;
   bool gated, has_range, has_mean_grad;
 
   Trial(std::mt19937& random, int64_t n, int64_t p, int64_t c, Accumulator of, Function f,
@@ -66,6 +67,8 @@ struct Trial {
         grad(inputs(random, of_grad, numel, 0, kUsual)),
         type_of_grad(of_grad),
         range(any_range(random)),
+        levels(kLevels[random() % 4]),
+        scheme(kAffine),
         gated(random() % 2 == 0),
         has_range(random() % 3 != 0),
         has_mean_grad(random() % 2 == 0) {
@@ -76,6 +79,12 @@ struct Trial {
     }
     for (float& v : scale) v *= type == kValue ? 1.0f : 0.01f;
     if (type == kValue && random() % 3 == 0) floats[random() % floats.size()] = INFINITY;
+    if (random() % 2 == 0) {
+      scheme = kLearned;
+      range = {{0.3f, -static_cast<float>(random() % static_cast<unsigned>(levels))}};
+    } else if (random() % 4 == 0) {
+      scheme = kSchemes[random() % kSchemeCount], levels = levels_for(scheme, levels);
+    }
   }
 
   Block block() const {
@@ -96,8 +105,12 @@ struct Trial {
     whole.gate = gate.data();
     return whole;
   }
+  Coding coding() const { return {range.ends, levels, scheme}; }
+  Quantizer quantizer() const { return coding().quantizer(); }
   BlockGradient gradient() {
-    return {grad.data(), type_of_grad, has_range ? range.ends : nullptr,
+    return {grad.data(),
+            type_of_grad,
+            {has_range ? range.ends : nullptr, levels, scheme},
             has_mean_grad ? mean_grad.data() : nullptr};
   }
 
@@ -111,8 +124,7 @@ struct Trial {
   float a(int64_t i) const { return activate_by(function, z(i)); }
   float value(int64_t i) const { return gated ? a(i) * gate[gate_of(i)] : a(i); }
   float passed(int64_t i, float at) const {
-    const Quantizer q = make_quantizer(range.ends[0], range.ends[1], 2, kAffine);
-    return !has_range || is_inside(at, q) ? grad[i] : 0.0f;
+    return !has_range || is_inside(at, quantizer()) ? grad[i] : 0.0f;
   }
   float dz(int64_t i) const {
     const float g = passed(i, a(i));
@@ -120,23 +132,22 @@ struct Trial {
   }
 };
 
-void forward(const Trial& t, int levels) {
+void forward(const Trial& t) {
   const Block block = t.block();
   std::vector<float> values(static_cast<size_t>(t.numel)), extremes(2), room = workspace();
   CHECK(block_values_cuda(block, values.data(), nullptr) == kOk);
-  std::vector<uint8_t> codes = dirty(packed_bytes(t.numel, kCodeLevels));
-  CHECK(block_codes_cuda(block, t.range.ends, levels, codes.data(), nullptr) == kOk);
+  std::vector<uint8_t> codes = dirty(code_bytes(t.numel, t.levels));
+  CHECK(block_codes_cuda(block, t.coding(), codes.data(), nullptr) == kOk);
   CHECK(block_extremes_cuda(block, room.data(), extremes.data(), nullptr) == kOk);
-  const Quantizer q = make_quantizer(t.range.ends[0], t.range.ends[1], levels, kAffine);
+  const Quantizer q = t.quantizer();
   Elements found(kFloat32, t.numel, 0);
   for (int64_t i = 0; i < t.numel; ++i) {
     found.set(i, t.value(i));
     CHECK(same(values[static_cast<size_t>(i)], t.value(i)));
-    const float code = quantize(t.value(i), q);
-    const int packed = codes[static_cast<size_t>(i / 2)] >> (i % 2 * 4) & 15;
-    CHECK(packed == (code == code ? static_cast<int>(code) : 0));
+    const float code = quantize(t.value(i), q) - q.code_min;
+    CHECK(code_at(codes, i, t.levels) == (code == code ? static_cast<int>(code) : 0));
   }
-  if (t.numel % 2 != 0) CHECK(codes.back() < 16);
+  if (are_half_bytes(t.levels) && t.numel % 2 != 0) CHECK(codes.back() < 16);
   CHECK(extremes_of(found, t.numel).is(extremes.data()));
 }
 
@@ -199,6 +210,27 @@ void backward(Trial& t, DType out_type) {
   for (size_t i = 0; i < lanes.size(); ++i) CHECK(same(grad_gate[i], lanes[i].sum()));
 }
 
+// The gradients to a learned step and to its offset.
+void steps(Trial& t) {
+  const Block block = t.block();
+  const size_t channels = static_cast<size_t>(t.channels), both = 2 * channels;
+  std::vector<double> partial(static_cast<size_t>(block_parts_cuda(block)) * both), sums(both);
+  BlockGradient gradient = t.gradient();
+  gradient.coding = t.coding();
+  CHECK(block_step_sums_cuda(block, gradient, partial.data(), sums.data(), nullptr) == kOk);
+  const Quantizer q = t.quantizer();
+  std::vector<double> expected(both);
+  for (int64_t i = 0; i < t.numel; ++i) {
+    const float value = t.value(i), whole = quantize(value, q) + q.zero_point;
+    const bool inside = is_inside(value, q);
+    expected[t.channel_of(i)] += t.grad[i] * (inside ? whole - q.scale * value : whole);
+    expected[channels + t.channel_of(i)] += inside ? 0.0f : t.grad[i];
+  }
+  for (size_t i = 0; i < both; ++i) {
+    CHECK(std::isfinite(expected[i]) ? close(sums[i], expected[i]) : !std::isfinite(sums[i]));
+  }
+}
+
 void float_convolution(std::mt19937& random, const ConvShape& s) {
   const std::vector<float> x = normals(random, s.in_numel());
   const std::vector<float> w = normals(random, s.out_channels * s.depth());
@@ -256,9 +288,10 @@ void run_tests(std::mt19937& random) {
       for (const Function function : {kIdentity, kRelu, kSwish, kSigmoid}) {
         for (const DType of_grad : kTypes) {
           Trial trial(random, size[0], size[1], size[2], type, function, of_grad);
-          forward(trial, kLevels[random() % 3]);
+          forward(trial);
           means_and_moments(trial);
           backward(trial, kTypes[random() % 3]);
+          if (trial.scheme == kLearned) steps(trial);
         }
       }
     }

@@ -17,7 +17,7 @@ struct Trial {
   Trial(std::mt19937& random, DType type, int64_t numel, int skip, int levels, int scheme)
       : type(type),
         numel(numel),
-        levels(levels),
+        levels(levels_for(scheme, levels)),
         scheme(scheme),
         x(inputs(random, type, numel, skip, any_kind(random))),
         y(type, numel, random() % 4 == 0 ? 1 : skip),
@@ -57,7 +57,7 @@ void run_tests(std::mt19937& random) {
     const int drawn = kLevels[random() % 4];
     for (const int levels : kLevels) {
       if (numel > kManyTiles && levels != drawn) continue;
-      const int scheme = kSchemes[random() % 3];
+      const int scheme = kSchemes[random() % kSchemeCount];
       for (const int64_t step : {0, 3}) {
         observes_what_it_rounds(Trial(random, type, numel, skip, levels, scheme), step);
       }

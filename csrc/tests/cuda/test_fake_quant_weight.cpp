@@ -20,14 +20,14 @@ struct Trial {
   Elements w, w_hat;
   bool masked;
   std::vector<uint8_t> bits, codes;
-  std::vector<float> scale, zero_point;
+  std::vector<float> scale, zero_point, steps;
 
   Trial(std::mt19937& random, DType type, int64_t channels, int64_t each, int skip, int scheme)
       : type(type),
         channels(channels),
         each(each),
         skip(skip),
-        levels(scheme == kDistillerSymmetric ? 16 : kLevels[random() % 4]),
+        levels(levels_for(scheme, kLevels[random() % 4])),
         scheme(scheme),
         w(type, channels * each, skip),
         w_hat(type, channels * each, skip),
@@ -35,7 +35,11 @@ struct Trial {
         bits(bytes(random, bytes_for(channels * each))),
         codes(dirty(channels * each + skip)),
         scale(static_cast<size_t>(channels), 7.0f),
-        zero_point(static_cast<size_t>(channels), 7.0f) {
+        zero_point(static_cast<size_t>(channels), 7.0f),
+        steps(normals(random, 2 * channels)) {
+    for (int64_t c = channels; c < 2 * channels; ++c) {
+      steps[static_cast<size_t>(c)] = -static_cast<float>(random() % static_cast<unsigned>(levels));
+    }
     for (int64_t c = 0; c < channels; ++c) {
       fill_channel(random, &w, c * each, each, type);
       if (random() % 8 == 0) prune_channel(c);
@@ -56,12 +60,15 @@ struct Trial {
             levels,
             out,
             wants_scale ? scale.data() : nullptr,
-            wants_scale ? zero_point.data() : nullptr};
+            wants_scale ? zero_point.data() : nullptr,
+            scheme == kLearned ? steps.data() : nullptr};
   }
 
   float kept(int64_t i) const { return !masked || bit(bits, i) ? w[i] : 0.0f; }
 
   Quantizer quantizer(int64_t c) const {
+    const float* step = steps.data() + c;
+    if (scheme == kLearned) return make_quantizer(step[0], step[channels], levels, scheme);
     Range range{{0.0f, 0.0f}};
     for (int64_t i = c * each; i < (c + 1) * each; ++i) {
       const float v = kept(i);
@@ -72,13 +79,15 @@ struct Trial {
     return make_quantizer(range.ends[0], range.ends[1], levels, scheme);
   }
 
+  // Codes of kSymmetric are less code_min, which the zero point gives back.
   template <typename Test>
-  void for_all(const Test& test) const {
+  void for_all(bool are_codes, const Test& test) const {
     for (int64_t c = 0; c < channels; ++c) {
       const Quantizer q = quantizer(c);
       CHECK(same(scale[static_cast<size_t>(c)], q.scale));
-      CHECK(same(zero_point[static_cast<size_t>(c)], q.zero_point));
-      for (int64_t i = c * each; i < (c + 1) * each; ++i) test(i, quantize(kept(i), q), q);
+      const float least = are_codes && scheme == kSymmetric ? q.code_min : 0.0f;
+      CHECK(same(zero_point[static_cast<size_t>(c)], q.zero_point + least));
+      for (int64_t i = c * each; i < (c + 1) * each; ++i) test(i, quantize(kept(i), q) - least, q);
     }
   }
 };
@@ -86,7 +95,7 @@ struct Trial {
 void rounds_each_channel_to_its_range(Trial t) {
   CHECK(fake_quant_per_channel_cuda(t.weight(t.w_hat.data(), true), t.type, t.scheme, nullptr) ==
         kOk);
-  t.for_all([&](int64_t i, float code, const Quantizer& q) {
+  t.for_all(false, [&](int64_t i, float code, const Quantizer& q) {
     CHECK(same(t.w_hat[i], rounded_to(t.type, dequantize(code, q))));
   });
   Elements again(t.type, t.channels * t.each, t.skip);
@@ -98,22 +107,23 @@ void rounds_each_channel_to_its_range(Trial t) {
 void gives_the_codes(Trial t) {
   uint8_t* codes = t.codes.data() + t.skip;
   CHECK(quantize_per_channel_cuda(t.weight(codes, true), t.type, t.scheme, nullptr) == kOk);
-  t.for_all([&](int64_t i, float code, const Quantizer&) {
+  t.for_all(true, [&](int64_t i, float code, const Quantizer&) {
     const int whole = code == code ? static_cast<int>(code) : 0;
     CHECK(codes[i] == static_cast<uint8_t>(whole));
   });
 }
 
 void on_shape(std::mt19937& random, DType type, int64_t channels, int64_t each, int skip) {
-  const auto scheme = [&] { return kSchemes[random() % 3]; };
+  const auto scheme = [&] { return kSchemes[random() % kSchemeCount]; };
   rounds_each_channel_to_its_range(Trial(random, type, channels, each, skip, scheme()));
   gives_the_codes(Trial(random, type, channels, each, skip, scheme()));
+  gives_the_codes(Trial(random, type, channels, each, skip, kLearned));
 }
 
 void refuses_empty_channels() {
-  const Weight empty{nullptr, nullptr, 3, 0, 16, nullptr, nullptr, nullptr};
+  const Weight empty{nullptr, nullptr, 3, 0, 16, nullptr, nullptr, nullptr, nullptr};
   CHECK(fake_quant_per_channel_cuda(empty, kFloat32, kAffine, nullptr) == kNoElements);
-  const Weight none{nullptr, nullptr, 0, 9, 16, nullptr, nullptr, nullptr};
+  const Weight none{nullptr, nullptr, 0, 9, 16, nullptr, nullptr, nullptr, nullptr};
   CHECK(fake_quant_per_channel_cuda(none, kFloat32, kAffine, nullptr) == kOk);
 }
 

@@ -48,8 +48,7 @@ struct Trial {
   template <typename Test>
   void for_channel(int64_t c, const Test& test) const {
     const size_t at = static_cast<size_t>(c);
-    const Quantizer q{0.0f,           0.0f, 1.0f / step[at],
-                      zero_point[at], 0.0f, static_cast<float>(levels - 1)};
+    const Quantizer q = learned_quantizer(step[at], zero_point[at], levels);
     for (int64_t i = c * each; i < (c + 1) * each; ++i) test(i, !masked || bit(bits, i), q);
   }
 };

@@ -43,19 +43,16 @@ std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<fl
   std::vector<float> found(static_cast<size_t>(p.s.out_channels), 7.0f);
   std::vector<uint8_t> workspace = dirty(quant_conv2d_cuda_workspace(p.s) + 64);
   void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
-  const QuantConv conv{p.s,         codes.data() + skip, p.range.data(),  p.levels, p.w.data(),
-                       kFloat32,    p.mask.data(),       p.weight_levels, kind,     out.data(),
-                       found.data()};
+  const QuantConv conv = p.conv(codes.data() + skip, kind, out.data(), found.data());
   CHECK(quant_conv2d_cuda(conv, aligned, nullptr) == kOk);
   for (size_t o = 0; o < found.size(); ++o) CHECK(same(found[o], ratio[o]));
   return out;
 }
 
 void sums_are_those_of_a_loop(std::mt19937& random, const Problem& p) {
-  const ConvShape& s = p.s;
   std::vector<float> ratio;
-  const auto quantize = [](const Weight& weight) {
-    return quantize_per_channel_cuda(weight, kFloat32, kAffine, nullptr);
+  const auto quantize = [&](const Weight& weight) {
+    return quantize_per_channel_cuda(weight, kFloat32, p.of.weight_scheme, nullptr);
   };
   const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
   const int skips[] = {0, 1, 4, 8};
@@ -66,14 +63,14 @@ void sums_are_those_of_a_loop(std::mt19937& random, const Problem& p) {
     const float value = static_cast<float>(expected[i]) * ratio[i % ratio.size()];
     CHECK(same(values[i], value));
   }
-  if (accumulator_bound(s, p.levels, p.weight_levels) > kMostInt16) return;
+  if (!p.fits_16_bits()) return;
   const auto narrow = convolve<int16_t>(p, kInt16, ratio);
   CHECK(std::equal(narrow.begin(), narrow.end(), expected.begin()));
 }
 
 // Whole tiles without a weight: of an output block, of a tap, and of channels; then of all.
-void what_is_pruned(std::mt19937& random, const ConvShape& s) {
-  Problem p = draw(random, s, 16, 16, 0.1);
+void what_is_pruned(std::mt19937& random, const ConvShape& s, const Precision& of) {
+  Problem p = draw(random, s, of, 0.1);
   const int64_t depth = s.depth(), taps = s.taps();
   for (int64_t i = 0; i < s.out_channels * depth; ++i) {
     const int64_t output = i / depth, channel = i % depth / taps, tap = i % taps;
@@ -88,16 +85,16 @@ void what_is_pruned(std::mt19937& random, const ConvShape& s) {
 
 // A range or a channel that is not finite counts as one with a zero point of 0, and its ratio is
 // NaN.
-void what_is_not_finite(std::mt19937& random, const ConvShape& s) {
-  Problem p = draw(random, s, 16, 16, 0.5);
+void what_is_not_finite(std::mt19937& random, const ConvShape& s, const Precision& of) {
+  Problem p = draw(random, s, of, 0.5);
   std::fill(p.mask.begin(), p.mask.end(), uint8_t{0xff});
   p.range = {-1.0f, NAN};
   p.w[0] = NAN;
   const std::vector<float> ratio(static_cast<size_t>(s.out_channels), NAN);
   std::vector<uint8_t> codes(p.w.size());
   std::vector<float> scale(ratio.size()), zero(ratio.size());
-  const Weight weight{p.w.data(),      p.mask.data(), s.out_channels, s.depth(),
-                      p.weight_levels, codes.data(),  scale.data(),   zero.data()};
+  const Weight weight{p.w.data(),   p.mask.data(), s.out_channels, s.depth(), p.of.weight_levels,
+                      codes.data(), scale.data(),  zero.data(),    nullptr};
   CHECK(quantize_per_channel_cuda(weight, kFloat32, kAffine, nullptr) == kOk);
   std::vector<int> whole(codes.size());
   for (size_t i = 0; i < codes.size(); ++i) {
@@ -115,17 +112,26 @@ void what_is_not_finite(std::mt19937& random, const ConvShape& s) {
 }  // namespace
 
 void run_tests(std::mt19937& random) {
+  // Each shape with half bytes on both sides and with two more, which are others for the next
+  // shape.
+  constexpr size_t kOthers = sizeof(kPrecisions) / sizeof(Precision) - 1;
+  size_t next = random() % kOthers;
   for (const auto& shapes : {std::vector<ConvShape>(std::begin(kShapes), std::end(kShapes)),
                              std::vector<ConvShape>(std::begin(kTiles), std::end(kTiles))}) {
     for (const ConvShape& shape : shapes) {
-      sums_are_those_of_a_loop(random, draw(random, shape, 16, 16, 0.5));
-      sums_are_those_of_a_loop(random, draw(random, shape, 5, 128, 0.98));
+      sums_are_those_of_a_loop(random, draw(random, shape, kPrecisions[0], 0.5));
+      for (const double pruned : {0.5, 0.98}) {
+        const Precision& of = kPrecisions[1 + next++ % kOthers];
+        sums_are_those_of_a_loop(random, draw(random, shape, of, pruned));
+      }
     }
   }
-  what_is_pruned(random, shape_of(1, 160, 4, 70, 3, 1, 1, 1));
-  what_is_pruned(random, kShapes[7]);
-  what_is_not_finite(random, kShapes[1]);
-  what_is_not_finite(random, kShapes[6]);
+  for (const Precision& of : {kPrecisions[0], kPrecisions[2]}) {
+    what_is_pruned(random, shape_of(1, 160, 4, 70, 3, 1, 1, 1), of);
+    what_is_pruned(random, kShapes[7], of);
+    what_is_not_finite(random, kShapes[1], of);
+    what_is_not_finite(random, kShapes[6], of);
+  }
 }
 
 }  // namespace micronet

@@ -7,12 +7,13 @@ of fused multiply-adds.
 import torch
 from torch import Tensor
 
-from ...operands import Affine, takes
-from ...scheme import Function, Scheme
-from .codes import pack_codes
+from ...operands import Affine, Coding, takes
+from ...scheme import Function
+from .bits_and_counts import memory_order
+from .codes import packed_activations
 from .exact import fma, sum_lanes
-from .fake_quant_activation import CODE_SLOTS, memory_order
-from .quantizer import codes, is_inside, make_quantizer
+from .learned_step import learned_terms
+from .quantizer import Quantizer, codes, is_inside, make_quantizer
 
 # Cephes' expf (Moshier): the polynomial, and ln 2 in two parts.
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -25,7 +26,7 @@ def _number(value: float, like: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x of float32 x as `exp_float` in csrc/include/function.h."""
+    """e^x of float32 x, by the polynomial of csrc/include/function.h."""
     v = x.clamp(-104.0, 89.0)
     n = torch.round(v * torch.tensor(_LOG2_E, dtype=torch.float32))
     r = fma(n, _number(_LN2_HIGH, n), v)
@@ -102,12 +103,18 @@ def block_extremes(affine: Affine, gate: Tensor) -> Tensor:
     return torch.stack(torch.aminmax(_gated(affine, gate))) + 0.0
 
 
+def _quantizer(coding: Coding) -> Quantizer:
+    low, high = coding.range[0], coding.range[1]
+    return make_quantizer(low, high, coding.levels, coding.scheme)
+
+
+@takes(Coding, at=5)
 @takes(Affine)
-def block_codes(affine: Affine, gate: Tensor, range: Tensor, levels: int) -> Tensor:
-    """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
-    q = make_quantizer(range[0], range[1], levels, Scheme.AFFINE)
-    whole = codes(_gated(affine, gate), q).nan_to_num(nan=0.0)
-    return pack_codes(memory_order(whole.to(torch.uint8)), CODE_SLOTS)
+def block_codes(affine: Affine, gate: Tensor, coding: Coding) -> Tensor:
+    """Codes of the values, packed, channels last; 0 where a value is not finite."""
+    q = _quantizer(coding)
+    whole = (codes(_gated(affine, gate), q) - q.code_min).nan_to_num(nan=0.0)
+    return packed_activations(memory_order(whole.to(torch.uint8)), coding.levels)
 
 
 @takes(Affine)
@@ -118,48 +125,65 @@ def block_means(affine: Affine) -> Tensor:
     return total / torch.full_like(total, a.shape[2])
 
 
-def _gradient(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> Tensor:
+def _gradient(grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor) -> Tensor:
     """The gradient to z."""
     z = _preactivation(affine)
-    passed = _passed(grad, _activate(z, affine.function), range)
+    passed = _passed(grad, _activate(z, affine.function), coding)
     if mean_grad.numel():
         passed = passed + mean_grad[:, :, None, None]
     return _through(passed, z, affine.function)
 
 
-def _passed(grad: Tensor, value: Tensor, range: Tensor) -> Tensor:
+def _passed(grad: Tensor, value: Tensor, coding: Coding) -> Tensor:
     grad = grad.float()
-    if not range.numel():
+    if not coding.range.numel():
         return grad
-    q = make_quantizer(range[0], range[1], 2, Scheme.AFFINE)
-    return torch.where(is_inside(value, q), grad, 0.0)
+    return torch.where(is_inside(value, _quantizer(coding)), grad, 0.0)
 
 
+def _by_channel(*terms: Tensor) -> Tensor:
+    return torch.stack([of.double().sum((0, 2, 3)) for of in terms])
+
+
+@takes(Coding, at=5)
 @takes(Affine, at=1)
-def block_gradient_sums(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> Tensor:
+def block_gradient_sums(grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor) -> Tensor:
     """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
-    dz = _gradient(grad, affine, range, mean_grad)
-    products = dz * affine.acc.float()
-    return torch.stack([dz.double().sum((0, 2, 3)), products.double().sum((0, 2, 3))])
+    dz = _gradient(grad, affine, coding, mean_grad)
+    return _by_channel(dz, dz * affine.acc.float())
 
 
+@takes(Coding, at=5)
 @takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
+    grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
-    dz = _gradient(grad, affine, range, mean_grad)
+    dz = _gradient(grad, affine, coding, mean_grad)
     k0, k1, k2 = k[:, :, None, None]
     return _images(dz * k0 + (affine.acc.float() * k1 + k2)).to(dtype)
 
 
+@takes(Coding, at=6)
 @takes(Affine, at=1)
 def block_gate_gradient(
-    grad: Tensor, affine: Affine, gate: Tensor, range: Tensor
+    grad: Tensor, affine: Affine, gate: Tensor, coding: Coding
 ) -> tuple[Tensor, Tensor]:
     """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
     a = _value(affine)
     wide = gate[:, :, None, None]
-    passed = _passed(grad, a * wide, range)
+    passed = _passed(grad, a * wide, coding)
     total = sum_lanes((passed * a).flatten(2))
     return _images(passed * wide), total
+
+
+@takes(Coding, at=6)
+@takes(Affine, at=1)
+def block_step_sums(grad: Tensor, affine: Affine, gate: Tensor, coding: Coding) -> Tensor:
+    """The gradients to a learned step and to its offset by channel, float64 [2, C].
+
+    Sums of grad * (i - S*value) inside and of grad * i elsewhere; of grad where it does not pass.
+    """
+    inside, factors = learned_terms(_gated(affine, gate), _quantizer(coding))
+    wide = grad.float()
+    return _by_channel(wide * factors, torch.where(inside, 0.0, wide))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...scheme import code_group
+from ...scheme import HALF_BYTE_LEVELS, code_group
 
 
 def pack_codes(codes: Tensor, levels: int) -> Tensor:
@@ -30,3 +30,13 @@ def unpack_codes(packed: Tensor, numel: int, levels: int) -> Tensor:
     words = (stream << torch.arange(bits, device=packed.device)).sum(1)
     place = torch.tensor([levels**i for i in range(size)], device=packed.device)
     return (words[:, None] // place % levels).view(-1)[:numel].to(torch.uint8)
+
+
+def packed_activations(codes: Tensor, levels: int) -> Tensor:
+    """Codes of activations, uint8 in memory order: two a byte up to 16 levels, else a byte each."""
+    return pack_codes(codes, HALF_BYTE_LEVELS) if levels <= HALF_BYTE_LEVELS else codes.reshape(-1)
+
+
+def unpacked_activations(packed: Tensor, numel: int, levels: int) -> Tensor:
+    """The codes [numel] of `packed_activations`."""
+    return unpack_codes(packed, numel, HALF_BYTE_LEVELS) if levels <= HALF_BYTE_LEVELS else packed

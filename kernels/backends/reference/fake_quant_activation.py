@@ -1,14 +1,11 @@
-"""Activations: the moving range, rounding to one range, and 4-bit codes."""
+"""Activations: the moving range, rounding to one range, and codes."""
 
 import torch
 from torch import Tensor
 
 from .bits_and_counts import memory_order, pack_bits
-from .codes import pack_codes, unpack_codes
+from .codes import packed_activations, unpacked_activations
 from .quantizer import Quantizer, codes, is_inside, make_quantizer, values
-
-# A code of an activation takes four bits, whatever its levels.
-CODE_SLOTS = 16
 
 
 def power(base: float, exponent: int) -> float:
@@ -70,17 +67,17 @@ def fake_quant_per_tensor_observed(
 def quantize_per_tensor(
     x: Tensor, range: Tensor, levels: int, scheme: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes less code_min, two a byte in memory order; bits as above; the extremes of x."""
+    """Codes less code_min in memory order, packed; bits as above; the extremes of x."""
     q = _quantizer(range, levels, scheme)
     single = x.float()
     whole = (codes(single, q) - q.code_min).nan_to_num(nan=0.0).to(torch.uint8)
     inside = pack_bits(memory_order(is_inside(single, q)))
-    return pack_codes(memory_order(whole), CODE_SLOTS), inside, extremes(x)
+    return packed_activations(memory_order(whole), levels), inside, extremes(x)
 
 
 def dequantize_per_tensor(
     packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int, dtype: torch.dtype
 ) -> Tensor:
-    """The values of packed 4-bit codes, [numel], rounded to a dtype."""
+    """The values of packed codes, [numel], rounded to a dtype."""
     q = _quantizer(range, levels, scheme)
-    return values(unpack_codes(packed, numel, CODE_SLOTS).float() + q.code_min, q).to(dtype)
+    return values(unpacked_activations(packed, numel, levels).float() + q.code_min, q).to(dtype)

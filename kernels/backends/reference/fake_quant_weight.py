@@ -55,8 +55,12 @@ mask_gradients = partial(masked_one_by_one, select_by_bits)
 def quantize_per_channel(
     w: Tensor, mask: Tensor, levels: int, scheme: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of the masked weights (0 for NaN), with each channel's scale and zero point."""
+    """Codes of the masked weights (0 for NaN), with each channel's scale and zero point.
+
+    Those of SYMMETRIC are less code_min, which the zero point takes back.
+    """
     rows, q = _masked_channels(w, mask, levels, scheme)
     dtype = torch.int8 if scheme == Scheme.DISTILLER_SYMMETRIC else torch.uint8
-    whole = codes(rows, q).nan_to_num(nan=0.0).to(dtype)
-    return whole.view(w.shape), q.scale.flatten(), q.zero_point.flatten()
+    least = q.code_min if scheme == Scheme.SYMMETRIC else 0
+    whole = (codes(rows, q) - least).nan_to_num(nan=0.0).to(dtype)
+    return whole.view(w.shape), q.scale.flatten(), (q.zero_point + least).flatten()

@@ -1,12 +1,11 @@
 """Rounding to a learned step, and the gradient to that step in a fixed order of summation."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from ...operands import LearnedStep, takes
 from .bits_and_counts import in_memory_order_of, memory_order, select_by_bits
+from .quantizer import Quantizer, codes, is_inside, learned_quantizer, values
 
 # The order of the sums: blocks of 16 rows of 256, each column from the top down, then the columns
 # pairwise, 128 + 128 to 1 + 1; the sums of the blocks are summed the same way until one is left.
@@ -14,27 +13,21 @@ LANES, ROWS = 256, 16
 BLOCK = LANES * ROWS
 
 
-class Steps(NamedTuple):
-    """x as rows with one step each: [1, numel] in memory order, or [C, numel / C]."""
-
-    x: Tensor
-    inverse: Tensor
-    zero_point: Tensor
-    n: int
-
-
-def _steps(of: LearnedStep) -> Steps:
+def _steps(of: LearnedStep) -> tuple[Tensor, Quantizer]:
+    """x as rows with one quantizer each: [1, numel] in memory order, or [C, numel / C]."""
     x, mask, step, zero_point, levels = of
     masked = (select_by_bits(x, mask) if mask.numel() else x).float()
     rows = memory_order(masked).view(step.numel(), -1)
-    inverse = torch.ones_like(step) / step
-    return Steps(rows, inverse[:, None], zero_point[:, None] + 0.0, levels - 1)
+    return rows, learned_quantizer(step[:, None], zero_point[:, None], levels)
 
 
-def _integers(s: Steps) -> Tensor:
-    t = s.inverse * s.x
-    code = torch.round(t - s.zero_point).clamp(0, s.n)
-    return torch.where(s.x.isfinite(), code, torch.nan) + s.zero_point
+def learned_terms(x: Tensor, q: Quantizer) -> tuple[Tensor, Tensor]:
+    """Where x lies inside, and what a gradient to the value of x is multiplied by for the step.
+
+    i - S*x inside and i elsewhere, i being the integer.
+    """
+    inside, whole = is_inside(x, q), codes(x, q) + q.zero_point
+    return inside, torch.where(inside, whole - q.scale * x, whole)
 
 
 @takes(LearnedStep)
@@ -43,9 +36,8 @@ def fake_quant_learned_step(of: LearnedStep, gradient_scale: float) -> Tensor:
 
     The scale is for the gradient alone.
     """
-    s = _steps(of)
-    y = (_integers(s) / s.inverse).to(of.x.dtype)
-    return in_memory_order_of(of.x, y.view(-1))
+    x, q = _steps(of)
+    return in_memory_order_of(of.x, values(codes(x, q), q).to(of.x.dtype).view(-1))
 
 
 @takes(LearnedStep, at=1)
@@ -55,12 +47,10 @@ def fake_quant_learned_step_backward(
     """Gradient to x: 1 strictly inside and kept, else 0. To step [C] float32: the scaled row sums
     of grad * (i - S*x) strictly inside and of grad * i elsewhere.
     """
-    s = _steps(of)
-    t = s.inverse * s.x
-    inside = (t > s.zero_point) & (t < s.zero_point + s.n)
-    whole = _integers(s)
-    rows = memory_order(grad).view(s.x.shape)
-    terms = rows.float() * torch.where(inside, whole - t, whole)
+    x, q = _steps(of)
+    inside, factors = learned_terms(x, q)
+    rows = memory_order(grad).view(x.shape)
+    terms = rows.float() * factors
     grad_x = in_memory_order_of(of.x, torch.where(inside, rows, 0.0).view(-1))
     if of.mask.numel():
         grad_x = select_by_bits(grad_x, of.mask)

@@ -1,7 +1,7 @@
 """Convolution of codes with quantized weights: integers, exact in whatever order they are summed.
 
-Float64 holds every partial sum: codes have at most 4 bits and weights 7, so that 2^53 would take
-more than 10^12 products.
+Float64 holds every partial sum: codes and weights have at most 8 bits, so that 2^53 would take more
+than 10^11 products.
 """
 
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor
 from ...operands import CodesConvolution, takes
 from ...scheme import Scheme
 from ...shapes import accumulator_dtype
-from .codes import unpack_codes
+from .bits_and_counts import select_by_bits
+from .codes import unpacked_activations
 from .fake_quant_weight import quantize_per_channel
-from .quantizer import make_quantizer
-
-CODE_SLOTS = 16
+from .quantizer import codes, learned_quantizer, make_quantizer
 
 
 def _whole(zero_point: Tensor) -> Tensor:
@@ -26,19 +25,32 @@ def _whole(zero_point: Tensor) -> Tensor:
 def _integer_image(conv: CodesConvolution, zero_point: Tensor) -> Tensor:
     """The integers [N, C, H, W] of codes; the zero point is 0 where the range is not finite."""
     n, c, h, w = conv.input_size
-    flat = unpack_codes(conv.codes, n * c * h * w, CODE_SLOTS)
+    flat = unpacked_activations(conv.codes, n * c * h * w, conv.levels)
     return flat.view(n, h, w, c).permute(0, 3, 1, 2).double() + _whole(zero_point)
 
 
+def _weight_integers(conv: CodesConvolution) -> tuple[Tensor, Tensor]:
+    """The integers of the weights, float64, and the scale [O] of each channel."""
+    if conv.weight_scheme == Scheme.LEARNED:
+        step, zero = conv.weight_steps[:, :, None, None, None]
+        q = learned_quantizer(step, zero, conv.weight_levels)
+        masked = select_by_bits(conv.w, conv.mask) if conv.mask.numel() else conv.w
+        whole = codes(masked.float(), q).nan_to_num(nan=0.0)
+        scale, zero = q.scale.flatten(), q.zero_point.flatten()
+    else:
+        whole, scale, zero = quantize_per_channel(
+            conv.w, conv.mask, conv.weight_levels, conv.weight_scheme
+        )
+    return whole.double() + _whole(zero)[:, None, None, None], scale
+
+
 def _convolve(conv: CodesConvolution) -> tuple[Tensor, Tensor]:
-    q = make_quantizer(conv.range[0], conv.range[1], conv.levels, Scheme.AFFINE)
-    weight_codes, weight_scale, weight_zero = quantize_per_channel(
-        conv.w, conv.mask, conv.weight_levels, Scheme.AFFINE
-    )
+    q = make_quantizer(conv.range[0], conv.range[1], conv.levels, conv.scheme)
+    weights, weight_scale = _weight_integers(conv)
     top, left, bottom, right = conv.padding
     acc = F.conv2d(
         F.pad(_integer_image(conv, q.zero_point), [left, right, top, bottom]),
-        weight_codes.double() + _whole(weight_zero)[:, None, None, None],
+        weights,
         None,
         conv.stride,
         0,

@@ -9,7 +9,10 @@ from ...scheme import Scheme
 
 
 class Quantizer(NamedTuple):
-    """A range and what follows from it; each tensor is a scalar or one entry per channel."""
+    """A range and what follows from it; each tensor is a scalar or one entry per channel.
+
+    A learned one has integers for its ends, the lowest and the highest, between which it is inside.
+    """
 
     lo: Tensor
     hi: Tensor
@@ -17,12 +20,25 @@ class Quantizer(NamedTuple):
     zero_point: Tensor
     code_min: int
     code_max: int
+    is_learned: bool = False
+
+
+def learned_quantizer(step: Tensor, zero_point: Tensor, levels: int) -> Quantizer:
+    """The quantizer of a step and its zero point, a whole number; S is one over the step."""
+    n, zero = levels - 1, zero_point + 0.0
+    return Quantizer(zero, zero + n, torch.ones_like(step) / step, zero, 0, n, True)
 
 
 def make_quantizer(lo: Tensor, hi: Tensor, levels: int, scheme: int) -> Quantizer:
-    """The quantizer of `levels` levels for the range [lo, hi], widened to hold 0."""
+    """The quantizer of `levels` levels for the range [lo, hi], widened to hold 0.
+
+    That of a step, in the place of lo, and a zero point, where the scheme is LEARNED.
+    """
+    if scheme == Scheme.LEARNED:
+        return learned_quantizer(lo, hi, levels)
     zero = torch.zeros_like(lo)
-    if scheme == Scheme.DISTILLER_SYMMETRIC:
+    symmetric = Scheme(scheme).is_symmetric
+    if symmetric:
         n = (levels - 1) // 2
         width = hi = torch.maximum(lo.abs(), hi.abs())
         lo = -hi
@@ -33,12 +49,11 @@ def make_quantizer(lo: Tensor, hi: Tensor, levels: int, scheme: int) -> Quantize
         width = hi - lo
         code_min = 0
     width = torch.where(width == 0, float(n), width)
-    if scheme == Scheme.AFFINE:
+    if scheme in (Scheme.AFFINE, Scheme.SYMMETRIC):
         # A Python number / tensor is reciprocal-then-multiply in PyTorch; this is one division.
         scale = torch.full_like(width, n) / width
     else:
         scale = (torch.ones_like(width) / width) * float(n)
-    symmetric = scheme == Scheme.DISTILLER_SYMMETRIC
     zero_point = zero if symmetric else torch.round(scale * lo) + 0.0
     return Quantizer(lo, hi, scale, zero_point, code_min, n)
 
@@ -55,5 +70,8 @@ def values(whole: Tensor, q: Quantizer) -> Tensor:
 
 
 def is_inside(x: Tensor, q: Quantizer) -> Tensor:
-    """Where x lies in the widened range, its ends included."""
+    """Where x lies in the widened range, its ends included; strictly between learned ones."""
+    if q.is_learned:
+        t = q.scale * x
+        return (t > q.lo) & (t < q.hi)
     return (x >= q.lo) & (x <= q.hi)

@@ -62,7 +62,13 @@ KERNELS: dict[str, Callable[..., Any]] = {
     **_kernels(
         "block", "channel_moments", "block_extremes", "block_codes", "block_values", "block_means"
     ),
-    **_kernels("block_gradient", "block_gradient", "block_gradient_sums", "block_gate_gradient"),
+    **_kernels(
+        "block_gradient",
+        "block_gradient",
+        "block_gradient_sums",
+        "block_gate_gradient",
+        "block_step_sums",
+    ),
     **_kernels("norm", "norm_fold_", "norm_gradient_map"),
     **_kernels("exact", "conv2d_deterministic", "linear_deterministic"),
     "fake_quant_per_tensor_backward": _kernel("bits_and_counts", "select_by_bits"),

@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...operands import Affine, takes
-from ...scheme import Scheme, packed_bytes
+from ...operands import Affine, Coding, takes
+from ...scheme import code_bytes
 from .function import activate, fma
 from .lanes import LANES, sum_lanes
-from .launch import given, launch, row_and_columns
+from .launch import codes_in_a_byte, given, launch, row_and_columns
 from .moving_range import store_extremes
 from .quantizer import make_quantizer, quantize
 
@@ -20,8 +20,6 @@ TILE = 1024
 CHANNELS = 64
 # Positions that a program adds up before their sums meet others.
 ROWS = 512
-
-_AFFINE = tl.constexpr(int(Scheme.AFFINE))
 
 
 class Sizes(NamedTuple):
@@ -95,21 +93,31 @@ def extremes_of_block_kernel(affine, gate, partial, sizes, TILE: tl.constexpr) -
 
 
 @triton.jit(do_not_specialize=["levels"])
-def block_codes_kernel(affine, gate, ends, packed, sizes, levels, TILE: tl.constexpr) -> None:
-    """packed [numel / 2]: the codes of two neighboring values in each byte."""
+def block_codes_kernel(
+    affine,
+    gate,
+    ends,
+    packed,
+    sizes,
+    levels,
+    SCHEME: tl.constexpr,
+    EACH: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    """packed [numel / EACH]: the codes of EACH neighboring values in a byte."""
     _, _, code_scale, zero, low, high = make_quantizer(
-        tl.load(ends), tl.load(ends + 1), levels, _AFFINE
+        tl.load(ends), tl.load(ends + 1), levels, SCHEME
     )
     byte = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    both = tl.zeros((TILE,), tl.int32)
-    for half in tl.static_range(2):
-        element = 2 * byte + half
+    all_of_byte = tl.zeros((TILE,), tl.int32)
+    for part in tl.static_range(EACH):
+        element = EACH * byte + part
         here = element < sizes.numel
         found = value_of(affine, gate, element, sizes, here)
         whole = quantize(found, code_scale, zero, low, high)
-        code = tl.where(here & (whole == whole), whole, 0.0).to(tl.int32)
-        both = both | (code << (4 * half))
-    tl.store(packed + byte, both.to(tl.uint8), mask=2 * byte < sizes.numel)
+        code = tl.where(here & (whole == whole), whole - low, 0.0).to(tl.int32)
+        all_of_byte = all_of_byte | (code << (4 * part))
+    tl.store(packed + byte, all_of_byte.to(tl.uint8), mask=EACH * byte < sizes.numel)
 
 
 @triton.jit
@@ -204,14 +212,16 @@ def block_extremes(affine: Affine, gate: Tensor) -> Tensor:
     return torch.stack([partial[0].amin(), partial[1].amax()]) + 0.0
 
 
+@takes(Coding, at=5)
 @takes(Affine)
-def block_codes(affine: Affine, gate: Tensor, range: Tensor, levels: int) -> Tensor:
-    """Codes of the values, two a byte, channels last; 0 where a value is not finite."""
-    sizes = Sizes.of(affine.acc)
-    packed = affine.acc.new_empty(packed_bytes(sizes.numel, 16), dtype=torch.uint8)
+def block_codes(affine: Affine, gate: Tensor, coding: Coding) -> Tensor:
+    """Codes of the values, packed, channels last; 0 where a value is not finite."""
+    sizes, levels = Sizes.of(affine.acc), coding.levels
+    packed = affine.acc.new_empty(code_bytes(sizes.numel, levels), dtype=torch.uint8)
     programs = triton.cdiv(packed.numel(), TILE)
-    operands = (constant(affine), given(gate), range, packed)
-    launch(block_codes_kernel, programs, *operands, sizes, levels, TILE=TILE)
+    operands = (constant(affine), given(gate), coding.range, packed)
+    constants = {"SCHEME": int(coding.scheme), "EACH": codes_in_a_byte(levels), "TILE": TILE}
+    launch(block_codes_kernel, programs, *operands, sizes, levels, **constants)
     return packed
 
 
@@ -225,12 +235,12 @@ def block_means(affine: Affine) -> Tensor:
     return means
 
 
-def sum_parts(kernel: Any, acc: Tensor, *operands: Any) -> Tensor:
+def sum_parts(kernel: Any, acc: Tensor, *operands: Any, **constants: Any) -> Tensor:
     """The two sums by channel, float64 [2, C], by a kernel that finds those of parts of rows."""
     sizes = Rows.of(acc)
     partial = acc.new_empty((triton.cdiv(sizes.rows, ROWS), 2, sizes.channels), dtype=torch.float64)
     tile = {"ROWS": ROWS, "LANES": LANES, "CHANNELS": CHANNELS}
-    launch(kernel, len(partial) * sizes.blocks, *operands, partial, sizes, **tile)
+    launch(kernel, len(partial) * sizes.blocks, *operands, partial, sizes, **constants, **tile)
     return partial.sum(0)
 
 

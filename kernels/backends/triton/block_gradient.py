@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...operands import Affine, takes
-from ...scheme import Scheme
+from ...operands import Affine, Coding, takes
 from .block import (
     CHANNELS,
     TILE,
@@ -24,35 +23,33 @@ from .block import (
 from .function import activate, through
 from .lanes import LANES, sum_lanes
 from .launch import given, launch, row_and_columns
-from .quantizer import make_quantizer, narrow, widen
-
-_AFFINE = tl.constexpr(int(Scheme.AFFINE))
+from .quantizer import is_inside, make_quantizer, narrow, quantize, widen
 
 
 @triton.jit
-def _passed(grad, value, ends):
-    """The gradient where the value lies in the range [2], widened to hold 0; else 0."""
+def _passed(grad, value, ends, levels, SCHEME: tl.constexpr):
+    """The gradient where the value lies inside of what the ends [2] and the scheme make; else 0."""
     if ends is not None:
-        lo, hi, _, _, _, _ = make_quantizer(
-            tl.load(ends), tl.load(ends + 1), tl.full((), 2, tl.int32), _AFFINE
-        )
-        return tl.where((value >= lo) & (value <= hi), grad, 0.0)
+        lo, hi, scale, _, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+        return tl.where(is_inside(value, lo, hi, scale, SCHEME), grad, 0.0)
     else:
         return grad
 
 
 @triton.jit
-def _gradient(grad, affine, ends, mean_grad, element, channel, image, channels, here):
+def _gradient(
+    grad, affine, ends, levels, mean_grad, element, channel, image, channels, here, SCHEME
+):
     """The gradient to z."""
     z = preactivation(affine, element, channel, here)
     g = widen(tl.load(grad + element, mask=here, other=0.0))
-    passed = _passed(g, activate(z, affine.function), ends)
+    passed = _passed(g, activate(z, affine.function), ends, levels, SCHEME)
     if mean_grad is not None:
         passed = passed + tl.load(mean_grad + image * channels + channel, mask=here, other=0.0)
     return through(passed, z, affine.function)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["levels"])
 def block_gradient_kernel(
     grad,
     affine,
@@ -61,6 +58,8 @@ def block_gradient_kernel(
     k,  # [3, C]
     out,
     sizes,
+    levels,
+    SCHEME: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
     """out = dz * k[0] + (acc * k[1] + k[2]), rounded to its type."""
@@ -68,7 +67,8 @@ def block_gradient_kernel(
     here = element < sizes.numel
     channels = sizes.channels
     channel, image = element % channels, element // sizes.image
-    dz = _gradient(grad, affine, ends, mean_grad, element, channel, image, channels, here)
+    at = (element, channel, image, channels, here)
+    dz = _gradient(grad, affine, ends, levels, mean_grad, *at, SCHEME)
     found = tl.load(affine.acc + element, mask=here, other=0).to(tl.float32)
     k0 = tl.load(k + channel, mask=here, other=0.0)
     k1 = tl.load(k + channels + channel, mask=here, other=0.0)
@@ -77,14 +77,16 @@ def block_gradient_kernel(
     tl.store(out + element, narrow(mapped, out.dtype.element_ty), mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["levels"])
 def block_gradient_sums_kernel(
     grad,
     affine,
     ends,
     mean_grad,
+    levels,
     partial,  # [parts, 2, C]
     sizes,
+    SCHEME: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -98,7 +100,8 @@ def block_gradient_sums_kernel(
         row, element, here = rows_from(start, last, column, sizes, LANES)
         # Each operand of the shape of both, as `fma` wants them.
         channel, image = element % channels, row // sizes.positions
-        dz = _gradient(grad, affine, ends, mean_grad, element, channel, image, channels, here)
+        at = (element, channel, image, channels, here)
+        dz = _gradient(grad, affine, ends, levels, mean_grad, *at, SCHEME)
         dz = tl.where(here, dz, 0.0)
         found = tl.load(affine.acc + element, mask=here, other=0).to(tl.float32)
         first = first + dz.to(tl.float64)
@@ -107,7 +110,46 @@ def block_gradient_sums_kernel(
     store_sums(partial, part, first, second, column, channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["levels"])
+def block_step_sums_kernel(
+    grad,
+    affine,
+    gate,
+    ends,
+    levels,
+    partial,  # [parts, 2, C]
+    sizes,
+    SCHEME: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """Float64 sums over ROWS rows of what a learned step and its offset get of each value."""
+    part, column, start, last = part_of(sizes, ROWS, CHANNELS)
+    lo, hi, scale, zero, least, most = make_quantizer(
+        tl.load(ends), tl.load(ends + 1), levels, SCHEME
+    )
+    steps = tl.zeros((LANES, CHANNELS), tl.float64)
+    offsets = tl.zeros((LANES, CHANNELS), tl.float64)
+    channels = sizes.channels
+    while start < last:
+        row, element, here = rows_from(start, last, column, sizes, LANES)
+        # Each operand of the shape of both, as `fma` wants them.
+        channel, image = element % channels, row // sizes.positions
+        value = activate(preactivation(affine, element, channel, here), affine.function)
+        if gate is not None:
+            value = value * tl.load(gate + image * channels + channel, mask=here, other=0.0)
+        g = widen(tl.load(grad + element, mask=here, other=0.0))
+        inside = is_inside(value, lo, hi, scale, SCHEME)
+        whole = quantize(value, scale, zero, least, most) + zero
+        terms = g * tl.where(inside, whole - scale * value, whole)
+        steps = steps + tl.where(here, terms, 0.0).to(tl.float64)
+        offsets = offsets + tl.where(inside, 0.0, g).to(tl.float64)
+        start += LANES
+    store_sums(partial, part, steps, offsets, column, channels)
+
+
+@triton.jit(do_not_specialize=["levels"])
 def block_gate_gradient_kernel(
     grad,
     affine,
@@ -116,6 +158,8 @@ def block_gate_gradient_kernel(
     grad_a,
     grad_gate,  # [N, C]
     sizes,
+    levels,
+    SCHEME: tl.constexpr,
     LANES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
@@ -129,39 +173,52 @@ def block_gate_gradient_kernel(
         element, channel, here = positions_from(first, image, column, sizes, LANES)
         a = activate(preactivation(affine, element, channel, here), affine.function)
         g = widen(tl.load(grad + element, mask=here, other=0.0))
-        passed = _passed(g, a * wide, ends)
+        passed = _passed(g, a * wide, ends, levels, SCHEME)
         tl.store(grad_a + element, passed * wide, mask=here)
         lanes = lanes + tl.where(here, passed * a, 0.0)
         first += LANES
     tl.store(grad_gate + at, sum_lanes(lanes, CHANNELS), mask=column < sizes.channels)
 
 
+@takes(Coding, at=5)
 @takes(Affine, at=1)
 def block_gradient(
-    grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
+    grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor, k: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
     out, sizes = new_images(affine.acc, dtype), Sizes.of(affine.acc)
-    operands = (grad, constant(affine), given(range), given(mean_grad), k, out)
-    launch(block_gradient_kernel, triton.cdiv(sizes.numel, TILE), *operands, sizes, TILE=TILE)
+    operands = (grad, constant(affine), given(coding.range), given(mean_grad), k, out)
+    programs, constants = triton.cdiv(sizes.numel, TILE), {"SCHEME": int(coding.scheme)}
+    launch(block_gradient_kernel, programs, *operands, sizes, coding.levels, TILE=TILE, **constants)
     return out
 
 
+@takes(Coding, at=5)
 @takes(Affine, at=1)
-def block_gradient_sums(grad: Tensor, affine: Affine, range: Tensor, mean_grad: Tensor) -> Tensor:
+def block_gradient_sums(grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor) -> Tensor:
     """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
-    operands = (grad, constant(affine), given(range), given(mean_grad))
-    return sum_parts(block_gradient_sums_kernel, affine.acc, *operands)
+    operands = (grad, constant(affine), given(coding.range), given(mean_grad), coding.levels)
+    return sum_parts(block_gradient_sums_kernel, affine.acc, *operands, SCHEME=int(coding.scheme))
 
 
+@takes(Coding, at=6)
+@takes(Affine, at=1)
+def block_step_sums(grad: Tensor, affine: Affine, gate: Tensor, coding: Coding) -> Tensor:
+    """The gradients to a learned step and to its offset by channel, float64 [2, C]."""
+    operands = (grad, constant(affine), given(gate), coding.range, coding.levels)
+    return sum_parts(block_step_sums_kernel, affine.acc, *operands, SCHEME=int(coding.scheme))
+
+
+@takes(Coding, at=6)
 @takes(Affine, at=1)
 def block_gate_gradient(
-    grad: Tensor, affine: Affine, gate: Tensor, range: Tensor
+    grad: Tensor, affine: Affine, gate: Tensor, coding: Coding
 ) -> tuple[Tensor, Tensor]:
     """The gradients to a, [N, C, H, W], and to the gate, [N, C], by lanes."""
     grad_a, grad_gate = new_images(affine.acc), torch.empty_like(gate)
     sizes = Rows.of(affine.acc)
-    operands = (grad, constant(affine), gate, given(range), grad_a, grad_gate)
-    tile = {"LANES": LANES, "CHANNELS": CHANNELS}
-    launch(block_gate_gradient_kernel, len(gate) * sizes.blocks, *operands, sizes, **tile)
+    operands = (grad, constant(affine), gate, given(coding.range), grad_a, grad_gate, sizes)
+    constants = {"SCHEME": int(coding.scheme), "LANES": LANES, "CHANNELS": CHANNELS}
+    programs = len(gate) * sizes.blocks
+    launch(block_gate_gradient_kernel, programs, *operands, coding.levels, **constants)
     return grad_a, grad_gate

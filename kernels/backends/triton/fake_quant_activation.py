@@ -1,13 +1,12 @@
-"""Activations: the moving range, rounding to one range, and 4-bit codes."""
+"""Activations: the moving range, rounding to one range, and codes."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...scheme import packed_bytes
-from ..reference.fake_quant_activation import CODE_SLOTS
-from .launch import empty_bits, launch
+from ...scheme import code_bytes
+from .launch import codes_in_a_byte, empty_bits, launch
 from .moving_range import (
     MOST_PROGRAMS,
     find_extremes,
@@ -122,9 +121,10 @@ def quantize_kernel(
     numel,
     levels,
     SCHEME: tl.constexpr,
+    EACH: tl.constexpr,
     BYTES: tl.constexpr,
 ) -> None:
-    """codes [numel / 2], two a byte, and inside [numel / 8] of x [numel], partial extremes of x."""
+    """codes, EACH a byte, and inside [numel / 8] of x [numel], with partial extremes of x."""
     lo, hi, scale, zero, least, most = make_quantizer(
         tl.load(ends), tl.load(ends + 1), levels, SCHEME
     )
@@ -136,9 +136,10 @@ def quantize_kernel(
         seen_lo, seen_hi = _seen_with(seen_lo, seen_hi, v, here)
         code = quantize(v, scale, zero, least, most)
         whole = tl.where(here & (code == code), code - least, 0.0).to(tl.int32)
-        halves = tl.reshape(whole, (BYTES * 4, 2)) << (tl.arange(0, 2)[None, :] * 4)
-        pair = tile * BYTES * 4 + tl.arange(0, BYTES * 4)
-        tl.store(codes + pair, tl.sum(halves, axis=1).to(tl.uint8), mask=pair * 2 < numel)
+        COUNT: tl.constexpr = BYTES * 8 // EACH
+        parts = tl.reshape(whole, (COUNT, EACH)) << (tl.arange(0, EACH)[None, :] * 4)
+        at = tile * COUNT + tl.arange(0, COUNT)
+        tl.store(codes + at, tl.sum(parts, axis=1).to(tl.uint8), mask=at * EACH < numel)
         _store_inside(inside, byte, v, element, numel, lo, hi)
         tile += tl.num_programs(0)
     store_extremes(partial, seen_lo, seen_hi)
@@ -146,14 +147,22 @@ def quantize_kernel(
 
 @triton.jit(do_not_specialize=["levels"])
 def dequantize_kernel(
-    codes, ends, y, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
+    codes,
+    ends,
+    y,
+    numel,
+    levels,
+    SCHEME: tl.constexpr,
+    EACH: tl.constexpr,
+    BYTES: tl.constexpr,
 ) -> None:
-    """y [numel], of any type: the values of codes [numel / 2], two a byte."""
+    """y [numel], of any type: the values of codes, EACH a byte."""
     _, _, scale, zero, least, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
-    element = byte[:, None] * 2 + tl.arange(0, 2)[None, :]
-    both = tl.load(codes + byte, mask=byte * 2 < numel, other=0).to(tl.int32)
-    whole = (both[:, None] >> (tl.arange(0, 2)[None, :] * 4)) & 15
+    part = tl.arange(0, EACH)[None, :]
+    element = byte[:, None] * EACH + part
+    all_of_byte = tl.load(codes + byte, mask=byte * EACH < numel, other=0).to(tl.int32)
+    whole = (all_of_byte[:, None] >> (part * 4)) & (15 if EACH == 2 else 255)
     value = dequantize(whole.to(tl.float32) + least, scale, zero)
     tl.store(y + element, narrow(value, y.dtype.element_ty), mask=element < numel)
 
@@ -207,8 +216,8 @@ def fake_quant_per_tensor_observed(
 def quantize_per_tensor(
     x: Tensor, range: Tensor, levels: int, scheme: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes less code_min, two a byte in memory order; bits as above; the extremes of x."""
-    codes = x.new_empty(packed_bytes(x.numel(), CODE_SLOTS), dtype=torch.uint8)
+    """Codes less code_min in memory order, packed; bits as above; the extremes of x."""
+    codes = x.new_empty(code_bytes(x.numel(), levels), dtype=torch.uint8)
     inside = empty_bits(x, x.numel())
     partial, programs = partial_extremes(x)
     launch(
@@ -222,6 +231,7 @@ def quantize_per_tensor(
         x.numel(),
         levels,
         SCHEME=scheme,
+        EACH=codes_in_a_byte(levels),
         BYTES=BYTES,
     )
     return codes, inside, reduce_extremes(partial, programs)
@@ -230,7 +240,7 @@ def quantize_per_tensor(
 def dequantize_per_tensor(
     packed: Tensor, range: Tensor, numel: int, levels: int, scheme: int, dtype: torch.dtype
 ) -> Tensor:
-    """The values of packed 4-bit codes, [numel], rounded to a dtype."""
+    """The values of packed codes, [numel], rounded to a dtype."""
     y = packed.new_empty(numel, dtype=dtype)
     launch(
         dequantize_kernel,
@@ -241,6 +251,7 @@ def dequantize_per_tensor(
         numel,
         levels,
         SCHEME=scheme,
+        EACH=codes_in_a_byte(levels),
         BYTES=BYTES * 4,
     )
     return y

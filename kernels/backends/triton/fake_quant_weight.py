@@ -22,6 +22,9 @@ from .quantizer import (
     smaller,
 )
 
+_LEARNED = tl.constexpr(int(Scheme.LEARNED))
+_SYMMETRIC = tl.constexpr(int(Scheme.SYMMETRIC))
+
 # (channels, columns) that a program takes at a time: depthwise kernels have rows of 9 or 25.
 SHORT_ROWS = (32, 32)
 LONG_ROWS = (1, 1024)
@@ -41,10 +44,28 @@ def _load_columns(w, mask, first, start, per_channel, some, COLUMNS: tl.constexp
     return first + column, here, load_kept(w, first + column, here, kept)
 
 
+@triton.jit
+def _extremes(w, mask, first, per_channel, some, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The least and the largest weight of each channel, NaN where one is."""
+    lo = tl.full((ROWS, COLUMNS), float("inf"), tl.float32)
+    hi = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32)
+    start = tl.zeros((), tl.int64)
+    while start < per_channel:
+        _, here, v = _load_columns(w, mask, first, start, per_channel, some, COLUMNS)
+        lo = smaller(lo, tl.where(here, v, float("inf")))
+        hi = larger(hi, tl.where(here, v, float("-inf")))
+        start += COLUMNS
+    # A minimum over threads drops NaN, so it goes by a flag of its own.
+    nan = tl.max((lo != lo).to(tl.int32), axis=1)
+    lo = _keep_nan(tl.min(tl.where(lo != lo, float("inf"), lo), axis=1), nan)
+    return lo, _keep_nan(tl.max(tl.where(hi != hi, float("-inf"), hi), axis=1), nan)
+
+
 @triton.jit(do_not_specialize=["levels"])
 def fake_quant_per_channel_kernel(
     w,  # [channels, per_channel]
     mask,  # bits of w, or None
+    steps,  # [2, channels]: steps and zero points, or None
     out,  # like w: codes or values
     scale_out,  # [channels]
     zero_out,  # [channels]
@@ -59,21 +80,16 @@ def fake_quant_per_channel_kernel(
     channel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     some = (channel < channels)[:, None]
     first = channel[:, None] * per_channel
-    lo = tl.full((ROWS, COLUMNS), float("inf"), tl.float32)
-    hi = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32)
-    start = tl.zeros((), tl.int64)
-    while start < per_channel:
-        _, here, v = _load_columns(w, mask, first, start, per_channel, some, COLUMNS)
-        lo = smaller(lo, tl.where(here, v, float("inf")))
-        hi = larger(hi, tl.where(here, v, float("-inf")))
-        start += COLUMNS
-    # A minimum over threads drops NaN, so it goes by a flag of its own.
-    nan = tl.max((lo != lo).to(tl.int32), axis=1)
-    lo = _keep_nan(tl.min(tl.where(lo != lo, float("inf"), lo), axis=1), nan)
-    hi = _keep_nan(tl.max(tl.where(hi != hi, float("-inf"), hi), axis=1), nan)
+    if SCHEME == _LEARNED:
+        lo = tl.load(steps + channel, mask=channel < channels, other=1.0)
+        hi = tl.load(steps + channels + channel, mask=channel < channels, other=0.0)
+    else:
+        lo, hi = _extremes(w, mask, first, per_channel, some, ROWS, COLUMNS)
     lo, hi, scale, zero, least, most = make_quantizer(lo, hi, levels, SCHEME)
+    # Codes of SYMMETRIC are less the least, which the zero point takes back.
+    base = least if CODES and SCHEME == _SYMMETRIC else tl.zeros_like(least)
     tl.store(scale_out + channel, scale, mask=channel < channels)
-    tl.store(zero_out + channel, zero, mask=channel < channels)
+    tl.store(zero_out + channel, zero + base, mask=channel < channels)
     scale = scale[:, None]
     zero = zero[:, None]
     start = tl.zeros((), tl.int64)
@@ -81,7 +97,7 @@ def fake_quant_per_channel_kernel(
         at, here, v = _load_columns(w, mask, first, start, per_channel, some, COLUMNS)
         code = quantize(v, scale, zero, least, most)
         if CODES:
-            whole = tl.where(code == code, code, 0.0).to(tl.int32)
+            whole = tl.where(code == code, code - base, 0.0).to(tl.int32)
             tl.store(out + at, whole.to(out.dtype.element_ty), mask=here)
         else:
             value = dequantize(code, scale, zero)
@@ -90,12 +106,12 @@ def fake_quant_per_channel_kernel(
 
 
 def _per_channel(
-    w: Tensor, mask: Tensor, levels: int, scheme: int, out: Tensor
+    w: Tensor, mask: Tensor, levels: int, scheme: int, out: Tensor, steps: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     channels, per_channel = w.shape[0], w.numel() // w.shape[0]
     scale, zero_point = (w.new_empty(channels, dtype=torch.float32) for _ in range(2))
     rows, columns = SHORT_ROWS if per_channel <= SHORT_ROWS[1] else LONG_ROWS
-    operands = (w, given(mask), out, scale, zero_point, channels, per_channel, levels)
+    operands = (w, given(mask), steps, out, scale, zero_point, channels, per_channel, levels)
     constants = {"SCHEME": scheme, "CODES": out.dtype != w.dtype}
     programs, tile = triton.cdiv(channels, rows), {"ROWS": rows, "COLUMNS": columns}
     launch(fake_quant_per_channel_kernel, programs, *operands, **constants, **tile)
@@ -114,8 +130,12 @@ mask_gradients = partial(masked_one_by_one, select_by_bits)
 
 
 def quantize_per_channel(
-    w: Tensor, mask: Tensor, levels: int, scheme: int
+    w: Tensor, mask: Tensor, levels: int, scheme: int, steps: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of the masked weights (0 for NaN), with each channel's scale and zero point."""
+    """Codes of the masked weights (0 for NaN), with each channel's scale and zero point.
+
+    Those of SYMMETRIC are less code_min, which the zero point takes back. Learned ones need their
+    steps [2, C].
+    """
     dtype = torch.int8 if scheme == Scheme.DISTILLER_SYMMETRIC else torch.uint8
-    return _per_channel(w, mask, levels, scheme, torch.empty_like(w, dtype=dtype))
+    return _per_channel(w, mask, levels, scheme, torch.empty_like(w, dtype=dtype), steps)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...scheme import HALF_BYTE_LEVELS
 from .tiles import WARPS
 
 
@@ -36,6 +37,11 @@ def row_and_columns(blocks, COLUMNS: tl.constexpr) -> tuple[tl.tensor, tl.tensor
 def as_words(x: Tensor) -> Tensor:
     """The elements of x as integers, so that moving them keeps every bit, NaN's too."""
     return x.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[x.element_size()])
+
+
+def codes_in_a_byte(levels: int) -> int:
+    """How many codes of activations share a byte."""
+    return 2 if levels <= HALF_BYTE_LEVELS else 1
 
 
 def empty_bits(x: Tensor, numel: int) -> Tensor:

@@ -1,7 +1,11 @@
 """Convolution of codes: integer sums of products, by taps in registers or by tiles of a product.
 
 Codes are dequantized to their integers while a tile is loaded; they are never unpacked in memory.
+Products of tiles are of signed bytes: what codes and weights lack of their integers there is the
+same in all of a channel, and is added to the sums.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -13,12 +17,14 @@ from ...scheme import Scheme
 from ...shapes import accumulator_dtype
 from .fake_quant_weight import quantize_per_channel
 from .geometry import Geometry, corner_of, tap_of
-from .launch import launch, row_and_columns
+from .launch import codes_in_a_byte, given, launch, row_and_columns
 from .quantizer import make_quantizer
 from .tiles import DEPTHWISE_TILES, PRODUCT_TILES, Tile
 from .tuning import choose, device_name
 
-_AFFINE = tl.constexpr(int(Scheme.AFFINE))
+# What codes of a byte each are less where they are multiplied.
+BYTE_SHIFT = 128
+_BYTE_SHIFT = tl.constexpr(BYTE_SHIFT)
 
 
 @triton.jit
@@ -27,9 +33,11 @@ def _finite_or_zero(zero_point):
 
 
 @triton.jit(do_not_specialize=["levels"])
-def conv_ratio_kernel(ends, scale, ratio, levels, outputs, TILE: tl.constexpr) -> None:
+def conv_ratio_kernel(
+    ends, scale, ratio, levels, outputs, SCHEME: tl.constexpr, TILE: tl.constexpr
+) -> None:
     """ratio [O] = 1 / (S_x * S_w)."""
-    _, _, of_input, _, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
+    _, _, of_input, _, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
     channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
     here = channel < outputs
     both = of_input * tl.load(scale + channel, mask=here, other=1.0)
@@ -37,16 +45,19 @@ def conv_ratio_kernel(ends, scale, ratio, levels, outputs, TILE: tl.constexpr) -
 
 
 @triton.jit
-def _input_zero_point(ends, levels):
-    _, _, _, zero, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, _AFFINE)
+def _input_zero_point(ends, levels, SCHEME: tl.constexpr):
+    _, _, _, zero, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
     return _finite_or_zero(zero)
 
 
 @triton.jit
-def _integers(codes, element, here, zero):
-    """The integers of packed codes, 0 where there is no image."""
-    two = tl.load(codes + (element >> 1), mask=here, other=0).to(tl.int32)
-    code = (two >> ((element & 1).to(tl.int32) * 4)) & 15
+def _integers(codes, element, here, zero, EACH: tl.constexpr):
+    """The integers of codes, EACH a byte, 0 where there is no image."""
+    if EACH == 2:
+        both = tl.load(codes + (element >> 1), mask=here, other=0).to(tl.int32)
+        code = (both >> ((element & 1).to(tl.int32) * 4)) & 15
+    else:
+        code = tl.load(codes + element, mask=here, other=0).to(tl.int32)
     return tl.where(here, code + zero, 0)
 
 
@@ -62,10 +73,21 @@ def _store(out, ratio, total, element, channel, here):
 
 @triton.jit(do_not_specialize=["levels"])
 def depthwise_kernel(
-    codes, ends, w, ratio, out, g, levels, blocks, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+    codes,
+    ends,
+    w,
+    ratio,
+    out,
+    g,
+    levels,
+    blocks,
+    SCHEME: tl.constexpr,
+    EACH: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ) -> None:
     """out [pixels, C] by integers w [taps, C]; a pruned weight is a zero in a register."""
-    zero = _input_zero_point(ends, levels)
+    zero = _input_zero_point(ends, levels, SCHEME)
     row, channel = row_and_columns(blocks, CHANNELS)
     pixel = row * PIXELS + tl.arange(0, PIXELS)
     here = channel < g.channels
@@ -75,7 +97,7 @@ def depthwise_kernel(
     while tap < g.kernel_height * g.kernel_width:
         source, inside = tap_of(pixel, corner, tap, g)
         element = source[:, None] * g.channels + channel[None, :]
-        found = _integers(codes, element, inside[:, None] & here[None, :], zero)
+        found = _integers(codes, element, inside[:, None] & here[None, :], zero, EACH)
         weight = tl.load(w + tap * g.channels + channel, mask=here, other=0).to(tl.int32)
         total += found * weight[None, :]
         tap += 1
@@ -85,23 +107,36 @@ def depthwise_kernel(
     _store(out, ratio, total, element, column, both)
 
 
+@triton.jit
+def _byte_integers(codes, element, inside, there, zero, EACH: tl.constexpr):
+    """Integers as signed bytes, 0 where no such channel is; of bytes less BYTE_SHIFT + zero."""
+    found = _integers(codes, element, inside & there, zero, EACH)
+    if EACH == 1:
+        found = tl.where(there, found - (zero + _BYTE_SHIFT), 0)
+    return found
+
+
 @triton.jit(do_not_specialize=["levels"])
 def product_kernel(
     codes,
     ends,
-    w,  # integers [O, taps, C / groups]
+    w,  # bytes [O, taps, C / groups]
+    sums,  # [O], of the integers of w
+    offset,  # [O], what the bytes of w lack of them, or None
     has_weights,  # [output blocks, taps, depth blocks]: whether a tile of w holds any
     ratio,
     out,
     g,
     levels,
     blocks,
+    SCHEME: tl.constexpr,
+    EACH: tl.constexpr,
     PIXELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> None:
     """out [pixels, O]: for each tap a product of tiles, left out where all weights are pruned."""
-    zero = _input_zero_point(ends, levels)
+    zero = _input_zero_point(ends, levels, SCHEME)
     block = tl.program_id(0) % blocks
     per_group, group_channels = g.outputs // g.groups, g.channels // g.groups
     blocks_per_group = blocks // g.groups
@@ -111,6 +146,7 @@ def product_kernel(
     pixel = tl.program_id(0).to(tl.int64) // blocks * PIXELS + tl.arange(0, PIXELS)
     corner = corner_of(pixel, g)
     total = tl.zeros((PIXELS, OUTPUTS), tl.int32)
+    of_pixel = tl.zeros((PIXELS,), tl.int32)
     taps, steps = g.kernel_height * g.kernel_width, tl.cdiv(group_channels, DEPTH)
     tap = 0
     while tap < taps:
@@ -122,25 +158,56 @@ def product_kernel(
                 c = step * DEPTH + tl.arange(0, DEPTH)
                 there = c < group_channels
                 element = base[:, None] + c[None, :]
-                a = _integers(codes, element, inside[:, None] & there[None, :], zero)
+                a = _byte_integers(codes, element, inside[:, None], there[None, :], zero, EACH)
                 at = (output[None, :] * taps + tap) * group_channels + c[:, None]
                 known = there[:, None] & (in_group < per_group)[None, :]
                 b = tl.load(w + at, mask=known, other=0)
                 total = tl.dot(a.to(tl.int8), b, total, out_dtype=tl.int32)
+                if offset is not None:
+                    of_pixel += tl.sum(a, axis=1)
             step += 1
         tap += 1
     element = pixel[:, None] * g.outputs + output[None, :]
     both = (pixel < g.pixels)[:, None] & (in_group < per_group)[None, :]
-    column = tl.where(in_group < per_group, output, 0)[None, :]
-    _store(out, ratio, total, element, column, both)
+    column = tl.where(in_group < per_group, output, 0)
+    if offset is not None:
+        total += of_pixel[:, None] * tl.load(offset + column)[None, :]
+    if EACH == 1:
+        total += ((zero + _BYTE_SHIFT) * tl.load(sums + column))[None, :]
+    _store(out, ratio, total, element, column[None, :], both)
 
 
-def _integer_weights(w: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Integers [O, taps, C / groups], int8, and the scale [O]."""
-    codes, scale, zero = quantize_per_channel(w, mask, levels, int(Scheme.AFFINE))
-    whole = torch.where(zero.isfinite(), zero, 0.0).to(torch.int16)[:, None, None]
-    integers = (codes.flatten(2).to(torch.int16) + whole).to(torch.int8)
-    return integers.transpose(1, 2).contiguous(), scale
+class Weights(NamedTuple):
+    """The integers of weights [O, taps, C / groups], int16, and the scale [O] of each channel.
+
+    A signed byte holds them less the offset [O], which is None where none needs one.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    offset: Tensor | None
+
+    @classmethod
+    def of(cls, conv: CodesConvolution) -> "Weights":
+        levels, scheme = conv.weight_levels, conv.weight_scheme
+        operands = (conv.w, conv.mask, levels, scheme, given(conv.weight_steps))
+        codes, scale, zero_point = quantize_per_channel(*operands)
+        zero = torch.where(zero_point.isfinite(), zero_point, 0.0).to(torch.int16)
+        whole = codes.flatten(2).to(torch.int16) + zero[:, None, None]
+        # Symmetric ones and those of up to 128 levels about 0 fit a signed byte.
+        needs = levels > BYTE_SHIFT and not Scheme(scheme).is_symmetric
+        is_beyond = (zero < -BYTE_SHIFT) | (zero + levels > BYTE_SHIFT)
+        offset = torch.where(is_beyond, zero + BYTE_SHIFT, 0).to(torch.int32) if needs else None
+        return cls(whole.transpose(1, 2).contiguous(), scale, offset)
+
+    def bytes(self) -> Tensor:
+        """What of the integers is multiplied, int8."""
+        less = self.integers if self.offset is None else self.integers - self.offset[:, None, None]
+        return less.to(torch.int8)
+
+    def sums(self) -> Tensor:
+        """Of the integers of each output, [O]."""
+        return self.integers.sum((1, 2), dtype=torch.int32)
 
 
 def _tiles_with_weights(integers: Tensor, groups: int, tile: Tile) -> Tensor:
@@ -153,42 +220,55 @@ def _tiles_with_weights(integers: Tensor, groups: int, tile: Tile) -> Tensor:
     return (tiles != 0).any(5).any(2).flatten(0, 1).to(torch.uint8).contiguous()
 
 
+def _constants(conv: CodesConvolution) -> dict[str, int]:
+    """What kernels that read codes are compiled for."""
+    return {"SCHEME": int(conv.scheme), "EACH": codes_in_a_byte(conv.levels)}
+
+
 def _ratio(conv: CodesConvolution, scale: Tensor) -> Tensor:
     """1 / (S_x * S_w), [O]."""
     ratio, tile, outputs = torch.empty_like(scale), 128, len(scale)
     operands = (conv.range, scale, ratio, conv.levels, outputs)
-    launch(conv_ratio_kernel, triton.cdiv(outputs, tile), *operands, TILE=tile)
+    constants = {"SCHEME": int(conv.scheme), "TILE": tile}
+    launch(conv_ratio_kernel, triton.cdiv(outputs, tile), *operands, **constants)
     return ratio
 
 
-def _depthwise(conv: CodesConvolution, g: Geometry, integers, factors, out, tile: Tile) -> None:
+def _depthwise(
+    conv: CodesConvolution, g: Geometry, weights: Weights, factors, out, tile: Tile
+) -> None:
     blocks = triton.cdiv(g.channels, tile.channels)
-    weights = integers[:, :, 0].t().contiguous()
+    by_tap = weights.integers[:, :, 0].t().contiguous()
     programs = triton.cdiv(g.pixels, tile.pixels) * blocks
-    operands = (conv.codes, conv.range, weights, factors, out, g, conv.levels, blocks)
+    operands = (conv.codes, conv.range, by_tap, factors, out, g, conv.levels, blocks)
     sizes = {"PIXELS": tile.pixels, "CHANNELS": tile.channels}
-    launch(depthwise_kernel, programs, *operands, **sizes, **tile.launch)
+    launch(depthwise_kernel, programs, *operands, **_constants(conv), **sizes, **tile.launch)
 
 
-def _product(conv: CodesConvolution, g: Geometry, integers, factors, out, tile: Tile) -> None:
+def _product(
+    conv: CodesConvolution, g: Geometry, weights: Weights, factors, out, tile: Tile
+) -> None:
     blocks = g.groups * triton.cdiv(g.outputs // g.groups, tile.channels)
-    weights = (integers, _tiles_with_weights(integers, g.groups, tile))
+    used = _tiles_with_weights(weights.integers, g.groups, tile)
+    # Sums of codes are of all of them.
+    used = used if weights.offset is None else torch.ones_like(used)
+    operands = (conv.codes, conv.range, weights.bytes(), weights.sums(), weights.offset, used)
+    rest = (factors, out, g, conv.levels, blocks)
     programs = triton.cdiv(g.pixels, tile.pixels) * blocks
-    operands = (conv.codes, conv.range, *weights, factors, out, g, conv.levels, blocks)
     sizes = {"PIXELS": tile.pixels, "OUTPUTS": tile.channels, "DEPTH": tile.depth}
-    launch(product_kernel, programs, *operands, **sizes, **tile.launch)
+    constants = {**_constants(conv), **sizes, **tile.launch}
+    launch(product_kernel, programs, *operands, *rest, **constants)
 
 
 def _convolve(conv: CodesConvolution, as_values: bool) -> tuple[Tensor, Tensor]:
-    g = Geometry.of(conv)
-    integers, scale = _integer_weights(conv.w, conv.mask, conv.weight_levels)
-    ratio = _ratio(conv, scale)
+    g, weights = Geometry.of(conv), Weights.of(conv)
+    ratio = _ratio(conv, weights.scale)
     sums = accumulator_dtype(conv.shape, conv.levels, conv.weight_levels)
     dtype = torch.float32 if as_values else sums
     out = conv.codes.new_empty((g.pixels, g.outputs), dtype=dtype)
     is_depthwise = g.groups == g.channels == g.outputs
     run = _depthwise if is_depthwise else _product
-    operands = (conv, g, integers, ratio if as_values else None, out)
+    operands = (conv, g, weights, ratio if as_values else None, out)
     name = f"{run.__name__.strip('_')}_{str(dtype).removeprefix('torch.')}"
     tiles = DEPTHWISE_TILES if is_depthwise else PRODUCT_TILES
     device = device_name(conv.codes.device)

@@ -9,8 +9,10 @@ import triton.language as tl
 
 from ...scheme import Scheme
 
+_LEARNED = tl.constexpr(int(Scheme.LEARNED))
 _AFFINE = tl.constexpr(int(Scheme.AFFINE))
-_SYMMETRIC = tl.constexpr(int(Scheme.DISTILLER_SYMMETRIC))
+_SYMMETRIC = tl.constexpr(int(Scheme.SYMMETRIC))
+_DISTILLER_SYMMETRIC = tl.constexpr(int(Scheme.DISTILLER_SYMMETRIC))
 # Triton's interpreter cuts bfloat16 off instead of rounding it.
 _ROUND_BFLOAT16_BY_HAND = tl.constexpr(triton.knobs.runtime.interpret)
 _KEEP_NAN = tl.constexpr(tl.PropagateNan.ALL)
@@ -55,8 +57,15 @@ def larger(a, b) -> tl.tensor:
 
 @triton.jit
 def make_quantizer(lo, hi, levels, SCHEME: tl.constexpr) -> tuple[tl.tensor, ...]:
-    """(lo, hi, scale, zero point, least code, largest code) of the range, widened to hold 0."""
-    if SCHEME == _SYMMETRIC:
+    """(lo, hi, scale, zero point, least code, largest code) of the range, widened to hold 0.
+
+    Of a step, in the place of lo, and a zero point, where it is learned: lo and hi are integers.
+    """
+    if SCHEME == _LEARNED:
+        n = (levels - 1).to(tl.float32)
+        zero_point = hi + 0.0
+        return zero_point, zero_point + n, tl.div_rn(1.0, lo), zero_point, tl.zeros_like(n), n
+    if SCHEME == _SYMMETRIC or SCHEME == _DISTILLER_SYMMETRIC:
         n = ((levels - 1) // 2).to(tl.float32)
         hi = larger(tl.abs(lo), tl.abs(hi))
         lo = -hi
@@ -69,15 +78,25 @@ def make_quantizer(lo, hi, levels, SCHEME: tl.constexpr) -> tuple[tl.tensor, ...
         width = hi - lo
         code_min = tl.zeros_like(n)
     width = tl.where(width == 0.0, n, width)
-    if SCHEME == _AFFINE:
+    if SCHEME == _AFFINE or SCHEME == _SYMMETRIC:
         scale = tl.div_rn(n, width)
     else:
         scale = tl.div_rn(1.0, width) * n
-    if SCHEME == _SYMMETRIC:
+    if SCHEME == _SYMMETRIC or SCHEME == _DISTILLER_SYMMETRIC:
         zero_point = tl.zeros_like(scale)
     else:
         zero_point = round_small(scale * lo) + 0.0
     return lo, hi, scale, zero_point, code_min, n
+
+
+@triton.jit
+def is_inside(x, lo, hi, scale, SCHEME: tl.constexpr) -> tl.tensor:
+    """Where a gradient passes: from lo to hi, strictly between them where the step is learned."""
+    if SCHEME == _LEARNED:
+        t = scale * x
+        return (t > lo) & (t < hi)
+    else:
+        return (x >= lo) & (x <= hi)
 
 
 @triton.jit

@@ -7,6 +7,8 @@ of these is billed, and named.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,16 +23,21 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tensor [out, fan-in] cut in ``rows`` x ``columns`` blocks, smaller at the far edges."""
+    """A matrix [out, fan-in] cut in ``rows`` x ``columns`` blocks, smaller at the far edges.
+
+    A row holds kernel after kernel, or, channels last, position after position of a kernel.
+    """
 
     rows: int
     columns: int
     count: int
     kept_values: int
+    channels_last: bool = False
 
     def __str__(self) -> str:
         """Name the layout."""
-        return f"{self.rows}x{self.columns} block mask"
+        order = ", channels last" if self.channels_last else ""
+        return f"{self.rows}x{self.columns} block mask{order}"
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,24 @@ def cheapest(numel: int, nonzeros: int, blocks: tuple[Blocks, ...], bits: int) -
     return min(layouts, key=lambda layout: layout.values * bits + layout.mask_bits)
 
 
-def block_cuts(nonzero: Bools, kernel_area: int) -> tuple[Blocks, ...]:
+def block_cuts(nonzero: Bools) -> tuple[Blocks, ...]:
     """Return the cuts into blocks of which at least one block is all zero.
 
     Args:
-        nonzero: [out, fan-in], whether a weight is not zero; a row holds whole kernels.
-        kernel_area: weights of one kernel.
+        nonzero: [out, in, ...], whether a weight is not zero.
     """
+    outputs, kernel_area = len(nonzero), math.prod(nonzero.shape[2:])
+    cuts = _cuts(nonzero.reshape(outputs, -1), sorted({*SIDES, kernel_area}), False)
+    if kernel_area > 1 and nonzero.shape[1] > 1:
+        # Blocks of one column are the same in either order.
+        last = np.moveaxis(nonzero, 1, -1).reshape(outputs, -1)
+        cuts += _cuts(last, SIDES[1:], True)
+    return tuple(cuts)
+
+
+def _cuts(nonzero: Bools, widths: Sequence[int], channels_last: bool) -> list[Blocks]:
     cuts = []
-    for columns in sorted({*SIDES, kernel_area}):
+    for columns in widths:
         narrow = _any_of(nonzero.T, columns).T
         for rows in SIDES:
             if rows * columns == 1:
@@ -72,8 +88,8 @@ def block_cuts(nonzero: Bools, kernel_area: int) -> tuple[Blocks, ...]:
             kept = _any_of(narrow, rows)
             if not kept.all():
                 values = _values(kept, nonzero.shape, rows, columns)
-                cuts.append(Blocks(rows, columns, kept.size, values))
-    return tuple(cuts)
+                cuts.append(Blocks(rows, columns, kept.size, values, channels_last))
+    return cuts
 
 
 def _any_of(matrix: Bools, size: int) -> Bools:

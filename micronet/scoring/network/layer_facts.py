@@ -17,7 +17,7 @@ from micronet.pruning.patterns import outputs_first, outputs_first_shape
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.plain_weights import check_weight
 from micronet.quantization.quantize import LayerBits
-from micronet.quantization.quantizers import InputQuantizer
+from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.scoring.network.encodings import Blocks, block_cuts
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
 from micronet.utils.errors import UserError
@@ -136,7 +136,7 @@ def actual(
         tuple(int(n) for n in nonzero.sum(axis=1)),
         kept,
         module.bias is not None,
-        block_cuts(nonzero, prod(values.shape[2:])) if kept < nonzero.size else (),
+        block_cuts(nonzero.reshape(values.shape)) if kept < nonzero.size else (),
         _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
         shared,

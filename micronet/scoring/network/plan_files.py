@@ -20,6 +20,7 @@ from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
+from micronet.recipe.checks import check
 from micronet.recipe.reader import (
     PruneSection,
     QuantizeSection,
@@ -139,9 +140,11 @@ def applied(path: str, schedule: Recipe) -> Recipe:
     """Return a schedule with the pruning and precision of a plan file in place of its own.
 
     A schedule that only prunes, or only quantizes, takes only that; one without either takes both.
+    Its oscillations and stages of bits stay, unless the plan has its own.
 
     Raises:
-        UserError: the plan cannot be read, or has nothing that the schedule takes.
+        UserError: the plan cannot be read, has nothing that the schedule takes, or does not go with
+            the schedule's stages.
     """
     plan, names = load_plan(path), ("prune", "quantize")
     taken = [name for name in names if getattr(schedule, name) is not None] or names
@@ -149,7 +152,20 @@ def applied(path: str, schedule: Recipe) -> Recipe:
     sections = {name: section[0] for name, section in found.items() if section is not None}
     if not sections:
         raise UserError(f"plan {path!r} has no section {' or '.join(map(repr, taken))}")
-    return dataclasses.replace(schedule, path=f"{schedule.path} with plan {path}", **sections)
+    if "quantize" in sections and schedule.quantize is not None:
+        sections["quantize"] = _with_training_of(sections["quantize"], schedule.quantize)
+    made = dataclasses.replace(schedule, path=f"{schedule.path} with plan {path}", **sections)
+    check(made)
+    return made
+
+
+def _with_training_of(plan: QuantizeSection, schedule: QuantizeSection) -> QuantizeSection:
+    """Return a plan's section with what only a schedule has of how its precision is trained."""
+    return dataclasses.replace(
+        plan,
+        oscillations=plan.oscillations or schedule.oscillations,
+        progressive=plan.progressive or schedule.progressive,
+    )
 
 
 def _read(path: str) -> tuple[dict[str, Any], str]:

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from torch import nn
 
-from micronet.quantization.quantizers import InputQuantizer
+from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.scoring.rules.ist import elementwise_bits, weight_bits
 from micronet.scoring.rules.rule_set import Cost

@@ -37,7 +37,7 @@ from math import prod
 from torch import Tensor
 
 from micronet.quantization.quantize import LayerBits
-from micronet.quantization.quantizers import InputQuantizer
+from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.scoring.network.encodings import cheapest
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import ScoredNetwork

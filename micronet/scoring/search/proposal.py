@@ -163,18 +163,29 @@ def _quantize(layers: Any) -> dict[str, Any]:
     overrides = [
         {
             "layers": names,
-            "weights": _precision(bits.weight_bits, bits.weight_step),
-            "activations": _precision(bits.activation_bits, bits.activation_step, bits.decay),
+            "weights": _weights(bits),
+            "activations": _activations(bits),
         }
         for bits, names in alike.items()
     ]
     return {"weights": None, "activations": None, "overrides": overrides}
 
 
-def _precision(bits: float | None, step: str, decay: float | None = None) -> dict[str, Any] | None:
-    """Return a precision as a schedule has it; a decay belongs to a range that is followed."""
-    if bits is None:
+def _weights(bits: LayerBits) -> dict[str, Any] | None:
+    """Return the precision of weights as a schedule has it."""
+    if bits.weight_bits is None:
         return None
-    if step == "learned":
-        return {"bits": bits, "step": step}
-    return {"bits": bits} if decay is None else {"bits": bits, "decay": decay}
+    step = {"step": "learned"} if bits.weight_step == "learned" else {}
+    symmetric = {"symmetric": True} if bits.symmetric else {}
+    return {"bits": bits.weight_bits, **step, **symmetric}
+
+
+def _activations(bits: LayerBits) -> dict[str, Any] | None:
+    """Return that of inputs; a decay belongs to a range that is followed."""
+    if bits.activation_bits is None:
+        return None
+    if bits.activation_step != "learned":
+        return {"bits": bits.activation_bits, "decay": bits.decay}
+    offset = {"offset": True} if bits.offset else {}
+    start = {} if bits.activation_start == "mean" else {"start": bits.activation_start}
+    return {"bits": bits.activation_bits, "step": "learned", **offset, **start}

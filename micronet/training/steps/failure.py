@@ -36,10 +36,11 @@ def step_error(
     """
     wrong = _before_update(guard, plan.train.loss_limit)
     if wrong is None:
+        key = "lr" if plan.train.step_lr is None else "step_lr"
         for owner, value in quantize.invalid_steps(guard.rejected_steps()).items():
             return UserError(
                 f"the learned step of {owner} is {value} after {where}, but must stay positive and "
-                f"finite: a lower train.lr may help{where.last_good}"
+                f"finite: a lower train.{key} may help{where.last_good}"
             )
         return UserError(f"another process's step is not finite in {where}{where.last_good}")
     layers = _nonfinite_inputs(model, plan, batch) or guard.rejected_ranges()

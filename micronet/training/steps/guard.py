@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from micronet.compression.parameters import learned_by_quantizers
 from micronet.quantization import quantize
 from micronet.training.optimizer import optimizer_tensors
 from micronet.training.state import State
@@ -68,8 +69,9 @@ class StepGuard:
         self._added: dict[int, _Names] = {}
 
     def begin(self) -> None:
-        """Take what the forward pass moves: ranges, statistics, and learned steps as they start."""
-        self._before_forward.save([*self._state.model.buffers(), *self._steps.values()])
+        """Take what the forward pass moves: ranges, statistics, and what quantizers learn."""
+        model = self._state.model
+        self._before_forward.save([*model.buffers(), *learned_by_quantizers(model)])
 
     @torch.no_grad()
     def judge(self, outcome: Outcome, norm: Tensor | None) -> Tensor:
@@ -135,7 +137,9 @@ class StepGuard:
         optimizer = state.optimizer
         optimized = [t for p in optimizer.state for t in optimizer_tensors(optimizer, p).values()]
         averages = state.compression.average.tensors.values()
-        return [*state.model.parameters(), *optimized, *averages]
+        curvature = state.compression.curvature.tensors.values()
+        followed = state.compression.oscillations.tensors
+        return [*state.model.parameters(), *optimized, *averages, *curvature, *followed]
 
     def _note(self, name: str, now: Tensor) -> Tensor:
         """Keep evidence unless an earlier step has failed, and return it as it was given."""

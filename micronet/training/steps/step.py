@@ -111,12 +111,16 @@ def backward(
         meets = functools.partial(distributed.no_sync, wrapped, last=number == parts)
         with failures_of(f"{name} failed in {where}", where.last_good):
             recomputes = kernels.recompute_in_backward(plan.train.recompute)
-            with meets(), autocast(device, plan.train.amp), recomputes:
-                logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
-            taught = _taught(teacher, part.images, where) if teacher else None
-            loss = state.compression.distillation_loss(logits, taught, part.targets)
+            with state.compression.features(teacher):
+                with meets(), autocast(device, plan.train.amp), recomputes:
+                    logits = logits_of(wrapped(part.images), size, f"{where}: {name}")
+                taught = _taught(teacher, part.images, where) if teacher else None
+                loss = state.compression.distillation_loss(logits, taught, part.targets)
+            shared = loss * (size / count) if size < count else loss
+            if number == 1 and state.compression.oscillations.dampens:
+                shared = shared + state.compression.dampening_loss()
             with meets():
-                (loss * (size / count) if size < count else loss).backward()
+                shared.backward()
         losses.append(loss.detach())
         sizes.append(size)
         correct.append((logits.detach().argmax(dim=1) == part.labels).sum())
