@@ -16,12 +16,24 @@ from ..scheme import Scheme, check_quantizer
 from ..shapes import accumulator_dtype
 from .registry import define, empty
 
+# Whose codes and zero points give the integers that are summed. A learned zero point lies in
+# [1 - levels, 0], which nothing here reads: it would wait for the device.
+_OF_CODES = Scheme.AFFINE, Scheme.LEARNED
+_OF_WEIGHTS = Scheme.AFFINE, Scheme.SYMMETRIC, Scheme.LEARNED
+
+
+def _check_scheme(name: str, levels: int, scheme: int, known: tuple[Scheme, ...]) -> None:
+    check_quantizer(levels, scheme)
+    if scheme not in known:
+        names = " or ".join(one.name for one in known)
+        raise ValueError(f"{name} is {Scheme(scheme).name}, but must be {names}")
+
 
 @takes(CodesConvolution)
 def _check(c: CodesConvolution) -> None:
     """The integer sums must fit 32 bits."""
-    check_quantizer(c.levels, c.scheme)
-    check_quantizer(c.weight_levels, c.weight_scheme)
+    _check_scheme("scheme", c.levels, c.scheme, _OF_CODES)
+    _check_scheme("weight_scheme", c.weight_levels, c.weight_scheme, _OF_WEIGHTS)
     check_sizes("input_size", c.input_size, 4, 1)
     check_sizes("stride", c.stride, 2, 1)
     check_sizes("padding", c.padding, 4, 0)

@@ -180,6 +180,8 @@ def test_rejects(backend, rng):
     refused(ValueError, "levels is 257, but AFFINE has 2 to 256", levels=257)
     refused(ValueError, "levels is 1, but AFFINE has 2 to 256", weight_levels=1)
     refused(ValueError, "scheme is 5, which is none of", weight_scheme=5)
+    refused(ValueError, "scheme is SYMMETRIC, but must be AFFINE or LEARNED", scheme=3)
+    refused(ValueError, "weight_scheme is DISTILLER_AFFINE, but must be", weight_scheme=1)
     refused(ValueError, r"weight_steps has shape \[0\], but must have \[2, 16\]", weight_scheme=4)
     refused(ValueError, r"weight_steps has shape \[2, 16\]", weight_steps=torch.ones(2, 16))
     refused(ValueError, "codes has 280 bytes for 560 codes, which need 560", levels=17)
