@@ -100,7 +100,7 @@ struct ConvOperands {
   }
   // Whether the sums of a depthwise convolution fit 16 bits, and its weights 8.
   bool is_narrow() const {
-    return states() <= 128 &&
+    return c.kind != kInt32 && states() <= 128 &&
            accumulator_bound(s, c.coding.levels, c.weight_levels) <= kMostInt16;
   }
 
