@@ -159,8 +159,8 @@ Tensor block_step_sums(const Tensor& grad, const Tensor& acc, const Tensor& scal
                        const Tensor& range, int64_t levels, int64_t scheme) {
   const Block block = block_of(acc, scale, shift, function, gate);
   check_state(range, at::kFloat, 2);
-  const BlockGradient gradient = block_gradient_of(
-      grad, acc, coding_of(range, levels, scheme), at::empty({0}, scale.options()));
+  const BlockGradient gradient = block_gradient_of(grad, acc, coding_of(range, levels, scheme),
+                                                   at::empty({0}, scale.options()));
   TORCH_CHECK(gradient.coding.scheme == kLearned, "expected a learned step");
   return two_sums_of(
       acc, block,
@@ -195,8 +195,8 @@ TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tens
                                const Tensor& range, int64_t levels, int64_t scheme) {
   const Block block = block_of(acc, scale, shift, function, gate);
   TORCH_CHECK(block.gate != nullptr, "expected a gate");
-  const BlockGradient gradient = block_gradient_of(
-      grad, acc, coding_of(range, levels, scheme), at::empty({0}, scale.options()));
+  const BlockGradient gradient = block_gradient_of(grad, acc, coding_of(range, levels, scheme),
+                                                   at::empty({0}, scale.options()));
   const Tensor grad_a = images_like(acc, at::kFloat), grad_gate = at::empty_like(gate);
   float *to_a = floats_of_output(grad_a), *to_gate = floats_of_output(grad_gate);
   launch_for(

@@ -33,7 +33,8 @@ TensorPair quant_conv2d_as(const Tensor& codes, const Coding& coding, const Quan
               "expected sums that fit the accumulator");
   constexpr at::ScalarType kTypes[] = {at::kShort, at::kInt, at::kFloat};
   const Tensor out = channels_last(codes, s, kTypes[kind]);
-  const Tensor ratio = at::empty({s.out_channels}, codes.options().dtype(at::kFloat).requires_grad(false));
+  const Tensor ratio =
+      at::empty({s.out_channels}, codes.options().dtype(at::kFloat).requires_grad(false));
   const QuantConv conv{s,
                        bytes_of(codes),
                        coding,

@@ -129,12 +129,11 @@ struct Convolution : ConvOperands {
                          : fitting < 6                          ? 6
                                                                 : fitting;
     const bool streamed = is_streamed();
-    for_tiles(
-        parallel, tile, 0,
-        [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
-            const int32_t* sums, uint8_t*) {
-          kernels().dot_tile(tile_of(g, first, pixels, streamed, x, stride, sums));
-        });
+    for_tiles(parallel, tile, 0,
+              [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
+                  const int32_t* sums, uint8_t*) {
+                kernels().dot_tile(tile_of(g, first, pixels, streamed, x, stride, sums));
+              });
   }
 
   void run_sparse(const SparseWeights& weights, const ParallelFor& parallel) const {

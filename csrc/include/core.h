@@ -30,8 +30,8 @@ enum DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 static inline int64_t bytes_for(int64_t numel) { return (numel + 7) / 8; }
 
-// Codes of activations take half a byte each up to so many levels, the first of two in the low half,
-// and a byte beyond.
+// Codes of activations take half a byte each up to so many levels, the first of two in the low
+// half, and a byte beyond.
 constexpr int kHalfByteLevels = 16;
 constexpr int kMostLevels = 256;
 

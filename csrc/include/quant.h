@@ -22,8 +22,8 @@ static_assert(FLT_EVAL_METHOD == 0, "float32 operations must not keep extra prec
 
 namespace micronet {
 
-// Which rule turns two numbers into a quantizer: the ends of a range, or the step and the zero point
-// where the step is learned.
+// Which rule turns two numbers into a quantizer: the ends of a range, or the step and the zero
+// point where the step is learned.
 enum Scheme : int {
   kAffine = 0,
   kDistillerAffine = 1,

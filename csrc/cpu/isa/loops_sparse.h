@@ -43,7 +43,8 @@ MICRONET_INLINE void add_groups(const uint8_t* x, const FourWeights* from, const
   }
   const auto add = [&](const FourWeights& four, Dots* chain) {
     const auto w = Dots::signed_four(four.weights);
-    for (int j = 0; j < kSixteens; ++j) chain[j].template add_pixels<kWide>(x + four.place + 64 * j, w);
+    for (int j = 0; j < kSixteens; ++j)
+      chain[j].template add_pixels<kWide>(x + four.place + 64 * j, w);
   };
   for (; to - from >= Dots::kChains; from += Dots::kChains) {
     for (int i = 0; i < Dots::kChains; ++i) add(from[i], chains[i]);
@@ -82,7 +83,7 @@ void sparse_tile_of(const SparseTile& tile) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t* starts = tile.starts + (channel + r) * tile.parts + part;
         add_groups<kWide>(tile.out.x, tile.groups + starts[0], tile.groups + starts[1],
-                   sums + r * kSparsePixels);
+                          sums + r * kSparsePixels);
       }
     }
     put_sums(sums, tile, channel, rows);

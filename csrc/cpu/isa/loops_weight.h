@@ -22,7 +22,7 @@ constexpr int64_t kShortRow = 4 * kWidth;
 // that the zeros of a partial vector do no harm.
 template <bool kMasked, typename T>
 MICRONET_INLINE Quantizer extremes_quantizer(const T* w, const MaskReader& mask, int64_t numel,
-                                        int levels, int scheme) {
+                                             int levels, int scheme) {
   LaneExtremes seen;
   int64_t i = 0;
   if (numel >= kShortRow) {

@@ -28,7 +28,7 @@ void values_and_gradients(std::mt19937& random, int64_t channels, int64_t each, 
   for (int64_t c = 0; c < channels; ++c) {
     const size_t channel = static_cast<size_t>(c);
     const float scale = 1.0f / step[channel];
-    const Quantizer q{0.0f, 0.0f, scale, zero[channel], 0.0f, 15.0f};
+    const Quantizer q = learned_quantizer(step[channel], zero[channel], 16);
     std::vector<float> terms;
     for (int64_t i = c * each; i < (c + 1) * each; ++i) {
       const size_t at = static_cast<size_t>(i);
