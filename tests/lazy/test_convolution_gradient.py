@@ -7,7 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import micronet_kernels as kernels
 from micronet.quantization import deterministic_layers  # noqa: F401, registers the formulas
+from micronet_kernels import QuantizedWeights, Scheme
 from micronet_kernels.lazy import convolution_gradient
+from micronet_kernels.operands import Coding
 
 # (images, channels, height, width), outputs, kernel, stride, padding, dilation, groups.
 SHAPES = [
@@ -53,7 +55,8 @@ def exact(grad, x, w, call):
 def test_gradients_are_those_of_float64(backend, rng, threads, case):
     x, w, keep, call = draw(rng, case)
     ends, mask = torch.tensor([-0.9, 1.1]), kernels.pack_bits(keep)
-    y = kernels.LazyTensor.convolve(kernels.quantize_input(x, ends, 16), w, mask, None, call)
+    images, weights = kernels.quantize_input(x, ends, 16), QuantizedWeights.of_ranges(w, mask)
+    y = kernels.LazyTensor.convolve(images, w, weights, None, call)
     grad = torch.randn(y.shape, generator=rng)
     ours = torch.autograd.grad(y, (x, w), grad)
     values = kernels.fake_quant_per_tensor(x, ends, 16)
@@ -73,7 +76,8 @@ def test_gradients_are_those_of_float64(backend, rng, threads, case):
 def test_either_gradient_counts_the_products_of_the_convolution(rng, case):
     x, w, keep, call = draw(rng, case)
     images = kernels.quantize_input(x, torch.tensor([-0.9, 1.1]), 16)
-    y = kernels.LazyTensor.convolve(images, w, kernels.pack_bits(keep), None, call)
+    weights = QuantizedWeights.of_ranges(w, kernels.pack_bits(keep))
+    y = kernels.LazyTensor.convolve(images, w, weights, None, call)
     grad = torch.ones(y.shape)
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(y, (x, w), grad)
@@ -86,9 +90,8 @@ def test_what_is_not_wanted_is_none(rng, wanted, case):
     x, w, _, call = draw(rng, case)
     values = convolution_gradient.StoredImages(
         torch.zeros((x.numel() + 1) // 2, dtype=torch.uint8),
-        16,
+        Coding(torch.tensor([1.0, 0.0]), 16, Scheme.LEARNED),
         x.shape,
-        lambda codes, numel, dtype: torch.ones(numel, dtype=dtype),
     )
     with torch.no_grad():
         grad = torch.ones_like(convolve(x, w, call))
@@ -103,6 +106,7 @@ def test_the_gradients_of_one_channel_of_one_pixel_keep_their_order_in_memory(rn
     case = ((1, 1, 1, 1), 3, 1, 1, [0, 0, 0, 0], 1, 1)
     x, w, keep, call = draw(rng, case)
     images = kernels.quantize_input(x, torch.tensor([-9.0, 9.0]), 16)
-    y = kernels.LazyTensor.convolve(images, w, kernels.pack_bits(keep), None, call)
+    weights = QuantizedWeights.of_ranges(w, kernels.pack_bits(keep))
+    y = kernels.LazyTensor.convolve(images, w, weights, None, call)
     found = torch.autograd.grad(y, (x, w), torch.ones_like(y))
     assert [g.shape for g in found] == [x.shape, w.shape] and all(g.is_contiguous() for g in found)
