@@ -149,7 +149,7 @@ def test_rejects(backend, rng):
     refused(
         ValueError, r"w has shape \[7, 3, 3\], but must have \[7, 1, KH, KW\]", w=given[3][:, 0]
     )
-    refused(ValueError, "packed has 3 bytes", x=given[1][:3])
+    refused(ValueError, "codes has 3 bytes", x=given[1][:3])
     refused(ValueError, "levels is 257", table=torch.zeros(257))
     refused(TypeError, r"x is torch\.float64", x=values.double())
     refused(ValueError, r"stride is \[0, 1\], but must be 2 numbers", stride=[0, 1])

@@ -246,7 +246,9 @@ def test_selection_ignores_the_unused_bits(on_all, rng, dtype):
         (1, 0, "levels is 1, but AFFINE has 2 to 256"),
         (257, 1, "levels is 257, but DISTILLER_AFFINE has 2 to 256"),
         (2, 2, "levels is 2, but DISTILLER_SYMMETRIC has 3 to 256"),
-        (16, 3, r"scheme is 3, which is none of \[0, 1, 2\]"),
+        (2, 3, "levels is 2, but SYMMETRIC has 3 to 256"),
+        (16, 4, "a learned step has no range"),
+        (16, 5, r"scheme is 5, which is none of \[0, 1, 2, 3, 4\]"),
     ],
 )
 def test_rejects_quantizers(backend, levels, scheme, message):

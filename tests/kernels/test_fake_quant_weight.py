@@ -39,11 +39,13 @@ def test_matches_reference_at_every_shape(on_all, rng, levels, scheme, dtype):
         for mask in (NOTHING, draw_mask(rng, shape)):
             args = (w, mask, levels, scheme)
             w_hat, scale, zero = on_all(lambda args=args: OP.fake_quant_per_channel(*args))
-            codes, *same_quantizer = on_all(lambda args=args: OP.quantize_per_channel(*args))
+            codes, same, least = on_all(lambda args=args: OP.quantize_per_channel(*args))
             assert w_hat.dtype == dtype and scale.dtype == zero.dtype == torch.float32
-            assert torch.equal(scale, same_quantizer[0]) and torch.equal(zero, same_quantizer[1])
+            # Codes of symmetric weights are stored from 0 on, which their zero point takes back.
+            n = (levels - 1) // 2 if scheme == kernels.Scheme.SYMMETRIC else 0
+            assert torch.equal(scale, same) and torch.equal(zero - n, least)
             column = (-1,) + (1,) * (w.dim() - 1)
-            value = (codes.float() + zero.view(column)) / scale.view(column)
+            value = (codes.float() + least.view(column)) / scale.view(column)
             assert torch.equal(value.to(dtype), w_hat), "codes must say what the values say"
 
 

@@ -123,7 +123,10 @@ def test_every_tile_gives_the_same_integers(same, rng, device, monkeypatch, tabl
     weights, nothing = draw(rng, *size), torch.empty(0, dtype=torch.uint8)
     geometry = ([2, 6, 7, 5], [2, 1], [1, 0, 1, 1], [1, 1], groups)
     check(
-        same, "quant_conv2d", (codes, draw_ends(rng), 16, weights, nothing, 16, *geometry), device
+        same,
+        "quant_conv2d",
+        (codes, draw_ends(rng), 16, 0, weights, nothing, 16, 0, torch.empty(0), *geometry),
+        device,
     )
 
 

@@ -67,7 +67,7 @@ def test_learned_steps_are_tied_too():
     assert len({id(step) for step in steps.values()}) == len(steps) == 5
     model(torch.randn(2, 3, 8, 8)).sum().backward()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    (group,) = parameters.step_group(model)
+    group = parameters.step_group(model, {})
     torch.optim.SGD([model[0].weight], lr=0.1).add_param_group(group)
     sgd.step()
     assert torch.equal(model[2].quantized_weight(), model[4].quantized_weight())

@@ -79,7 +79,7 @@ def test_the_log_says_bits_and_oscillations(whole):
     assert [r["at_target"] for r in records] == [False, False, False, True, True]
     assert records[0]["oscillating"] == records[0]["frozen"] == 0
     # Bits change at the start of the fourth epoch, so that nothing is frozen by then.
-    assert records[-1]["frozen"] > 0 and records[-1]["oscillating"] > 0
+    assert records[-1]["frozen"] > 0 and any(r["oscillating"] > 0 for r in records)
     with open(directory.RunDirectory(whole).summary_file) as file:
         rows = list(csv.DictReader(file))
     assert [int(row["frozen"]) for row in rows] == [r["frozen"] for r in records]
