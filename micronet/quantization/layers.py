@@ -94,7 +94,11 @@ class QuantizedLayer(nn.Module, ABC):
 
     def _codes(self, x: Tensor) -> kernels.QuantizedInput | None:
         assert self.input_quantizer is not None
-        return self.input_quantizer.codes(x)
+        return self.input_quantizer.codes(self._images(x), x.shape[1:].numel())
+
+    def _images(self, x: Tensor) -> Tensor:
+        """Return what is rounded of an input: all of it, with its border where it has one."""
+        return x
 
     def _quantized_weights(self) -> kernels.QuantizedWeights:
         if self.weight_step is None:
@@ -224,8 +228,7 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
             # torch refuses it, in its own words.
             return self.convolve(x, self.weight)
         if self.is_exact:
-            images = self.bordered(x)
-            codes = self._codes(images)
+            codes = self._codes(x)
             if codes is not None:
                 call = self._call(codes.size[2:])
                 rounding = self._quantized_weights()
@@ -237,6 +240,9 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
             return self.evaluate(x, weight)
         images = self.bordered(x)
         return self._integer_sums(images, weight, self._call(images.shape[-2:]))
+
+    def _images(self, x: Tensor) -> Tensor:
+        return self.bordered(x)
 
     def _call(self, size: torch.Size) -> kernels.ConvCall:
         return kernels.ConvCall(self.activation_levels, self.weight_levels, *self.geometry(size))

@@ -27,11 +27,13 @@ class InputQuantizer(nn.Module, ABC):
         """The scale S of frozen values ``i / S``, a scalar."""
 
     @abstractmethod
-    def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+    def codes(self, x: Tensor, features: int) -> kernels.QuantizedInput | None:
         """Return the codes of images ``x`` (batch, channels, height, width).
 
-        None where the quantizer is frozen and a value is not finite, for which there is no code; in
-        training such a value makes every value NaN, and with it all that follows.
+        One sample of the input that they come from has as many ``features``; a border adds to the
+        images, not to the input. None where the quantizer is frozen and a value is not finite, for
+        which there is no code; in training such a value makes every value NaN, and with it all that
+        follows.
         """
 
     @abstractmethod
@@ -89,7 +91,7 @@ class ActivationQuantizer(InputQuantizer):
             self._require_range(x)
         return kernels.fake_quant_per_tensor(x, self.range, self.levels)
 
-    def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+    def codes(self, x: Tensor, features: int) -> kernels.QuantizedInput | None:
         """Return the codes of images; see ``InputQuantizer.codes``."""
         if self.training:
             self._follow(x)

@@ -55,7 +55,7 @@ class LearnedActivationQuantizer(InputQuantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized values of ``x`` (batch, ...)."""
         self._start_once(x)
-        zero, learned = self.whole_zero_point(), self._learned(x)
+        zero, learned = self.whole_zero_point(), self._learned(_features(x))
         y = kernels.fake_quant_learned_step(
             x, self.step_size, zero, self.levels, gradient_scale=learned.gradient_scale
         )
@@ -67,19 +67,19 @@ class LearnedActivationQuantizer(InputQuantizer):
         moved = (self.offset - self.offset.detach()) * learned.offset_scale
         return y + torch.where(beyond, moved, 0.0).to(y.dtype)
 
-    def codes(self, x: Tensor) -> kernels.QuantizedInput | None:
+    def codes(self, x: Tensor, features: int) -> kernels.QuantizedInput | None:
         """Return the codes of images; see ``InputQuantizer.codes``."""
         self._start_once(x)
         if not self.training and not kernels.is_finite(x):
             return None
         return kernels.quantize_input_by_step(
-            x, self.whole_zero_point(), self.levels, self._learned(x)
+            x, self.whole_zero_point(), self.levels, self._learned(features)
         )
 
-    def _learned(self, x: Tensor) -> kernels.Learned:
-        """The parameters, and the scales of their gradients for an input like ``x``."""
+    def _learned(self, features: Any) -> kernels.Learned:
+        """The parameters, and the scales of their gradients for an input of so many features."""
         largest = 1 if self._largest is None else self._largest
-        features, factor = _features(x), step_factor(self.start_levels, self.levels)
+        factor = step_factor(self.start_levels, self.levels)
         # Values, and so offsets, reach as far at any number of levels; an offset of an input that
         # was never negative stays.
         of_offset = gradient_scale(features, largest) if largest < self.levels - 1 else 0.0
