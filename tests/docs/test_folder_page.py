@@ -79,15 +79,18 @@ def test_the_program_is_short_and_needs_no_torch():
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("step", ["range", "learned"])
+@pytest.mark.parametrize("step", ["range", "learned", "symmetric"])
 @pytest.mark.parametrize("bits", [1, 1.6, 2.4, 3, 4, 5.5, 7.9, 8])
 def test_the_program_gives_the_weights_of_the_layers(bits, step, pruned, tmp_path):
-    if step == "learned":
+    symmetric, step = step == "symmetric", "range" if step == "symmetric" else step
+    if step == "learned" or symmetric:
         bits = max(bits, 1.6)
     model = Net()
     if pruned:
         micronet.prune_(model, 0.6)
-    plan = dict.fromkeys(architectures.layers(model), LayerBits(bits, 4, weight_step=step))
+    plan = dict.fromkeys(
+        architectures.layers(model), LayerBits(bits, 4, weight_step=step, symmetric=symmetric)
+    )
     if pruned:
         plan["first"] = LayerBits(None, None)
     convert_(model, plan)
