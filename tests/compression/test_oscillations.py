@@ -1,7 +1,5 @@
 """Weights that turn between two levels are counted, frozen and dampened as the definition says."""
 
-import io
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,7 @@ from torch import nn
 
 import micronet
 import micronet_kernels as kernels
-from compressed import epoch_of, oscillating, same, small, states
+from compressed import epoch_of, oscillating, same, small, states, trained
 from micronet.compression.oscillations.following import Oscillations
 from micronet.compression.oscillations.weight_grid import weight_grid
 from micronet.models.shared_layers import owners
@@ -237,14 +235,7 @@ def test_a_loop_that_leaves_the_loss_out_is_told(batches):
 def test_a_loop_goes_on_from_its_state_bit_for_bit(step, stopped, batches):
     settings = {"momentum": 0.1, "freeze": [0.05, 0.02], "train": {"model_ema": 0.9}}
     model, compression, optimizer = begun(step, **settings)
-    for epoch in range(6):
-        if epoch == stopped:
-            kept = io.BytesIO()
-            parts = {"model": model, "compression": compression, "optimizer": optimizer}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, kept)
-        epoch_of(model, compression, optimizer, batches, epoch)
-    kept.seek(0)
-    loaded = torch.load(kept, weights_only=True)
+    loaded = trained(model, compression, optimizer, batches, 6, stopped)
     other, again, later = begun(step, seed=1, **settings)
     again.load_state_dict(loaded["compression"])
     other.load_state_dict(loaded["model"])

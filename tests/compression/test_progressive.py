@@ -1,14 +1,12 @@
 """Layers come down to their precision by stages, and what they learned goes with them."""
 
-import io
-
 import pytest
 import torch
 import yaml
 from torch import nn
 
 import micronet
-from compressed import LEARNED, PRUNE, epoch_of, recipe, same, small, states
+from compressed import LEARNED, PRUNE, epoch_of, recipe, same, small, states, trained
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.precision_change import change_bits_
 from micronet.quantization.quantize import LayerBits, learned_steps
@@ -165,14 +163,7 @@ def test_a_step_before_its_first_batch_is_changed_too():
 def test_a_loop_goes_on_from_its_state_bit_for_bit(step, stopped, batches):
     made = plan(step, oscillations={"momentum": 0.1, "freeze": 0.05})
     model, compression, optimizer = begun(made)
-    for epoch in range(6):
-        if epoch == stopped:
-            kept = io.BytesIO()
-            parts = {"model": model, "compression": compression, "optimizer": optimizer}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, kept)
-        epoch_of(model, compression, optimizer, batches, epoch)
-    kept.seek(0)
-    loaded = torch.load(kept, weights_only=True)
+    loaded = trained(model, compression, optimizer, batches, 6, stopped)
     other = small(1)
     again = micronet.compress(other, made)
     again.load_state_dict(loaded["compression"])

@@ -1,13 +1,11 @@
 """A loop goes on from its state, and from no other's."""
 
-import io
-
 import pytest
 import torch
 from torch import nn
 
 import micronet
-from compressed import BOTH, PRUNE, epoch_of, recipe, same, small, states
+from compressed import BOTH, PRUNE, epoch_of, recipe, same, small, states, trained
 from micronet.quantization import quantize
 from micronet.utils.errors import UserError
 
@@ -31,14 +29,7 @@ def test_a_loop_goes_on_from_its_state_bit_for_bit(step, stopped, batches):
 
     model, compression = begin(0)
     optimizer = optimizer_of(compression)
-    for epoch in range(4):
-        if epoch == stopped:
-            kept = io.BytesIO()
-            parts = {"model": model, "compression": compression, "optimizer": optimizer}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, kept)
-        epoch_of(model, compression, optimizer, batches, epoch)
-    kept.seek(0)
-    loaded = torch.load(kept, weights_only=True)
+    loaded = trained(model, compression, optimizer, batches, 4, stopped)
     other, again = begin(1)
     again.load_state_dict(loaded["compression"])
     other.load_state_dict(loaded["model"])

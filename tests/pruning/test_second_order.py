@@ -1,6 +1,5 @@
 """Masks by what the loss would lose: ranked as a plain loop ranks, and from every gradient."""
 
-import io
 import signal
 
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 
 import micronet
 import micronet_kernels as kernels
-from compressed import epoch_of, recipe, same, small, states
+from compressed import epoch_of, recipe, same, small, states, trained
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.pruning.curvature import DECAY, Curvature
@@ -177,14 +176,7 @@ def test_a_loop_goes_on_from_its_state_bit_for_bit(stopped, quantized, batches):
 
     model, compression = begin(0)
     optimizer = torch.optim.AdamW(compression.parameter_groups(), lr=0.01)
-    for epoch in range(5):
-        if epoch == stopped:
-            kept = io.BytesIO()
-            parts = {"model": model, "compression": compression, "optimizer": optimizer}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, kept)
-        epoch_of(model, compression, optimizer, batches, epoch)
-    kept.seek(0)
-    loaded = torch.load(kept, weights_only=True)
+    loaded = trained(model, compression, optimizer, batches, 5, stopped)
     assert len(loaded["compression"]["curvature"]) == 2
     other, again = begin(1)
     again.load_state_dict(loaded["compression"])

@@ -1,5 +1,7 @@
 """A small network, recipes and an epoch, as a loop of somebody's own has them."""
 
+import io
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,6 +50,18 @@ def epoch_of(model, compression, optimizer, batches, number):
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
         compression.step()
+
+
+def trained(model, compression, optimizer, batches, epochs, stopped):
+    """Train for some epochs; return the states before one of them, as a file gives them back."""
+    kept = io.BytesIO()
+    for epoch in range(epochs):
+        if epoch == stopped:
+            parts = {"model": model, "compression": compression, "optimizer": optimizer}
+            torch.save({name: part.state_dict() for name, part in parts.items()}, kept)
+        epoch_of(model, compression, optimizer, batches, epoch)
+    kept.seek(0)
+    return torch.load(kept, weights_only=True)
 
 
 def states(model, compression):
