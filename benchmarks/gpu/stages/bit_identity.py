@@ -236,7 +236,7 @@ def layer_values(here: nn.Module, there: nn.Module, batch: Tensor, device: str) 
 
 def codes_and_sums(layer: QuantizedConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the packed codes of a layer's input, and the integers that it sums them to."""
-    codes = layer.input_quantizer.codes(layer.bordered(x))
+    codes = layer.input_quantizer.codes(layer.bordered(x), x.shape[1:].numel())
     call = kernels.ConvCall(
         layer.activation_levels, layer.weight_levels, *layer.geometry(codes.size[2:])
     )
