@@ -13,7 +13,8 @@ setup: .venv/.built
 	  || { echo "micronet needs Python 3.11 or newer, $(PYTHON) is older"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $$(grep -E '^(pip|setuptools|wheel)==' constraints.txt)
-	$(BIN)/python -m pip install -q --no-build-isolation -r constraints.txt
+	# Python compiles the modules that it imports; pip would compile the thousands that nobody does.
+	$(BIN)/python -m pip install -q --no-compile --no-build-isolation -r constraints.txt
 	@touch $@
 
 .venv/.built: .venv/.packages setup.py pyproject.toml CMakeLists.txt $(SOURCES)

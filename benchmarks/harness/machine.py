@@ -27,7 +27,7 @@ def describe() -> dict[str, str]:
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),
         "torchao": _version("torchao"),
-        "micronet": _revision(),
+        "micronet": revision(),
     }
 
 
@@ -96,7 +96,7 @@ def _compiler() -> str:
     return said.stdout.partition("\n")[0]
 
 
-def _revision() -> str:
+def revision() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     return said.stdout.strip() or "not a git checkout"

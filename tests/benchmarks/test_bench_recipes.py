@@ -21,8 +21,8 @@ def images(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("images"), 32)
 
 
-def command(images, work, *only, qat=1):
-    network = ["--networks", "resnet20", "--seeds", "0", "--threads", "1"]
+def command(images, work, *only, qat=1, seed=0):
+    network = ["--networks", "resnet20", "--seeds", str(seed), "--threads", "1"]
     epochs = ["--epochs-fit", "1", "--epochs-prune", "1", "--epochs-qat", str(qat)]
     folders = ["--data", str(images), "--work", str(work), "--results", str(work)]
     return [*network, *epochs, *folders, *(["--only", *only] if only else [])]
@@ -57,6 +57,25 @@ def test_trains_what_is_asked_for_once_and_says_why_the_rest_is_not(images, tmp_
     assert result(tmp_path)["range"] == runs["range"]
     assert main(command(images, tmp_path, "range", qat=2)) == 2
     assert "was begun with" in capsys.readouterr().err
+
+
+def test_a_table_grows_by_seeds(images, tmp_path):
+    assert main(command(images, tmp_path, "range")) == 0
+    other = ["--work", str(tmp_path / "another"), "--hours", "0"]
+    first = result(tmp_path)
+    # One that trains nothing takes nothing away.
+    assert main([*command(images, tmp_path, "range"), *other]) == 0
+    assert result(tmp_path) == first
+    assert main([*command(images, tmp_path, "sparse", seed=1), "--work", str(tmp_path / "b")]) == 0
+    record = json.loads((tmp_path / "recipes_cifar10.json").read_text())
+    cases = [(run["seed"], run["variant"]) for run in record["runs"]]
+    assert cases == [(0, "dense"), (0, "sparse"), (0, "range"), (1, "dense"), (1, "sparse")]
+    assert [row["seeds"] for row in record["rows"]] == [2, 2, 1]
+    assert all(run["revision"] for run in record["runs"])
+    # Other epochs are another table.
+    longer = command(images, tmp_path, "sparse", qat=2)
+    assert main([*longer, "--work", str(tmp_path / "c")]) == 0
+    assert list(result(tmp_path)) == ["dense", "sparse"]
 
 
 def test_goes_on_where_a_training_was_interrupted(images, tmp_path, capsys, monkeypatch):
@@ -106,7 +125,7 @@ def test_bits_fall_to_four_in_the_first_half(epochs):
 
 def test_means_deviations_and_differences_are_over_seeds():
     def outcome(correct):
-        return Result(correct, 100, 0.6, "4/4", 1, 2.0, 0.1)
+        return Result(correct, 100, 0.6, "4/4", 1, 2.0, 0.1, "abc")
 
     found = {
         Case("net", 0, "dense"): outcome(90),

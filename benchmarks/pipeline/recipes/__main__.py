@@ -2,7 +2,8 @@
 
 One dense start for each network and seed; pruned ones from it, and from those many with 4-bit
 weights and inputs, each by another recipe. A call does as many trainings as its hours allow, and
-the next one goes on. Writes a table and ends with one RESULT line.
+the next one goes on. The table keeps what another call, with other seeds or networks and the same
+epochs, has found. Ends with one RESULT line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from benchmarks.harness import machine, report
 from benchmarks.harness.machine import ROOT
 from benchmarks.pipeline import accuracy
 from benchmarks.pipeline.recipes.report import markdown, rows
-from benchmarks.pipeline.recipes.runs import Comparison, Stop
+from benchmarks.pipeline.recipes.runs import Comparison, Stop, plain, published, together
 from benchmarks.pipeline.recipes.variants import Epochs, table
 from micronet.utils.errors import reports_user_errors
 
@@ -58,18 +59,15 @@ def main(argv: list[str] | None = None) -> int:
         found = comparison.run_all(args.networks, args.seeds, args.only)
     except Stop as stop:
         return stop.code
+    found = together(published(args.results / f"{STEM}.json", epochs), found)
     lines = rows(found)
     facts = machine.describe()
-    runs = [{**case._asdict(), **_plain(outcome)} for case, outcome in found.items()]
+    runs = [{**case._asdict(), **plain(outcome)} for case, outcome in found.items()]
     record = {"epochs": asdict(epochs), "rows": [asdict(row) for row in lines], "runs": runs}
     summary = {f"{row.network} {row.variant}": row.top1 for row in lines}
     text = markdown(lines, epochs, facts)
     report.publish(args.results, STEM, text, {**record, "machine": facts}, summary)
     return 0
-
-
-def _plain(outcome: object) -> dict[str, object]:
-    return {"not_run": str(outcome)} if isinstance(outcome, str) else vars(outcome)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from benchmarks.harness import machine
 from benchmarks.pipeline.recipes.variants import DENSE, Epochs, Variant, table
 from micronet.cli import pipeline, train_main
 from micronet.recipe.reader import Recipe
@@ -40,6 +41,7 @@ class Result:
     epochs: int
     minutes: float
     score: float
+    revision: str
 
     @property
     def top1(self) -> float:
@@ -162,6 +164,34 @@ class Comparison:
         return [*source, "--teacher", self._folder(case._replace(variant=DENSE))]
 
 
+def plain(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as JSON holds it."""
+    return {"not_run": str(outcome)} if isinstance(outcome, NotRun) else asdict(outcome)
+
+
+def published(path: Path, epochs: Epochs) -> dict[Case, Outcome]:
+    """Return the results in an earlier table; none where it has other epochs, or there is none."""
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    if record["epochs"] != asdict(epochs):
+        return {}
+    runs = [run for run in record["runs"] if "not_run" not in run]
+    cases = [Case(*(run.pop(name) for name in Case._fields)) for run in runs]
+    return {case: Result(**run) for case, run in zip(cases, runs, strict=True)}
+
+
+def together(earlier: Mapping[Case, Outcome], found: Mapping[Case, Outcome]) -> dict[Case, Outcome]:
+    """Return what is known of every training: the later result, but a reason for none last."""
+    known = {**earlier, **{case: r for case, r in found.items() if isinstance(r, Result)}}
+    everything = {**found, **known}
+    order = list(table(Epochs(1, 1, 1)))
+    by_table = sorted(
+        everything, key=lambda case: (case.network, case.seed, order.index(case.variant))
+    )
+    return {case: everything[case] for case in by_table}
+
+
 def _with_starts(variants: Mapping[str, Variant], names: list[str]) -> list[str]:
     """Return variants and all that they start from, in the order of the table."""
     wanted = set()
@@ -194,4 +224,5 @@ def _result(run: Path) -> Result:
         epochs=found.epochs,
         minutes=found.minutes,
         score=float(found.score.score),
+        revision=machine.revision(),
     )
