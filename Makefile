@@ -7,13 +7,13 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 setup: .venv/.built
 
+# Python compiles the modules that it imports; pip would compile the thousands that nobody does.
 .venv/.packages: constraints.txt
 	@test -n "$(PYTHON)" || { echo "micronet needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "micronet needs Python 3.11 or newer, $(PYTHON) is older"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $$(grep -E '^(pip|setuptools|wheel)==' constraints.txt)
-	# Python compiles the modules that it imports; pip would compile the thousands that nobody does.
 	$(BIN)/python -m pip install -q --no-compile --no-build-isolation -r constraints.txt
 	@touch $@
 
