@@ -30,6 +30,7 @@ class ImageQuantizer(InputQuantizer):
 
     mean: Tensor
     deviation: Tensor
+    factors: Tensor
     range: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -44,6 +45,9 @@ class ImageQuantizer(InputQuantizer):
         for name, row in (("mean", mean), ("deviation", std)):
             values = _WHITE * torch.tensor(row, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, values, persistent=False)
+        # By which weights of each channel [C] are multiplied.
+        factors = torch.tensor(std, dtype=torch.float32)
+        self.register_buffer("factors", factors.amax() / factors, persistent=False)
         ends = torch.stack([torch.zeros_like(self.largest), _WHITE / self.largest])
         self.register_buffer("range", ends, persistent=False)
 
@@ -51,11 +55,6 @@ class ImageQuantizer(InputQuantizer):
     def largest(self) -> Tensor:
         """The largest deviation in grey values, a scalar."""
         return self.deviation.amax()
-
-    @property
-    def factors(self) -> Tensor:
-        """By which weights of each channel [C] are multiplied: the largest deviation over its."""
-        return (self.largest / self.deviation).flatten()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the values ``p / S`` of images ``x`` (..., channels, height, width)."""
