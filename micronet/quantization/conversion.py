@@ -112,7 +112,7 @@ def as_text(rows: Sequence[LayerReport]) -> str:
         lines.append(f"  {arithmetic}, {reason}{_levels(alike)}: {names}")
     readers = ", ".join(row.layer for row in rows if row.input_step == IMAGE)
     if readers:
-        lines.append(f"  images are read as their own grey values, normalized in the layer: {readers}")
+        lines.append(f"  images are read as grey values, normalized in the layer: {readers}")
     return "\n".join([*lines, f"  {BETWEEN}"])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import micronet_kernels as kernels
 from micronet.quantization.quantizers.images import GREY_BITS, moments_problem
@@ -18,8 +20,9 @@ class LayerBits:
     ``offset``, and starts from the mean magnitude, the range or the least square error of the
     first batch. An ``activation_step`` of "image" is that of the grey values of images, of 8 bits,
     which are normalized by ``image_mean`` and ``image_std``, one number for each channel; both are
-    None where only the precision matters, as in a plan that is scored. ``left_because`` says why a layer is in float that a recipe's defaults would
-    quantize; it is a remark, by which two precisions do not differ.
+    None where only the precision matters, as in a plan that is scored. ``left_because`` says why a
+    layer is in float that a recipe's defaults would quantize; it is a remark, by which two
+    precisions do not differ.
 
     Raises:
         ValueError: a step is neither, or a number is none that an operand can be rounded by.
@@ -65,24 +68,30 @@ class LayerBits:
             raise ValueError("offset is of a learned activation_step")
 
     def _check_image(self) -> None:
-        moments = self.image_mean, self.image_std
+        mean, std = self.image_mean, self.image_std
         if not self.reads_image:
-            if moments != (None, None):
+            if mean is not None or std is not None:
                 raise ValueError(f"image_mean and image_std are of an activation_step {IMAGE!r}")
             return
         if self.activation_bits != GREY_BITS or self.weight_bits is None:
             raise ValueError(
                 f"an activation_step {IMAGE!r} is of {GREY_BITS} bits, and of quantized weights"
             )
-        if (moments[0] is None) != (moments[1] is None):
+        if (mean is None) != (std is None):
             raise ValueError("image_mean and image_std belong together")
-        if moments[0] is not None and moments[1] is not None:
-            # As JSON has them.
-            mean, std = (tuple(map(float, row)) for row in moments)
-            object.__setattr__(self, "image_mean", mean)
-            object.__setattr__(self, "image_std", std)
-            if problem := moments_problem(mean, std):
-                raise ValueError(problem)
+        if mean is None or std is None:
+            return
+        # Lists in JSON.
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))
+        object.__setattr__(self, "image_mean", mean)
+        object.__setattr__(self, "image_std", std)
+        if problem := moments_problem(mean, std):
+            raise ValueError(problem)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the fields, with lists for tuples as JSON has them."""
+        fields = dataclasses.asdict(self).items()
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in fields}
 
     @property
     def reads_image(self) -> bool:

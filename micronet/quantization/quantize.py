@@ -222,13 +222,7 @@ def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def bits_to_dict(bits: Mapping[str, LayerBits]) -> dict[str, dict[str, Any]]:
     """Turn a plan into plain data for a checkpoint's header."""
-    return {name: _plain(layer) for name, layer in bits.items()}
-
-
-def _plain(bits: LayerBits) -> dict[str, Any]:
-    """Return the fields of a precision, with lists as JSON has them."""
-    fields = dataclasses.asdict(bits).items()
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields}
+    return {name: layer.to_plain() for name, layer in bits.items()}
 
 
 def bits_from_dict(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, LayerBits]:

@@ -1,4 +1,4 @@
-"""What a ``quantize`` section may say of oscillations, stages and images: keys, and what is wrong."""
+"""What a ``quantize`` section may say of oscillations, stages and images, as keys and problems."""
 
 from __future__ import annotations
 

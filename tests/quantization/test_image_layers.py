@@ -151,9 +151,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("statistics", [CIFAR_STATISTICS, IMAGENET_STATISTICS, HALVES])
-def test_training_and_evaluation_compute_the_definition_to_the_bit(
-    backend, rng, kind, statistics
-):
+def test_training_and_evaluation_compute_the_definition_to_the_bit(backend, rng, kind, statistics):
     options, padding = LAYERS["strided with a bias"]
     layer = converted(nn.Conv2d(3, 8, **options), bits_of(statistics, **WEIGHTS[kind]))
     grey = torch.randint(0, 256, (2, 3, 11, 9), generator=rng)
@@ -259,7 +257,8 @@ def test_gradients_are_those_that_go_past_the_rounding(rng, kind):
     step = layer.weight_step
     step = None if step is None else step.detach().double().requires_grad_()
     straight_through(layer, *wide, step).backward(grad.double())
-    pairs = dict(zip(("x", "weight", "bias"), zip((x, layer.weight, layer.bias), wide), strict=True))
+    own = x, layer.weight, layer.bias
+    pairs = {name: (own[i], wide[i]) for i, name in enumerate(("x", "weight", "bias"))}
     if step is not None:
         step.grad *= layer._step_gradient_scale()
         pairs["step"] = layer.weight_step, step
@@ -296,7 +295,9 @@ def test_a_normalization_behind_it_sees_the_values_and_is_folded_in_evaluation(r
     assert torch.allclose(variance, norm.running_var, rtol=1e3 * EPSILON, atol=0)
     # Evaluation by the stated order: one fused multiply-add over the integers.
     model.eval()
-    sums, _ = defined(model[0], torch.round(x * model[0].input_quantizer.deviation + model[0].input_quantizer.mean), (1, 1, 1, 1))
+    quantizer = model[0].input_quantizer
+    grey = torch.round(x * quantizer.deviation + quantizer.mean)
+    sums, _ = defined(model[0], grey, (1, 1, 1, 1))
     with torch.no_grad():
         hidden = model[:2](x)
     folded = hidden.block()

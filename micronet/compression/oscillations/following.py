@@ -182,7 +182,7 @@ class Oscillations:
         frozen.logical_or_((self._kept["frequency"] > threshold) & is_inner)
         held = torch.clamp(whole / scale, low, high)
         if self._factors is not None:
-            held = held / self._factors
+            held = _unscaled(held, self._factors, low, high)
         self._write(torch.where(frozen, held, weights))
         integer = self._kept["integer"]
         integer.copy_(torch.where(frozen, whole, integer))
@@ -271,3 +271,11 @@ def _between(value: float | tuple[float, ...], share: float) -> float:
         first, last = value
         return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
     return value
+
+
+def _unscaled(held: Tensor, factors: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return weights that are ``held`` times their factors, but for rounding within the ends."""
+    weights = held / factors
+    scaled = weights * factors
+    beyond = (scaled < low) | (scaled > high)
+    return torch.where(beyond, torch.nextafter(weights, torch.zeros_like(weights)), weights)

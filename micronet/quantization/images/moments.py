@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import nn
 
 from micronet.data.preprocessing import Statistics
@@ -40,17 +41,20 @@ def with_moments(
     for name, own in bits.items():
         if not own.reads_image:
             continue
-        mean, std = moments or next(_moments({name: earlier.get(name)}), (None, None))
-        if mean is None or std is None:
+        known = next(_moments({name: earlier.get(name)}), None)
+        # What is the same in float32 is the same.
+        given = known if moments is None or _are_same(known, moments) else moments
+        if given is None:
             raise UserError(
                 f"{where}layer {name!r} is to read grey values, but how its images are normalized "
                 "is not known: give their mean and std"
             )
+        mean, std = given
         channels = getattr(layers[name], "in_channels", None)
         if channels != len(mean):
             raise UserError(
-                f"{where}layer {name!r} has {channels} input channels, but images have {len(mean)}: "
-                f"step {IMAGE} is of the layer that reads them"
+                f"{where}layer {name!r} has {channels} input channels, but images have "
+                f"{len(mean)}: step {IMAGE} is of the layer that reads them"
             )
         try:
             found[name] = dataclasses.replace(own, image_mean=mean, image_std=std)
@@ -63,6 +67,14 @@ def _moments(bits: Mapping[str, LayerBits | None]) -> Iterator[Statistics]:
     for own in bits.values():
         if own is not None and own.image_mean is not None and own.image_std is not None:
             yield own.image_mean, own.image_std
+
+
+def _are_same(first: Statistics | None, second: Statistics) -> bool:
+    """Whether two normalizations are the same numbers in float32, in which layers have them."""
+    if first is None or any(len(a) != len(b) for a, b in zip(first, second, strict=True)):
+        return False
+    one, other = (torch.tensor([*mean, *std], dtype=torch.float32) for mean, std in (first, second))
+    return torch.equal(one, other)
 
 
 def moments_of(bits: Mapping[str, LayerBits]) -> Statistics | None:
@@ -82,7 +94,7 @@ def check_moments(bits: Mapping[str, LayerBits], moments: Statistics | None, wha
         UserError: they are not.
     """
     own = moments_of(bits)
-    if own is not None and moments is not None and own != moments:
+    if own is not None and moments is not None and not _are_same(own, moments):
         raise UserError(
             f"{what}: the first layer reads images of mean {list(own[0])} and std {list(own[1])}, "
             f"but these are normalized by {list(moments[0])} and {list(moments[1])}"

@@ -54,9 +54,7 @@ class Change:
 def _with_inputs(bits: LayerBits, inputs: float) -> LayerBits:
     """Return the precision with other bits of the input, which an image has no more then."""
     if bits.reads_image and inputs != bits.activation_bits:
-        bits = dataclasses.replace(
-            bits, activation_step="range", image_mean=None, image_std=None
-        )
+        bits = dataclasses.replace(bits, activation_step="range", image_mean=None, image_std=None)
     return dataclasses.replace(bits, activation_bits=inputs)
 
 
