@@ -72,15 +72,16 @@ class ImageQuantizer(InputQuantizer):
         return kernels.quantize_input(rounded, self.range, self.levels)
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """Return whole grey values, in the unit of the range, as yet held to nothing."""
+        """Return whole grey values, in the unit of the range, as yet held to nothing.
+
+        White is the end of the range to the bit, so that it lies inside.
+        """
         grey = x.float() * self.deviation
         if kernels.is_eager(x) and not grey.requires_grad:
-            grey = grey.add_(self.mean).round_()
-        else:
-            grey = grey + self.mean
-            # The difference and the sum are exact, and the gradient is that of ``grey``.
-            grey = grey + (torch.round(grey) - grey).detach()
-        # White is the end of the range to the bit, so that it lies inside.
+            return grey.add_(self.mean).round_().div_(_WHITE).mul_(self.range[1])
+        grey = grey + self.mean
+        # The difference and the sum are exact, and the gradient is that of ``grey``.
+        grey = grey + (torch.round(grey) - grey).detach()
         return grey / _WHITE * self.range[1]
 
     @property
