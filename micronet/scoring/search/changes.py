@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantize import LayerBits
 from micronet.recipe.schema import MOST_BITS
 from micronet.scoring.network.layer_facts import LayerFacts, spread
 from micronet.scoring.network.scored_network import ScoredNetwork
