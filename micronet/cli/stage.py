@@ -14,9 +14,10 @@ from micronet.cli.options import TrainOptions
 from micronet.compression import plan
 from micronet.data.datasets import Data
 from micronet.data.device_decoding import can_decode
-from micronet.data.preprocessing import Preprocessing, of_record
+from micronet.data.preprocessing import Preprocessing, Statistics, of_record
 from micronet.models import architectures
 from micronet.quantization import quantize
+from micronet.quantization.images.moments import check_moments
 from micronet.recipe.reader import (
     DistillSection,
     Recipe,
@@ -204,7 +205,12 @@ def resumed_config(options: TrainOptions, run: RunDirectory) -> RunConfig:
 
 
 def resolve(
-    config: RunConfig, model: nn.Module, origin: LoadedRun | None, *, goes_on: bool = False
+    config: RunConfig,
+    model: nn.Module,
+    origin: LoadedRun | None,
+    *,
+    goes_on: bool = False,
+    moments: Statistics | None = None,
 ) -> TrainingPlan:
     """Hold a recipe's names and epochs to the network.
 
@@ -213,13 +219,14 @@ def resolve(
         model: the network.
         origin: what the run starts from.
         goes_on: whether that is its own checkpoint.
+        moments: mean and standard deviation by which images are normalized.
 
     Raises:
         UserError: a name is no layer, or training ends before the recipe reaches its target.
     """
     recipe = config.recipe
     earlier = quantize.bits_from_dict(origin.meta["bits"]) if origin else {}
-    compression = plan.resolve(model, recipe, earlier, goes_on=goes_on)
+    compression = plan.resolve(model, recipe, earlier, goes_on=goes_on, moments=moments)
     return TrainingPlan(config.stage, train_section(config), compression, recipe.augment)
 
 
@@ -248,8 +255,11 @@ def check_data(meta: Mapping[str, Any], name: str, data: Data) -> None:
     """Hold the data to what a checkpoint's header says of its network.
 
     Raises:
-        UserError: it has other classes or channels.
+        UserError: it has other classes or channels, or its images are normalized otherwise than a
+            layer takes for granted that reads their grey values.
     """
     for key, have in (("num_classes", data.num_classes), ("channels", data.channels)):
         if meta[key] != have:
             raise UserError(f"data {data.name!r} has {key} {have}, {name!r} has {meta[key]}")
+    bits = quantize.bits_from_dict(meta["bits"])
+    check_moments(bits, data.statistics, f"data {data.name!r} of {name!r}")

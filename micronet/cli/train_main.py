@@ -95,7 +95,7 @@ def run_stage(options: TrainOptions) -> int:
     config, model, masks = _starting_network(config, data, origin)
     if origin is not None:
         stage.check_data(origin.meta, str(origin.path), data)
-    plan = stage.resolve(config, model, origin, goes_on=goes_on)
+    plan = stage.resolve(config, model, origin, goes_on=goes_on, moments=data.statistics)
     for note in (*config.recipe.notes, *data.notes):
         print(f"note: {note}")
     teacher = _teacher(plan, data)

@@ -57,9 +57,13 @@ def calibrate_(
             f"method {method!r} is none of calibrate_: {known}{nearest(method, METHODS)}"
         )
     check_several(batches, "calibrate_")
-    layers = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
-    if not layers:
+    found = {n: m for n, m in quantized_layers(model) if m.input_quantizer is not None}
+    if not found:
         raise UserError("calibrate_ finds no layer with a quantized input: call quantize_ first")
+    # The levels of an image are what they are.
+    layers = {n: m for n, m in found.items() if not m.bits.reads_image}
+    if not layers:
+        return
     call = forward or (lambda batch: called(model, batch))
     with evaluation_mode(model), _observed(layers) as observers:
         for batch in batches:
@@ -169,7 +173,7 @@ def _choose_weight_steps(layer: QuantizedLayer) -> None:
     """Give learned steps of weights the values of least square error, channel by channel."""
     if layer.weight_step is None:
         return
-    weight = layer.weight.detach().flatten(1)
+    weight = layer.scaled_weight().detach().flatten(1)
     started = layer.weight_step.detach().clone()
     largest = weight.abs().amax(1) / max(layer.weight_levels // 2, 1)
     best, least = started, torch.full_like(started, torch.inf)

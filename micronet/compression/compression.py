@@ -23,6 +23,7 @@ from micronet.compression.state import CompressionState
 from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, precision_change, quantize, weight_uses
+from micronet.quantization.images.inputs import watch_inputs
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import Recipe, TrainSection
@@ -137,6 +138,7 @@ class Compression(TrainedParameters):
         if set(quantized_layers(self.model)) > already:
             if self.watches_uses:
                 weight_uses.watch_first_call(self.model, self.plan.rounded)
+            watch_inputs(self.model)
             self._expect_steps()
         self.average.scale(factors)
         self.oscillations.restart()

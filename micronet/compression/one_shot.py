@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -60,6 +60,8 @@ def quantize_(
     *,
     floats: Iterable[str] = (),
     overrides: Iterable[QuantizeOverride] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Compression:
     """Put quantized layers in place of convolutions and linear layers; parameters stay the same.
 
@@ -72,6 +74,8 @@ def quantize_(
         activations: bits of a layer's input, likewise.
         floats: patterns of the names of layers that stay in float.
         overrides: layers whose precision differs, as in a recipe.
+        mean: by which images are normalized, as in ``compress``.
+        std: the standard deviation that goes with it.
 
     Returns:
         What a training loop calls, whose ``report`` says what became of each layer.
@@ -86,7 +90,7 @@ def quantize_(
         _precision("activations", ActivationPrecision, activations),
         (*kept, *overrides),
     )
-    return _begun(model, Recipe(quantize=section))
+    return _begun(model, Recipe(quantize=section), mean=mean, std=std)
 
 
 def _patterns(name: str, patterns: Iterable[str]) -> tuple[str, ...]:
@@ -108,7 +112,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _begun(model: nn.Module, recipe: Recipe) -> Compression:
-    compression = compress(model, recipe)
+def _begun(model: nn.Module, recipe: Recipe, **images: Any) -> Compression:
+    compression = compress(model, recipe, **images)
     compression.begin_epoch(0)
     return compression

@@ -9,8 +9,10 @@ from torch import nn
 
 from micronet.compression import features
 from micronet.compression.features import FeaturePlan
+from micronet.data.preprocessing import Statistics
 from micronet.pruning import prune
 from micronet.quantization import quantize
+from micronet.quantization.images.moments import with_moments
 from micronet.quantization.precision_change import fewest_bits
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import (
@@ -90,6 +92,7 @@ def resolve(
     earlier: Mapping[str, LayerBits] | None = None,
     *,
     goes_on: bool = False,
+    moments: Statistics | None = None,
 ) -> CompressionPlan:
     """Hold a recipe's names and epochs to a network.
 
@@ -98,10 +101,12 @@ def resolve(
         recipe: its numbers are in range.
         earlier: precision by layer of a network that is quantized already.
         goes_on: whether it is in the middle of this recipe, so at the bits of any of its stages.
+        moments: mean and standard deviation by which images are normalized, where they are known.
 
     Raises:
         UserError: a name is no layer, training ends before the recipe reaches its target, the
-            network is quantized at other bits or steps, or a key is of no use for it.
+            network is quantized at other bits or steps, a key is of no use for it, or a layer is
+            to read images of which nothing is known.
     """
     epochs = recipe.train.epochs if recipe.train is not None else None
     plan = CompressionPlan(distill=recipe.distill)
@@ -110,7 +115,8 @@ def resolve(
     if recipe.prune is not None:
         plan = _with_pruning(plan, recipe.prune, recipe.path, model, epochs)
     if recipe.quantize is not None:
-        plan = _with_quantization(plan, recipe, model, epochs)
+        bits = _precision(model, recipe.quantize, recipe.path, moments, earlier or {})
+        plan = _with_quantization(plan, recipe, bits, epochs)
         if not (goes_on and earlier in plan.precisions):
             where = f"{line_of(recipe.path, 'quantize')}: "
             check_kept(plan.precisions[0], earlier or {}, where)
@@ -163,12 +169,23 @@ def _with_pruning(
     return replace(plan, prune=section, prune_groups=groups)
 
 
+def _precision(
+    model: nn.Module,
+    section: QuantizeSection,
+    path: str,
+    moments: Statistics | None,
+    earlier: Mapping[str, LayerBits],
+) -> dict[str, LayerBits]:
+    """Return the precision of every layer, those that read images knowing how these are made."""
+    where = f"{line_of(path, 'quantize')}: "
+    return with_moments(model, quantize.plan(model, section, path), moments, earlier, where)
+
+
 def _with_quantization(
-    plan: CompressionPlan, recipe: Recipe, model: nn.Module, epochs: int | None
+    plan: CompressionPlan, recipe: Recipe, bits: Mapping[str, LayerBits], epochs: int | None
 ) -> CompressionPlan:
     section, path = recipe.quantize, recipe.path
     assert section is not None
-    bits = quantize.plan(model, section, path)
     if epochs is not None and section.start_epoch >= epochs:
         raise UserError(
             f"{line_of(path, 'quantize.start_epoch')}: quantize.start_epoch {section.start_epoch} "

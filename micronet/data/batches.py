@@ -38,6 +38,10 @@ class Images(Protocol):
     labels: Tensor
     policy: Policy | None
 
+    @property
+    def statistics(self) -> Statistics:
+        """Return the mean and the deviation of pixels in [0, 1] that batches are normalized by."""
+
     def batches(self, order: Sequence[Tensor], augment: tuple[int, int] | None) -> Iterator[Batch]:
         """Yield (images float32 (N, 3, H, W) normalized, labels int64 (N,)) per index tensor.
 
@@ -86,7 +90,9 @@ class MemoryImages:
     ) -> None:
         self.pixels, self.labels = pixels, labels
         self.image_size, self.flip = image_size, flip
-        self.statistics = preprocessing.statistics if preprocessing else CIFAR_STATISTICS
+        self.statistics: Statistics = (
+            preprocessing.statistics if preprocessing else CIFAR_STATISTICS
+        )
         self.policy: Policy | None = None
         self.device = torch.device("cpu")
 
@@ -186,6 +192,11 @@ class FileImages:
         self.decode_on_device = False
         self.device = torch.device("cpu")
 
+    @property
+    def statistics(self) -> Statistics:
+        """Return mean and deviation; see ``Images.statistics``."""
+        return self.preprocessing.statistics
+
     def on(self, device: torch.device) -> FileImages:
         """Return the same images, whose batches come on a device; both know what is skipped."""
         moved = copy.copy(self)
@@ -202,7 +213,7 @@ class FileImages:
         files = Files(
             self.files, self.image_size, augment, self.policy, self.preprocessing, encoded=encoded
         )
-        statistics = self.preprocessing.statistics
+        statistics = self.statistics
 
         def put_together(item: tuple[Tensor, Read]) -> Batch:
             return self._batch(files, *item)

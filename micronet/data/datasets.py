@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from micronet.data.batches import Batch, FileImages, Images
-from micronet.data.preprocessing import Preprocessing
+from micronet.data.preprocessing import Preprocessing, Statistics
 from micronet.data.seeds import generator
 from micronet.data.sources import Request, Source, find
 from micronet.data.splits import stratified_split
@@ -46,6 +46,11 @@ class Data:
     def num_classes(self) -> int:
         """Return the number of classes."""
         return len(self.classes)
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Return the mean and the deviation by which images are normalized, where they are."""
+        return next((images.statistics for images, _ in self.parts.values()), None)
 
     @property
     def train_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -43,13 +43,23 @@ class CompressionCallback(Callback):
             learned steps. The loss and the optimizer are the LightningModule's own.
         network: name of the module that is compressed, in the LightningModule, whose layers the
             recipe names; by default the only one that has layers. Empty for the LightningModule.
+        mean: of the channels of pixels in [0, 1], where a layer is to read images; as in
+            ``micronet.compress``.
+        std: the standard deviation that goes with it.
 
     Attributes:
         compression: of the network; None before the first run.
     """
 
-    def __init__(self, recipe: Recipe, network: str | None = None) -> None:
-        self.recipe, self.network = recipe, network
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: str | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self.recipe, self.network, self._moments = recipe, network, (mean, std)
         self.compression: Compression | None = None
         self._running = contextlib.ExitStack()
         self._averaged = contextlib.ExitStack()
@@ -66,7 +76,8 @@ class CompressionCallback(Callback):
         model = pl_module.get_submodule(_network_name(pl_module, self.network))
         begins = stage == "fit" and trainer.current_epoch == 0
         if begins or self.compression is None or self.compression.model is not model:
-            self.compression = compress(model, self.recipe)
+            mean, std = self._moments
+            self.compression = compress(model, self.recipe, mean=mean, std=std)
         load = pl_module.on_load_checkpoint
 
         def load_ahead(checkpoint: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,31 @@ class CompressionCallback(TrainerCallback):
     Args:
         recipe: ``prune`` and ``quantize``; of ``train``, the average of weights and the rate of
             learned steps. The loss and the optimizer are the Trainer's own.
+        mean: of the channels of pixels in [0, 1], where a layer is to read images; as in
+            ``micronet.compress``.
+        std: the standard deviation that goes with it.
 
     Attributes:
         compression: of the network; None before the first run.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self.recipe, self._moments = recipe, (mean, std)
         self.compression: Compression | None = None
         self._next_epoch = 0
         self._resumed = False
         self._running = contextlib.ExitStack()
         self._averaged = contextlib.ExitStack()
+
+    def _compress(self, model: Any) -> Compression:
+        mean, std = self._moments
+        return compress(model, self.recipe, mean=mean, std=std)
 
     def resume(self, trainer: Any, checkpoint: str | Path | None = None) -> str:
         """Make a Trainer's network and optimizer such as a checkpoint has them.
@@ -74,7 +88,7 @@ class CompressionCallback(TrainerCallback):
         path = Path(folder) / _FILE
         if not path.is_file():
             raise UserError(f"{str(folder)!r} has no {_FILE}: a run without this callback wrote it")
-        self.compression = compress(trainer.model, self.recipe)
+        self.compression = self._compress(trainer.model)
         self.compression.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.compression.train_steps(trainer.create_optimizer())
         self._resumed = True
@@ -92,7 +106,7 @@ class CompressionCallback(TrainerCallback):
                 "trainer.train(resume_from_checkpoint=callback.resume(trainer))"
             )
         if not self._resumed:
-            self.compression = compress(kwargs["model"], self.recipe)
+            self.compression = self._compress(kwargs["model"])
         self._resumed = False
         self._next_epoch = int(state.epoch or 0)
         # Accelerate's stands around the one whose steps are taken.

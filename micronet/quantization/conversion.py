@@ -12,6 +12,7 @@ from torch import nn
 
 from micronet.models import architectures, shared_layers
 from micronet.quantization.precision import LayerBits
+from micronet.recipe.schema import IMAGE
 
 INTEGER, ROUNDED, FLOAT = "integer", "rounded float", "float"
 BETWEEN = (
@@ -32,6 +33,8 @@ class LayerReport:
             not; "float".
         reason: why not "integer"; empty where it is.
         other_names: those that it has besides ``layer``, with spaces between.
+        input_step: where the step of its input comes from: "range", "learned" or "image"; empty in
+            float.
     """
 
     layer: str
@@ -42,6 +45,7 @@ class LayerReport:
     arithmetic: str
     reason: str
     other_names: str = ""
+    input_step: str = ""
 
 
 def report(model: nn.Module, bits: Mapping[str, LayerBits]) -> list[LayerReport]:
@@ -66,6 +70,7 @@ def _row(
         arithmetic,
         reason,
         " ".join(others),
+        "" if bits.activation_bits is None else bits.activation_step,
     )
 
 
@@ -105,6 +110,9 @@ def as_text(rows: Sequence[LayerReport]) -> str:
     for (arithmetic, reason), alike in others.items():
         names = ", ".join(shared_layers.label([r.layer, *r.other_names.split()]) for r in alike)
         lines.append(f"  {arithmetic}, {reason}{_levels(alike)}: {names}")
+    readers = ", ".join(row.layer for row in rows if row.input_step == IMAGE)
+    if readers:
+        lines.append(f"  images are read as grey values, normalized in the layer: {readers}")
     return "\n".join([*lines, f"  {BETWEEN}"])
 
 

@@ -89,12 +89,16 @@ class ExactConv2d(nn.Conv2d):
             return x
         return F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
 
+    def shift(self) -> Tensor | None:
+        """Return what is added to each output channel."""
+        return self.bias
+
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolve ``x`` with ``weight``, which has the shape of the layer's own."""
         if self.same_padding:
             # The code of a padded zero is the code of zero, so padding after quantizing is exact.
             x = F.pad(x, self._same_padding(x.shape[-2:]))
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(x, weight, self.shift())
 
     def geometry(self, size: torch.Size) -> tuple[Any, ...]:
         """Return stride, padding, dilation and groups for an image of ``size``, as kernels do."""
@@ -104,7 +108,7 @@ class ExactConv2d(nn.Conv2d):
         """Return ``convolve`` in the stated order; what follows it waits for its reader."""
         images = self.bordered(x)
         exact = kernels.conv2d_deterministic(
-            images, weight, self.bias, *self.geometry(images.shape[-2:])
+            images, weight, self.shift(), *self.geometry(images.shape[-2:])
         )
         # The kernel's output is channels last; torch's lies as one of its operands does.
         channels_last = kernels.is_channels_last(x) or kernels.is_channels_last(weight)

@@ -15,7 +15,10 @@ from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.plain_weights import check_weight, computed, has_plain_parameters
 from micronet.quantization.precision import LayerBits
+from micronet.recipe.schema import IMAGE
 from micronet.utils.errors import UserError
+
+_READS = f"an input of step {IMAGE} is that of the convolution that reads them"
 
 
 def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "") -> None:
@@ -34,6 +37,9 @@ def check_layers(model: nn.Module, bits: Mapping[str, LayerBits], where: str = "
         if bits[name].is_float or isinstance(layer, QuantizedLayer):
             continue
         check_weight(name, layer, "quantized", where, f"; {hint}")
+        if bits[name].reads_image and not isinstance(layer, nn.Conv2d):
+            kind = type(layer).__name__
+            raise UserError(f"{where}layer {name!r} ({kind}) is no convolution of images: {_READS}")
         if not (is_plain_convolution(layer) or is_plain_linear(layer)):
             kind = type(layer).__name__
             raise UserError(f"{where}layer {name!r} ({kind}) cannot be quantized: {hint}")

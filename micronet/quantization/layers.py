@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from micronet.quantization.deterministic_layers import (
     summed,
 )
 from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import ActivationQuantizer, InputQuantizer
 from micronet.quantization.quantizers.learned import (
     LearnedActivationQuantizer,
@@ -111,9 +111,17 @@ class QuantizedLayer(nn.Module, ABC):
         factor = step_factor(self.start_levels, self.weight_levels)
         return gradient_scale(self.weight[:1].numel(), self._largest_weight(), factor)
 
+    def scaled_weight(self) -> Tensor:
+        """Return the weights as they are rounded: as they are, but in a layer that reads images."""
+        return self.weight
+
+    def weight_factors(self) -> Tensor:
+        """Return by what each weight is multiplied for that, shaped as ``weight``."""
+        return torch.ones_like(self.weight)
+
     def start_weight_steps(self) -> None:
         """Give each output channel a step to learn, from the weights that ``mask`` keeps now."""
-        magnitude = self.weight.detach().float().abs().flatten(1)
+        magnitude = self.scaled_weight().detach().float().abs().flatten(1)
         kept = torch.ones_like(magnitude, dtype=torch.bool)
         if self.weight_mask is not None:
             kept = kernels.unpack_bits(self.mask, magnitude.numel()).view(magnitude.shape)
@@ -146,17 +154,18 @@ class QuantizedLayer(nn.Module, ABC):
             self.input_quantizer.change_levels(self.activation_levels)
 
     def quantized_weight(self) -> Tensor:
-        """Return the values that the layer computes with, shaped as ``weight``."""
+        """Return the values that ``scaled_weight`` is rounded to, shaped as ``weight``."""
+        weight = self.scaled_weight()
         if self.bits.weight_bits is None:
-            return self.weight
+            return weight
         if self.weight_step is None:
             return kernels.fake_quant_per_channel(
-                self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
+                weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
             )
         # Contiguous, because the mask follows the logical order; a layer of one channel counts
         # as one tensor, whose order would be that of its memory.
         return kernels.fake_quant_learned_step(
-            self.weight.contiguous(),
+            weight.contiguous(),
             self.weight_step,
             self.weight_zero_point,
             self.weight_levels,
@@ -169,15 +178,16 @@ class QuantizedLayer(nn.Module, ABC):
         if self.weight_step is not None:
             return scale_of_steps(self.weight_step)
         return kernels.quantize_per_channel(
-            self.weight, self.weight_levels, self.weight_mask, self.bits.weight_scheme
+            self.scaled_weight(), self.weight_levels, self.weight_mask, self.bits.weight_scheme
         )[1]
 
-    def _integer_sums(self, x: Tensor, weight: Tensor, call: kernels.ConvCall) -> Tensor:
+    def _integer_sums(
+        self, x: Tensor, weight: Tensor, shift: Tensor | None, call: kernels.ConvCall
+    ) -> Tensor:
         """Convolve values in evaluation."""
         assert self.input_quantizer is not None
         scales = self.input_quantizer.scale, self.weight_scale()
-        bias: Any = self.bias
-        return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], bias, call)
+        return kernels.conv2d_of_integers(x, scales[0], weight, scales[1], shift, call)
 
     @abstractmethod
     def combine(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -200,6 +210,9 @@ def _input_quantizer(bits: LayerBits) -> InputQuantizer | None:
     levels = bits.activation_levels
     if levels is None:
         return None
+    if bits.reads_image:
+        assert bits.image_mean is not None and bits.image_std is not None
+        return ImageQuantizer(bits.image_mean, bits.image_std)
     if bits.activation_step == "learned":
         return LearnedActivationQuantizer(levels, bits.offset, bits.activation_start)
     return ActivationQuantizer(levels, bits.decay)
@@ -231,15 +244,15 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
             codes = self._codes(x)
             if codes is not None:
                 call = self._call(codes.size[2:])
-                rounding = self._quantized_weights()
-                return kernels.LazyTensor.convolve(codes, self.weight, rounding, self.bias, call)
+                operands = codes, self.scaled_weight(), self._quantized_weights()
+                return kernels.LazyTensor.convolve(*operands, self.shift(), call)
         if self.training:
             return self.convolve(*self._operands(x))
         x, weight = self._operands(x.float())
         if not self.is_exact:
             return self.evaluate(x, weight)
         images = self.bordered(x)
-        return self._integer_sums(images, weight, self._call(images.shape[-2:]))
+        return self._integer_sums(images, weight, self.shift(), self._call(images.shape[-2:]))
 
     def _images(self, x: Tensor) -> Tensor:
         return self.bordered(x)
@@ -288,7 +301,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
             x, weight = self._operands(x)
         if self.is_exact:
             images, kernel = x[:, :, None, None], weight[:, :, None, None]
-            return self._integer_sums(images, kernel, self._call()).flatten(1)
+            return self._integer_sums(images, kernel, self.bias, self._call()).flatten(1)
         exact = kernels.linear_deterministic(x, weight, self.bias, levels, mask)
         return summed(exact, lambda: F.linear(x, self.quantized_weight(), self.bias))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear
+from micronet.quantization.images.layer import ImageConv2d
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLinear
 from micronet.utils.errors import UserError
 from micronet.utils.function_watch import FunctionWatch
@@ -38,6 +39,7 @@ _KNOWN: tuple[type[nn.Module], ...] = (
     Conv2dStaticSamePadding,
     FloatConv2d,
     FloatLinear,
+    ImageConv2d,
     QuantizedConv2d,
     QuantizedLinear,
 )

@@ -24,6 +24,7 @@ from micronet.quantization.eligibility import (
     without_others,
 )
 from micronet.quantization.fast_paths import leave_fast_paths_
+from micronet.quantization.images.layer import ImageConv2d
 from micronet.quantization.layers import (
     QuantizedConv2d,
     QuantizedLayer,
@@ -31,11 +32,13 @@ from micronet.quantization.layers import (
     quantized_layers,
 )
 from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantizers.images import GREY_BITS
 from micronet.quantization.quantizers.inputs import ActivationQuantizer
 from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
+from micronet.recipe.schema import IMAGE
 from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 
@@ -100,6 +103,8 @@ def _layer_bits(
 
 def _bits_of(precision: WeightPrecision | ActivationPrecision) -> float:
     """Return the bits of a precision that a recipe gives in bits or in levels."""
+    if precision.step == IMAGE:
+        return GREY_BITS
     if precision.levels is not None:
         return kernels.bits_of_levels(precision.levels)
     assert precision.bits is not None
@@ -130,9 +135,11 @@ def convert_(
         UserError: a layer is of a kind that cannot be quantized, or is no layer of this model.
     """
     layers = architectures.layers(model)
-    for name in bits:
+    for name, own in bits.items():
         if name not in layers:
             raise UserError(f"quantized layer {name!r} is no layer of this network")
+        if own.reads_image and own.image_mean is None:
+            raise UserError(f"how the images of layer {name!r} are normalized is not known")
     every = {name: bits.get(name, _precision(layer)) for name, layer in layers.items()}
     check_layers(model, every)
     new = [
@@ -193,7 +200,7 @@ def _evaluate_floats_exactly(model: nn.Module) -> None:
 def _quantized(source: nn.Module, bits: LayerBits) -> QuantizedLayer:
     new: QuantizedLayer
     if isinstance(source, nn.Conv2d):
-        new = QuantizedConv2d(source, bits)
+        new = ImageConv2d(source, bits) if bits.reads_image else QuantizedConv2d(source, bits)
     else:
         assert isinstance(source, nn.Linear)
         new = QuantizedLinear(source, bits)
@@ -215,7 +222,7 @@ def share_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def bits_to_dict(bits: Mapping[str, LayerBits]) -> dict[str, dict[str, Any]]:
     """Turn a plan into plain data for a checkpoint's header."""
-    return {name: dataclasses.asdict(layer) for name, layer in bits.items()}
+    return {name: layer.to_plain() for name, layer in bits.items()}
 
 
 def bits_from_dict(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, LayerBits]:

@@ -41,7 +41,9 @@ def check_precision(model: nn.Module, bits: Mapping[str, LayerBits], where: str 
 def _weight_precision(bits: LayerBits) -> tuple[float | None, str]:
     if bits.weight_bits is None:
         return None, ""
-    return bits.weight_bits, "symmetric range" if bits.symmetric else bits.weight_step
+    step = "symmetric range" if bits.symmetric else bits.weight_step
+    # They are rounded with the factors of the image's channels.
+    return bits.weight_bits, f"channel-scaled {step}" if bits.reads_image else step
 
 
 def _text(bits: LayerBits) -> str:

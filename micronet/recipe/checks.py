@@ -7,8 +7,10 @@ import re
 import micronet_kernels as kernels
 from micronet.recipe.quantize_checks import problems
 from micronet.recipe.schema import (
+    ACTIVATION_STEPS,
     CRITERIA,
     DECODERS,
+    IMAGE,
     LR_SCHEDULES,
     METHODS,
     MOST_BITS,
@@ -226,8 +228,12 @@ def _check_quantize(q: QuantizeSection, path: str) -> None:
 
 
 def _check_precision(p: WeightPrecision | ActivationPrecision, where: str, path: str) -> None:
+    is_input = isinstance(p, ActivationPrecision)
+    _one_of(p.step, ACTIVATION_STEPS if is_input else STEPS, path, f"{where}.step")
+    if p.step == IMAGE:
+        # What little may be said of it is checked with the layers that it is said of.
+        return
     _check_levels(p, where, path)
-    _one_of(p.step, STEPS, path, f"{where}.step")
     if isinstance(p, ActivationPrecision):
         _check_activation(p, where, path)
     else:

@@ -1,16 +1,19 @@
-"""What oscillations and stages of a ``quantize`` section may say, as keys and what is wrong."""
+"""What a ``quantize`` section may say of oscillations, stages and images, as keys and problems."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from micronet.recipe.schema import (
+    IMAGE,
     MOST_BITS,
+    ActivationPrecision,
     OscillationSection,
     ProgressiveStage,
     QuantizeSection,
     Sections,
 )
+from micronet.recipe.strict import Inherit
 
 _OPERANDS = ("weights", "activations")
 
@@ -19,13 +22,14 @@ Problem = tuple[str, str]
 
 
 def problems(recipe: Sections) -> Iterator[Problem]:
-    """Yield what is wrong with the oscillations and the stages of a recipe."""
+    """Yield what is wrong with the oscillations, the stages and the images of a recipe."""
     section = recipe.quantize
     if section is None:
         return
     if section.oscillations is not None:
         yield from _oscillation_problems(section.oscillations, recipe.train is not None)
     yield from _stage_problems(section)
+    yield from _image_problems(section)
 
 
 def _oscillation_problems(o: OscillationSection, has_epochs: bool) -> Iterator[Problem]:
@@ -86,3 +90,29 @@ def _bits_problems(
             yield key, f"{bits:g} would be more bits than in the stages before, which give none"
         elif bits >= before[name]:
             yield key, f"{bits:g} is not fewer than {before[name]:g}, of the stages before"
+
+
+def _image_problems(q: QuantizeSection) -> Iterator[Problem]:
+    if q.activations is not None and q.activations.step == IMAGE:
+        only = "is of the layer that reads the images alone: say it in quantize.overrides"
+        yield "quantize.activations.step", f"{IMAGE} {only}"
+    for i, override in enumerate(q.overrides):
+        own, where = override.activations, f"quantize.overrides[{i}].activations"
+        if not isinstance(own, ActivationPrecision) or own.step != IMAGE:
+            continue
+        yield from _said_of_image(own, where)
+        weights = q.weights if isinstance(override.weights, Inherit) else override.weights
+        if weights is None:
+            yield f"{where}.step", f"{IMAGE} needs weights that are quantized, too"
+
+
+def _said_of_image(p: ActivationPrecision, where: str) -> Iterator[Problem]:
+    """Yield what else is said of a step that nothing sets: another number than the 256 levels."""
+    for key, only in (("bits", MOST_BITS), ("levels", 2**MOST_BITS)):
+        value = getattr(p, key)
+        if value not in (None, only):
+            yield f"{where}.{key}", f"{value:g} is of no use: an image has {2**MOST_BITS} levels"
+    for key in ("decay", "offset", "start"):
+        value = getattr(p, key)
+        if value != getattr(ActivationPrecision, key):
+            yield f"{where}.{key}", f"{value} is of no use: nothing sets the levels of an image"

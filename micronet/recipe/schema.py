@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from micronet.recipe.strict import Inherit
 
-# Where the step of a quantizer comes from.
+# Where the step of a quantizer comes from; that of the first layer's input, also from the image.
 STEPS = ("range", "learned")
+IMAGE = "image"
+ACTIVATION_STEPS = (*STEPS, IMAGE)
 # What the first batch gives the learned step of an activation.
 STARTS = ("mean", "range", "mse")
 # Of a weight or an input, in a recipe or a search.
@@ -154,7 +156,8 @@ class ActivationPrecision:
     Its step follows a moving average of the range, or is learned; the decay is that of the
     average, and has no meaning for a learned step. A learned one may come with a learned
     ``offset``, and starts from the ``mean`` magnitude of the first batch, its ``range``, or the
-    ends of least square error (``mse``).
+    ends of least square error (``mse``). That of the ``image`` is one grey value of 256, for the
+    layer that reads the images: nothing else is to be said of it.
     """
 
     bits: float | None = None

@@ -166,7 +166,7 @@ def _codes(layer: QuantizedLayer) -> list[int]:
     levels = layer.weight_levels
     if layer.weight_step is None:
         codes: Tensor = kernels.quantize_per_channel(
-            layer.weight, levels, layer.weight_mask, layer.bits.weight_scheme
+            layer.scaled_weight(), levels, layer.weight_mask, layer.bits.weight_scheme
         )[0]
     else:
         # Values are whole numbers over a scale, but for the rounding of the quotient.

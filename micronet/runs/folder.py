@@ -26,6 +26,8 @@ from micronet.models.failures import failures_of
 from micronet.models.shared_layers import kept_name_of
 from micronet.pruning.prune import Masks
 from micronet.quantization import quantize
+from micronet.quantization.images.moments import check_moments, moments_of
+from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import Recipe, recipe_to_dict
 from micronet.runs import directory, folder_files, stored_state
 from micronet.runs.checkpoint import Checkpoint
@@ -202,16 +204,31 @@ def _description(
     path: str,
 ) -> Description:
     """Describe a network; ``about`` is what it does not say of itself."""
+    bits = quantize.precision_of(subject.model)
+    about = {**about, "normalization": _known_normalization(bits, about["normalization"], path)}
     document = {
         "format": FORMAT,
         "architecture": vars(Architecture.of(created)),
-        "precision": quantize.bits_to_dict(quantize.precision_of(subject.model)),
+        "precision": quantize.bits_to_dict(bits),
         "pruned": sorted(subject.masks.bits) or None,
         "tied": dict(tied),
         "versions": versions(),
         **about,
     }
     return Description.read(document, path)
+
+
+def _known_normalization(
+    bits: Mapping[str, LayerBits], given: Mapping[str, Any] | None, path: str
+) -> Mapping[str, Any] | None:
+    """Return how images are normalized: as given, which a layer that reads them holds it to."""
+    own = moments_of(bits)
+    if own is None:
+        return given
+    if given is not None:
+        moments = tuple(given["mean"]), tuple(given["std"])
+        check_moments(bits, moments, path)
+    return {"mean": list(own[0]), "std": list(own[1])}
 
 
 def _ends(model: nn.Module) -> tuple[int, int]:

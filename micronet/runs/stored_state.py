@@ -16,6 +16,7 @@ from micronet.pruning.prune import Masks
 from micronet.quantization import quantize, shared_weights
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantizers.inputs import ActivationQuantizer
 from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 from micronet.utils.errors import UserError
 
@@ -72,7 +73,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], masks: Masks) -> None:
             _check_step(state, f"{start}weight_step")
         if isinstance(layer.input_quantizer, LearnedActivationQuantizer):
             unset |= _check_learned(state, f"{start}input_quantizer.", layer.activation_levels)
-        elif layer.input_quantizer is not None:
+        elif isinstance(layer.input_quantizer, ActivationQuantizer):
             _check_range(state, f"{start}input_quantizer.")
     _check_finite(model, {name: value for name, value in state.items() if name not in unset})
     _check_masks(model, state, masks)

@@ -18,6 +18,7 @@ from micronet.compression.reestimation import trained_norms
 from micronet.models.failures import failures_of, logits_of
 from micronet.models.unchanged import unchanged
 from micronet.quantization import quantize
+from micronet.quantization.images.inputs import watch_inputs
 from micronet.recipe.yaml_source import line_of
 from micronet.training.optimizer import (
     autocast,
@@ -143,6 +144,7 @@ def _try_features(
 def _try_quantized(model: nn.Module, trial: Trial, order: torch.memory_format) -> None:
     """Try the network as it is to become."""
     quantize.convert_(model, trial.bits, trial.masks)
+    watch_inputs(model)
     trial = dataclasses.replace(trial, name=f"{trial.name} with quantized layers")
     for _ in range(_PASSES):
         _try_training(model, trial, order)

@@ -98,6 +98,25 @@ def test_the_program_gives_the_weights_of_the_layers(bits, step, pruned, tmp_pat
     check(Net, tmp_path / "net", tmp_path)
 
 
+@pytest.mark.parametrize("step", ["range", "learned", "symmetric"])
+def test_the_program_reads_a_layer_of_grey_values(step, tmp_path):
+    model = Net()
+    micronet.prune_(model, 0.4)
+    plan = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
+    plan["first"] = LayerBits(
+        8,
+        8,
+        weight_step="learned" if step == "learned" else "range",
+        symmetric=step == "symmetric",
+        activation_step="image",
+        image_mean=(0.485, 0.456, 0.406),
+        image_std=(0.229, 0.224, 0.225),
+    )
+    convert_(model, plan)
+    save(model, tmp_path / "net")
+    check(Net, tmp_path / "net", tmp_path)
+
+
 def test_the_program_reads_any_number_of_levels(tmp_path):
     levels = [2, 3, 5, 6, 7, 100, 127, 255, 256]
     make = lambda: nn.Sequential(*(nn.Linear(20, 20) for _ in levels))  # noqa: E731

@@ -8,12 +8,14 @@ import yaml
 
 import micronet.score as score
 from micronet.cli import dry_run
+from micronet.compression.compress import compress
+from micronet.data.preprocessing import IMAGENET_STATISTICS
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import load_recipe
+from micronet.recipe.reader import Recipe, load_recipe
 from micronet.runs import directory
 from micronet.scoring.count import score_subject
 from micronet.scoring.network.plan_files import load_plan
@@ -80,10 +82,12 @@ def test_longer_recipe_trains_every_layer_in_codes():
     model = architectures.create_model("efficientnet-b1", 10)
     bits = quantize.plan(model, schedule.quantize)
     learned = LayerBits(4, 4, 0.99, "learned", "learned")
-    assert bits.pop("_conv_stem") == LayerBits(8, 8)
+    assert bits.pop("_conv_stem") == LayerBits(8, 8, activation_step="image")
     assert bits.pop("_fc") == LayerBits(4, 8, 0.99, "learned", "learned")
     assert len(bits) == 114 and set(bits.values()) == {learned}
-    quantize.convert_(model, quantize.plan(model, schedule.quantize))
+    recipe = Recipe(quantize=schedule.quantize)
+    mean, std = IMAGENET_STATISTICS
+    compress(model, recipe, mean=mean, std=std).begin_epoch()
     model.train()
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
     assert quantize.uninitialized(model) == []

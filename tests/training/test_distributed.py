@@ -149,7 +149,10 @@ def test_two_processes_agree_on_learned_steps_features_and_statistics(fitted, tm
         "train": RECIPE["train"] | more,
         "quantize": {
             **{"weights": learned, "activations": learned},
-            "overrides": [{"layers": ["layer3.*"], "activations": {"bits": 4}}],
+            "overrides": [
+                {"layers": ["layer3.*"], "activations": {"bits": 4}},
+                {"layers": ["conv1"], "activations": {"step": "image"}},
+            ],
         },
         "distill": {"features": ["layer1"], "feature_weight": 0.5, "teacher": str(fitted)},
     }

@@ -59,6 +59,8 @@ class Oscillations:
         self._kept: dict[str, Tensor] = {}
         # Of each weight, which of all channels it belongs to.
         self._channels = torch.empty(0, dtype=torch.int32)
+        # By which a layer multiplies each weight before it rounds it; None where none does.
+        self._factors: Tensor | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -112,6 +114,9 @@ class Oscillations:
         each = torch.tensor([size for count, size in sizes for _ in range(count)])
         channels = torch.arange(len(each), dtype=torch.int32).repeat_interleave(each)
         self._channels = channels.to(next(iter(self._layers.values())).weight.device)
+        self._factors = None
+        if any(layer.bits.reads_image for layer in self._layers.values()):
+            self._factors = _flat(layer.weight_factors() for layer in self._layers.values())
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -172,9 +177,12 @@ class Oscillations:
         frozen, whole = self._kept["frozen"], self._kept["average"].round()
         # The ends of a range stay free, which give everything else its step; so does what a small
         # move of theirs would push out of the range.
-        is_inner = (weights > low) & (weights < high) & (whole > first) & (whole < last)
+        scaled = weights if self._factors is None else weights * self._factors
+        is_inner = (scaled > low) & (scaled < high) & (whole > first) & (whole < last)
         frozen.logical_or_((self._kept["frequency"] > threshold) & is_inner)
         held = torch.clamp(whole / scale, low, high)
+        if self._factors is not None:
+            held = _unscaled(held, self._factors, low, high)
         self._write(torch.where(frozen, held, weights))
         integer = self._kept["integer"]
         integer.copy_(torch.where(frozen, whole, integer))
@@ -263,3 +271,11 @@ def _between(value: float | tuple[float, ...], share: float) -> float:
         first, last = value
         return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
     return value
+
+
+def _unscaled(held: Tensor, factors: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return weights that are ``held`` times their factors, but for rounding within the ends."""
+    weights = held / factors
+    scaled = weights * factors
+    beyond = (scaled < low) | (scaled > high)
+    return torch.where(beyond, torch.nextafter(weights, torch.zeros_like(weights)), weights)

@@ -12,7 +12,7 @@ from micronet.quantization.layers import QuantizedLayer
 
 
 class WeightGrid(NamedTuple):
-    """What the quantizer makes of a layer's weights now.
+    """What the quantizer makes of a layer's weights now, in the unit in which it rounds them.
 
     Attributes:
         integers: i of the values ``i / S``, whole float32 numbers [channels, weights of each].
@@ -41,7 +41,7 @@ def weight_grid(layer: QuantizedLayer) -> WeightGrid:
         integers = torch.round(layer.quantized_weight().flatten(1) * scale[:, None])
         infinite = torch.full_like(scale, torch.inf)
         return WeightGrid(integers, scale, -infinite, infinite, -infinite, infinite)
-    weight, levels = layer.weight, layer.weight_levels
+    weight, levels = layer.scaled_weight(), layer.weight_levels
     scheme = layer.bits.weight_scheme
     codes, scale, zero = kernels.quantize_per_channel(weight, levels, layer.weight_mask, scheme)
     integers = codes.flatten(1).float() + zero[:, None]
@@ -60,7 +60,7 @@ def beyond_levels(layer: QuantizedLayer) -> Tensor:
     It is 0 for weights beyond the last level of a learned step. The gradient is 1 elsewhere: the
     levels stand still.
     """
-    weight = layer.weight
+    weight = layer.scaled_weight()
     with torch.no_grad():
         values = layer.quantized_weight()
         if layer.weight_step is not None:

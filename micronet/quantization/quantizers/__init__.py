@@ -1,3 +1,3 @@
-"""Quantizers of a layer's input: by a moving range, by a learned step; where a step starts."""
+"""Quantizers of a layer's input: by a range, a learned step, an image; where a step starts."""
 
-__all__ = ["inputs", "learned", "least_error"]
+__all__ = ["images", "inputs", "learned", "least_error"]

@@ -17,6 +17,7 @@ from micronet.pruning.patterns import outputs_first, outputs_first_shape
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.plain_weights import check_weight
 from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.scoring.network.encodings import Blocks, block_cuts
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
@@ -42,7 +43,7 @@ class LayerFacts:
         bits: of both operands; None keeps one in float.
         nonzeros: of each output channel, weights that are not zero in the forward pass.
         kept: weights that are not zero before they are quantized, all channels together.
-        bias: whether the layer adds one.
+        bias: whether the layer adds one; a layer that reads an image adds what is folded into it.
         blocks: how the weights could be stored in blocks; none where only their number is known.
         channels: integer weights by output channel; None in a plan, or where they are float.
         input_codes: smallest and largest integer of the input's quantizer; None where its range
@@ -92,7 +93,8 @@ def planned(
     if not bits.is_float or kept < prod(shape):
         check_weight(name, module, "scored")
     nonzeros = spread(kept, shape[0])
-    return LayerFacts(name, shape, bits, nonzeros, kept, module.bias is not None, shared=shared)
+    bias = module.bias is not None or bits.reads_image
+    return LayerFacts(name, shape, bits, nonzeros, kept, bias, shared=shared)
 
 
 def spread(kept: int, channels: int) -> tuple[int, ...]:
@@ -135,7 +137,7 @@ def actual(
         bits,
         tuple(int(n) for n in nonzero.sum(axis=1)),
         kept,
-        module.bias is not None,
+        module.bias is not None or bits.reads_image,
         block_cuts(nonzero.reshape(values.shape)) if kept < nonzero.size else (),
         _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
@@ -190,6 +192,8 @@ def _input_codes(quantizer: InputQuantizer | None) -> tuple[int, int] | None:
     """
     if quantizer is None or not quantizer.is_ready():
         return None
+    if isinstance(quantizer, ImageQuantizer):
+        return 0, quantizer.levels - 1
     far = torch.tensor([-1e30, 1e30])
     low, high = copy.deepcopy(quantizer).cpu().eval()(far).double().tolist()
     if not high > low:

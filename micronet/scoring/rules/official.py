@@ -11,6 +11,9 @@ operations on 32 bits; multiplications and additions count apart.
   float for each output channel, stored and added. Others store a scale and a shift.
 * Quantized weights store one float scale for each output channel and their zero point, quantized
   inputs one of each; a zero point takes the bits of a code.
+* A layer that reads images as grey values multiplies 8-bit integers. Their normalization is in its
+  weights, in the scale of its input and in a bias, stored and added as any, once where another is
+  folded into it; a grey value for each channel of the image is what a padding counts as.
 * An operation counts the bits of its widest input over 32. A product of a float and anything is
   whole, but with weights of one bit, whose values are a scale and a sign, it is 1/32: a float has a
   sign bit of its own, which codes have not.
@@ -98,15 +101,18 @@ def _biases(facts: LayerFacts, is_folded: bool, bits: int) -> Iterator[Cost]:
 
 def _quantizers(facts: LayerFacts) -> Iterator[Cost]:
     """Yield the scales and zero points of both operands."""
+    outputs, inputs = facts.shape[:2]
+    zeros = inputs if facts.bits.reads_image else 1
     operands = [
-        ("weights", facts.shape[0], bits_of(facts.bits.weight_levels)),
-        ("input", 1, bits_of(facts.bits.activation_levels)),
+        ("weights", outputs, outputs, bits_of(facts.bits.weight_levels)),
+        ("input", 1, zeros, bits_of(facts.bits.activation_levels)),
     ]
-    for operand, number, bits in operands:
+    for operand, number, zero_points, bits in operands:
         if bits is not None:
-            used = _parameters(number, FULL) + _parameters(number, bits)
+            used = _parameters(number, FULL) + _parameters(zero_points, bits)
             name = f"{facts.name} quantizer of {operand}"
-            note = f"{number} scales of {FULL} bits, zero points of {bits} bits"
+            zero_text = "zero points" if zero_points == number else f"{zero_points} zero points"
+            note = f"{number} scales of {FULL} bits, {zero_text} of {bits} bits"
             yield Cost(name, "scales and zero points", used, Fraction(0), facts.name, note=note)
 
 

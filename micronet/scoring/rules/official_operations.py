@@ -92,7 +92,7 @@ def _layer(
     used = Fraction(addition_bits(facts, accumulator) * op.positions, FULL)
     note = f"accumulator {accumulator}"
     yield Cost(op.name, "additions", used, Fraction(dense - outputs), op.name, "add", note)
-    if op.bias or is_folded:
+    if op.bias or is_folded or facts.bits.reads_image:
         # A channel without weights has nothing to add its bias to.
         used = Fraction(sum(z > 0 for z in facts.nonzeros) * op.positions)
         yield Cost(op.name, "bias additions", used, Fraction(outputs), op.name, "add")

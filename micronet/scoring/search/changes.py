@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from micronet.quantization.quantize import LayerBits
 from micronet.recipe.schema import MOST_BITS
 from micronet.scoring.network.layer_facts import LayerFacts, spread
 from micronet.scoring.network.scored_network import ScoredNetwork
@@ -42,12 +43,19 @@ class Change:
         if self.bits is not None:
             bits = dataclasses.replace(bits, weight_bits=float(self.bits))
         if self.inputs is not None:
-            bits = dataclasses.replace(bits, activation_bits=float(self.inputs))
+            bits = _with_inputs(bits, float(self.inputs))
         kept = facts.kept
         if self.sparsity is not None:
             kept = facts.numel - int(self.sparsity * facts.numel)
         nonzeros = spread(kept, facts.shape[0])
         return dataclasses.replace(facts, bits=bits, kept=kept, nonzeros=nonzeros)
+
+
+def _with_inputs(bits: LayerBits, inputs: float) -> LayerBits:
+    """Return the precision with other bits of the input, which an image has no more then."""
+    if bits.reads_image and inputs != bits.activation_bits:
+        bits = dataclasses.replace(bits, activation_step="range", image_mean=None, image_std=None)
+    return dataclasses.replace(bits, activation_bits=inputs)
 
 
 def changed(subject: ScoredNetwork, changes: Mapping[str, Change]) -> ScoredNetwork:

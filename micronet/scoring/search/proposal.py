@@ -184,6 +184,8 @@ def _activations(bits: LayerBits) -> dict[str, Any] | None:
     """Return that of inputs; a decay belongs to a range that is followed."""
     if bits.activation_bits is None:
         return None
+    if bits.reads_image:
+        return {"step": bits.activation_step}
     if bits.activation_step != "learned":
         return {"bits": bits.activation_bits, "decay": bits.decay}
     offset = {"offset": True} if bits.offset else {}
