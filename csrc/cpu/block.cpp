@@ -28,7 +28,7 @@ int block_moments_cpu(const Block& block, double* partial, double* sums,
   return two_sums<double>(
       block, nullptr, partial, sums, parallel,
       [&](Constants& constants, int64_t first, int64_t count, double* one, double* other) {
-        kernels().block_moments(constants.at(first), block.type, count, one, other);
+        kernels().block_moments(constants.cut.at(first), block.type, count, one, other);
       });
 }
 

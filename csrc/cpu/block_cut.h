@@ -37,6 +37,26 @@ struct Cut {
 
   int64_t units() const { return block.images * per_image; }
 
+  // Accumulators from `first` on, in their own type.
+  const void* at(int64_t first) const {
+    const int64_t bytes = block.type == kInt16 ? 2 : 4;
+    return static_cast<const char*>(block.acc) + first * bytes;
+  }
+
+  // What belongs to channels, for the pixels of a run.
+  std::vector<float> repeated(const float* channels) const {
+    std::vector<float> values(static_cast<size_t>(width));
+    repeat(channels, &values);
+    return values;
+  }
+
+  void repeat(const float* channels, std::vector<float>* values) const {
+    const int64_t c = block.channels;
+    for (int64_t i = 0; i < width; i += c) {
+      std::memcpy(values->data() + i, channels, static_cast<size_t>(c) * sizeof(float));
+    }
+  }
+
   // Calls body(first element of the run, elements) for the runs of a unit.
   template <typename Body>
   void runs(int64_t unit, const Body& body) const {
@@ -63,27 +83,13 @@ struct Constants {
   int64_t image = -1;
 
   Constants(const Cut& c, const float* extra_from = nullptr) : cut(c), mean_grad_of(extra_from) {
-    scale = repeated(cut.block.scale);
-    shift = repeated(cut.block.shift);
+    scale = cut.repeated(cut.block.scale);
+    shift = cut.repeated(cut.block.shift);
     gate.assign(static_cast<size_t>(cut.width), 1.0f);
     mean_grad.assign(static_cast<size_t>(cut.width), 0.0f);
     floats.resize(static_cast<size_t>(cut.width));
     gradient.resize(static_cast<size_t>(cut.width));
     result.resize(static_cast<size_t>(cut.width));
-  }
-
-  std::vector<float> repeated(const float* channels) const {
-    std::vector<float> values(static_cast<size_t>(cut.width));
-    repeat(channels, &values);
-    return values;
-  }
-
-  void repeat(const float* channels, std::vector<float>* values) const {
-    const int64_t c = cut.block.channels;
-    values->resize(static_cast<size_t>(cut.width));
-    for (int64_t i = 0; i < cut.width; i += c) {
-      std::memcpy(values->data() + i, channels, static_cast<size_t>(c) * sizeof(float));
-    }
   }
 
   // Those of the unit's image.

@@ -211,6 +211,9 @@ struct Kernels {
   void (*block_values)(BlockRun run, float* values);
   void (*block_add)(BlockRun run, float* sums);
   void (*block_gradient_sums)(BlockRun run, GradientRun g, float* sums, float* products);
+  void (*block_gradient_kept)(BlockRun run, GradientRun g, float* sums, float* products, float* dz);
+  void (*norm_gradient)(const void* acc, Accumulator type, int64_t count, const float* const* k,
+                        float* dz);
   void (*block_gradient)(BlockRun run, GradientRun g, const float* const* k, float* out);
   void (*block_gate_gradient)(BlockRun run, GradientRun g, float* grad_a, float* grad_gate);
   void (*block_step_sums)(BlockRun run, GradientRun g, float* steps, float* offsets);

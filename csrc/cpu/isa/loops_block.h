@@ -141,6 +141,39 @@ inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float*
   });
 }
 
+inline void block_gradient_kept(BlockRun run, GradientRun g, float* sums, float* products,
+                                float* kept) {
+  with_rounding(run, g, [=](auto function, auto learned) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float dz = gradient_at(run, g, i, function, learned);
+      sums[i] += dz;
+      products[i] += dz * run.acc[i];
+      kept[i] = dz;
+    }
+  });
+}
+
+template <typename T>
+MICRONET_INLINE void map_gradient(const T* acc, int64_t count, const float* const* k, float* dz) {
+  const float *k0 = k[0], *k1 = k[1], *k2 = k[2];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    dz[i] = dz[i] * k0[i] + (static_cast<float>(acc[i]) * k1[i] + k2[i]);
+  }
+}
+
+inline void norm_gradient(const void* acc, Accumulator type, int64_t count, const float* const* k,
+                          float* dz) {
+  if (type == kInt16) {
+    map_gradient(static_cast<const int16_t*>(acc), count, k, dz);
+  } else if (type == kInt32) {
+    map_gradient(static_cast<const int32_t*>(acc), count, k, dz);
+  } else {
+    map_gradient(static_cast<const float*>(acc), count, k, dz);
+  }
+}
+
 inline void block_gradient(BlockRun run, GradientRun g, const float* const* k, float* out) {
   const float *k0 = k[0], *k1 = k[1], *k2 = k[2];
   with_rounding(run, g, [=](auto function, auto learned) {

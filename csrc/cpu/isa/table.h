@@ -175,6 +175,8 @@ constexpr Kernels table(const char* name) {
           block_values,
           block_add,
           block_gradient_sums,
+          block_gradient_kept,
+          norm_gradient,
           block_gradient,
           block_gate_gradient,
           block_step_sums,
