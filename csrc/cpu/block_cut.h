@@ -97,23 +97,20 @@ struct Constants {
     const int64_t next = unit / cut.per_image, c = cut.block.channels;
     if (next == image) return;
     image = next;
-    if (cut.block.gate != nullptr) repeat(cut.block.gate + image * c, &gate);
-    if (mean_grad_of != nullptr) repeat(mean_grad_of + image * c, &mean_grad);
+    if (cut.block.gate != nullptr) cut.repeat(cut.block.gate + image * c, &gate);
+    if (mean_grad_of != nullptr) cut.repeat(mean_grad_of + image * c, &mean_grad);
   }
 
-  // Accumulators from `first` on, in their own type.
-  const void* at(int64_t first) const {
-    const int64_t bytes = cut.block.type == kInt16 ? 2 : 4;
-    return static_cast<const char*>(cut.block.acc) + first * bytes;
-  }
+  BlockRun run(int64_t first, int64_t count) { return run_of(cut.at(first), count); }
 
-  BlockRun run(int64_t first, int64_t count) {
-    const float* acc = static_cast<const float*>(at(first));
+  // A run of accumulators that lie elsewhere.
+  BlockRun run_of(const void* acc, int64_t count) {
+    const float* values = static_cast<const float*>(acc);
     if (cut.block.type != kValue) {
-      kernels().block_floats(at(first), cut.block.type, count, floats.data());
-      acc = floats.data();
+      kernels().block_floats(acc, cut.block.type, count, floats.data());
+      values = floats.data();
     }
-    return {acc, count, scale.data(), shift.data(), gate.data(), cut.block.function};
+    return {values, count, scale.data(), shift.data(), gate.data(), cut.block.function};
   }
 
  private:

@@ -77,6 +77,30 @@ inline void block_extremes(BlockRun run, float* least, float* most, int32_t* bad
   });
 }
 
+template <typename T>
+MICRONET_INLINE void widen_ends(const T* acc, int64_t count, const IntegerEnds& ends) {
+  constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max();
+  T *least = static_cast<T*>(ends.least), *most = static_cast<T*>(ends.most);
+  T *below = static_cast<T*>(ends.below), *above = static_cast<T*>(ends.above);
+  const T* edges = static_cast<const T*>(ends.edges);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const T v = acc[i], low = v <= edges[i] ? v : kLeast, high = v > edges[i] ? v : kMost;
+    least[i] = v < least[i] ? v : least[i];
+    most[i] = v > most[i] ? v : most[i];
+    below[i] = low > below[i] ? low : below[i];
+    above[i] = high < above[i] ? high : above[i];
+  }
+}
+
+inline void block_ends(const void* acc, Accumulator type, int64_t count, const IntegerEnds& ends) {
+  if (type == kInt16) {
+    widen_ends(static_cast<const int16_t*>(acc), count, ends);
+  } else {
+    widen_ends(static_cast<const int32_t*>(acc), count, ends);
+  }
+}
+
 inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
   with_function(run, [=](auto function) {
 #pragma GCC ivdep

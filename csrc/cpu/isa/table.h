@@ -171,6 +171,7 @@ constexpr Kernels table(const char* name) {
           block_floats,
           block_moments,
           block_extremes,
+          block_ends,
           block_codes,
           block_values,
           block_add,
