@@ -153,6 +153,39 @@ Tensor block_gradient_sums(const Tensor& grad, const Tensor& acc, const Tensor& 
       });
 }
 
+// Sums [2, C], and what they are sums of.
+TensorPair block_gradient_kept(const Tensor& grad, const Tensor& acc, const Tensor& scale,
+                               const Tensor& shift, int64_t function, const Tensor& range,
+                               int64_t levels, int64_t scheme, const Tensor& mean_grad) {
+  const Block block = block_of(acc, scale, shift, function, at::empty({0}, scale.options()));
+  const BlockGradient gradient =
+      block_gradient_of(grad, acc, coding_of(range, levels, scheme), mean_grad);
+  TORCH_CHECK(acc.is_cpu(), "there is no kernel for ", acc.device());
+  const auto options = acc.options().dtype(at::kDouble).requires_grad(false);
+  const Tensor sums = at::empty({2, block.channels}, options), dz = images_like(acc, at::kFloat);
+  const Tensor partial = at::empty({block_units(block), 2, block.channels}, options);
+  raise_unless_ok(block_gradient_kept_cpu(block, gradient, partial.mutable_data_ptr<double>(),
+                                          sums.mutable_data_ptr<double>(), floats_of_output(dz),
+                                          kParallel));
+  return {sums, dz};
+}
+
+// Writes to dz behind autograd's back.
+void norm_gradient_(const Tensor& dz, const Tensor& acc, const Tensor& k) {
+  check_images(acc);
+  check_images(dz);
+  const int64_t n = acc.size(0), c = acc.size(1), positions = acc.size(2) * acc.size(3);
+  TORCH_CHECK(dz.sizes() == acc.sizes(), "expected a gradient like the accumulators");
+  TORCH_CHECK(acc.is_cpu() && dz.is_cpu(), "there is no kernel for ", acc.device());
+  check_state(k, at::kFloat, 3 * c);
+  const Accumulator type = accumulator_of(acc);
+  const Block block{
+      acc.const_data_ptr(), type, n, positions, c, nullptr, nullptr, kIdentity, nullptr};
+  dz.unsafeGetTensorImpl()->bump_version();
+  raise_unless_ok(
+      norm_gradient_cpu(block, k.const_data_ptr<float>(), floats_of_output(dz), kParallel));
+}
+
 // The gradients to a learned step and its offset by channel.
 Tensor block_step_sums(const Tensor& grad, const Tensor& acc, const Tensor& scale,
                        const Tensor& shift, int64_t function, const Tensor& gate,
@@ -211,7 +244,11 @@ TensorPair block_gate_gradient(const Tensor& grad, const Tensor& acc, const Tens
 
 void add_block_operators(Operators& operators) {
   ADD_OPERATORS(operators, channel_moments, block_extremes, block_codes, block_values, block_means,
-                block_gradient_sums, block_gradient, block_gate_gradient, block_step_sums);
+                block_gradient_sums, block_gradient_kept, block_gradient, block_gate_gradient,
+                block_step_sums, norm_gradient_);
+  for (const char* name : {"block_gradient_kept", "norm_gradient_"}) {
+    operators.on_cpu_alone.emplace_back(name);
+  }
 }
 
 }  // namespace micronet

@@ -2,8 +2,6 @@
 
 #include "include/block.h"
 
-#include <limits>
-
 #include "cpu/block_cut.h"
 
 namespace micronet {
@@ -28,46 +26,8 @@ int block_moments_cpu(const Block& block, double* partial, double* sums,
   return two_sums<double>(
       block, nullptr, partial, sums, parallel,
       [&](Constants& constants, int64_t first, int64_t count, double* one, double* other) {
-        kernels().block_moments(constants.at(first), block.type, count, one, other);
+        kernels().block_moments(constants.cut.at(first), block.type, count, one, other);
       });
-}
-
-int block_extremes_cpu(const Block& block, float* partial, float* extremes,
-                       const ParallelFor& parallel) {
-  const Cut cut(block);
-  const float most = std::numeric_limits<float>::infinity();
-  cut.parallel(parallel, [&](int64_t from, int64_t to) {
-    Constants constants(cut);
-    const size_t width = static_cast<size_t>(cut.width);
-    for (int64_t u = from; u < to; ++u) {
-      constants.enter(u);
-      std::vector<float> least(width, most), largest(width, -most);
-      std::vector<int32_t> bad(width, 0);
-      cut.runs(u, [&](int64_t first, int64_t count) {
-        kernels().block_extremes(constants.run(first, count), least.data(), largest.data(),
-                                 bad.data());
-      });
-      Extremes found;
-      for (size_t i = 0; i < width; ++i) {
-        found.least = least[i] < found.least ? least[i] : found.least;
-        found.most = largest[i] > found.most ? largest[i] : found.most;
-        found.has_nan = found.has_nan || bad[i] != 0;
-      }
-      const float nan = std::numeric_limits<float>::quiet_NaN();
-      partial[2 * u] = found.has_nan ? nan : found.least;
-      partial[2 * u + 1] = found.has_nan ? nan : found.most;
-    }
-  });
-  float least = most, largest = -most;
-  for (int64_t u = 0; u < cut.units(); ++u) {
-    const float l = partial[2 * u], m = partial[2 * u + 1];
-    least = l != l || l < least ? l : least;
-    largest = m != m || m > largest ? m : largest;
-    if (l != l) break;
-  }
-  extremes[0] = least + 0.0f;
-  extremes[1] = largest + 0.0f;
-  return kOk;
 }
 
 int block_codes_cpu(const Block& block, const Coding& coding, uint8_t* codes,

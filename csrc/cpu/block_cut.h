@@ -37,6 +37,26 @@ struct Cut {
 
   int64_t units() const { return block.images * per_image; }
 
+  // Accumulators from `first` on, in their own type.
+  const void* at(int64_t first) const {
+    const int64_t bytes = block.type == kInt16 ? 2 : 4;
+    return static_cast<const char*>(block.acc) + first * bytes;
+  }
+
+  // What belongs to channels, for the pixels of a run.
+  std::vector<float> repeated(const float* channels) const {
+    std::vector<float> values(static_cast<size_t>(width));
+    repeat(channels, &values);
+    return values;
+  }
+
+  void repeat(const float* channels, std::vector<float>* values) const {
+    const int64_t c = block.channels;
+    for (int64_t i = 0; i < width; i += c) {
+      std::memcpy(values->data() + i, channels, static_cast<size_t>(c) * sizeof(float));
+    }
+  }
+
   // Calls body(first element of the run, elements) for the runs of a unit.
   template <typename Body>
   void runs(int64_t unit, const Body& body) const {
@@ -63,8 +83,8 @@ struct Constants {
   int64_t image = -1;
 
   Constants(const Cut& c, const float* extra_from = nullptr) : cut(c), mean_grad_of(extra_from) {
-    scale = repeated(cut.block.scale);
-    shift = repeated(cut.block.shift);
+    scale = cut.repeated(cut.block.scale);
+    shift = cut.repeated(cut.block.shift);
     gate.assign(static_cast<size_t>(cut.width), 1.0f);
     mean_grad.assign(static_cast<size_t>(cut.width), 0.0f);
     floats.resize(static_cast<size_t>(cut.width));
@@ -72,42 +92,25 @@ struct Constants {
     result.resize(static_cast<size_t>(cut.width));
   }
 
-  std::vector<float> repeated(const float* channels) const {
-    std::vector<float> values(static_cast<size_t>(cut.width));
-    repeat(channels, &values);
-    return values;
-  }
-
-  void repeat(const float* channels, std::vector<float>* values) const {
-    const int64_t c = cut.block.channels;
-    values->resize(static_cast<size_t>(cut.width));
-    for (int64_t i = 0; i < cut.width; i += c) {
-      std::memcpy(values->data() + i, channels, static_cast<size_t>(c) * sizeof(float));
-    }
-  }
-
   // Those of the unit's image.
   void enter(int64_t unit) {
     const int64_t next = unit / cut.per_image, c = cut.block.channels;
     if (next == image) return;
     image = next;
-    if (cut.block.gate != nullptr) repeat(cut.block.gate + image * c, &gate);
-    if (mean_grad_of != nullptr) repeat(mean_grad_of + image * c, &mean_grad);
+    if (cut.block.gate != nullptr) cut.repeat(cut.block.gate + image * c, &gate);
+    if (mean_grad_of != nullptr) cut.repeat(mean_grad_of + image * c, &mean_grad);
   }
 
-  // Accumulators from `first` on, in their own type.
-  const void* at(int64_t first) const {
-    const int64_t bytes = cut.block.type == kInt16 ? 2 : 4;
-    return static_cast<const char*>(cut.block.acc) + first * bytes;
-  }
+  BlockRun run(int64_t first, int64_t count) { return run_of(cut.at(first), count); }
 
-  BlockRun run(int64_t first, int64_t count) {
-    const float* acc = static_cast<const float*>(at(first));
+  // A run of accumulators that lie elsewhere.
+  BlockRun run_of(const void* acc, int64_t count) {
+    const float* values = static_cast<const float*>(acc);
     if (cut.block.type != kValue) {
-      kernels().block_floats(at(first), cut.block.type, count, floats.data());
-      acc = floats.data();
+      kernels().block_floats(acc, cut.block.type, count, floats.data());
+      values = floats.data();
     }
-    return {acc, count, scale.data(), shift.data(), gate.data(), cut.block.function};
+    return {values, count, scale.data(), shift.data(), gate.data(), cut.block.function};
   }
 
  private:

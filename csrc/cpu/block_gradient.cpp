@@ -48,6 +48,32 @@ int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, d
       });
 }
 
+int block_gradient_kept_cpu(const Block& block, const BlockGradient& gradient, double* partial,
+                            double* sums, float* dz, const ParallelFor& parallel) {
+  return two_sums<float>(
+      block, gradient.mean_grad, partial, sums, parallel,
+      [&](Constants& constants, int64_t first, int64_t count, float* one, float* other) {
+        kernels().block_gradient_kept(constants.run(first, count),
+                                      gradient_run(gradient, first, count, constants), one, other,
+                                      dz + first);
+      });
+}
+
+int norm_gradient_cpu(const Block& block, const float* k, float* dz, const ParallelFor& parallel) {
+  const Cut cut(block);
+  const std::vector<float> k0 = cut.repeated(k), k1 = cut.repeated(k + block.channels),
+                           k2 = cut.repeated(k + 2 * block.channels);
+  const float* const all[] = {k0.data(), k1.data(), k2.data()};
+  cut.parallel(parallel, [&](int64_t from, int64_t to) {
+    for (int64_t u = from; u < to; ++u) {
+      cut.runs(u, [&](int64_t first, int64_t count) {
+        kernels().norm_gradient(cut.at(first), block.type, count, all, dz + first);
+      });
+    }
+  });
+  return kOk;
+}
+
 int block_step_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
                         double* sums, const ParallelFor& parallel) {
   return two_sums<float>(
@@ -61,9 +87,8 @@ int block_step_sums_cpu(const Block& block, const BlockGradient& gradient, doubl
 int block_gradient_cpu(const Block& block, const BlockGradient& gradient, const float* k, void* out,
                        DType type, const ParallelFor& parallel) {
   const Cut cut(block);
-  const Constants whole(cut);
-  const std::vector<float> k0 = whole.repeated(k), k1 = whole.repeated(k + block.channels),
-                           k2 = whole.repeated(k + 2 * block.channels);
+  const std::vector<float> k0 = cut.repeated(k), k1 = cut.repeated(k + block.channels),
+                           k2 = cut.repeated(k + 2 * block.channels);
   const float* const all[] = {k0.data(), k1.data(), k2.data()};
   const auto narrowed = type == kBFloat16 ? narrow_run<BFloat16> : narrow_run<Float16>;
   return each_run(

@@ -147,6 +147,13 @@ struct BlockRun {
   Function function;
 };
 
+// Integers of each place of a run, int16 or int32: the least and the largest, the largest up to the
+// place's edge and the least beyond it.
+struct IntegerEnds {
+  void *least, *most, *below, *above;
+  const void* edges;
+};
+
 // The gradient to values of a run; it passes where they lie inside.
 struct GradientRun {
   const float *grad, *mean_grad;
@@ -207,10 +214,14 @@ struct Kernels {
   void (*block_moments)(const void* acc, Accumulator type, int64_t count, double* sums,
                         double* squares);
   void (*block_extremes)(BlockRun run, float* least, float* most, int32_t* bad);
+  void (*block_ends)(const void* acc, Accumulator type, int64_t count, const IntegerEnds& ends);
   void (*block_codes)(BlockRun run, Quantizer q, uint8_t* codes);
   void (*block_values)(BlockRun run, float* values);
   void (*block_add)(BlockRun run, float* sums);
   void (*block_gradient_sums)(BlockRun run, GradientRun g, float* sums, float* products);
+  void (*block_gradient_kept)(BlockRun run, GradientRun g, float* sums, float* products, float* dz);
+  void (*norm_gradient)(const void* acc, Accumulator type, int64_t count, const float* const* k,
+                        float* dz);
   void (*block_gradient)(BlockRun run, GradientRun g, const float* const* k, float* out);
   void (*block_gate_gradient)(BlockRun run, GradientRun g, float* grad_a, float* grad_gate);
   void (*block_step_sums)(BlockRun run, GradientRun g, float* steps, float* offsets);

@@ -58,6 +58,16 @@ int block_means_cpu(const Block& block, float* means, const ParallelFor& paralle
 int block_gradient_sums_cpu(const Block& block, const BlockGradient& gradient, double* partial,
                             double* sums, const ParallelFor& parallel);
 
+// The same sums, and what they are sums of, to be kept: dz [images, positions, channels], the
+// gradient to z, for norm_gradient_cpu. For the CPU alone, where making it twice takes longer than
+// keeping it.
+int block_gradient_kept_cpu(const Block& block, const BlockGradient& gradient, double* partial,
+                            double* sums, float* dz, const ParallelFor& parallel);
+
+// dz = dz * k[0] + acc * k[1] + k[2], in place, k [3, channels]: the rest of block_gradient_cpu. Of
+// the block only the accumulators are read.
+int norm_gradient_cpu(const Block& block, const float* k, float* dz, const ParallelFor& parallel);
+
 // sums [2, channels] of a block with or without a gate, whose values a learned quantizer rounded to
 // integers i at the scale S: of grad * (i - S * value) where the gradient passes and grad * i
 // elsewhere, and of grad where it does not pass. The gradients to the step and to the offset.

@@ -54,6 +54,10 @@ MICRONET_HD float sigmoid(float z) { return 1.0f / one_plus_exp(-z); }
 // z * sigmoid(z).
 MICRONET_HD float swish(float z) { return z / one_plus_exp(-z); }
 
+// Swish falls up to here and rises beyond. On either side two results are in order, whatever was
+// rounded, where their arguments are so far apart; tests/cpu/test_function.cpp goes through them.
+constexpr float kLeastSwishAt = -1.2784645f, kSwishSpacing = 0x1p-10f;
+
 template <int kFunction>
 MICRONET_HD float activate(float z) {
   if (kFunction == kRelu) return z < 0.0f ? 0.0f : z;

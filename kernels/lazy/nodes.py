@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..operands import Coding
 from ..shapes import in_order, is_channels_last, strides_of
+from . import norm
 from .block import Block, Remade
 from .convolution import (
     ConvCall,
@@ -34,7 +35,7 @@ from .gradient import (
     plan_to_affine,
     plan_to_values,
 )
-from .norm import Statistics, backward_map
+from .norm import Statistics
 
 _OP = torch.ops.micronet
 
@@ -255,14 +256,10 @@ class NormNode(torch.autograd.Function):
         weight, dequant_scale, mean, variance, *saved = ctx.saved_tensors
         statistics = ctx.statistics.restored(mean, variance)
         block = ctx.block.restored(*saved)
-        plan = plan_to_affine(grad, block)
-        sums = _OP.block_gradient_sums.default(*plan.arguments())
-        k, grad_weight, grad_bias = backward_map(statistics, ctx.eps, weight, dequant_scale, sums)
-        plan = plan.before_norm(k)
+        out, grad_weight, grad_bias = norm.backward(
+            plan_to_affine(grad, block), statistics, ctx.eps, weight, dequant_scale, ctx.waits
+        )
         block.drop_remade()
-        # The convolution before rounds the gradient in the pass that makes it; where it does not
-        # round, numbers take less memory than what they are made from.
-        out = LazyGradient.of(plan) if ctx.waits else plan.values()
         return out, grad_weight, grad_bias if ctx.has_bias else None
 
 

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..backends.reference import norm as specification
+from ..shapes import in_order
+from .gradient import LazyGradient, Plan
 
 _OP = torch.ops.micronet
 
@@ -127,6 +129,37 @@ def _folded(norm: Norm, statistics: Statistics, dequant_scale: Tensor) -> Folded
 
 def _lie_in_order(*of_channels: Tensor | None) -> bool:
     return all(t is None or t.is_contiguous() for t in of_channels)
+
+
+# The gradients to the values of sums, and to the weight and bias of their normalization.
+Gradients = tuple[Tensor, Tensor | None, Tensor]
+
+
+def backward(
+    plan: Plan,
+    statistics: Statistics,
+    eps: float,
+    weight: Tensor | None,
+    dequant_scale: Tensor,
+    waits: bool,
+) -> Gradients:
+    """The gradients of a normalization, from the plan of the one to what it returned.
+
+    Where the convolution before rounds the gradient in the pass that makes it, this one waits for
+    it; where it does not, numbers take less memory than what they are made from.
+    """
+    block, normalization = plan.block, (statistics, eps, weight, dequant_scale)
+    if waits or block.scale.device.type != "cpu":
+        sums = _OP.block_gradient_sums.default(*plan.arguments())
+        k, grad_weight, grad_bias = backward_map(*normalization, sums)
+        plan = plan.before_norm(k)
+        return LazyGradient.of(plan) if waits else plan.values(), grad_weight, grad_bias
+    # A CPU takes longer to evaluate the slope of a function twice than to write dz, once, where the
+    # numbers are to be.
+    sums, dz = _OP.block_gradient_kept.default(*plan.arguments())
+    k, grad_weight, grad_bias = backward_map(*normalization, sums)
+    _OP.norm_gradient_.default(dz, block.sums, k)
+    return in_order(dz, block.channels_last), grad_weight, grad_bias
 
 
 def backward_map(

@@ -63,6 +63,42 @@ def test_gradients_are_the_same_everywhere(on_all, rng, threads, block, dtype):
         on_all(lambda by=by: OP.block_gate_gradient(grad, *block, gate, *by))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_that_is_kept_is_the_one_that_is_made_twice(on_all, rng, threads, block, dtype):
+    acc = block[0]
+    grad, extra = images(rng, acc.shape, dtype), torch.randn(acc.shape[:2], generator=rng)
+    k, before = torch.randn(3, acc.shape[1], generator=rng), grad.clone()
+
+    def kept(by, more):
+        operands = grad, *block, *by, more
+        sums, dz = OP.block_gradient_kept(*operands)
+        assert torch.equal(sums, OP.block_gradient_sums(*operands))
+        through = dz.clone(memory_format=torch.channels_last)
+        OP.norm_gradient_(through, acc, k)
+        assert torch.equal(through, OP.block_gradient(*operands, k, torch.float32))
+        return torch.cat([dz, through])
+
+    for by in (NOTHING, RANGE, STEP):
+        for more in (NONE, extra):
+            on_all(lambda by=by, more=more: kept(by, more))
+    # Where nothing is between the two, what is written to is no alias of what came.
+    assert torch.equal(grad, before)
+
+
+def test_what_a_kept_gradient_refuses(rng):
+    acc, k = images(rng, (2, 3, 4, 5), torch.int16, 9.0), torch.ones(3, 3)
+    for dz, wrong in (
+        (torch.ones(2, 3, 4, 5), "dz has strides"),
+        (images(rng, (2, 3, 4, 4)), "dz has shape"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            OP.norm_gradient_(dz, acc, k)
+    with pytest.raises(TypeError, match=r"dz is torch\.float16"):
+        OP.norm_gradient_(images(rng, acc.shape, torch.float16), acc, k)
+    with pytest.raises(ValueError, match="k has shape"):
+        OP.norm_gradient_(images(rng, acc.shape), acc, torch.ones(3, 4))
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_gradients_to_a_step_and_its_offset(backend, rng, threads, block, gated):
     """Within the error of a sum of float32: each unit adds at most 128 terms to a place."""

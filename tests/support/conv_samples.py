@@ -89,6 +89,10 @@ SAMPLES = {
     "block_codes": lambda d: [*_read(d, ENDS, 16, 0), *_read(d, STEP, 17, 4)],
     "block_means": _blocks,
     "block_gradient_sums": lambda d: [(_images(d), *b, ENDS, 16, 0, NONE) for b in _blocks(d)],
+    "block_gradient_kept": lambda d: [
+        (_images(d), *b, STEP, 9, 4, _spread(2, 6)) for b in _blocks(d)
+    ],
+    "norm_gradient_": lambda d: [(_images(), _images(ACCUMULATORS[d]), _spread(3, 6))],
     "block_gradient": lambda d: [
         (_images(d), *b, NONE, 2, 0, _spread(2, 6), _spread(3, 6), d) for b in _blocks(d)
     ],

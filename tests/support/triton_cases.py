@@ -246,7 +246,7 @@ def rankings(rng, dtype, sizes):
 
 
 # Operators that have kernels for the CPU alone.
-ON_CPU_ALONE = ["depthwise_gradient"]
+ON_CPU_ALONE = ["depthwise_gradient", "block_gradient_kept", "norm_gradient_"]
 # Operator -> its arguments for a dtype, at sizes of the operator's own or at those that are given.
 OPS = [op for op in ops.OPS if op not in ON_CPU_ALONE]
 # Sums in float64 whose order is free.

@@ -77,6 +77,30 @@ inline void block_extremes(BlockRun run, float* least, float* most, int32_t* bad
   });
 }
 
+template <typename T>
+MICRONET_INLINE void widen_ends(const T* acc, int64_t count, const IntegerEnds& ends) {
+  constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max();
+  T *least = static_cast<T*>(ends.least), *most = static_cast<T*>(ends.most);
+  T *below = static_cast<T*>(ends.below), *above = static_cast<T*>(ends.above);
+  const T* edges = static_cast<const T*>(ends.edges);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const T v = acc[i], low = v <= edges[i] ? v : kLeast, high = v > edges[i] ? v : kMost;
+    least[i] = v < least[i] ? v : least[i];
+    most[i] = v > most[i] ? v : most[i];
+    below[i] = low > below[i] ? low : below[i];
+    above[i] = high < above[i] ? high : above[i];
+  }
+}
+
+inline void block_ends(const void* acc, Accumulator type, int64_t count, const IntegerEnds& ends) {
+  if (type == kInt16) {
+    widen_ends(static_cast<const int16_t*>(acc), count, ends);
+  } else {
+    widen_ends(static_cast<const int32_t*>(acc), count, ends);
+  }
+}
+
 inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
   with_function(run, [=](auto function) {
 #pragma GCC ivdep
@@ -139,6 +163,39 @@ inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float*
       products[i] += dz * run.acc[i];
     }
   });
+}
+
+inline void block_gradient_kept(BlockRun run, GradientRun g, float* sums, float* products,
+                                float* kept) {
+  with_rounding(run, g, [=](auto function, auto learned) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float dz = gradient_at(run, g, i, function, learned);
+      sums[i] += dz;
+      products[i] += dz * run.acc[i];
+      kept[i] = dz;
+    }
+  });
+}
+
+template <typename T>
+MICRONET_INLINE void map_gradient(const T* acc, int64_t count, const float* const* k, float* dz) {
+  const float *k0 = k[0], *k1 = k[1], *k2 = k[2];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    dz[i] = dz[i] * k0[i] + (static_cast<float>(acc[i]) * k1[i] + k2[i]);
+  }
+}
+
+inline void norm_gradient(const void* acc, Accumulator type, int64_t count, const float* const* k,
+                          float* dz) {
+  if (type == kInt16) {
+    map_gradient(static_cast<const int16_t*>(acc), count, k, dz);
+  } else if (type == kInt32) {
+    map_gradient(static_cast<const int32_t*>(acc), count, k, dz);
+  } else {
+    map_gradient(static_cast<const float*>(acc), count, k, dz);
+  }
 }
 
 inline void block_gradient(BlockRun run, GradientRun g, const float* const* k, float* out) {

@@ -80,6 +80,12 @@ void blocks_are_the_same_however_split(std::mt19937& random, int64_t channels, i
         CHECK(block_gradient_sums_cpu(block, gradient, partial.data(), sums.data(), parallel) ==
               kOk);
         answer.insert(answer.end(), sums.begin(), sums.end());
+        std::vector<double> again(sums.size());
+        std::vector<float> kept(all.size());
+        CHECK(block_gradient_kept_cpu(block, gradient, partial.data(), again.data(), kept.data(),
+                                      parallel) == kOk);
+        CHECK(norm_gradient_cpu(block, k.data(), kept.data(), parallel) == kOk);
+        CHECK(again == sums && kept == all);
       }
       answer.insert(answer.end(), all.begin(), all.end());
       answer.insert(answer.end(), means.begin(), means.end());

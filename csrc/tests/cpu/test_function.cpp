@@ -1,9 +1,11 @@
 // exp within 2 ulp and what is added to it, over every 97th float from a random one on and at the
-// edges; what swish and sigmoid make of the ends.
+// edges; swish on either side of its least value, over every float; what swish and sigmoid make of
+// the ends.
 
 #include <cmath>
 #include <limits>
 
+#include "cpu/kernels.h"
 #include "include/function.h"
 #include "tests/check.h"
 
@@ -55,6 +57,65 @@ void exp_is_within_two_ulp(std::mt19937& random) {
   CHECK(exp_float(-kInfinity) == 0.0f);
 }
 
+// Floats in their order: 0 is the 0th, -0 as well.
+float nth_float(int64_t n) {
+  const uint32_t magnitude = static_cast<uint32_t>(n < 0 ? -n : n);
+  const uint32_t word = n < 0 ? magnitude | 0x80000000u : magnitude;
+  float x;
+  std::memcpy(&x, &word, 4);
+  return x;
+}
+
+int64_t number_of(float x) {
+  const int64_t magnitude = word_of(x) & 0x7fffffffu;
+  return x < 0.0f ? -magnitude : magnitude;
+}
+
+// What swish makes of the arguments on one side of its least value, in intervals of half a spacing.
+// None is below what an interval before the neighboring one has.
+struct Order {
+  int64_t interval = 0;
+  float before = -kInfinity, neighbor = -kInfinity, most = -kInfinity;
+  bool holds = true;
+
+  void add(float z, float value) {
+    const double from = std::fabs(static_cast<double>(z) - static_cast<double>(kLeastSwishAt));
+    const int64_t next = static_cast<int64_t>(from * 2.0 / kSwishSpacing);
+    if (next != interval) {
+      before = std::fmax(before, next == interval + 1 ? neighbor : std::fmax(neighbor, most));
+      neighbor = next == interval + 1 ? most : -kInfinity;
+      interval = next;
+      most = -kInfinity;
+    }
+    most = value > most ? value : most;
+    holds = holds && value >= before;
+  }
+};
+
+// Every float from the least value of swish to where swish is the identity, or 0; around 0, where
+// floats are many and swish is half of them, every 97th.
+void swish_is_in_order_on_either_side(int64_t direction) {
+  const float end = direction > 0 ? 100.0f : -100.0f;
+  const size_t chunk = 4096;
+  std::vector<float> z(chunk), values(chunk), one(chunk, 1.0f), zero(chunk, 0.0f);
+  Order order;
+  int64_t n = number_of(kLeastSwishAt) + (direction > 0 ? 1 : 0);
+  while ((number_of(end) - n) * direction >= 0) {
+    for (float& x : z) {
+      x = nth_float(n);
+      n += std::fabs(x) < 0x1p-12f ? 97 * direction : direction;
+    }
+    kernels().block_values(
+        {z.data(), static_cast<int64_t>(chunk), one.data(), zero.data(), one.data(), kSwish},
+        values.data());
+    CHECK(same(values[0], swish(z[0])));
+    for (size_t i = 0; i < chunk; ++i) order.add(z[i], values[i]);
+    CHECK(order.holds);
+  }
+  CHECK(swish(end) == (direction > 0 ? end : 0.0f));
+  CHECK(swish(2.0f * end) == (direction > 0 ? 2.0f * end : 0.0f));
+}
+
 void functions_at_their_ends() {
   CHECK(swish(0.0f) == 0.0f && swish(200.0f) == 200.0f && swish(-200.0f) == 0.0f);
   CHECK(sigmoid(0.0f) == 0.5f && sigmoid(200.0f) == 1.0f && sigmoid(-200.0f) == 0.0f);
@@ -71,6 +132,7 @@ void functions_at_their_ends() {
 
 void run_tests(std::mt19937& random) {
   exp_is_within_two_ulp(random);
+  for (const int64_t direction : {1, -1}) swish_is_in_order_on_either_side(direction);
   functions_at_their_ends();
 }
 

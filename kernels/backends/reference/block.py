@@ -149,8 +149,32 @@ def _by_channel(*terms: Tensor) -> Tensor:
 @takes(Affine, at=1)
 def block_gradient_sums(grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor) -> Tensor:
     """Sums of the gradient to z, and of its products with acc, by channel, float64 [2, C]."""
-    dz = _gradient(grad, affine, coding, mean_grad)
+    return _sums_of(_gradient(grad, affine, coding, mean_grad), affine)
+
+
+def _sums_of(dz: Tensor, affine: Affine) -> Tensor:
     return _by_channel(dz, dz * affine.acc.float())
+
+
+@takes(Coding, at=5)
+@takes(Affine, at=1)
+def block_gradient_kept(
+    grad: Tensor, affine: Affine, coding: Coding, mean_grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The sums of `block_gradient_sums`, and the gradient to z, [N, C, H, W], float32."""
+    dz = _gradient(grad, affine, coding, mean_grad)
+    # A copy also where the gradient passes as it is: this one is written to.
+    return _sums_of(dz, affine), dz.clone(memory_format=torch.channels_last)
+
+
+def norm_gradient_(dz: Tensor, acc: Tensor, k: Tensor) -> None:
+    """dz * k[0] + (acc * k[1] + k[2]), in place of the gradient to z."""
+    dz.copy_(_mapped(dz, acc, k))
+
+
+def _mapped(dz: Tensor, acc: Tensor, k: Tensor) -> Tensor:
+    k0, k1, k2 = k[:, :, None, None]
+    return dz * k0 + (acc.float() * k1 + k2)
 
 
 @takes(Coding, at=5)
@@ -160,8 +184,7 @@ def block_gradient(
 ) -> Tensor:
     """dz * k[0] + (acc * k[1] + k[2]), [N, C, H, W], rounded to a dtype."""
     dz = _gradient(grad, affine, coding, mean_grad)
-    k0, k1, k2 = k[:, :, None, None]
-    return _images(dz * k0 + (affine.acc.float() * k1 + k2)).to(dtype)
+    return _images(_mapped(dz, affine.acc, k)).to(dtype)
 
 
 @takes(Coding, at=6)
