@@ -18,7 +18,7 @@ from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.plain_weights import check_weight
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.inputs import InputQuantizer
-from micronet.scoring.network.encodings import Blocks, block_cuts
+from micronet.scoring.network.encodings import Blocks, Layout, block_cuts, cheapest, code_bits
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
 from micronet.utils.errors import UserError
 
@@ -48,6 +48,8 @@ class LayerFacts:
         input_codes: smallest and largest integer of the input's quantizer; None where its range
             is not known or the input is float.
         shared: whether an earlier layer stores the same weights.
+        has_factors: whether its sums are multiplied by factors of a normalization that is none of
+            the network's modules.
     """
 
     name: str
@@ -60,6 +62,18 @@ class LayerFacts:
     channels: tuple[Channel, ...] | None = None
     input_codes: tuple[int, int] | None = None
     shared: bool = False
+    has_factors: bool = False
+
+    @property
+    def sums_floats(self) -> bool:
+        """Whether evaluation sums floats: what follows then finds no scale to be multiplied in."""
+        return self.bits.why_float(prod(self.shape[1:])) is not None
+
+    def layout(self, float_bits: int) -> Layout:
+        """Return how the weights are stored in fewest bits, a float being one of so many."""
+        levels = self.bits.weight_levels
+        bits = float_bits if levels is None else code_bits(levels)
+        return cheapest(self.numel, self.nonzero, self.blocks, bits)
 
     @property
     def numel(self) -> int:
@@ -140,6 +154,7 @@ def actual(
         _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
         shared,
+        getattr(module, "norm_scale", None) is not None,
     )
 
 

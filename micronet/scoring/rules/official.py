@@ -38,7 +38,6 @@ from torch import Tensor
 
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.inputs import InputQuantizer
-from micronet.scoring.network.encodings import cheapest
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.scoring.operations.records import BatchNorm, Op, Permutation
@@ -59,6 +58,7 @@ def storage(subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[Cost]:
         if not facts.shared:
             yield from _weights(facts, bits)
         yield from _biases(facts, facts.name in folded, bits)
+        yield from _factors(facts, facts.name in folded, subject.is_quantized)
         yield from _quantizers(facts)
     yield from _others(subject, ops, bits)
     yield from _permutations(ops)
@@ -79,7 +79,7 @@ def _parameters(values: int, bits: int) -> Fraction:
 
 def _weights(facts: LayerFacts, floats: int) -> Iterator[Cost]:
     bits = bits_of(facts.bits.weight_levels) or floats
-    layout = cheapest(facts.numel, facts.nonzero, facts.blocks, bits)
+    layout = facts.layout(floats)
     name, note = f"{facts.name}.weight", f"{layout.name}, {bits} bits"
     dense = Fraction(facts.numel)
     yield Cost(name, "weights", _parameters(layout.values, bits), dense, facts.name, note=note)
@@ -94,6 +94,14 @@ def _biases(facts: LayerFacts, is_folded: bool, bits: int) -> Iterator[Cost]:
         note = "of the folded normalization" if is_folded else ""
         used = _parameters(channels, bits)
         yield Cost(f"{facts.name}.bias", "biases", used, Fraction(channels), facts.name, note=note)
+
+
+def _factors(facts: LayerFacts, is_folded: bool, is_quantized: bool) -> Iterator[Cost]:
+    """Yield the factors of a normalization that no scales of integers take in."""
+    if is_quantized and (is_folded or facts.has_factors) and facts.sums_floats:
+        used = Fraction(facts.shape[0])
+        name, note = f"{facts.name}.norm_scale", "of the folded normalization"
+        yield Cost(name, "normalizations", used, Fraction(0), facts.name, note=note)
 
 
 def _quantizers(facts: LayerFacts) -> Iterator[Cost]:
