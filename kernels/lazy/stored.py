@@ -51,7 +51,8 @@ def conv2d_of_nonfinite(
         x.shape, integers.shape, call.stride, call.padding, call.dilation, call.groups
     )
     sums = integer_sums((x * x_scale).round_(), integers, call, shape)
-    return LazyTensor.of(Block(sums, scale, shift, is_channels_last(x)))
+    is_last = is_channels_last(x) or is_channels_last(integers)
+    return LazyTensor.of(Block(sums, scale, shift, is_last))
 
 
 @torch.no_grad()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.artifact.document import (
+from micronet.artifact.format.document import (
     Activation,
     Add,
     Concat,

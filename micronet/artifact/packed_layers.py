@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.artifact.document import INTEGER, SCALED, Layer
-from micronet.artifact.packing import Weights
+from micronet.artifact.format.document import INTEGER, SCALED, Layer
+from micronet.artifact.format.packing import Weights
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from micronet.quantization.precision import LayerBits
+from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.inputs import InputQuantizer
 
 
@@ -45,7 +45,8 @@ class PackedLayer(QuantizedLayer):
             values = values / scale.view(-1, *(1,) * (values.dim() - 1))
         self.weight = nn.Parameter(values, requires_grad=False)
         bias = tensors.get("bias")
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        stored_bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", stored_bias)
         self.input_quantizer = quantizer
         norm = tensors.get("norm_scale")
         factor = scale if layer.sums in (INTEGER, SCALED) else norm
@@ -69,12 +70,25 @@ class PackedLayer(QuantizedLayer):
     def _integers(self, x: Tensor, kernel: Tensor, call: kernels.ConvCall) -> Tensor:
         """Convolve images of this layer's input with integers."""
         assert self.input_quantizer is not None and self.factor is not None
+        bias: Any = self.bias
         codes = self.input_quantizer.codes(x, x.shape[1:].numel())
         if codes is None:
             values, scale = self.input_quantizer(x.float()), self.input_quantizer.scale
-            return kernels.conv2d_of_nonfinite(values, scale, kernel, self.factor, self.bias, call)
+            return kernels.conv2d_of_nonfinite(values, scale, kernel, self.factor, bias, call)
         zero = self.packed_zero_point
-        return kernels.conv2d_of_stored(codes, kernel, zero, self.factor, self.bias, call)
+        return kernels.conv2d_of_stored(codes, kernel, zero, self.factor, bias, call)
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values of which ordinary operators make this layer's, up to the order of sums."""
+        weight, factor = self.weight, self.factor
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+            if self.sums == INTEGER and factor is not None:
+                factor = factor * self.input_quantizer.scale
+        # A counter on the meta device asks whether what is multiplied by is the weight itself.
+        if factor is not None and not weight.is_meta:
+            weight = weight * factor.view(-1, *(1,) * (weight.dim() - 1))
+        return x, weight
 
     def _values(self, x: Tensor) -> Tensor:
         return x.float() if self.input_quantizer is None else self.input_quantizer(x.float())
@@ -121,7 +135,7 @@ class PackedConv2d(PackedLayer, QuantizedConv2d):
         x = self._values(x)
         if self.factor is None:
             return self.evaluate(x, self.weight)
-        channels_last = kernels.is_channels_last(x)
+        channels_last = kernels.is_channels_last(x) or kernels.is_channels_last(self.weight)
         geometry = self.geometry(x.shape[-2:])
         sums = kernels.conv2d_deterministic(x, self.weight, None, *geometry)
         return kernels.scaled_sums(sums, self.factor, self.bias, channels_last)

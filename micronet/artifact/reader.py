@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from micronet.artifact import container, document, layers, topology
-from micronet.artifact.container import Contents
-from micronet.artifact.document import Conv, Document, Layer, Linear, Quantize, Table
+from micronet.artifact.format import container, document, layers, topology
+from micronet.artifact.format.container import Contents
+from micronet.artifact.format.document import Conv, Document, Layer, Linear, Quantize, Table
+from micronet.artifact.format.packing import PackingError, from_bits, unpack
+from micronet.artifact.format.tensors import Spec, one_by_one, specs
 from micronet.artifact.network import PackedNetwork
 from micronet.artifact.packed_layers import PackedConv2d, PackedLinear
-from micronet.artifact.packing import PackingError, from_bits, unpack
 from micronet.artifact.quantizers import ScaleError, check_like, quantizer_of
-from micronet.artifact.tensors import Spec, one_by_one, specs
 from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.utils.errors import UserError
 

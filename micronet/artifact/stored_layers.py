@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.artifact.document import FLOAT, INTEGER, SCALED, Layer
-from micronet.artifact.packing import Weights, pack, to_bits
+from micronet.artifact.format.document import FLOAT, INTEGER, SCALED, Layer
+from micronet.artifact.format.packing import Weights, pack, to_bits
+from micronet.artifact.format.tensors import INPUT, one_by_one
 from micronet.artifact.quantizers import scale_and_zero_point
-from micronet.artifact.steps import Notes
-from micronet.artifact.tensors import INPUT, one_by_one
+from micronet.artifact.recording.steps import Notes
 from micronet.quantization.deterministic_layers import ExactConv2d
 from micronet.quantization.layers import QuantizedLayer
 from micronet.scoring.network.layer_facts import LayerFacts

@@ -1,4 +1,4 @@
-"""From a network to a packed file: recorded, folded, stored, and held to the network it came from."""
+"""From a network to a packed file: recorded, folded, stored, and held to what it came from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from micronet.artifact import container
-from micronet.artifact.document import KINDS, About, Document, Input, Layer, Node
+from micronet.artifact.format import container
+from micronet.artifact.format.document import KINDS, About, Document, Input, Layer, Node
+from micronet.artifact.format.tensors import INPUT
 from micronet.artifact.reader import FILE, Packed, from_content, network_of
-from micronet.artifact.recording import record, sample_images
-from micronet.artifact.steps import Notes, Step
+from micronet.artifact.recording.recorder import record, sample_images
+from micronet.artifact.recording.steps import Notes, Step
 from micronet.artifact.stored_layers import Call, stored
-from micronet.artifact.tensors import INPUT
 from micronet.models import custom
 from micronet.models.shared_layers import owners
 from micronet.quantization import quantize
@@ -31,8 +31,10 @@ from micronet.utils.errors import UserError
 from micronet.utils.modes import evaluation_mode
 
 CONFIG = "config.json"
-# Images of other seeds and sizes of values than the recorded ones.
+# Seeds of images other than the recorded ones, and by what they are multiplied.
 _CHECKS = ((1, 1.0), (2, 4.0))
+_IMAGES_EACH = 2
+CHECKED = _IMAGES_EACH * len(_CHECKS)
 
 
 def export(
@@ -69,7 +71,12 @@ def export(
     """
     model = custom.innermost(model)
     name = arch or type(model).__name__
-    about = About(name, *(None if v is None else tuple(v) for v in (classes, mean, std)))
+    about = About(
+        name,
+        None if classes is None else tuple(classes),
+        None if mean is None else tuple(map(float, mean)),
+        None if std is None else tuple(map(float, std)),
+    )
     packed = pack_network(model, (channels, image_size, image_size), about)
     content = container.to_bytes(packed.document.to_plain(), packed.contents.tensors)
     folder = Path(folder)
@@ -132,16 +139,13 @@ def check_like(packed: Packed, model: nn.Module, name: str) -> None:
     again = network_of(packed)
     with evaluation_mode(model):
         for seed, factor in _CHECKS:
-            images = sample_images(packed.document.input, 2, seed) * factor
+            images = sample_images(packed.document.input, _IMAGES_EACH, seed) * factor
             wanted, found = model(images), again(images)
             same = wanted.shape == found.shape and torch.equal(
                 wanted.nan_to_num(nan=1e38), found.nan_to_num(nan=1e38)
             )
             if not same:
-                raise UserError(
-                    f"{name} cannot be exported: the graph that was recorded gives other logits "
-                    "than the network"
-                )
+                raise UserError(f"{name}: the packed graph gives other logits than the network")
 
 
 @dataclass(frozen=True)
@@ -245,4 +249,3 @@ class _Maker:
             node = KINDS["quantize"](inputs=(source,), name=f"{name}{INPUT}", levels=levels)
             self._quantized[key] = self._append(node)
         return self._quantized[key]
-

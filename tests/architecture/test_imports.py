@@ -16,9 +16,9 @@ from paths import ROOT
 # Lower floors first. A floor may import those before it.
 FLOORS = (
     *("recipes", "utils", "recipe", "data", "models", "quantization", "pruning"),
-    *("compression", "integrations", "runs", "scoring", "training", "reporting", "cli"),
+    *("compression", "integrations", "runs", "scoring", "artifact", "training", "reporting", "cli"),
 )
-COMMANDS = {"train", "score", "report", "demo", "__main__"}
+COMMANDS = {"train", "score", "export", "report", "demo", "__main__"}
 KERNEL_FLOORS = (
     *("scheme", "shapes", "operands", "checks", "backends", "dispatch", "memory"),
     *("flops", "onnx_symbolics", "ops", "lazy"),

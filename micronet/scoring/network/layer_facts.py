@@ -48,8 +48,8 @@ class LayerFacts:
         input_codes: smallest and largest integer of the input's quantizer; None where its range
             is not known or the input is float.
         shared: whether an earlier layer stores the same weights.
-        has_factors: whether its sums are multiplied by factors of a normalization that is none of
-            the network's modules.
+        has_factors: whether it stores a float for each output channel that float sums are
+            multiplied by, as a packed network does.
     """
 
     name: str
@@ -63,11 +63,6 @@ class LayerFacts:
     input_codes: tuple[int, int] | None = None
     shared: bool = False
     has_factors: bool = False
-
-    @property
-    def sums_floats(self) -> bool:
-        """Whether evaluation sums floats: what follows then finds no scale to be multiplied in."""
-        return self.bits.why_float(prod(self.shape[1:])) is not None
 
     def layout(self, float_bits: int) -> Layout:
         """Return how the weights are stored in fewest bits, a float being one of so many."""

@@ -9,6 +9,9 @@ operations on 32 bits; multiplications and additions count apart.
   smallest (``layouts``); the cost's note says which.
 * Normalizations fold into the layer before them where only they read its output: a bias of one
   float for each output channel, stored and added. Others store a scale and a shift.
+* A packed file keeps the factors of a normalization behind float sums, one float for each output
+  channel, because evaluation multiplies by them after it has summed; its score counts them. That of
+  a network does not: there the rules let them be taken into float weights.
 * Quantized weights store one float scale for each output channel and their zero point, quantized
   inputs one of each; a zero point takes the bits of a code.
 * An operation counts the bits of its widest input over 32. A product of a float and anything is
@@ -58,7 +61,7 @@ def storage(subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[Cost]:
         if not facts.shared:
             yield from _weights(facts, bits)
         yield from _biases(facts, facts.name in folded, bits)
-        yield from _factors(facts, facts.name in folded, subject.is_quantized)
+        yield from _factors(facts)
         yield from _quantizers(facts)
     yield from _others(subject, ops, bits)
     yield from _permutations(ops)
@@ -96,9 +99,9 @@ def _biases(facts: LayerFacts, is_folded: bool, bits: int) -> Iterator[Cost]:
         yield Cost(f"{facts.name}.bias", "biases", used, Fraction(channels), facts.name, note=note)
 
 
-def _factors(facts: LayerFacts, is_folded: bool, is_quantized: bool) -> Iterator[Cost]:
-    """Yield the factors of a normalization that no scales of integers take in."""
-    if is_quantized and (is_folded or facts.has_factors) and facts.sums_floats:
+def _factors(facts: LayerFacts) -> Iterator[Cost]:
+    """Yield the factors of a normalization that a packed network keeps behind float sums."""
+    if facts.has_factors:
         used = Fraction(facts.shape[0])
         name, note = f"{facts.name}.norm_scale", "of the folded normalization"
         yield Cost(name, "normalizations", used, Fraction(0), facts.name, note=note)

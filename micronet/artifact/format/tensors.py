@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from micronet.artifact.document import Document, Layer, Quantize, Table
+from micronet.artifact.format.document import Document, Layer, Quantize, Table
 from micronet.scoring.network.encodings import code_bits
 
 _FLOAT_BITS = 32

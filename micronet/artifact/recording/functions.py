@@ -12,7 +12,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils._pytree import tree_leaves
 
 import micronet_kernels as kernels
-from micronet.artifact.steps import Notes
+from micronet.artifact.recording.steps import Notes
 
 _Arguments = dict[str, Any]
 # Notes a call by its arguments by name, its result, and what its input was before.
@@ -226,7 +226,7 @@ _TABLE: dict[Any, tuple[Sequence[str], _Handler]] = {
     **_entries("x other", _multiply, _T.__mul__, _T.__rmul__, _T.__imul__),
     **_entries("x size", _average, F.adaptive_avg_pool2d),
     **_entries("x dim keepdim", _mean, torch.mean, _T.mean),
-    **_entries("x kernel_size stride padding dilation", _max_pool, torch.max_pool2d),
+    **_entries("x kernel_size stride padding dilation", _max_pool, F.max_pool2d),
     **_entries("x", _reshape, torch.flatten, _T.flatten, _T.view, _T.reshape, torch.reshape),
     **_entries("x", _reshape, torch.squeeze, _T.squeeze, torch.unsqueeze, _T.unsqueeze),
     **_entries("x index", _slice, _T.__getitem__),

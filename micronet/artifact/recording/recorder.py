@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.artifact.functions import note
-from micronet.artifact.steps import Notes, Step
+from micronet.artifact.recording.functions import note
+from micronet.artifact.recording.steps import Notes, Step
 from micronet.models.failures import failures_of
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear, MeanPool2d
 from micronet.quantization.layers import QuantizedLayer
-
 from micronet.utils.function_watch import FunctionWatch
 from micronet.utils.modes import evaluation_mode
 
@@ -87,7 +86,8 @@ class _Recorder(FunctionWatch):
     def _leave_of(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
             self._inside -= 1
-            (x,) = *args, *kwargs.values()
+            # A layer takes one tensor, by whatever name.
+            x = [*args, *kwargs.values()][0]
             if isinstance(module, MeanPool2d):
                 self._notes.add("pool", [x], result, function="mean", exact=True)
                 return

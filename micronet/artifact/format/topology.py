@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 import micronet_kernels as kernels
-from micronet.artifact.document import (
+from micronet.artifact.format.document import (
     FLOAT,
     FUNCTIONS,
     INEXACT,

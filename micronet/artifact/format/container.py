@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from micronet.utils.errors import UserError
 
 # The metadata key that holds the document.
-KEY = "micronet"
+KEY = "micronet_packed"
 # As the reference library allows.
 MOST_HEADER = 100_000_000
 _ALIGNMENT = 8

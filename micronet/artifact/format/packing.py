@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import micronet_kernels as kernels
-from micronet.artifact.document import BIT_MASK, BLOCK_MASK, DENSE, Layer
-from micronet.artifact.tensors import one_by_one
+from micronet.artifact.format.document import BIT_MASK, BLOCK_MASK, DENSE, Layer
+from micronet.artifact.format.tensors import one_by_one
 from micronet.scoring.network.encodings import Layout
 
 Array = NDArray[Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from micronet.artifact.document import (
+from micronet.artifact.format.document import (
     BIT_MASK,
     BLOCK_MASK,
     DENSE,
@@ -14,8 +14,8 @@ from micronet.artifact.document import (
     Document,
     Layer,
 )
-from micronet.artifact.tensors import one_by_one
-from micronet.artifact.topology import TopologyError, check_geometry
+from micronet.artifact.format.tensors import one_by_one
+from micronet.artifact.format.topology import TopologyError, check_geometry
 from micronet.scoring.network.encodings import SIDES
 from micronet.utils.errors import UserError
 from micronet_kernels.scheme import code_group
@@ -94,19 +94,24 @@ def _check_block(block: tuple[int, ...], layer: Layer) -> None:
 def _check_sums(layer: Layer) -> None:
     if layer.sums not in (INTEGER, SCALED, FLOAT):
         raise TopologyError(f"sums is {layer.sums!r}")
-    if (layer.levels is None) != (layer.packing is None):
-        raise TopologyError("codes have levels and a packing, floats have neither")
-    if layer.levels is not None:
-        if not 2 <= layer.levels <= 256:
-            raise TopologyError(f"has {layer.levels} levels, but must have 2 to 256")
-        if layer.packing not in (one_by_one(layer.levels), code_group(layer.levels)):
-            raise TopologyError(f"packing is {layer.packing}, which codes do not have")
-    elif layer.sums != FLOAT:
+    _check_codes(layer)
+    if layer.levels is None and layer.sums != FLOAT:
         raise TopologyError(f"its weights are floats, but its sums {layer.sums}")
     if layer.sums == SCALED and len(layer.shape) != 2:
         raise TopologyError("scaled sums are of linear layers")
     if layer.norm_scale and (layer.sums != FLOAT or len(layer.shape) != 4):
         raise TopologyError("norm_scale is of convolutions of float sums")
+
+
+def _check_codes(layer: Layer) -> None:
+    if (layer.levels is None) != (layer.packing is None):
+        raise TopologyError("codes have levels and a packing, floats have neither")
+    if layer.levels is None:
+        return
+    if not 2 <= layer.levels <= 256:
+        raise TopologyError(f"has {layer.levels} levels, but must have 2 to 256")
+    if layer.packing not in (one_by_one(layer.levels), code_group(layer.levels)):
+        raise TopologyError(f"packing is {layer.packing}, which codes do not have")
 
 
 def _check_owner(layer: Layer, document: Document) -> None:

@@ -240,12 +240,18 @@ class Document:
             "format": FORMAT,
             "version": VERSION,
             "input": list(self.input),
-            "nodes": [{"kind": kind_of(node), **to_plain(node)} for node in self.nodes],
+            "nodes": [{"kind": kind_of(node), **_plain(node)} for node in self.nodes],
             "output": self.output,
-            "layers": {name: to_plain(layer) for name, layer in self.layers.items()},
-            "about": to_plain(self.about),
+            "layers": {name: _plain(layer) for name, layer in self.layers.items()},
+            "about": _plain(self.about),
             "quantization_config": quantization_config(self.layers, self.nodes),
         }
+
+
+def _plain(part: Node | Layer | About) -> dict[str, Any]:
+    """Return plain data without what is as a key that is missing says."""
+    usual = {field.name: field.default for field in dataclasses.fields(part)}
+    return {key: value for key, value in to_plain(part).items() if value != usual[key]}
 
 
 def kind_of(node: Node) -> str:
