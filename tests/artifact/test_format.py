@@ -89,7 +89,9 @@ def integer_network(rng, radix=False):
         "layers": {"conv": layer},
         "about": {},
     }
-    read_back = document.Layer(**{k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()})
+    read_back = document.Layer(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()}
+    )
     nodes = tuple(document._node(n, "", "") for n in plain["nodes"])
     plain["quantization_config"] = document.quantization_config({"conv": read_back}, nodes)
 

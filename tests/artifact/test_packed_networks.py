@@ -18,10 +18,10 @@ from packed_networks import (
     batches_for,
     bits_of,
     compressed,
+    content_of,
     network,
     packed,
     read,
-    content_of,
 )
 
 LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")
@@ -34,7 +34,7 @@ def check(model, shape, rng):
     again = reader.network_of(file)
     assert_same(model, again, *batches_for(rng, shape))
     assert accounting.differences(file) == []
-    own = micronet.score(model, shape[1])
+    own = micronet.score(model, shape[1], shape[0])
     scored = score_subject(accounting.subject(file))
     account = accounting.account(file)
     assert scored.storage_bits == account.payload == own.storage_bits + account.factors
