@@ -69,6 +69,8 @@ def export(
         UserError: nothing in the network is quantized, a quantizer has seen no data, it computes
             with what the format has no node for, or the folder cannot be written to.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"export takes a torch network, not {type(model).__name__}")
     model = custom.innermost(model)
     name, folder = arch or type(model).__name__, Path(folder)
     _check_folder(folder)
@@ -116,10 +118,12 @@ def pack_network(model: nn.Module, shape: tuple[int, int, int], about: About) ->
     """
     name = about.arch or type(model).__name__
     _check(model, name)
-    steps, output = record(model, shape, name)
-    notes = Notes(sample_images(shape, 1, 0), name)
-    folded, output = _folded(steps, output, notes)
-    made = _Maker(model, shape, notes).make(folded, output, about)
+    # Quantizers that are asked for their ends in training would follow what they are asked with.
+    with evaluation_mode(model):
+        steps, output = record(model, shape, name)
+        notes = Notes(sample_images(shape, 1, 0), name)
+        folded, output = _folded(steps, output, notes)
+        made = _Maker(model, shape, notes).make(folded, output, about)
     content = container.to_bytes(made.document.to_plain(), made.tensors)
     packed = from_content(content, Path(f"{name}.safetensors"))
     check_like(packed, model, name)

@@ -160,6 +160,17 @@ def test_what_is_not_finite_reaches_the_logits_of_its_image_alone(rng):
     assert logits[1].isnan().all() and logits[::2].isfinite().all()
 
 
+def test_a_network_that_trains_is_packed_as_it_evaluates_and_is_not_changed(rng):
+    model = network("efficientnet-micro", 16).train()
+    model.get_submodule("_blocks.0").eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    file = packed(model, (3, 16, 16))
+    assert modes == [module.training for module in model.modules()]
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert_same(model.eval(), reader.network_of(file), torch.randn(2, 3, 16, 16, generator=rng))
+
+
 def test_a_packed_network_stays_in_evaluation_mode_and_copies_nothing_of_floats(rng):
     model = network("efficientnet-micro", 32)
     again = reader.network_of(packed(model, (3, 32, 32)))
