@@ -12,6 +12,8 @@ from .lazy import (
     QuantizedWeights,
     batch_norm,
     conv2d_of_integers,
+    conv2d_of_nonfinite,
+    conv2d_of_stored,
     extremes,
     is_eager,
     is_finite,
@@ -20,6 +22,7 @@ from .lazy import (
     quantize_input_by_step,
     recompute_in_backward,
     scale_of_range,
+    scaled_sums,
     with_gradient_of,
 )
 from .memory import kept_output_bytes, limit_kept_outputs
@@ -70,6 +73,8 @@ __all__ = [
     "compact_by_bits",
     "conv2d_deterministic",
     "conv2d_of_integers",
+    "conv2d_of_nonfinite",
+    "conv2d_of_stored",
     "count_bits",
     "count_nonzero",
     "count_nonzero_per_channel",
@@ -100,6 +105,7 @@ __all__ = [
     "recompute_in_backward",
     "register_flop_formulas",
     "scale_of_range",
+    "scaled_sums",
     "smallest_magnitude_mask",
     "unpack_bits",
     "unpack_codes",

@@ -16,6 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from micronet.artifact.reader import load_packed
+    from micronet.artifact.writer import export
     from micronet.compression.calibration import calibrate_
     from micronet.compression.compress import compress
     from micronet.compression.compression import Compression
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 # Where each name is, as type checkers see it above.
 _HOMES = {
+    "micronet.artifact.reader": "load_packed",
+    "micronet.artifact.writer": "export",
     "micronet.compression.calibration": "calibrate_",
     "micronet.compression.compress": "compress",
     "micronet.compression.compression": "Compression",
@@ -98,8 +102,10 @@ __all__ = [
     "create_model",
     "distillation_loss",
     "evaluate",
+    "export",
     "learning_rate",
     "load",
+    "load_packed",
     "load_weights",
     "open_data",
     "preprocessing",

@@ -11,6 +11,7 @@ from micronet.utils.errors import UserError, nearest, reports_user_errors
 PROGRAMS = {
     "train": "fit, prune and quantize a network, evaluate and describe it",
     "score": "count storage and operations exactly",
+    "export": "write a compressed network as one file of packed codes",
     "report": "write one HTML page of runs",
     "demo": "make a network small on handwritten digits, in minutes",
 }

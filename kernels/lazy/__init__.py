@@ -8,6 +8,7 @@ from .convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
 from .integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
 from .pending import PendingTensor
 from .recompute import RECOMPUTED, recompute_in_backward
+from .stored import conv2d_of_nonfinite, conv2d_of_stored, scaled_sums
 from .tensor import (
     LazyTensor,
     batch_norm,
@@ -29,6 +30,8 @@ __all__ = [
     "QuantizedWeights",
     "batch_norm",
     "conv2d_of_integers",
+    "conv2d_of_nonfinite",
+    "conv2d_of_stored",
     "extremes",
     "is_eager",
     "is_finite",
@@ -37,5 +40,6 @@ __all__ = [
     "quantize_input_by_step",
     "recompute_in_backward",
     "scale_of_range",
+    "scaled_sums",
     "with_gradient_of",
 ]

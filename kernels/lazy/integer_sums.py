@@ -57,7 +57,7 @@ def conv2d_of_integers(
     shape = ConvShape.of(x.shape, w.shape, call.stride, call.padding, call.dilation, call.groups)
     with torch.no_grad():
         scales = w_scale[:, None, None, None]
-        sums = _sums((x * x_scale).round_(), (w * scales).round_(), call, shape)
+        sums = integer_sums((x * x_scale).round_(), (w * scales).round_(), call, shape)
         scale = torch.ones_like(w_scale) / (x_scale * w_scale)
         shift = None if bias is None else bias.detach().float().clone()
     block = Block(sums, scale, shift, is_channels_last(x) or is_channels_last(w))
@@ -67,7 +67,7 @@ def conv2d_of_integers(
     return WaitNode.apply(_convolve(x, w, call, bias), block, LazyTensor.of)
 
 
-def _sums(x: Tensor, w: Tensor, call: ConvCall, shape: ConvShape) -> Tensor:
+def integer_sums(x: Tensor, w: Tensor, call: ConvCall, shape: ConvShape) -> Tensor:
     """The integers [N, O, H', W'] as float32, channels last; NaN where an operand is."""
     # Refuses what no 32 bits hold.
     accumulator_dtype(shape, call.levels, call.weight_levels)

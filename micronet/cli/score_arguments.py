@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from micronet.artifact import accounting
+from micronet.artifact.reader import is_packed, read
 from micronet.cli.options import ScoreOptions
 from micronet.cli.train_arguments import Parser, add_own, allow_own, positive
 from micronet.recipe.shipped import is_shipped
@@ -37,7 +39,7 @@ def parser() -> Parser:
 
 def _source_options(top: Parser) -> None:
     add = top.add_argument
-    add("networks", nargs="*", help="plan (.yaml), run, checkpoint or folder of a saved network")
+    add("networks", nargs="*", help="plan (.yaml), run, checkpoint, saved or packed network")
     add("--arch", help="architecture of a plan, timm:NAME, or module:function of your own")
     add_own(top)
     add("--schedule", metavar="FILE", action="append", help="the plan's recipe; may be repeated")
@@ -182,6 +184,10 @@ def _named(name: str, options: ScoreOptions, rules: RuleSet) -> ScoredNetwork:
         return _of_plan(load_plan(name), options, rules)
     if options.weights:
         raise UserError(f"--weights {options.weights} goes with --arch or a plan, not with a run")
+    if is_packed(name):
+        if options.assume_bits:
+            raise UserError("--assume-bits belongs to a run; a packed file says its bits")
+        return accounting.subject(read(name), rules, options.accumulator)
     return from_run(name, rules, options.assume_bits, options.accumulator)
 
 

@@ -294,7 +294,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def _evaluate(self, x: Tensor) -> Tensor:
         levels, mask = 0, None
-        if self.input_quantizer is None and self.has_weight_range:
+        if self.bits.scales_sums:
             # Integers of the weights are summed, and scaled afterwards.
             weight, levels, mask = self.weight, self.weight_levels, self.weight_mask
         else:

@@ -119,6 +119,12 @@ class LayerBits:
         """Whether neither operand is quantized."""
         return self.weight_bits is None and self.activation_bits is None
 
+    @property
+    def scales_sums(self) -> bool:
+        """Whether a linear layer sums float inputs times integer weights, and scales the sums."""
+        is_range = self.weight_bits is not None and self.weight_step == "range"
+        return self.activation_bits is None and is_range and not self.symmetric
+
     def why_float(self, depth: int) -> str | None:
         """Return why training computes sums of products of these operands in float.
 

@@ -42,11 +42,17 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to store a tensor: how many values, and how many bits of mask."""
+    """A way to store a tensor: how many values, how many bits of mask, and of what blocks."""
 
     name: str
     values: int
     mask_bits: int
+    blocks: Blocks | None = None
+
+
+def code_bits(levels: int) -> int:
+    """Return the bits of a code of so many levels, ``ceil(log2 L)``."""
+    return (levels - 1).bit_length()
 
 
 def cheapest(numel: int, nonzeros: int, blocks: tuple[Blocks, ...], bits: int) -> Layout:
@@ -59,7 +65,7 @@ def cheapest(numel: int, nonzeros: int, blocks: tuple[Blocks, ...], bits: int) -
         bits: of one stored value.
     """
     layouts = [Layout("dense", numel, 0), Layout("bit mask", nonzeros, numel)]
-    layouts += [Layout(str(b), b.kept_values, b.count) for b in blocks]
+    layouts += [Layout(str(b), b.kept_values, b.count, b) for b in blocks]
     return min(layouts, key=lambda layout: layout.values * bits + layout.mask_bits)
 
 

@@ -19,7 +19,7 @@ from micronet.quantization.plain_weights import check_weight
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import InputQuantizer
-from micronet.scoring.network.encodings import Blocks, block_cuts
+from micronet.scoring.network.encodings import Blocks, Layout, block_cuts, cheapest, code_bits
 from micronet.scoring.network.integer_grids import OffGridError, integers_at, integers_of
 from micronet.utils.errors import UserError
 
@@ -49,6 +49,8 @@ class LayerFacts:
         input_codes: smallest and largest integer of the input's quantizer; None where its range
             is not known or the input is float.
         shared: whether an earlier layer stores the same weights.
+        has_factors: whether it stores a float for each output channel that float sums are
+            multiplied by, as a packed network does.
     """
 
     name: str
@@ -61,6 +63,13 @@ class LayerFacts:
     channels: tuple[Channel, ...] | None = None
     input_codes: tuple[int, int] | None = None
     shared: bool = False
+    has_factors: bool = False
+
+    def layout(self, float_bits: int) -> Layout:
+        """Return how the weights are stored in fewest bits, a float being one of so many."""
+        levels = self.bits.weight_levels
+        bits = float_bits if levels is None else code_bits(levels)
+        return cheapest(self.numel, self.nonzero, self.blocks, bits)
 
     @property
     def numel(self) -> int:
@@ -138,10 +147,11 @@ def actual(
         tuple(int(n) for n in nonzero.sum(axis=1)),
         kept,
         module.bias is not None or bits.reads_image,
-        block_cuts(nonzero.reshape(values.shape)) if kept < nonzero.size else (),
+        block_cuts(nonzero.reshape(values.shape)) if not nonzero.all() else (),
         _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
         shared,
+        getattr(module, "norm_scale", None) is not None,
     )
 
 

@@ -9,6 +9,9 @@ operations on 32 bits; multiplications and additions count apart.
   smallest (``layouts``); the cost's note says which.
 * Normalizations fold into the layer before them where only they read its output: a bias of one
   float for each output channel, stored and added. Others store a scale and a shift.
+* A packed file keeps the factors of a normalization behind float sums, one float for each output
+  channel, because evaluation multiplies by them after it has summed; its score counts them. That of
+  a network does not: there the rules let them be taken into float weights.
 * Quantized weights store one float scale for each output channel and their zero point, quantized
   inputs one of each; a zero point takes the bits of a code.
 * A layer that reads images as grey values multiplies 8-bit integers. Their normalization is in its
@@ -41,7 +44,6 @@ from torch import Tensor
 
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.inputs import InputQuantizer
-from micronet.scoring.network.encodings import cheapest
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.scoring.operations.records import BatchNorm, Op, Permutation
@@ -62,6 +64,7 @@ def storage(subject: ScoredNetwork, ops: Sequence[Op]) -> Iterator[Cost]:
         if not facts.shared:
             yield from _weights(facts, bits)
         yield from _biases(facts, facts.name in folded, bits)
+        yield from _factors(facts)
         yield from _quantizers(facts)
     yield from _others(subject, ops, bits)
     yield from _permutations(ops)
@@ -82,7 +85,7 @@ def _parameters(values: int, bits: int) -> Fraction:
 
 def _weights(facts: LayerFacts, floats: int) -> Iterator[Cost]:
     bits = bits_of(facts.bits.weight_levels) or floats
-    layout = cheapest(facts.numel, facts.nonzero, facts.blocks, bits)
+    layout = facts.layout(floats)
     name, note = f"{facts.name}.weight", f"{layout.name}, {bits} bits"
     dense = Fraction(facts.numel)
     yield Cost(name, "weights", _parameters(layout.values, bits), dense, facts.name, note=note)
@@ -97,6 +100,14 @@ def _biases(facts: LayerFacts, is_folded: bool, bits: int) -> Iterator[Cost]:
         note = "of the folded normalization" if is_folded else ""
         used = _parameters(channels, bits)
         yield Cost(f"{facts.name}.bias", "biases", used, Fraction(channels), facts.name, note=note)
+
+
+def _factors(facts: LayerFacts) -> Iterator[Cost]:
+    """Yield the factors of a normalization that a packed network keeps behind float sums."""
+    if facts.has_factors:
+        used = Fraction(facts.shape[0])
+        name, note = f"{facts.name}.norm_scale", "of the folded normalization"
+        yield Cost(name, "normalizations", used, Fraction(0), facts.name, note=note)
 
 
 def _quantizers(facts: LayerFacts) -> Iterator[Cost]:

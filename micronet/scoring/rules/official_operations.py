@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from micronet.scoring.network.accumulators import addition_bits
+from micronet.scoring.network.encodings import code_bits
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import ScoredNetwork
 from micronet.scoring.operations import records
@@ -46,8 +47,8 @@ ACTIVATIONS |= dict.fromkeys(
 
 
 def bits_of(levels: int | None) -> int | None:
-    """Return the bits of a code of so many levels, ``ceil(log2 L)``; None for a float."""
-    return None if levels is None else (levels - 1).bit_length()
+    """Return the bits of a code of so many levels; None for a float."""
+    return None if levels is None else code_bits(levels)
 
 
 def float_bits(subject: ScoredNetwork) -> int:

@@ -1,0 +1,263 @@
+"""From a network to a packed file: recorded, folded, stored, and held to what it came from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from micronet.artifact.format import container
+from micronet.artifact.format.document import About, Document, Layer
+from micronet.artifact.format.nodes import KINDS, Input, Node
+from micronet.artifact.format.tensors import INPUT
+from micronet.artifact.reader import FILE, Packed, from_content, is_packed, network_of
+from micronet.artifact.recording.recorder import record, sample_images
+from micronet.artifact.recording.steps import Notes, Step
+from micronet.artifact.stored_layers import Call, stored
+from micronet.models import custom
+from micronet.models.shared_layers import owners
+from micronet.quantization import quantize
+from micronet.runs.checkpoint import write_together
+from micronet.scoring.network.layer_facts import LayerFacts
+from micronet.scoring.network.scored_network import describe_network
+from micronet.scoring.rules.official import OFFICIAL
+from micronet.utils.errors import UserError
+from micronet.utils.modes import evaluation_mode
+
+CONFIG = "config.json"
+# Seeds of images other than the recorded ones, and by what they are multiplied.
+_CHECKS = ((1, 1.0), (2, 4.0))
+_IMAGES_EACH = 2
+CHECKED = _IMAGES_EACH * len(_CHECKS)
+
+
+def export(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    image_size: int,
+    channels: int = 3,
+    arch: str | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Packed:
+    """Write a compressed network into a folder as one packed file, with a ``config.json``.
+
+    The file is read again before it is kept, and has to give the network's logits bit for bit.
+
+    Args:
+        model: with quantized layers; it is evaluated, and each module's mode is restored.
+        folder: made where it is not there; the file there is ``model.safetensors``.
+        image_size: side in pixels of the images that it takes.
+        channels: of the images.
+        arch: what the network is, for the reader.
+        classes: their names, in the order of the logits.
+        mean: of each channel of the pixels in [0, 1], with which images are normalized.
+        std: the standard deviation that goes with it.
+
+    Returns:
+        The file as it was read again.
+
+    Raises:
+        UserError: nothing in the network is quantized, a quantizer has seen no data, it computes
+            with what the format has no node for, or the folder cannot be written to.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"export takes a torch network, not {type(model).__name__}")
+    model = custom.innermost(model)
+    name, folder = arch or type(model).__name__, Path(folder)
+    _check_folder(folder)
+    about = About(
+        name,
+        None if classes is None else tuple(classes),
+        None if mean is None else tuple(map(float, mean)),
+        None if std is None else tuple(map(float, std)),
+    )
+    packed = pack_network(model, (channels, image_size, image_size), about)
+    content = container.to_bytes(packed.document.to_plain(), packed.contents.tensors)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder {str(folder)!r}: {error.strerror}") from None
+    write_together({folder / FILE: content, folder / CONFIG: _config(packed).encode()})
+    return from_content(content, folder / FILE)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to write over what is no packed network, as a run is."""
+    for name in (FILE, CONFIG):
+        if (folder / name).exists() and not is_packed(folder):
+            raise UserError(f"{str(folder / name)!r} is of something else: export elsewhere")
+
+
+def _config(packed: Packed) -> str:
+    """Return what the Hub wants beside the file."""
+    document = packed.document.to_plain()
+    keys = "format", "version", "input", "about", "quantization_config"
+    config = {key: document[key] for key in keys} | {"sha256": packed.sha256}
+    return json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def pack_network(model: nn.Module, shape: tuple[int, int, int], about: About) -> Packed:
+    """Return a network as a packed file that is not written yet.
+
+    Args:
+        model: on the CPU.
+        shape: of an image, [C, H, W].
+        about: what is known of it.
+
+    Raises:
+        UserError: as ``export``.
+    """
+    name = about.arch or type(model).__name__
+    _check(model, name)
+    # Quantizers that are asked for their ends in training would follow what they are asked with.
+    with evaluation_mode(model):
+        steps, output = record(model, shape, name)
+        notes = Notes(sample_images(shape, 1, 0), name)
+        folded, output = _folded(steps, output, notes)
+        made = _Maker(model, shape, notes).make(folded, output, about)
+    content = container.to_bytes(made.document.to_plain(), made.tensors)
+    packed = from_content(content, Path(f"{name}.safetensors"))
+    check_like(packed, model, name)
+    return packed
+
+
+def _check(model: nn.Module, name: str) -> None:
+    if not quantize.precision_of(model):
+        raise UserError(f"{name} cannot be exported: nothing in it is quantized")
+    if uninitialized := quantize.uninitialized(model):
+        raise UserError(f"{name}: quantizer {uninitialized[0]!r} has never seen data")
+    for parameter, value in model.named_parameters():
+        if value.device.type != "cpu":
+            raise UserError(f"{name} cannot be exported: {parameter!r} is on {value.device}")
+
+
+@torch.no_grad()
+def check_like(packed: Packed, model: nn.Module, name: str) -> None:
+    """Hold a packed file to the network it is of.
+
+    Raises:
+        UserError: an image has other logits.
+    """
+    again = network_of(packed)
+    with evaluation_mode(model):
+        for seed, factor in _CHECKS:
+            images = sample_images(packed.document.input, _IMAGES_EACH, seed) * factor
+            wanted, found = model(images), again(images)
+            same = wanted.shape == found.shape and torch.equal(
+                wanted.nan_to_num(nan=1e38), found.nan_to_num(nan=1e38)
+            )
+            if not same:
+                raise UserError(f"{name}: the packed graph gives other logits than the network")
+
+
+@dataclass(frozen=True)
+class _Made:
+    document: Document
+    tensors: dict[str, NDArray[Any]]
+
+
+def _folded(steps: list[Step], output: int, notes: Notes) -> tuple[list[Step], int]:
+    """Return steps without normalizations, which their layers take in, nor what nothing reads."""
+    reads = Counter(i for step in steps for i in step.inputs) + Counter([output])
+    calls = Counter(step.facts["name"] for step in steps if step.kind == "layer")
+    becomes: dict[int, int] = {}
+    kept: list[Step] = []
+    used = _used(steps, output)
+    for index, step in enumerate(steps):
+        if index not in used:
+            continue
+        inputs = tuple(becomes[i] for i in step.inputs)
+        if step.kind == "norm":
+            (before,) = step.inputs
+            layer = kept[becomes[before]]
+            alone = reads[before] == 1 and layer.kind == "layer" and calls[layer.facts["name"]] == 1
+            if not alone:
+                raise notes.refusal("a normalization reads what is read elsewhere too")
+            layer.facts |= {k: step.facts[k] for k in ("scale", "shift")} | {"is_normalized": True}
+            becomes[index] = becomes[before]
+            continue
+        becomes[index] = len(kept)
+        kept.append(Step(step.kind, inputs, step.shape, dict(step.facts)))
+    return kept, becomes[output]
+
+
+def _used(steps: list[Step], output: int) -> set[int]:
+    found = {0, output}
+    for index in range(len(steps) - 1, -1, -1):
+        if index in found:
+            found |= set(steps[index].inputs)
+    return found
+
+
+class _Maker:
+    """Makes a document and its tensors of steps."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], notes: Notes) -> None:
+        self._shape, self._notes = shape, notes
+        self._owners = owners(model)
+        self._facts: Mapping[str, LayerFacts] = describe_network(
+            model,
+            shape[1],
+            shape[0],
+            bits=quantize.precision_of(model),
+            sparsities=None,
+            rules=OFFICIAL,
+        ).layers
+        self._layers: dict[str, Layer] = {}
+        self._tensors: dict[str, NDArray[Any]] = {}
+        self._nodes: list[Node] = []
+        # The node that quantizes the input of each layer and step.
+        self._quantized: dict[tuple[str, int], int] = {}
+
+    def make(self, steps: Sequence[Step], output: int, about: About) -> _Made:
+        """Return what a packed file says, and its tensors."""
+        place: dict[int, int] = {}
+        for index, step in enumerate(steps):
+            inputs = tuple(place[i] for i in step.inputs)
+            place[index] = self._add(step, inputs)
+        layers = dict(sorted(self._layers.items()))
+        document = Document(self._shape, tuple(self._nodes), place[output], layers, about)
+        return _Made(document, self._tensors)
+
+    def _add(self, step: Step, inputs: tuple[int, ...]) -> int:
+        if step.kind == "input":
+            return self._append(Input())
+        if step.kind == "layer":
+            return self._add_layer(Call(**step.facts), inputs)
+        return self._append(KINDS[step.kind](inputs=inputs, **step.facts))
+
+    def _append(self, node: Node) -> int:
+        self._nodes.append(node)
+        return len(self._nodes) - 1
+
+    def _add_layer(self, call: Call, inputs: tuple[int, ...]) -> int:
+        name = call.name
+        owner = self._owners[name] if self._owners[name] != name else None
+        layer, tensors, levels = stored(call, self._facts[name], owner, self._notes)
+        if self._layers.setdefault(name, layer) != layer:
+            raise self._notes.refusal(f"layer {name!r} is called with images of two sizes")
+        self._tensors |= tensors
+        if levels is not None:
+            inputs = (self._codes(name, inputs[0], levels),)
+        kind = "conv" if len(layer.shape) == 4 else "linear"
+        return self._append(KINDS[kind](inputs=inputs, layer=name))
+
+    def _codes(self, name: str, source: int, levels: int) -> int:
+        if any(layer == name and s != source for layer, s in self._quantized):
+            # Each node of codes has a name of its own, and tensors of that name.
+            raise self._notes.refusal(f"layer {name!r} of quantized input is called twice")
+        key = name, source
+        if key not in self._quantized:
+            node = KINDS["quantize"](inputs=(source,), name=f"{name}{INPUT}", levels=levels)
+            self._quantized[key] = self._append(node)
+        return self._quantized[key]

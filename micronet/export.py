@@ -1,0 +1,132 @@
+"""``python -m micronet.export RUN --out DIR``: a compressed network as one file of packed codes.
+
+The file takes as many bits as the score counts, beside a header; ``--inspect`` shows what one
+holds, and ``--verify`` holds one to its format, to the score and to the network that it is of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from micronet.artifact import accounting, inspection, reader, writer
+from micronet.artifact.reader import Packed
+from micronet.cli.train_arguments import Parser, add_own, allow_own
+from micronet.data.preprocessing import of_record
+from micronet.runs import directory
+from micronet.runs.directory import LoadedRun
+from micronet.scoring.count import score_subject
+from micronet.utils.errors import UserError, reports_user_errors
+from micronet.utils.number_format import decimal
+
+__all__ = ["main"]
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write, show or verify a packed network; return the exit code."""
+    args = parser().parse_args(argv)
+    allow_own(vars(args))
+    check(args)
+    if args.inspect:
+        packed = reader.read(args.network)
+        plain = inspection.as_plain(packed)
+        print(json.dumps(plain, sort_keys=True) if args.json else inspection.description(packed))
+        return 0
+    if args.verify:
+        print(_verified(args.network, args.against))
+        return 0
+    packed = _exported(directory.load(args.network), args.out)
+    print(inspection.sizes(packed))
+    print(_counted(packed))
+    print(f"written: {packed.path}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    top: argparse.ArgumentParser = Parser(prog="python -m micronet.export", description=__doc__)
+    add = top.add_argument
+    add("network", help="run, checkpoint or saved network; a packed file to inspect or verify")
+    add("--out", type=Path, metavar="DIR", help="folder that gets model.safetensors, config.json")
+    add("--inspect", action="store_true", help="show what a packed file holds")
+    add("--json", action="store_true", help="as one JSON object")
+    add("--verify", action="store_true", help="check all of a packed file, and count its bits")
+    add("--against", metavar="RUN", help="the network whose logits it has to give, bit for bit")
+    add_own(top)
+    return top
+
+
+def check(args: argparse.Namespace) -> None:
+    """Hold options to each other.
+
+    Raises:
+        UserError: there is no job or several, or an option goes with another job.
+    """
+    jobs = [name for name in ("out", "inspect", "verify") if getattr(args, name)]
+    if len(jobs) != 1:
+        raise UserError("give one of --out DIR, --inspect and --verify")
+    if args.json and not args.inspect:
+        raise UserError("--json goes with --inspect")
+    if args.against and not args.verify:
+        raise UserError(f"--against {args.against} goes with --verify")
+
+
+def _exported(run: LoadedRun, out: Path) -> Packed:
+    where, meta = str(run.path), run.meta
+    size = meta.get("image_size")
+    if not isinstance(size, int):
+        raise UserError(f"{where!r} does not say its image size")
+    images = of_record(meta, where)
+    mean, std = (None, None) if images is None else images.statistics
+    return writer.export(
+        run.model,
+        out,
+        image_size=size,
+        channels=meta["channels"],
+        arch=meta.get("arch"),
+        classes=meta.get("classes") or None,
+        mean=mean,
+        std=std,
+    )
+
+
+def _counted(packed: Packed) -> str:
+    """Say how a file's payload compares with the score's storage.
+
+    Raises:
+        UserError: a tensor takes other bits than are counted.
+    """
+    score = score_subject(accounting.subject(packed))
+    if unlike := accounting.differences(packed, score):
+        raise UserError(f"{str(packed.path)!r} is not as it is scored: {unlike[0]}")
+    bits = decimal(score.storage_bits)
+    return f"score     {bits} bits of storage are counted, tensor by tensor those of the payload"
+
+
+def _verified(path: str, against: str | None) -> str:
+    packed = reader.read(path)
+    reader.network_of(packed)
+    lines = [inspection.sizes(packed), _counted(packed)]
+    if against is not None:
+        writer.check_like(packed, directory.load(against).model, str(packed.path))
+        lines.append(f"logits    those of {against}, bit for bit, on {writer.CHECKED} images")
+    return "\n".join([*lines, f"verified: {packed.path}"])
+
+
+class _Command(ModuleType):
+    """A module that can be called: once imported, ``micronet.export`` is it, not the function."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Packed:
+        return writer.export(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Command
+
+if __name__ == "__main__":
+    sys.exit(main())
