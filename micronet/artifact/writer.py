@@ -132,8 +132,15 @@ def pack_network(model: nn.Module, shape: tuple[int, int, int], about: About) ->
 
 
 def _check(model: nn.Module, name: str) -> None:
-    if not quantize.precision_of(model):
+    precision = quantize.precision_of(model)
+    if not precision:
         raise UserError(f"{name} cannot be exported: nothing in it is quantized")
+    for layer, bits in precision.items():
+        if bits.reads_image:
+            raise UserError(
+                f"{name} cannot be exported: layer {layer!r} reads the grey values of an image, "
+                "for which the packed file has no quantizer"
+            )
     if uninitialized := quantize.uninitialized(model):
         raise UserError(f"{name}: quantizer {uninitialized[0]!r} has never seen data")
     for parameter, value in model.named_parameters():
