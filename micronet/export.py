@@ -30,9 +30,9 @@ __all__ = ["main"]
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write, show or verify a packed network; return the exit code."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     allow_own(vars(args))
-    _check(args)
+    check(args)
     if args.inspect:
         packed = reader.read(args.network)
         plain = inspection.as_plain(packed)
@@ -48,20 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = Parser(prog="python -m micronet.export", description=__doc__)
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    top: argparse.ArgumentParser = Parser(prog="python -m micronet.export", description=__doc__)
+    add = top.add_argument
     add("network", help="run, checkpoint or saved network; a packed file to inspect or verify")
     add("--out", type=Path, metavar="DIR", help="folder that gets model.safetensors, config.json")
     add("--inspect", action="store_true", help="show what a packed file holds")
     add("--json", action="store_true", help="as one JSON object")
     add("--verify", action="store_true", help="check all of a packed file, and count its bits")
     add("--against", metavar="RUN", help="the network whose logits it has to give, bit for bit")
-    add_own(parser)
-    return parser
+    add_own(top)
+    return top
 
 
-def _check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
+    """Hold options to each other.
+
+    Raises:
+        UserError: there is no job or several, or an option goes with another job.
+    """
     jobs = [name for name in ("out", "inspect", "verify") if getattr(args, name)]
     if len(jobs) != 1:
         raise UserError("give one of --out DIR, --inspect and --verify")
@@ -73,8 +79,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _exported(run: LoadedRun, out: Path) -> Packed:
     where, meta = str(run.path), run.meta
-    if reader.is_packed(out):
-        raise UserError(f"{str(out)!r} holds a packed network already: give another --out")
     size = meta.get("image_size")
     if not isinstance(size, int):
         raise UserError(f"{where!r} does not say its image size")

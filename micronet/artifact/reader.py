@@ -90,6 +90,9 @@ def from_content(content: bytes, path: Path) -> Packed:
     topology.signals(described, where)
     packed = Packed(path, described, contents, hashlib.sha256(content).hexdigest())
     _check_tensors(packed, where)
+    config = document.quantization_config(described.layers, described.nodes)
+    if contents.document.get("quantization_config") != config:
+        raise UserError(f"{where}: quantization_config is not that of its layers")
     return packed
 
 
@@ -125,7 +128,8 @@ def network_of(packed: Packed) -> PackedNetwork:
     """Return the network of a file that was read.
 
     Raises:
-        UserError: a code is none of its levels, or a number is not finite.
+        UserError: a code is none of its levels, a number is not finite, or layers that share a
+            weight differ in it.
     """
     where, described = repr(str(packed.path)), packed.document
     tensors = packed.contents.tensors
@@ -147,7 +151,21 @@ def network_of(packed: Packed) -> PackedNetwork:
             made[name] = _layer(name, layer, tensors, quantizer)
         except PackingError as error:
             raise UserError(f"{where}: layer {name!r}: {error}") from None
+    _share(described, made, where)
     return PackedNetwork(described, made, quantizers, tables)
+
+
+def _share(described: Document, made: dict[str, nn.Module], where: str) -> None:
+    """Let layers of one stored weight hold one parameter, as those did that were packed."""
+    for name, layer in described.layers.items():
+        if layer.weight_of is not None:
+            own, owner = (made[n].get_parameter("weight") for n in (name, layer.weight_of))
+            if not torch.equal(own, owner):
+                raise UserError(
+                    f"{where}: layers {name!r} and {layer.weight_of!r} have one weight, but read "
+                    "other values from it"
+                )
+            made[name].register_parameter("weight", made[layer.weight_of].get_parameter("weight"))
 
 
 def _quantizers_of_layers(described: Document) -> dict[str, str]:

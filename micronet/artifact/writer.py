@@ -16,7 +16,7 @@ from torch import nn
 from micronet.artifact.format import container
 from micronet.artifact.format.document import KINDS, About, Document, Input, Layer, Node
 from micronet.artifact.format.tensors import INPUT
-from micronet.artifact.reader import FILE, Packed, from_content, network_of
+from micronet.artifact.reader import FILE, Packed, from_content, is_packed, network_of
 from micronet.artifact.recording.recorder import record, sample_images
 from micronet.artifact.recording.steps import Notes, Step
 from micronet.artifact.stored_layers import Call, stored
@@ -69,8 +69,11 @@ def export(
         UserError: nothing in the network is quantized, a quantizer has seen no data, it computes
             with what the format has no node for, or the folder cannot be written to.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"export takes a torch network, not {type(model).__name__}")
     model = custom.innermost(model)
-    name = arch or type(model).__name__
+    name, folder = arch or type(model).__name__, Path(folder)
+    _check_folder(folder)
     about = About(
         name,
         None if classes is None else tuple(classes),
@@ -79,13 +82,19 @@ def export(
     )
     packed = pack_network(model, (channels, image_size, image_size), about)
     content = container.to_bytes(packed.document.to_plain(), packed.contents.tensors)
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make folder {str(folder)!r}: {error.strerror}") from None
     write_together({folder / FILE: content, folder / CONFIG: _config(packed).encode()})
     return from_content(content, folder / FILE)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to write over what is no packed network, as a run is."""
+    for name in (FILE, CONFIG):
+        if (folder / name).exists() and not is_packed(folder):
+            raise UserError(f"{str(folder / name)!r} is of something else: export elsewhere")
 
 
 def _config(packed: Packed) -> str:
@@ -109,10 +118,12 @@ def pack_network(model: nn.Module, shape: tuple[int, int, int], about: About) ->
     """
     name = about.arch or type(model).__name__
     _check(model, name)
-    steps, output = record(model, shape, name)
-    notes = Notes(sample_images(shape, 1, 0), name)
-    folded, output = _folded(steps, output, notes)
-    made = _Maker(model, shape, notes).make(folded, output, about)
+    # Quantizers that are asked for their ends in training would follow what they are asked with.
+    with evaluation_mode(model):
+        steps, output = record(model, shape, name)
+        notes = Notes(sample_images(shape, 1, 0), name)
+        folded, output = _folded(steps, output, notes)
+        made = _Maker(model, shape, notes).make(folded, output, about)
     content = container.to_bytes(made.document.to_plain(), made.tensors)
     packed = from_content(content, Path(f"{name}.safetensors"))
     check_like(packed, model, name)

@@ -6,6 +6,7 @@ Arithmetic is in the package ``micronet_kernels``; here are the modules that cal
 # The modules that other packages may use; the others are this one's own.
 __all__ = [
     "conversion",
+    "deterministic_layers",
     "layers",
     "plain_weights",
     "precision_change",

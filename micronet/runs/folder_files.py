@@ -18,6 +18,8 @@ from micronet.runs.description import FORMAT, Description
 from micronet.utils.errors import UserError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# The format of a file of packed codes, which is no network to be trained on.
+PACKED = "micronet-packed"
 _CHECKSUM = "sha256"
 # By these a file is known as one of ours, of whatever format.
 _OURS = {"format", "architecture", "precision", _CHECKSUM}
@@ -66,6 +68,8 @@ def read(folder: Path) -> Checkpoint:
     """
     config = folder / CONFIG
     document = _json(config)
+    if isinstance(document, dict) and document.get("format") == PACKED:
+        raise UserError(f"{str(folder)!r} is a packed network: read it by load_packed")
     if not _is_ours(document):
         raise UserError(f"{str(config)!r} does not describe a network that micronet saved")
     if document["format"] != FORMAT:

@@ -178,7 +178,7 @@ def test_the_library_names_what_it_exports_once_and_loads_it_when_it_is_used():
     seen = {alias.name: node.module for node in typed.body for alias in node.names}
     assert list(seen) and sorted(seen) == sorted(micronet.__all__)
     # Once the command is imported, its module has the name of the function.
-    for name, home in seen.items() - {("score", seen["score"])}:
+    for name, home in seen.items() - {(name, seen[name]) for name in ("export", "score")}:
         assert getattr(micronet, name) is getattr(importlib.import_module(home), name), name
     code = "import sys, micronet; micronet.UserError; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -187,6 +187,12 @@ def test_the_library_names_what_it_exports_once_and_loads_it_when_it_is_used():
         [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert "takes a torch network, not NoneType" in done.stderr
+    code = "import micronet; micronet.export; import micronet.export; "
+    code += "micronet.export(None, '.', image_size=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert "export takes a torch network, not NoneType" in done.stderr
 
 
 # What knows what, in the core ---------------------------------------------------------------------

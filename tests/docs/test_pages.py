@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import micronet
+import micronet.export as export
 from micronet import report
 from micronet.cli import score_arguments, train_arguments
 from micronet.recipe import shipped
@@ -115,8 +116,13 @@ def options_of_report(capsys):
     return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
+def options_of_export():
+    return {o for action in export.parser()._actions for o in action.option_strings}
+
+
 def test_options_in_prose_exist(capsys):
-    known = options_of_train() | options_of_score() | options_of_report(capsys) | _FOREIGN
+    known = options_of_train() | options_of_score() | options_of_export() | _FOREIGN
+    known |= options_of_report(capsys)
     for page in PAGES:
         if page.name in ("from_distiller.md", "CHANGELOG.md"):
             continue
@@ -144,6 +150,9 @@ def check_command(words, capsys):
         options = {word for word in arguments if word.startswith("--")}
         assert options <= options_of_report(capsys)
         return
+    if module == "micronet.export":
+        export.check(export.parser().parse_args(arguments))
+        return
     parsers = {"micronet.train": train_arguments.parser, "micronet.score": score_arguments.parser}
     parsed = vars(parsers[module]().parse_args(arguments))
     schedules = parsed.get("schedule") or ()
@@ -151,7 +160,8 @@ def check_command(words, capsys):
     names += [parsed["file"]] if parsed.get("command") == "schedule" else []
     names += parsed.get("networks", ())
     # Files and runs are the reader's own.
-    known = {name for name in names if not Path(name).suffix and not name.startswith("runs/")}
+    own = ("runs/", "packed")
+    known = {name for name in names if not Path(name).suffix and not name.startswith(own)}
     assert known <= set(shipped.names()), words
 
 

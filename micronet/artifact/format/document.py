@@ -12,9 +12,10 @@ from math import prod
 from typing import Any, TypeAlias
 
 from micronet.recipe.strict import build, to_plain
+from micronet.runs.folder_files import PACKED
 from micronet.utils.errors import UserError
 
-FORMAT, VERSION = "micronet-packed", 1
+FORMAT, VERSION = PACKED, 1
 # How a layer sums; see the page of the format.
 INTEGER, SCALED, FLOAT = "integer", "scaled", "float"
 DENSE, BIT_MASK, BLOCK_MASK = "dense", "bit mask", "block mask"
@@ -273,17 +274,14 @@ def from_plain(plain: Mapping[str, Any], where: str) -> Document:
             f"{where} has version {plain.get('version')!r}, this program reads {VERSION}"
         )
     said = {k: v for k, v in plain.items() if k not in ("format", "version", "nodes")}
-    config = said.pop("quantization_config", None)
+    said.pop("quantization_config", None)
     nodes = plain.get("nodes")
     if not isinstance(nodes, list) or not nodes:
         raise UserError(f"{where}: nodes must be a list with at least one entry")
     read = tuple(_node(node, f"nodes[{i}]", where) for i, node in enumerate(nodes))
     rest = build(_Rest, said, "", where)
     fields = {field.name: getattr(rest, field.name) for field in dataclasses.fields(_Rest)}
-    document = Document(nodes=read, **fields)
-    if config != quantization_config(document.layers, document.nodes):
-        raise UserError(f"{where}: quantization_config is not that of its layers")
-    return document
+    return Document(nodes=read, **fields)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from micronet.models.failures import failures_of
 from micronet.quantization.deterministic_layers import FloatConv2d, FloatLinear, MeanPool2d
 from micronet.quantization.layers import QuantizedLayer
 from micronet.utils.function_watch import FunctionWatch
-from micronet.utils.modes import evaluation_mode
 
 # So many, that a size of the batch is no size of the image by chance.
 _IMAGES = 2
@@ -38,7 +37,7 @@ def record(model: nn.Module, shape: tuple[int, ...], name: str) -> tuple[list[St
     """Return the steps of an evaluation in their order, and which of them was returned.
 
     Args:
-        model: on the CPU; each module's mode is restored.
+        model: on the CPU, in evaluation mode.
         shape: of an image, [C, H, W].
         name: of the network, for messages.
 
@@ -49,7 +48,7 @@ def record(model: nn.Module, shape: tuple[int, ...], name: str) -> tuple[list[St
     images = sample_images(shape, _IMAGES, 0)
     notes = Notes(images, name)
     problem = f"{name} cannot be exported"
-    with evaluation_mode(model), failures_of(problem), _Recorder(model, notes):
+    with failures_of(problem), _Recorder(model, notes):
         result = model(images)
     if not isinstance(result, Tensor):
         raise notes.refusal(f"it returns {type(result).__name__}, but must return one tensor")

@@ -1,0 +1,164 @@
+"""The page of the format: another program reads the file by it, and gets the same bits."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from torch import nn
+
+import plain_reader
+from micronet.artifact import reader
+from micronet.artifact.format import container, document, packing
+from micronet.artifact.format.tensors import packed_bits, specs
+from micronet.quantization.quantize import LayerBits
+from micronet_kernels.scheme import code_group
+from packed_networks import FOUR, Everything, changed, compressed, content_of, network, packed, read
+from paths import ROOT
+
+PAGE = (ROOT / "docs" / "format.md").read_text()
+
+
+def assert_plain(content, rng, shape):
+    """The plain reader gives the packed network's output of an image."""
+    image = torch.randn(shape, generator=rng)
+    with torch.no_grad():
+        wanted = reader.network_of(read(content))(image[None])[0].numpy()
+    found = plain_reader.run(content, image.numpy())
+    assert np.array_equal(found.view(np.int32), wanted.view(np.int32))
+
+
+@pytest.mark.parametrize(
+    "bits",
+    [
+        FOUR,
+        LayerBits(2.4, 8, activation_step="learned", offset=True),
+        LayerBits(None, 3),
+        LayerBits(3, None),
+        LayerBits(8, 8, symmetric=True),
+    ],
+    ids=str,
+)
+def test_another_program_computes_the_same(bits, rng):
+    torch.manual_seed(torch.randint(10**6, (), generator=rng))
+    model = Everything()
+    names = [name for name, module in model.named_children() if hasattr(module, "weight")]
+    chosen = {name: bits for name in names if "norm" not in name}
+    model = compressed(model, (3, 9, 9), chosen, sparsity=0.4)
+    file = packed(model, (3, 9, 9))
+    assert all(getattr(node, "exact", True) for node in file.document.nodes)
+    assert_plain(content_of(file), rng, (3, 9, 9))
+
+
+def test_a_network_with_gates_and_blocks_by_another_program(rng):
+    torch.manual_seed(torch.randint(10**6, (), generator=rng))
+    file = packed(network("efficientnet-micro", 16), (3, 16, 16))
+    assert_plain(content_of(file), rng, (3, 16, 16))
+
+
+def integer_network(rng, radix=False):
+    """The bytes of a network by hand: a quantized image, a table, and codes in groups."""
+    levels = 5
+    make = {"layout": "dense", "sums": "integer", "levels": levels, "groups": 1, "bias": True}
+    packing_ = code_group(levels) if radix else (1, 3)
+    layer = {
+        **make,
+        "shape": [4, 3, 3, 3],
+        "values": 108,
+        "packing": list(packing_),
+        "stride": [1, 1],
+        "padding": [1, 1, 1, 1],
+        "dilation": [1, 1],
+    }
+    plain = {
+        "format": "micronet-packed",
+        "version": 1,
+        "input": [3, 6, 6],
+        "nodes": [
+            {"kind": "input"},
+            {"kind": "quantize", "inputs": [0], "name": "image", "levels": 256},
+            {"kind": "table", "inputs": [1], "name": "gamma", "levels": 7},
+            {"kind": "conv", "inputs": [2], "layer": "conv"},
+            {"kind": "activation", "inputs": [3], "function": "swish", "exact": True},
+            {"kind": "quantize", "inputs": [4], "name": "last", "levels": 3},
+            {"kind": "add", "inputs": [5, 4]},
+        ],
+        "output": 6,
+        "layers": {"conv": layer},
+        "about": {},
+    }
+    read_back = document.Layer(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()}
+    )
+    nodes = tuple(document._node(n, "", "") for n in plain["nodes"])
+    plain["quantization_config"] = document.quantization_config({"conv": read_back}, nodes)
+
+    def draw(count, of):
+        return torch.randint(of, (count,), generator=rng)
+
+    tensors = {
+        "image_scale": np.array([255 / 4], np.float32),
+        "image_zero_point": packing.to_bits(torch.tensor([128]), (1, 8), 256),
+        "gamma_scale": np.array([1.5], np.float32),
+        "gamma_zero_point": packing.to_bits(torch.tensor([2]), (1, 3), 7),
+        "gamma_table": packing.to_bits(draw(256, 7), (1, 3), 7),
+        "last_scale": np.array([0.75], np.float32),
+        "last_zero_point": packing.to_bits(torch.tensor([1]), (1, 2), 3),
+        "conv.weight_packed": packing.to_bits(draw(108, levels), packing_, levels),
+        "conv.weight_zero_point": packing.to_bits(draw(4, levels), (1, 3), levels),
+        "conv.weight_scale": torch.rand(4, generator=rng).numpy(),
+        "conv.bias": torch.randn(4, generator=rng).numpy(),
+    }
+    return container.to_bytes(plain, tensors)
+
+
+@pytest.mark.parametrize("radix", [False, True])
+def test_codes_from_end_to_end(radix, rng):
+    content = integer_network(rng, radix)
+    assert_plain(content, rng, (3, 6, 6))
+    spec = specs(read(content).document)["conv.weight_packed"]
+    assert spec.bits == (108 // 3 * 7 if radix else 108 * 3)
+
+
+def test_two_exports_are_the_same_bytes_and_any_reader_opens_them(tmp_path, rng):
+    model = network("efficientnet-micro", 16)
+    one, two = (content_of(packed(model, (3, 16, 16))) for _ in range(2))
+    assert one == two
+    tensors = safetensors.numpy.load(one)
+    file = read(one)
+    assert tensors.keys() == file.contents.tensors.keys()
+    assert all(np.array_equal(tensors[name], t) for name, t in file.contents.tensors.items())
+    assert json.loads(json.dumps(file.document.to_plain())) == file.document.to_plain() | {
+        "input": list(file.document.input)
+    }
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5, 6, 7, 15, 16, 17, 100, 255, 256])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 97])
+def test_codes_come_back_in_either_packing(levels, count, rng):
+    codes = torch.randint(levels, (count,), generator=rng, dtype=torch.uint8)
+    for way in ((1, (levels - 1).bit_length()), code_group(levels)):
+        stored = packing.to_bits(codes, way, levels)
+        assert len(stored) == -(-packed_bits(count, way) // 8)
+        assert torch.equal(packing.from_bits(stored, count, way, levels), codes)
+        if count:
+            assert np.array_equal(plain_reader.codes(stored, count, way, levels), codes.numpy())
+
+
+def test_the_page_lists_every_key_kind_and_function():
+    for kind in document.KINDS:
+        assert f"| `{kind}` |" in PAGE
+    for function in document.FUNCTIONS:
+        assert f"`{function}`" in PAGE
+    for key in document.Layer.__dataclass_fields__:
+        assert re.search(rf"^\|.*`{key}`", PAGE, re.MULTILINE), key
+    plain = packed(compressed(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 5, 5), {"0": FOUR}), (3, 5, 5))
+    for key in plain.document.to_plain():
+        assert f"`{key}`" in PAGE, key
+
+
+def test_a_document_that_is_changed_keeps_its_checksum(rng):
+    file = packed(compressed(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 5, 5), {"0": FOUR}), (3, 5, 5))
+    assert read(changed(file, lambda plain, tensors: None)).document == file.document
