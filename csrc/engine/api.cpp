@@ -22,7 +22,9 @@ using micronet::engine::Sizes;
 void say(const char* sentence, char* error, size_t error_size) {
   if (error == nullptr || error_size == 0) return;
   const size_t length = std::min(std::strlen(sentence), error_size - 1);
-  std::memcpy(error, sentence, length);
+  // Names are the file's: a sentence stays one line.
+  std::transform(sentence, sentence + length, error,
+                 [](char c) { return static_cast<unsigned char>(c) < 0x20 ? '?' : c; });
   error[length] = '\0';
 }
 

@@ -46,6 +46,7 @@ def _declare(library: ctypes.CDLL) -> None:
     floats, real = ctypes.c_void_p, ctypes.POINTER(ctypes.c_double)
     for name, result, *arguments in (
         ("open", handle, text, ctypes.c_int, text, size),
+        ("open_bytes", handle, text, size, ctypes.c_int, text, size),
         ("close", None, handle),
         ("input_shape", None, handle, shape),
         ("output_shape", ctypes.c_int, handle, shape),
@@ -98,13 +99,22 @@ class Engine:
             UserError: the file is none or is damaged, ``threads`` is not 1 to 256, or the engine is
                 not built.
         """
-        self._handle: int | None = None
+        self._open("open", os.fsencode(path), threads)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, threads: int = 1) -> Engine:
+        """Return the network of a packed file's content; as the constructor otherwise."""
+        engine = cls.__new__(cls)
+        engine._open("open_bytes", content, len(content), threads)
+        return engine
+
+    def _open(self, way: str, *arguments: object) -> None:
         self._api = _library()
         error = ctypes.create_string_buffer(_ERROR_SIZE)
-        handle = self._api.micronet_open(os.fsencode(path), threads, error, _ERROR_SIZE)
+        handle = getattr(self._api, f"micronet_{way}")(*arguments, error, _ERROR_SIZE)
         if not handle:
             raise UserError(error.value.decode(errors="replace"))
-        self._handle = handle
+        self._handle: int = handle
         sizes = (ctypes.c_int64 * 4)()
         self._api.micronet_input_shape(handle, sizes)
         self.input_shape: tuple[int, ...] = tuple(sizes[:3])
@@ -158,5 +168,5 @@ class Engine:
 
     def __del__(self) -> None:
         """Free the network's memory."""
-        if getattr(self, "_handle", None):
+        if hasattr(self, "_handle"):
             self._api.micronet_close(self._handle)
