@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from micronet.artifact.accounting import Account, account
-from micronet.artifact.format.document import BLOCK_MASK, VERSION, Document, Layer, kind_of
+from micronet.artifact.format.document import BLOCK_MASK, VERSION, Document, Layer
+from micronet.artifact.format.nodes import kind_of
 from micronet.artifact.format.tensors import Spec
 from micronet.artifact.reader import Packed
 from micronet.utils.number_format import grid

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
-from micronet.artifact.format.document import (
+from micronet.artifact.format.document import Document
+from micronet.artifact.format.nodes import (
     Activation,
     Add,
     Concat,
     Conv,
-    Document,
     Gate,
     Linear,
     Node,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from micronet.artifact.format import container, document, layers, topology
 from micronet.artifact.format.container import Contents
-from micronet.artifact.format.document import Conv, Document, Layer, Linear, Quantize, Table
+from micronet.artifact.format.document import Document, Layer
+from micronet.artifact.format.nodes import Conv, Linear, Quantize, Table
 from micronet.artifact.format.packing import PackingError, from_bits, unpack
 from micronet.artifact.format.tensors import Spec, one_by_one, specs
 from micronet.artifact.network import PackedNetwork
@@ -143,7 +144,7 @@ def network_of(packed: Packed) -> PackedNetwork:
                     tables[node.name] = _table(described, node, tensors)
             except (PackingError, ScaleError) as error:
                 raise UserError(f"{where}: quantizer {node.name!r}: {error}") from None
-    reads = _quantizers_of_layers(described)
+    reads = _quantizers_of_layers(described, where)
     made: dict[str, nn.Module] = {}
     for name, layer in described.layers.items():
         quantizer = quantizers.get(reads.get(name, ""))
@@ -168,7 +169,7 @@ def _share(described: Document, made: dict[str, nn.Module], where: str) -> None:
             made[name].register_parameter("weight", made[layer.weight_of].get_parameter("weight"))
 
 
-def _quantizers_of_layers(described: Document) -> dict[str, str]:
+def _quantizers_of_layers(described: Document, where: str) -> dict[str, str]:
     """Return by layer the name of the node of codes that it reads."""
     found: dict[str, str] = {}
     for node in described.nodes:
@@ -176,7 +177,7 @@ def _quantizers_of_layers(described: Document) -> dict[str, str]:
             source = described.nodes[node.inputs[0]]
             name = source.name if isinstance(source, (Quantize, Table)) else ""
             if found.setdefault(node.layer, name) != name:
-                raise UserError(f"layer {node.layer!r} reads the codes of two quantizers")
+                raise UserError(f"{where}: layer {node.layer!r} reads the codes of two quantizers")
     return found
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from micronet.artifact.format import container
-from micronet.artifact.format.document import KINDS, About, Document, Input, Layer, Node
+from micronet.artifact.format.document import About, Document, Layer
+from micronet.artifact.format.nodes import KINDS, Input, Node
 from micronet.artifact.format.tensors import INPUT
 from micronet.artifact.reader import FILE, Packed, from_content, is_packed, network_of
 from micronet.artifact.recording.recorder import record, sample_images

@@ -11,7 +11,7 @@ from torch import nn
 
 import plain_reader
 from micronet.artifact import reader
-from micronet.artifact.format import container, document, packing
+from micronet.artifact.format import container, document, nodes, packing
 from micronet.artifact.format.tensors import packed_bits, specs
 from micronet.quantization.quantize import LayerBits
 from micronet_kernels.scheme import code_group
@@ -92,8 +92,8 @@ def integer_network(rng, radix=False):
     read_back = document.Layer(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()}
     )
-    nodes = tuple(document._node(n, "", "") for n in plain["nodes"])
-    plain["quantization_config"] = document.quantization_config({"conv": read_back}, nodes)
+    read_nodes = tuple(document._node(n, "", "") for n in plain["nodes"])
+    plain["quantization_config"] = document.quantization_config({"conv": read_back}, read_nodes)
 
     def draw(count, of):
         return torch.randint(of, (count,), generator=rng)
@@ -148,9 +148,9 @@ def test_codes_come_back_in_either_packing(levels, count, rng):
 
 
 def test_the_page_lists_every_key_kind_and_function():
-    for kind in document.KINDS:
+    for kind in nodes.KINDS:
         assert f"| `{kind}` |" in PAGE
-    for function in document.FUNCTIONS:
+    for function in nodes.FUNCTIONS:
         assert f"`{function}`" in PAGE
     for key in document.Layer.__dataclass_fields__:
         assert re.search(rf"^\|.*`{key}`", PAGE, re.MULTILINE), key

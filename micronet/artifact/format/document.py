@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
+from micronet.artifact.format.nodes import KINDS, Conv, Linear, Node, Quantize, Table, kind_of
 from micronet.recipe.strict import build, to_plain
 from micronet.runs.folder_files import PACKED
 from micronet.utils.errors import UserError
@@ -19,9 +20,6 @@ FORMAT, VERSION = PACKED, 1
 # How a layer sums; see the page of the format.
 INTEGER, SCALED, FLOAT = "integer", "scaled", "float"
 DENSE, BIT_MASK, BLOCK_MASK = "dense", "bit mask", "block mask"
-# Functions whose values no library computes alike, so that a node says whether its are the page's.
-INEXACT = ("swish", "sigmoid")
-FUNCTIONS = ("relu", "relu6", "hardswish", "hardsigmoid", *INEXACT)
 
 
 @dataclass(frozen=True)
@@ -81,133 +79,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Input:
-    """The image, float32."""
-
-
-@dataclass(frozen=True)
-class Quantize:
-    """Codes of values; its scale and zero point are tensors named after it."""
-
-    inputs: tuple[int, ...]
-    name: str
-    levels: int
-
-
-@dataclass(frozen=True)
-class Table:
-    """Codes of codes, by a table of one entry for each level of the input."""
-
-    inputs: tuple[int, ...]
-    name: str
-    levels: int
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution."""
-
-    inputs: tuple[int, ...]
-    layer: str
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer, of one row of features an image."""
-
-    inputs: tuple[int, ...]
-    layer: str
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A function of each value; ``exact`` where its value is the page's to the bit."""
-
-    inputs: tuple[int, ...]
-    function: str
-    exact: bool
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The mean over all positions, or the maximum over windows; ``exact`` as of an activation."""
-
-    inputs: tuple[int, ...]
-    function: str
-    exact: bool
-    kernel: tuple[int, ...] | None = None
-    stride: tuple[int, ...] | None = None
-    padding: tuple[int, ...] | None = None
-    dilation: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Products of values and factors, of each value or of each channel."""
-
-    inputs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Add:
-    """Sums of two signals' values."""
-
-    inputs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Concat:
-    """Signals one behind the other along the first axis."""
-
-    inputs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Reshape:
-    """The same values in another shape."""
-
-    inputs: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Every ``step``-th value from ``start`` up to ``stop``, along each axis."""
-
-    inputs: tuple[int, ...]
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-    step: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Pad:
-    """Zeros before and after each axis."""
-
-    inputs: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-
-Node: TypeAlias = (
-    Input
-    | Quantize
-    | Table
-    | Conv
-    | Linear
-    | Activation
-    | Pool
-    | Gate
-    | Add
-    | Concat
-    | Reshape
-    | Slice
-    | Pad
-)
-KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in Node.__args__}
-
-
-@dataclass(frozen=True)
 class About:
     """What is known of a network beside what it computes; None where it is not."""
 
@@ -253,11 +124,6 @@ def _plain(part: Node | Layer | About) -> dict[str, Any]:
     """Return plain data without what is as a key that is missing says."""
     usual = {field.name: field.default for field in dataclasses.fields(part)}
     return {key: value for key, value in to_plain(part).items() if value != usual[key]}
-
-
-def kind_of(node: Node) -> str:
-    """Return the word that the metadata have for a node."""
-    return type(node).__name__.lower()
 
 
 def from_plain(plain: Mapping[str, Any], where: str) -> Document:

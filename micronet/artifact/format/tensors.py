@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from micronet.artifact.format.document import Document, Layer, Quantize, Table
+from micronet.artifact.format.document import Document, Layer
+from micronet.artifact.format.nodes import Quantize, Table
 from micronet.scoring.network.encodings import code_bits
 
 _FLOAT_BITS = 32

@@ -8,19 +8,16 @@ from math import prod
 from typing import Any
 
 import micronet_kernels as kernels
-from micronet.artifact.format.document import (
-    FLOAT,
+from micronet.artifact.format.document import FLOAT, INTEGER, Document, Layer
+from micronet.artifact.format.nodes import (
     FUNCTIONS,
     INEXACT,
-    INTEGER,
     Activation,
     Add,
     Concat,
     Conv,
-    Document,
     Gate,
     Input,
-    Layer,
     Linear,
     Node,
     Pad,

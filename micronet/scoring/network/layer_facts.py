@@ -145,7 +145,7 @@ def actual(
         tuple(int(n) for n in nonzero.sum(axis=1)),
         kept,
         module.bias is not None,
-        block_cuts(nonzero.reshape(values.shape)) if kept < nonzero.size else (),
+        block_cuts(nonzero.reshape(values.shape)) if not nonzero.all() else (),
         _channels(name, module, rows, epsilon, bits, where) if holds else None,
         _input_codes(getattr(module, "input_quantizer", None)),
         shared,
