@@ -1,4 +1,4 @@
-"""Builds micronet_kernels._C and the engine's library with CMake and Ninja; micronet_kernels is kernels/."""
+"""Builds micronet_kernels._C and the engine's library with CMake; micronet_kernels is kernels/."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ typedef struct micronet_engine micronet_engine;
 /* MICRONET_API_VERSION of the library that is linked. */
 MICRONET_EXPORT int micronet_api_version(void);
 
-/* Opens a packed file, or the `model.safetensors` of a folder, checks all of it and lays its weights
-   out. `threads` is 1 to 256; the caller's is one of them. Null where it failed. */
+/* Opens a packed file, or the `model.safetensors` of a folder, checks all of it and lays its
+   weights out. `threads` is 1 to 256; the caller's is one of them. Null where it failed. */
 MICRONET_EXPORT micronet_engine* micronet_open(const char* path, int threads, char* error,
                                                size_t error_size);
 

@@ -1,5 +1,6 @@
 """The engine gives the logits of a network's evaluation, bit for bit, without torch."""
 
+import random
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from micronet.artifact.engine import Engine
 from micronet.models import architectures
 from micronet.quantization.quantize import LayerBits
 from micronet.utils.errors import UserError
+from packed_by_hand import integer_network
 from packed_networks import (
     FOUR,
     Everything,
@@ -29,7 +31,6 @@ from packed_networks import (
     read,
 )
 from paths import ROOT
-from test_format import integer_network
 
 
 @pytest.fixture
@@ -158,7 +159,6 @@ def test_a_value_that_overflows_has_no_code(small):
 
     def change(plain, tensors):
         tensors["0.weight_scale"][:] = 3e38
-        tensors["0.bias"][:] = 3e38
 
     engine = Engine.from_bytes(content_of(small))
     assert np.isfinite(engine(np.ones((1, 3, 6, 6), np.float32))).all()
@@ -193,18 +193,17 @@ def test_no_torch_is_loaded(tmp_path, small):
 
 
 def test_changed_files_are_taken_as_the_reader_takes_them():
-    """What the reader takes, the engine takes and computes alike; what it refuses, it may take."""
-    draw, files = np.random.default_rng(time.time_ns() % 10**6), fuzz_packed.sources()
-    import random
-
-    pick = random.Random(int(draw.integers(10**6)))
-    taken = 0
-    for _ in range(150):
-        content = fuzz_packed.mutated(pick.choice(files), pick)
+    """What the reader takes, the engine takes and computes alike; to others it says why not."""
+    seed = time.time_ns() % 10**6
+    print(f"seed {seed}")
+    draw, files, taken = random.Random(seed), fuzz_packed.sources(), 0
+    for _ in range(200):
+        content = fuzz_packed.mutated(draw.choice(files), draw)
+        engine = sentence = None
         try:
             engine = Engine.from_bytes(content)
         except UserError as error:
-            engine, sentence = None, str(error)
+            sentence = str(error)
             assert sentence and "\n" not in sentence
         try:
             wanted = reader.network_of(read(content))

@@ -40,12 +40,12 @@ struct Options {
 
 [[noreturn]] void fail(const std::string& sentence) { throw std::runtime_error(sentence); }
 
-double number(const char* name, const char* text, double least, double most) {
+double number(const std::string& name, const char* text, double least, double most) {
   char* end = nullptr;
   const double value = text == nullptr ? 0.0 : std::strtod(text, &end);
   if (text == nullptr || end == text || *end != '\0' || !(value >= least && value <= most)) {
-    fail(std::string(name) + " must be a number of " + std::to_string(static_cast<int>(least)) +
-         " to " + std::to_string(static_cast<int>(most)));
+    fail(name + " must be a number of " + std::to_string(static_cast<int>(least)) + " to " +
+         std::to_string(static_cast<int>(most)));
   }
   return value;
 }
@@ -55,7 +55,7 @@ Options read_options(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     const auto next = [&] { return argv[++i < argc ? i : argc]; };
-    const auto whole = [&](int most) { return static_cast<int>(number(argv[i], next(), 1, most)); };
+    const auto whole = [&](int most) { return static_cast<int>(number(name, next(), 1, most)); };
     if (name == "--top") {
       options.top = whole(1000000);
     } else if (name == "--threads") {
@@ -63,7 +63,7 @@ Options read_options(int argc, char** argv) {
     } else if (name == "--batch") {
       options.batch = whole(65536);
     } else if (name == "--bench") {
-      options.seconds = number("--bench", next(), 0, 86400);
+      options.seconds = number(name, next(), 0, 86400);
     } else if (name == "--instruction-set") {
       options.set = next() == nullptr ? "" : argv[i];
     } else if (name == "--values") {

@@ -34,8 +34,8 @@ Place place_of(std::string_view name, JsonRef entry) {
   const std::vector<int64_t> shape = fields.wholes("shape", 0, kMost);
   const std::vector<int64_t> offsets = fields.wholes("data_offsets", 0, kMost);
   fields.finish();
-  require(type == "F32" || type == "U8", fields.what() + " has type '" + std::string(type) +
-                                             "', but must have F32 or U8");
+  require(type == "F32" || type == "U8",
+          fields.what() + " has type '" + std::string(type) + "', but must have F32 or U8");
   require(shape.size() == 1, fields.what() + " must have one dimension");
   require(offsets.size() == 2 && offsets[0] <= offsets[1],
           fields.what() + " has no offsets of its first byte and of the one behind it");

@@ -49,7 +49,8 @@ void read_layers(JsonRef entry, size_t file_bytes, Document* document) {
   for (const auto& [name, layer] : entry.members("layers")) {
     const Layer& read = document->layers[std::string(name)] = read_layer(name, layer);
     total += read.numel();
-    require(total <= most, std::to_string(total) + " weights are more than a file of its size holds");
+    require(total <= most,
+            std::to_string(total) + " weights are more than a file of its size holds");
   }
   for (const auto& [name, layer] : document->layers) check_owner(layer, *document);
 }
@@ -60,7 +61,8 @@ Document::Document(std::string_view text, size_t file_bytes) {
   const Json json(text, "the document");
   Fields fields(json.root(), "the document");
   const std::string_view format = fields.get("format").text("format");
-  require(format == "micronet-packed", "format is '" + std::string(format) + "', but must be 'micronet-packed'");
+  require(format == "micronet-packed",
+          "format is '" + std::string(format) + "', but must be 'micronet-packed'");
   const int64_t version = fields.get("version").whole("version", 0, kMostAxis);
   require(version == 1, "has version " + std::to_string(version) + ", this program reads 1");
   input = fields.wholes("input", 1, kMostGeometry);
@@ -68,7 +70,8 @@ Document::Document(std::string_view text, size_t file_bytes) {
   read_layers(fields.get("layers"), file_bytes, this);
   const std::vector<JsonRef> entries = fields.get("nodes").items("nodes");
   require(!entries.empty() && static_cast<int64_t>(entries.size()) <= kMostNodes,
-          std::to_string(entries.size()) + " nodes are none, or more than " + std::to_string(kMostNodes));
+          std::to_string(entries.size()) + " nodes are none, or more than " +
+              std::to_string(kMostNodes));
   for (const JsonRef& entry : entries) {
     nodes.push_back(read_node(static_cast<int>(nodes.size()), entry));
   }

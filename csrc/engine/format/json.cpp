@@ -124,7 +124,8 @@ class JsonParser {
     }
     std::sort(keys.begin(), keys.end());
     const auto twice = std::adjacent_find(keys.begin(), keys.end());
-    if (twice != keys.end()) fail(("an object has the key '" + std::string(*twice) + "' twice").c_str());
+    if (twice != keys.end())
+      fail(("an object has the key '" + std::string(*twice) + "' twice").c_str());
   }
 
   size_t digits() {
@@ -149,8 +150,8 @@ class JsonParser {
     Json::Value& value = to_.values_[index];
     const char *from = text_.data() + first, *to = text_.data() + at_;
     value.kind = is_whole ? Json::kWhole : Json::kReal;
-    const std::from_chars_result read = is_whole ? std::from_chars(from, to, value.whole)
-                                                 : std::from_chars(from, to, value.real);
+    const std::from_chars_result read =
+        is_whole ? std::from_chars(from, to, value.whole) : std::from_chars(from, to, value.real);
     if (read.ec != std::errc() || read.ptr != to) fail("a number is too large");
   }
 
@@ -225,9 +226,7 @@ class JsonParser {
   size_t at_ = 0;
 };
 
-Json::Json(std::string_view text, const std::string& what) {
-  JsonParser(text, what, this).parse();
-}
+Json::Json(std::string_view text, const std::string& what) { JsonParser(text, what, this).parse(); }
 
 std::string_view JsonRef::text_at(uint32_t at) const {
   const auto& text = json_->values_[at].text;
@@ -242,8 +241,8 @@ bool JsonRef::boolean(const std::string& what) const {
 int64_t JsonRef::whole(const std::string& what, int64_t least, int64_t most) const {
   require(kind() == Json::kWhole, what + " must be a whole number");
   const int64_t found = value().whole;
-  require(least <= found && found <= most, what + " is " + std::to_string(found) + ", but must be " +
-                                               std::to_string(least) + " to " +
+  require(least <= found && found <= most, what + " is " + std::to_string(found) +
+                                               ", but must be " + std::to_string(least) + " to " +
                                                std::to_string(most));
   return found;
 }

@@ -52,8 +52,8 @@ void read_geometry(Fields* fields, Layer* layer) {
           fields->what() + ": its kernel is too large");
   layer->groups = fields->get("groups").whole(fields->of("groups"), 1, kMostAxis);
   require(layer->outputs() % layer->groups == 0,
-          fields->of("groups") + " is " + std::to_string(layer->groups) + ", which does not divide " +
-              std::to_string(layer->outputs()) + " outputs");
+          fields->of("groups") + " is " + std::to_string(layer->groups) +
+              ", which does not divide " + std::to_string(layer->outputs()) + " outputs");
 }
 
 void read_codes(Fields* fields, Layer* layer) {
@@ -82,7 +82,8 @@ void read_layout(Fields* fields, Layer* layer) {
   const bool has_blocks = layer->layout == Layout::kBlockMask;
   require((fields->find("block") != nullptr) == has_blocks,
           fields->what() + ": a block mask, and no other layout, has a block");
-  require(has_blocks || !layer->channels_last, fields->what() + ": only a block mask is channels last");
+  require(has_blocks || !layer->channels_last,
+          fields->what() + ": only a block mask is channels last");
   if (has_blocks) {
     layer->block = pair_of(fields, "block", 1, kMostAxis);
     const int64_t area = layer->is_conv() ? layer->shape[2] * layer->shape[3] : 1;

@@ -8,19 +8,16 @@
 namespace micronet::engine {
 namespace {
 
-constexpr std::string_view kWords[] = {"input", "quantize", "table", "conv",    "linear", "activation", "pool",
-                                       "gate",  "add",      "concat", "reshape", "slice",  "pad"};
+constexpr std::string_view kWords[] = {"input",      "quantize", "table", "conv", "linear",
+                                       "activation", "pool",     "gate",  "add",  "concat",
+                                       "reshape",    "slice",    "pad"};
 
 NodeFunction function_of(Fields* fields, Kind kind) {
   constexpr std::pair<std::string_view, NodeFunction> kFunctions[] = {
-      {"relu", NodeFunction::kRelu},
-      {"relu6", NodeFunction::kRelu6},
-      {"hardswish", NodeFunction::kHardswish},
-      {"hardsigmoid", NodeFunction::kHardsigmoid},
-      {"swish", NodeFunction::kSwish},
-      {"sigmoid", NodeFunction::kSigmoid},
-      {"mean", NodeFunction::kMean},
-      {"max", NodeFunction::kMax}};
+      {"relu", NodeFunction::kRelu},           {"relu6", NodeFunction::kRelu6},
+      {"hardswish", NodeFunction::kHardswish}, {"hardsigmoid", NodeFunction::kHardsigmoid},
+      {"swish", NodeFunction::kSwish},         {"sigmoid", NodeFunction::kSigmoid},
+      {"mean", NodeFunction::kMean},           {"max", NodeFunction::kMax}};
   const std::string_view text = fields->get("function").text(fields->of("function"));
   for (const auto& [word, function] : kFunctions) {
     const bool pools = function == NodeFunction::kMean || function == NodeFunction::kMax;
@@ -35,7 +32,8 @@ void read_function(Fields* fields, Node* node) {
   const bool may_differ = node->function == NodeFunction::kSwish ||
                           node->function == NodeFunction::kSigmoid ||
                           node->function == NodeFunction::kMean;
-  require(node->is_exact || may_differ, fields->what() + ": its function is exact on every machine");
+  require(node->is_exact || may_differ,
+          fields->what() + ": its function is exact on every machine");
 }
 
 void read_windows(Fields* fields, Node* node) {
@@ -51,7 +49,8 @@ void read_rest(Fields* fields, Node* node) {
   const Kind kind = node->kind;
   if (kind == Kind::kQuantize || kind == Kind::kTable) {
     node->name = fields->get("name").text(fields->of("name"));
-    node->levels = static_cast<int>(fields->get("levels").whole(fields->of("levels"), 2, kMostLevels));
+    node->levels =
+        static_cast<int>(fields->get("levels").whole(fields->of("levels"), 2, kMostLevels));
   } else if (kind == Kind::kConv || kind == Kind::kLinear) {
     node->name = fields->get("layer").text(fields->of("layer"));
   } else if (kind == Kind::kActivation || kind == Kind::kPool) {

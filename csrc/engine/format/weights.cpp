@@ -74,7 +74,8 @@ bool is_kept(const Layer& layer, const std::vector<uint8_t>& mask, int64_t row, 
   return mask[static_cast<size_t>(bit / 8)] >> (bit % 8) & 1;
 }
 
-// Puts stored weights [layer.values] where the mask keeps one; raises Refused where it keeps others.
+// Puts stored weights [layer.values] where the mask keeps one; raises Refused where it keeps
+// others.
 template <typename T>
 void expand(const Layer& layer, const std::vector<uint8_t>& mask, const std::vector<T>& stored,
             std::vector<T>* all) {
@@ -107,7 +108,8 @@ std::span<const uint8_t> Tensors::bytes_of(const std::string& name, bool is_floa
   const auto found = container_.tensors.find(name);
   require(found != container_.tensors.end(), named(name) + " is missing");
   const StoredTensor& tensor = found->second;
-  require(tensor.is_float == is_float, named(name) + " must have type " + (is_float ? "F32" : "U8"));
+  require(tensor.is_float == is_float,
+          named(name) + " must have type " + (is_float ? "F32" : "U8"));
   require(static_cast<int64_t>(tensor.bytes.size()) == bytes,
           named(name) + " has " + std::to_string(tensor.bytes.size()) + " bytes, but must have " +
               std::to_string(bytes));
@@ -119,7 +121,8 @@ std::vector<float> Tensors::floats(const std::string& name, int64_t count) {
   const std::span<const uint8_t> bytes = bytes_of(name, true, 4 * count);
   std::vector<float> values(static_cast<size_t>(count));
   if (count > 0) std::memcpy(values.data(), bytes.data(), bytes.size());
-  for (const float value : values) require(std::isfinite(value), named(name) + " has a value that is not finite");
+  for (const float value : values)
+    require(std::isfinite(value), named(name) + " has a value that is not finite");
   return values;
 }
 

@@ -33,7 +33,8 @@ int64_t windows(int64_t size, int64_t border, int64_t kernel, int64_t stride, in
 const Layer& layer_of(const Document& document, const Node& node, const Signal& x,
                       const std::string& what) {
   const auto found = document.layers.find(node.name);
-  require(found != document.layers.end(), what + " calls layer '" + node.name + "', which there is not");
+  require(found != document.layers.end(),
+          what + " calls layer '" + node.name + "', which there is not");
   const Layer& layer = found->second;
   const std::string named = what + ": layer '" + layer.name + "'";
   require(layer.is_conv() == (node.kind == Kind::kConv),
@@ -52,7 +53,8 @@ Signal conv(const Document& document, const Node& node, const Signal& x, const s
   const Layer& layer = layer_of(document, node, x, what);
   const bool fits = x.shape.size() == 3 && layer.shape[1] <= x.shape[0] &&
                     x.shape[0] == layer.shape[1] * layer.groups;
-  require(fits, what + ": layer '" + layer.name + "' does not take a signal of " + text_of(x.shape));
+  require(fits,
+          what + ": layer '" + layer.name + "' does not take a signal of " + text_of(x.shape));
   const auto& [top, left, bottom, right] = layer.padding;
   check_shape({x.shape[0], x.shape[1] + top + bottom, x.shape[2] + left + right},
               what + ": its image with a border");
@@ -61,7 +63,8 @@ Signal conv(const Document& document, const Node& node, const Signal& x, const s
            windows(x.shape[2], left + right, layer.shape[3], layer.stride[1], layer.dilation[1])}};
 }
 
-Signal linear(const Document& document, const Node& node, const Signal& x, const std::string& what) {
+Signal linear(const Document& document, const Node& node, const Signal& x,
+              const std::string& what) {
   const Layer& layer = layer_of(document, node, x, what);
   require(x.shape.size() == 1 && x.shape[0] == layer.shape[1],
           what + ": layer '" + layer.name + "' does not take a signal of " + text_of(x.shape));
@@ -75,7 +78,8 @@ Signal pool(const Node& node, const Signal& x, const std::string& what) {
   Signal result{{x.shape[0]}};
   for (size_t i = 0; i < 2; ++i) {
     require(2 * padding[i] <= kernel[i], what + ": its padding is more than half of its kernel");
-    result.shape.push_back(windows(x.shape[i + 1], 2 * padding[i], kernel[i], stride[i], dilation[i]));
+    result.shape.push_back(
+        windows(x.shape[i + 1], 2 * padding[i], kernel[i], stride[i], dilation[i]));
   }
   return result;
 }
@@ -108,7 +112,8 @@ Signal slice(const Node& node, const Signal& x, const std::string& what) {
           what + ": start, stop and step have not the axes of " + text_of(x.shape));
   Signal result;
   for (size_t i = 0; i < axes; ++i) {
-    require(start[i] < stop[i] && stop[i] <= x.shape[i], what + ": a part is outside of " + text_of(x.shape));
+    require(start[i] < stop[i] && stop[i] <= x.shape[i],
+            what + ": a part is outside of " + text_of(x.shape));
     result.shape.push_back((stop[i] - start[i] - 1) / step[i] + 1);
   }
   return result;

@@ -54,9 +54,10 @@ Placement place(const std::vector<Buffer>& buffers, int64_t batch) {
     const int64_t bytes = round_up(buffer.bytes_per_image * batch + kReadBehind, 64);
     const int64_t at = lowest_gap(placed, buffer, bytes);
     const Placed one{at, at + bytes, buffer.first, buffer.last};
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), one,
-                                   [](const Placed& a, const Placed& b) { return a.begin < b.begin; }),
-                  one);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), one,
+                         [](const Placed& a, const Placed& b) { return a.begin < b.begin; }),
+        one);
     result.offsets[i] = at;
     result.bytes = std::max(result.bytes, at + bytes);
   }

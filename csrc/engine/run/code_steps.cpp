@@ -18,8 +18,15 @@ class QuantizeValues : public Step {
       : q_(quantizer_of(to)), numel_(numel), from_(from), into_(into), name_(std::move(name)) {}
 
   void run(const Run& run) const override {
-    const Block block{run.at<float>(from_), kValue, 1, run.batch * numel_, 1, &kOne, &kNothing,
-                      kIdentity, nullptr};
+    const Block block{run.at<float>(from_),
+                      kValue,
+                      1,
+                      run.batch * numel_,
+                      1,
+                      &kOne,
+                      &kNothing,
+                      kIdentity,
+                      nullptr};
     uint8_t* codes = run.at<uint8_t>(into_);
     std::atomic<bool> is_finite{true};
     each_run(block, nullptr, run.parallel,

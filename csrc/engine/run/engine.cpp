@@ -41,8 +41,7 @@ std::string file_of(const std::string& path) {
 
 }  // namespace
 
-Engine::Engine(std::span<const uint8_t> file, int threads)
-    : Engine(Container(file), threads) {}
+Engine::Engine(std::span<const uint8_t> file, int threads) : Engine(Container(file), threads) {}
 
 Engine::Engine(const Container& container, int threads)
     : document_(checked(container)),

@@ -25,7 +25,9 @@ class Engine {
   static std::unique_ptr<Engine> open(const std::string& path, int threads);
 
   const Document& document() const { return document_; }
-  const Sizes& output_shape() const { return signals_[static_cast<size_t>(document_.output)].shape; }
+  const Sizes& output_shape() const {
+    return signals_[static_cast<size_t>(document_.output)].shape;
+  }
   int threads() const { return pool_.threads(); }
 
   // Bytes of the arena for a batch.

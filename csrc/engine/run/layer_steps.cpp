@@ -64,8 +64,9 @@ class IntegerLayer : public Step {
     std::vector<float> ratio(scale_.size());
     QuantConv conv = operands(call.shape);
     conv.ratio = ratio.data();
-    lay_out_weights_cpu(conv, memory, {[](int64_t count, int64_t, void (*body)(void*, int64_t, int64_t),
-                                          void* context) { body(context, 0, count); }});
+    lay_out_weights_cpu(conv, memory,
+                        {[](int64_t count, int64_t, void (*body)(void*, int64_t, int64_t),
+                            void* context) { body(context, 0, count); }});
   }
 
   void run(const Run& run) const override {
@@ -133,8 +134,8 @@ class FloatConv : public Step {
     const bool ends = !is_normed_ && call_.epilogue.function == kIdentity;
     const float* bias = is_normed_ || bias_.empty() ? nullptr : bias_.data();
     float* sums = run.at<float>(ends ? call_.to : call_.sums);
-    conv2d_deterministic_laid_out_cpu(shape, run.at<float>(call_.from), laid_out_.data(), bias, sums,
-                                      run.parallel);
+    conv2d_deterministic_laid_out_cpu(shape, run.at<float>(call_.from), laid_out_.data(), bias,
+                                      sums, run.parallel);
     if (ends) return;
     finish(call_,
            {sums, kValue, shape.images, shape.out_height * shape.out_width, shape.out_channels,
@@ -181,7 +182,8 @@ Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int level
   return accumulator_bound(shape, levels, layer.levels) <= kMostInt16 ? kInt16 : kInt32;
 }
 
-bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape, int levels) {
+bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape,
+                int levels) {
   const double most = static_cast<double>(accumulator_bound(shape, levels, layer.levels));
   double largest = 0.0;
   for (size_t o = 0; o < tensors.scale.size(); ++o) {

@@ -70,7 +70,8 @@ StepPtr float_linear(const LayerCall& call, const LayerTensors& tensors);
 Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int levels);
 
 // Whether no sum of a layer over integers leaves the floats.
-bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape, int levels);
+bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape,
+                int levels);
 
 // A box of floats of each image, copied; all else of the output is 0 where `fills` says so.
 struct Box {
