@@ -55,7 +55,7 @@ struct QuantConv {
   Accumulator kind;
   void* out;
   float* ratio;
-  // Whether codes take a byte each, whatever their levels, and 64 bytes behind the last are readable.
+  // Whether codes take a byte each, whatever their levels, and 64 bytes more can be read.
   bool has_whole_bytes = false;
 };
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "engine/format/error.h"
-#include "engine/run/boxes.h"
+#include "engine/steps/boxes.h"
 
 namespace micronet::engine {
 namespace {

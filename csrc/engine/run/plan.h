@@ -6,8 +6,8 @@
 
 #include "engine/format/weights.h"
 #include "engine/graph/graph.h"
-#include "engine/run/arena.h"
-#include "engine/run/step.h"
+#include "engine/steps/arena.h"
+#include "engine/steps/step.h"
 
 namespace micronet::engine {
 

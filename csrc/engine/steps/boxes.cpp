@@ -1,6 +1,6 @@
 // Boxes between signals.
 
-#include "engine/run/boxes.h"
+#include "engine/steps/boxes.h"
 
 #include <algorithm>
 #include <numeric>

@@ -5,7 +5,7 @@
 
 #include "cpu/block_cut.h"
 #include "engine/format/error.h"
-#include "engine/run/step.h"
+#include "engine/steps/step.h"
 
 namespace micronet::engine {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "cpu/block_cut.h"
 #include "engine/format/error.h"
-#include "engine/run/arena.h"
-#include "engine/run/step.h"
+#include "engine/steps/arena.h"
+#include "engine/steps/step.h"
 #include "include/conv_workspace.h"
 #include "include/exact.h"
 

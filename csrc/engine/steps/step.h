@@ -1,6 +1,6 @@
 // What a run is made of: steps that read and write places of the arena.
-#ifndef MICRONET_ENGINE_RUN_STEP_H_
-#define MICRONET_ENGINE_RUN_STEP_H_
+#ifndef MICRONET_ENGINE_STEPS_STEP_H_
+#define MICRONET_ENGINE_STEPS_STEP_H_
 
 #include <array>
 #include <cstdint>
@@ -100,4 +100,4 @@ StepPtr concat(const std::vector<Sizes>& shapes, const std::vector<int>& from, i
 
 }  // namespace micronet::engine
 
-#endif  // MICRONET_ENGINE_RUN_STEP_H_
+#endif  // MICRONET_ENGINE_STEPS_STEP_H_

@@ -6,7 +6,7 @@
 
 #include "cpu/parallel.h"
 #include "engine/format/error.h"
-#include "engine/run/step.h"
+#include "engine/steps/step.h"
 
 namespace micronet::engine {
 namespace {

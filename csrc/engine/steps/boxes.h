@@ -1,8 +1,8 @@
 // Boxes between signals, whose memory follows from their shapes.
-#ifndef MICRONET_ENGINE_RUN_BOXES_H_
-#define MICRONET_ENGINE_RUN_BOXES_H_
+#ifndef MICRONET_ENGINE_STEPS_BOXES_H_
+#define MICRONET_ENGINE_STEPS_BOXES_H_
 
-#include "engine/run/step.h"
+#include "engine/steps/step.h"
 
 namespace micronet::engine {
 
@@ -19,4 +19,4 @@ Box pad_box(const Node& node, const Sizes& from, const Sizes& to);
 
 }  // namespace micronet::engine
 
-#endif  // MICRONET_ENGINE_RUN_BOXES_H_
+#endif  // MICRONET_ENGINE_STEPS_BOXES_H_

@@ -1,6 +1,6 @@
 // One piece of memory for all signals: those that are needed at one time lie apart.
-#ifndef MICRONET_ENGINE_RUN_ARENA_H_
-#define MICRONET_ENGINE_RUN_ARENA_H_
+#ifndef MICRONET_ENGINE_STEPS_ARENA_H_
+#define MICRONET_ENGINE_STEPS_ARENA_H_
 
 #include <cstdint>
 #include <memory>
@@ -43,4 +43,4 @@ Placement place(const std::vector<Buffer>& buffers, int64_t batch);
 
 }  // namespace micronet::engine
 
-#endif  // MICRONET_ENGINE_RUN_ARENA_H_
+#endif  // MICRONET_ENGINE_STEPS_ARENA_H_

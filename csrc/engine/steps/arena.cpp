@@ -1,6 +1,6 @@
 // One piece of memory for all signals.
 
-#include "engine/run/arena.h"
+#include "engine/steps/arena.h"
 
 #include <algorithm>
 #include <new>
