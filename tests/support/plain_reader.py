@@ -162,7 +162,9 @@ def exp(v):
     p = fma(p, r, np.full_like(r, 5.0000001201e-1))
     e = fma(p, r * r, r) + F(1)
     half = np.rint(n * F(0.5))
-    return np.ldexp(np.ldexp(e, half.astype(int)), (n - half).astype(int))
+    # Beyond the largest float lies infinity, whose reciprocal is 0.
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.ldexp(e, half.astype(int)), (n - half).astype(int))
 
 
 def clipped(x):
