@@ -1,4 +1,4 @@
-"""Builds micronet_kernels._C with CMake and Ninja and maps micronet_kernels to kernels/."""
+"""Builds micronet_kernels._C and the engine's library with CMake; micronet_kernels is kernels/."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
+ENGINE = "libmicronet_engine.so"
 
 
 def tool(name: str) -> str:
@@ -71,6 +72,13 @@ def cuda_choice() -> tuple[Path | None, str]:
     return root, f"compiled for {devices} with nvcc {release.group(0)}"
 
 
+def put(built: Path, target: Path) -> None:
+    """Rename a copy into place: a process that has the old file mapped keeps it whole."""
+    beside = target.with_name(target.name + ".tmp")
+    shutil.copyfile(built, beside)
+    os.replace(beside, target)
+
+
 class CMakeBuild(build_ext):
     """Configures and builds the module in ``build/``, then puts it where setuptools wants it."""
 
@@ -100,10 +108,8 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", build], check=True)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed into place: a process that has the old module mapped keeps it whole.
-        beside = target.with_name(target.name + ".tmp")
-        shutil.copyfile(build / f"_C{suffix}", beside)
-        os.replace(beside, target)
+        put(build / f"_C{suffix}", target)
+        put(build / ENGINE, target.with_name(ENGINE))
         # pip hides what a build prints; the Makefile shows this line.
         (BUILD / "cuda.txt").write_text(f"CUDA kernels {sentence}\n")
         print(f"CUDA kernels {sentence}")

@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from micronet.artifact.engine import Engine
     from micronet.artifact.reader import load_packed
     from micronet.artifact.writer import export
     from micronet.compression.calibration import calibrate_
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 # Where each name is, as type checkers see it above.
 _HOMES = {
+    "micronet.artifact.engine": "Engine",
     "micronet.artifact.reader": "load_packed",
     "micronet.artifact.writer": "export",
     "micronet.compression.calibration": "calibrate_",
@@ -82,6 +84,7 @@ __all__ = [
     "Compression",
     "Data",
     "DistillSection",
+    "Engine",
     "Loaded",
     "OscillationSection",
     "Preprocessing",

@@ -32,13 +32,14 @@ struct PanelWorkspace : ConvWorkspace {
         group_channels(round_up(s.out_channels / s.groups, kPanel)),
         line_channels(round_up(s.out_channels, kLine)) {
     const int64_t padded = s.is_depthwise() ? line_channels : s.groups * group_channels;
-    // A dot product may read past the last code, which then meets weights of zero.
-    codes = take(s.is_depthwise() ? 0 : s.in_numel() + 64);
     // Those of a depthwise convolution may take 16 bits each.
     weights = take(s.is_depthwise() ? s.kernel_height * tap_pairs(s) * 4 * padded : padded * depth);
     correction = take(4 * padded * (s.is_depthwise() ? s.kernel_height : 1));
     offset = take(s.is_depthwise() ? 0 : 4 * padded);
     ratio = take(4 * padded);
+    // Last, as only these depend on the images. A dot product may read past the last code, which
+    // then meets weights of zero.
+    codes = take(s.is_depthwise() ? 0 : s.in_numel() + 64);
   }
 };
 
@@ -91,7 +92,7 @@ struct ConvOperands {
     return false;
   }
 
-  bool has_halves() const { return are_half_bytes(c.coding.levels); }
+  bool has_halves() const { return !c.has_whole_bytes && are_half_bytes(c.coding.levels); }
   int states() const { return weight_states(c.weight_levels, c.weight_scheme); }
   // Whether pairs of products of bytes may leave 16 bits.
   bool is_wide() const {
@@ -237,16 +238,20 @@ struct ConvOperands {
   int pack_weights(const ParallelFor& parallel) const {
     const Weight weight = at.weight_of(c, memory);
     const int status = quantize_per_channel_cpu(weight, c.type, c.weight_scheme, parallel);
-    if (status != kOk) return status;
+    if (status == kOk) lay_out(parallel);
+    return status;
+  }
+
+  // From the codes of weights that are in the workspace.
+  void lay_out(const ParallelFor& parallel) const {
     const int64_t first = s.is_depthwise() ? at.weights : at.correction;
-    std::memset(memory + first, 0, static_cast<size_t>(at.bytes - first));
+    std::memset(memory + first, 0, static_cast<size_t>(at.codes - first));
     if (s.is_depthwise()) {
       is_narrow() ? pack_lines<int8_t>(parallel) : pack_lines<int16_t>(parallel);
     } else {
       parallel_for(parallel, s.groups * at.group_channels / kPanel, kPanel * at.depth,
                    [&](int64_t from, int64_t to) { pack_panels(from, to); });
     }
-    return kOk;
   }
 };
 

@@ -41,7 +41,17 @@ void convolve(const ConvShape& s, const float* x, int64_t image, int64_t row, in
 
 int conv2d_deterministic_cpu(const ConvShape& s, const float* x, const float* w, const float* bias,
                              float* workspace, float* y, const ParallelFor& parallel) {
-  transpose(s, w, workspace);
+  lay_out_conv2d_deterministic_cpu(s, w, workspace);
+  return conv2d_deterministic_laid_out_cpu(s, x, workspace, bias, y, parallel);
+}
+
+int lay_out_conv2d_deterministic_cpu(const ConvShape& s, const float* w, float* laid_out) {
+  transpose(s, w, laid_out);
+  return kOk;
+}
+
+int conv2d_deterministic_laid_out_cpu(const ConvShape& s, const float* x, const float* laid_out,
+                                      const float* bias, float* y, const ParallelFor& parallel) {
   const int64_t outputs = s.out_channels / s.groups;
   parallel_for(parallel, s.pixels(), s.out_channels * s.depth(), [&](int64_t from, int64_t to) {
     for (int64_t p = from; p < to; ++p) {
@@ -50,7 +60,7 @@ int conv2d_deterministic_cpu(const ConvShape& s, const float* x, const float* w,
       std::fill(sums, sums + s.out_channels, 0.0f);
       for (int64_t g = 0; g < s.groups; ++g) {
         convolve(s, x, line / s.out_height, line % s.out_height, column, g,
-                 workspace + g * outputs * s.depth(), sums + g * outputs);
+                 laid_out + g * outputs * s.depth(), sums + g * outputs);
       }
       if (bias == nullptr) continue;
       for (int64_t o = 0; o < s.out_channels; ++o) sums[o] = sums[o] + bias[o];

@@ -22,7 +22,9 @@ struct Convolution : ConvOperands {
   using ConvOperands::ConvOperands;
 
   // Bytes that are read where they lie: whole ones, and no dot product reads past the last.
-  bool reads_codes() const { return !has_halves() && (!is_in_place() || at.depth == s.depth()); }
+  bool reads_codes() const {
+    return c.has_whole_bytes || (!has_halves() && (!is_in_place() || at.depth == s.depth()));
+  }
   const uint8_t* bytes() const { return reads_codes() ? c.codes : codes(); }
 
   // The codes of a line of an image, null outside it.
@@ -164,10 +166,10 @@ void set_skipping(Skipping when) { skipping = when; }
 
 int64_t quant_conv2d_workspace(const ConvShape& shape) { return PanelWorkspace(shape).bytes; }
 
-int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
-  const Convolution run(conv, workspace);
-  const int status = run.pack_weights(parallel);
-  if (status != kOk) return status;
+namespace {
+
+int convolve(const Convolution& run, const ParallelFor& parallel) {
+  const QuantConv& conv = run.c;
   if (conv.shape.is_depthwise()) {
     run_depthwise(run, parallel);
     return kOk;
@@ -180,6 +182,26 @@ int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& 
     run.run_dots(parallel);
   }
   return kOk;
+}
+
+}  // namespace
+
+int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
+  const Convolution run(conv, workspace);
+  const int status = run.pack_weights(parallel);
+  return status == kOk ? convolve(run, parallel) : status;
+}
+
+int64_t quant_conv2d_weight_bytes(const ConvShape& shape) { return PanelWorkspace(shape).codes; }
+
+int lay_out_weights_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
+  Convolution(conv, workspace).lay_out(parallel);
+  return kOk;
+}
+
+int quant_conv2d_laid_out_cpu(const QuantConv& conv, const void* workspace,
+                              const ParallelFor& parallel) {
+  return convolve(Convolution(conv, const_cast<void*>(workspace)), parallel);
 }
 
 }  // namespace micronet

@@ -55,6 +55,8 @@ struct QuantConv {
   Accumulator kind;
   void* out;
   float* ratio;
+  // Whether codes take a byte each, whatever their levels, and 64 bytes more can be read.
+  bool has_whole_bytes = false;
 };
 
 // Bytes that quant_conv2d_cpu needs beside its operands.
@@ -68,6 +70,14 @@ void set_skipping(Skipping when);
 
 // Sums lie within what `kind` holds (32 bits where it is kValue).
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
+
+// The same in two steps, for weights that stay as they are. The first lays out weights whose codes,
+// scales and zero points stand in a workspace (see ConvWorkspace) of quant_conv2d_weight_bytes; the
+// second has images of any number, whose codes are whole bytes, and changes nothing but its output.
+int64_t quant_conv2d_weight_bytes(const ConvShape& shape);
+int lay_out_weights_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
+int quant_conv2d_laid_out_cpu(const QuantConv& conv, const void* workspace,
+                              const ParallelFor& parallel);
 
 // As above on a CUDA device, queued on a stream; all pointers are to its memory.
 int64_t quant_conv2d_cuda_workspace(const ConvShape& shape);

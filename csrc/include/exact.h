@@ -20,6 +20,11 @@ int conv2d_deterministic_cpu(const ConvShape& shape, const float* x, const float
                              const float* bias, float* workspace, float* y,
                              const ParallelFor& parallel);
 
+// The same in two steps, for weights that stay as they are: `laid_out` is the workspace.
+int lay_out_conv2d_deterministic_cpu(const ConvShape& shape, const float* w, float* laid_out);
+int conv2d_deterministic_laid_out_cpu(const ConvShape& shape, const float* x, const float* laid_out,
+                                      const float* bias, float* y, const ParallelFor& parallel);
+
 // y [rows, outputs]: x [rows, depth] times w [outputs, depth], summed by lanes, then
 // fma(sum, ratio, bias), ratio and bias [outputs].
 int linear_deterministic_cpu(const float* x, const float* w, const float* ratio, const float* bias,

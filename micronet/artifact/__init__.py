@@ -5,4 +5,4 @@ is the format. What is saved to be trained on is the business of ``runs``.
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["accounting", "inspection", "reader", "writer"]
+__all__ = ["accounting", "engine", "inspection", "reader", "writer"]

@@ -204,8 +204,9 @@ CORE_FLOORS = {
     "include": {"include"},
     "cpu": {"include", "cpu"},
     "cuda": {"include", "cuda"},
+    "engine": {"include", "cpu", "engine"},
     "bindings": {"include", "cpu", "bindings"},
-    "tests": {"include", "cpu", "tests"},
+    "tests": {"include", "cpu", "engine", "tests"},
 }
 
 

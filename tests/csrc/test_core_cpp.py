@@ -11,7 +11,9 @@ from paths import ROOT
 
 TESTS = ROOT / "csrc" / "tests"
 PROGRAMS = sorted(
-    f"{device}_{path.stem}" for device in ("cpu", "cuda") for path in (TESTS / device).glob("*.cpp")
+    f"{device}_{path.stem}"
+    for device in ("cpu", "cuda", "engine")
+    for path in (TESTS / device).glob("*.cpp")
 )
 
 

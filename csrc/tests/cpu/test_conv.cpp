@@ -2,6 +2,7 @@
 // the loops are split; every buffer ends where it must.
 
 #include "include/block.h"
+#include "include/conv_workspace.h"
 #include "include/exact.h"
 #include "tests/conv_problem.h"
 
@@ -21,6 +22,25 @@ std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<fl
   return out;
 }
 
+// The same of weights that are laid out before, over codes of whole bytes and a little memory.
+std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& parallel) {
+  std::vector<int32_t> out(static_cast<size_t>(p.s.pixels() * p.s.out_channels));
+  std::vector<float> ratio(static_cast<size_t>(p.s.out_channels));
+  std::vector<uint8_t> workspace(static_cast<size_t>(quant_conv2d_weight_bytes(p.s)) + 64);
+  uint8_t* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
+  std::vector<uint8_t> codes(static_cast<size_t>(p.s.in_numel()) + 64, 255);
+  for (int64_t i = 0; i < p.s.in_numel(); ++i) {
+    codes[static_cast<size_t>(i)] = static_cast<uint8_t>(code_at(p.codes, i, p.of.levels));
+  }
+  QuantConv conv = p.conv(codes.data(), kInt32, out.data(), ratio.data());
+  conv.has_whole_bytes = true;
+  const Weight weight = ConvWorkspace(p.s).weight_of(conv, aligned);
+  CHECK(quantize_per_channel_cpu(weight, kFloat32, p.of.weight_scheme, parallel) == kOk);
+  CHECK(lay_out_weights_cpu(conv, aligned, parallel) == kOk);
+  CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
+  return out;
+}
+
 void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, const Precision& of,
                               Skipping when) {
   set_skipping(when);
@@ -32,6 +52,7 @@ void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, const Pr
   const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
   for (const ParallelFor& parallel : kRunners) {
     const auto whole = convolve<int32_t>(p, kInt32, ratio, parallel);
+    CHECK(convolve_laid_out(p, parallel) == whole);
     const auto values = convolve<float>(p, kValue, ratio, parallel);
     for (size_t i = 0; i < expected.size(); ++i) {
       CHECK(whole[i] == expected[i]);

@@ -1,0 +1,62 @@
+// A packed network, ready to run.
+#ifndef MICRONET_ENGINE_RUN_ENGINE_H_
+#define MICRONET_ENGINE_RUN_ENGINE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/run/plan.h"
+#include "engine/run/pool.h"
+
+namespace micronet::engine {
+
+struct StepTime {
+  std::string title;
+  double seconds = 0.0;
+};
+
+class Engine {
+ public:
+  // From the bytes of a file, which are not needed afterwards. Raises Refused.
+  explicit Engine(std::span<const uint8_t> file, int threads = 1);
+
+  // From a file, or from the `model.safetensors` of a folder.
+  static std::unique_ptr<Engine> open(const std::string& path, int threads);
+
+  const Document& document() const { return document_; }
+  const Sizes& output_shape() const {
+    return signals_[static_cast<size_t>(document_.output)].shape;
+  }
+  int threads() const { return pool_.threads(); }
+
+  // Bytes of the arena for a batch.
+  int64_t arena_bytes(int64_t batch) const;
+
+  // Makes the arena ready for a batch. Raises Refused, or std::bad_alloc.
+  void reserve(int64_t batch);
+
+  // images [batch, C, H, W] to output [batch, ...]; one run at a time. Raises Refused where a value
+  // has no code.
+  void run(const float* images, int64_t batch, float* output);
+
+  // From now on runs add up the time of each step.
+  void start_profile();
+  const std::vector<StepTime>& profile() const { return times_; }
+
+ private:
+  Engine(const Container& container, int threads);
+
+  Document document_;
+  std::vector<Signal> signals_;
+  Plan plan_;
+  Pool pool_;
+  Placement placement_;
+  AlignedBytes arena_;
+  int64_t batch_ = 0;  // that the arena is placed for
+  std::vector<StepTime> times_;
+};
+
+}  // namespace micronet::engine
+
+#endif  // MICRONET_ENGINE_RUN_ENGINE_H_

@@ -1,0 +1,232 @@
+// The steps of a graph.
+
+#include "engine/run/plan.h"
+
+#include <algorithm>
+
+#include "engine/format/error.h"
+#include "engine/steps/boxes.h"
+
+namespace micronet::engine {
+namespace {
+
+constexpr int kNone = -1;
+
+class Planner {
+ public:
+  Planner(const Document& document, const std::vector<Signal>& signals, Tensors* tensors)
+      : document_(document),
+        signals_(signals),
+        tensors_(*tensors),
+        quantizers_(document.nodes.size()),
+        values_(document.nodes.size(), kNone),
+        codes_(document.nodes.size(), kNone),
+        readers_(document.nodes.size()),
+        is_done_(document.nodes.size(), false) {
+    for (size_t i = 0; i < document.nodes.size(); ++i) {
+      const Node& node = document.nodes[i];
+      for (const int input : node.inputs) readers_[at(input)].push_back(static_cast<int>(i));
+      if (node.levels > 0) quantizers_[i] = tensors_.quantizer(node);
+    }
+  }
+
+  Plan make() {
+    for (size_t i = 0; i < document_.nodes.size(); ++i) {
+      if (!is_done_[i]) add_node(static_cast<int>(i));
+    }
+    const Sizes& shape = shape_of(document_.output);
+    const int from = values_of(document_.output);
+    emit(copy_box(whole_box(shape, strides_of(shape), row_strides(shape)), from, kOutside),
+         document_.output, "output", {from});
+    return std::move(plan_);
+  }
+
+ private:
+  static size_t at(int index) { return static_cast<size_t>(index); }
+  const Node& node(int index) const { return document_.nodes[at(index)]; }
+  const Sizes& shape_of(int index) const { return signals_[at(index)].shape; }
+  int64_t numel(int index) const { return signals_[at(index)].numel(); }
+
+  int new_buffer(int64_t bytes_per_image) {
+    plan_.buffers.push_back({bytes_per_image, static_cast<int>(plan_.steps.size()), 0});
+    return static_cast<int>(plan_.buffers.size()) - 1;
+  }
+  int values_for(int index) { return values_[at(index)] = new_buffer(4 * numel(index)); }
+  int codes_for(int index) { return codes_[at(index)] = new_buffer(numel(index)); }
+
+  void emit(StepPtr step, int index, const std::string& name, const std::vector<int>& buffers) {
+    step->title = title_of(document_, index) + (name.empty() ? "" : " " + name);
+    for (const int buffer : buffers) {
+      plan_.buffers[at(buffer)].last = static_cast<int>(plan_.steps.size());
+    }
+    plan_.steps.push_back(std::move(step));
+  }
+
+  // The values of a node; those of codes are made when they are first asked for.
+  int values_of(int index) {
+    if (values_[at(index)] != kNone) return values_[at(index)];
+    const int from = codes_[at(index)], to = values_for(index);
+    emit(decode(quantizers_[at(index)], numel(index), from, to), index, "values", {from, to});
+    return to;
+  }
+
+  int only_reader(int index) const {
+    const bool is_one = readers_[at(index)].size() == 1 && index != document_.output;
+    return is_one ? readers_[at(index)][0] : kNone;
+  }
+
+  // Takes what follows a layer alone into its step; returns the node whose signal the step gives.
+  int absorb(int index, bool takes_codes, Epilogue* epilogue) {
+    int end = index, next = only_reader(end);
+    if (next != kNone && node(next).kind == Kind::kActivation) {
+      const NodeFunction function = node(next).function;
+      epilogue->function = function == NodeFunction::kRelu      ? kRelu
+                           : function == NodeFunction::kSwish   ? kSwish
+                           : function == NodeFunction::kSigmoid ? kSigmoid
+                                                                : kIdentity;
+      if (epilogue->function == kIdentity) return end;
+      end = next, next = only_reader(end);
+      is_done_[at(end)] = true;
+    }
+    if (takes_codes && next != kNone && node(next).kind == Kind::kQuantize) {
+      epilogue->has_codes = true;
+      epilogue->quantizer = quantizers_[at(next)];
+      end = next;
+      is_done_[at(end)] = true;
+    }
+    return end;
+  }
+
+  void add_layer(int index) {
+    const Layer& layer = document_.layers.at(node(index).name);
+    const int source = node(index).inputs[0];
+    const LayerTensors tensors = tensors_.of_layer(layer, document_);
+    const ConvShape shape = conv_shape(layer, shape_of(source), shape_of(index));
+    LayerCall call{layer, shape, kNone, kNone, kNone, {}};
+    if (layer.sums == Sums::kInteger) return add_integer_layer(index, tensors, &call);
+    call.from = values_of(source);
+    const int end = layer.is_conv() ? absorb(index, false, &call.epilogue) : index;
+    call.sums = new_buffer(4 * numel(index));
+    call.to = values_for(end);
+    emit(layer.is_conv() ? float_conv(call, tensors) : float_linear(call, tensors), index,
+         layer.name, {call.from, call.sums, call.to});
+  }
+
+  void add_integer_layer(int index, const LayerTensors& tensors, LayerCall* call) {
+    const int source = node(index).inputs[0];
+    const StoredQuantizer& input = quantizers_[at(source)];
+    call->from = codes_[at(source)];
+    const bool is_exact = is_bounded(call->layer, tensors, call->shape, input.levels);
+    const int end = absorb(index, is_exact, &call->epilogue);
+    const int width = accumulator_of(call->layer, call->shape, input.levels) == kInt16 ? 2 : 4;
+    call->sums = new_buffer(width * numel(index));
+    call->to = call->epilogue.has_codes ? codes_for(end) : values_for(end);
+    emit(integer_layer(*call, tensors, input), index, call->layer.name,
+         {call->from, call->sums, call->to});
+  }
+
+  void add_codes(int index) {
+    const int source = node(index).inputs[0];
+    const std::string& name = node(index).name;
+    if (node(index).kind == Kind::kQuantize) {
+      const int from = values_of(source), to = codes_for(index);
+      const std::string title = title_of(document_, index) + " '" + name + "'";
+      emit(quantize_values(quantizers_[at(index)], numel(index), from, to, title), index, name,
+           {from, to});
+      return;
+    }
+    std::vector<uint8_t> table = tensors_.table(node(index), node(source).levels);
+    const int from = codes_[at(source)], to = codes_for(index);
+    emit(map_codes(std::move(table), numel(index), from, to), index, name, {from, to});
+  }
+
+  // The same values in the order of rows, and from there in the new shape's own.
+  void add_reshape(int index) {
+    const int source = node(index).inputs[0], from = values_of(source);
+    const Sizes &before = shape_of(source), &after = shape_of(index);
+    const int rows = new_buffer(4 * numel(index));
+    emit(copy_box(whole_box(before, strides_of(before), row_strides(before)), from, rows), index,
+         "", {from, rows});
+    const int to = values_for(index);
+    emit(copy_box(whole_box(after, row_strides(after), strides_of(after)), rows, to), index, "",
+         {rows, to});
+  }
+
+  void add_node(int index) {
+    switch (node(index).kind) {
+      case Kind::kConv:
+      case Kind::kLinear:
+        return add_layer(index);
+      case Kind::kQuantize:
+      case Kind::kTable:
+        return add_codes(index);
+      case Kind::kReshape:
+        return add_reshape(index);
+      default:
+        add_values(index);
+    }
+  }
+
+  void add_values(int index) {
+    std::vector<int> buffers;
+    for (const int input : node(index).inputs) buffers.push_back(values_of(input));
+    const int to = values_for(index);
+    StepPtr step = step_of(index, buffers, to);
+    buffers.push_back(to);
+    emit(std::move(step), index, "", buffers);
+  }
+
+  StepPtr step_of(int index, const std::vector<int>& from, int to) const {
+    const Node& n = node(index);
+    const Sizes& shape = shape_of(index);
+    const auto of_input = [&](size_t i) -> const Sizes& { return shape_of(n.inputs[i]); };
+    switch (n.kind) {
+      case Kind::kInput:
+        return read_images(whole_box(shape, row_strides(shape), strides_of(shape)), to);
+      case Kind::kActivation:
+        return apply_function(n.function, numel(index), from[0], to);
+      case Kind::kPool:
+        if (n.function == NodeFunction::kMean) return mean_of(of_input(0), from[0], to);
+        return max_of(n, of_input(0), shape, from[0], to);
+      case Kind::kGate:
+        return gate(shape, numel(n.inputs[1]), from[0], from[1], to);
+      case Kind::kAdd:
+        return add(numel(index), from[0], from[1], to);
+      case Kind::kConcat: {
+        std::vector<Sizes> shapes;
+        for (const int input : n.inputs) shapes.push_back(shape_of(input));
+        return concat(shapes, from, to);
+      }
+      case Kind::kSlice:
+        return copy_box(slice_box(n, of_input(0), shape), from[0], to);
+      default:
+        return copy_box(pad_box(n, of_input(0), shape), from[0], to);
+    }
+  }
+
+  const Document& document_;
+  const std::vector<Signal>& signals_;
+  Tensors& tensors_;
+  std::vector<StoredQuantizer> quantizers_;  // by node, of those that give codes
+  std::vector<int> values_, codes_;          // buffers by node
+  std::vector<std::vector<int>> readers_;
+  std::vector<bool> is_done_;  // with the step of a layer
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan make_plan(const Document& document, const std::vector<Signal>& signals, size_t file_bytes,
+               Tensors* tensors) {
+  // A layer that several nodes call is laid out for each.
+  int64_t weights = 0;
+  for (const Node& node : document.nodes) {
+    if (node.kind != Kind::kConv && node.kind != Kind::kLinear) continue;
+    weights += document.layers.at(node.name).numel();
+    require(weights <= most_weights(file_bytes),
+            "its layers are called with more weights than a file of its size holds");
+  }
+  return Planner(document, signals, tensors).make();
+}
+
+}  // namespace micronet::engine

@@ -1,0 +1,63 @@
+// A few threads that wait for loops.
+#ifndef MICRONET_ENGINE_RUN_POOL_H_
+#define MICRONET_ENGINE_RUN_POOL_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "include/core.h"
+
+namespace micronet::engine {
+
+class Pool {
+ public:
+  // The caller's thread is one of them.
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // While one lives, loops that this thread starts by `loops` run on a pool.
+  class Use {
+   public:
+    explicit Use(Pool* pool);
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Pool* before_;
+  };
+  static const ParallelFor loops;
+
+ private:
+  using Body = void (*)(void*, int64_t, int64_t);
+
+  static void run(int64_t count, int64_t grain, Body body, void* context);
+  void share(int64_t count, int64_t chunk, Body body, void* context);
+  void work();
+  void take_chunks();
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable started_, finished_;
+  bool stops_ = false;
+  int64_t loop_ = 0;  // counts loops
+  int busy_ = 0;      // workers that are in one
+  Body body_ = nullptr;
+  void* context_ = nullptr;
+  int64_t count_ = 0, chunk_ = 1;
+  std::atomic<int64_t> next_{0};
+  std::exception_ptr failure_;
+};
+
+}  // namespace micronet::engine
+
+#endif  // MICRONET_ENGINE_RUN_POOL_H_

@@ -1,0 +1,91 @@
+// Between values and codes.
+
+#include <atomic>
+#include <cfloat>
+
+#include "cpu/block_cut.h"
+#include "engine/format/error.h"
+#include "engine/steps/step.h"
+
+namespace micronet::engine {
+namespace {
+
+const float kOne = 1.0f, kNothing = -0.0f;
+
+class QuantizeValues : public Step {
+ public:
+  QuantizeValues(const StoredQuantizer& to, int64_t numel, int from, int into, std::string name)
+      : q_(quantizer_of(to)), numel_(numel), from_(from), into_(into), name_(std::move(name)) {}
+
+  void run(const Run& run) const override {
+    const Block block{run.at<float>(from_),
+                      kValue,
+                      1,
+                      run.batch * numel_,
+                      1,
+                      &kOne,
+                      &kNothing,
+                      kIdentity,
+                      nullptr};
+    uint8_t* codes = run.at<uint8_t>(into_);
+    std::atomic<bool> is_finite{true};
+    each_run(block, nullptr, run.parallel,
+             [&](const Constants&, const BlockRun& part, int64_t first) {
+               Extremes found;
+               kernels().extremes(part.acc, kFloat32, part.count, &found);
+               if (found.has_nan || found.least < -FLT_MAX || found.most > FLT_MAX) {
+                 is_finite.store(false, std::memory_order_relaxed);
+               }
+               kernels().block_codes(part, q_, codes + first);
+             });
+    require(is_finite, name_ + " reads a value that is not finite, which has no code");
+  }
+
+ private:
+  Quantizer q_;
+  int64_t numel_;
+  int from_, into_;
+  std::string name_;
+};
+
+template <typename T>
+class Lookup : public Step {
+ public:
+  Lookup(std::vector<T> table, int64_t numel, int from, int to)
+      : table_(std::move(table)), numel_(numel), from_(from), to_(to) {}
+
+  void run(const Run& run) const override {
+    const uint8_t* codes = run.at<uint8_t>(from_);
+    T* found = run.at<T>(to_);
+    for_blocks(run.parallel, run.batch * numel_, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) found[i] = table_[codes[i]];
+    });
+  }
+
+ private:
+  std::vector<T> table_;  // codes below their levels, as every code in a run is
+  int64_t numel_;
+  int from_, to_;
+};
+
+}  // namespace
+
+StepPtr quantize_values(const StoredQuantizer& to, int64_t numel, int from, int into,
+                        std::string title) {
+  return std::make_unique<QuantizeValues>(to, numel, from, into, std::move(title));
+}
+
+StepPtr map_codes(std::vector<uint8_t> table, int64_t numel, int from, int to) {
+  return std::make_unique<Lookup<uint8_t>>(std::move(table), numel, from, to);
+}
+
+StepPtr decode(const StoredQuantizer& of, int64_t numel, int from, int to) {
+  const Quantizer q = quantizer_of(of);
+  std::vector<float> values;
+  for (int code = 0; code < of.levels; ++code) {
+    values.push_back(dequantize(static_cast<float>(code), q));
+  }
+  return std::make_unique<Lookup<float>>(std::move(values), numel, from, to);
+}
+
+}  // namespace micronet::engine

@@ -1,0 +1,103 @@
+// What a run is made of: steps that read and write places of the arena.
+#ifndef MICRONET_ENGINE_STEPS_STEP_H_
+#define MICRONET_ENGINE_STEPS_STEP_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/format/weights.h"
+#include "engine/graph/graph.h"
+#include "include/block.h"
+
+namespace micronet::engine {
+
+// One run over a batch. Signals of three axes lie channels last, [images, H, W, C], all others row
+// by row.
+struct Run {
+  int64_t batch;
+  uint8_t* arena;
+  const int64_t* offsets;  // by buffer
+  const float* images;     // [images, C, H, W]
+  float* output;           // [images, ...], row by row
+  const ParallelFor& parallel;
+
+  template <typename T>
+  T* at(int buffer) const {
+    return reinterpret_cast<T*>(arena + offsets[buffer]);
+  }
+};
+
+// The buffer of a step that reads the images, or writes the output.
+constexpr int kOutside = -1;
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  // Raises Refused where a value has no code.
+  virtual void run(const Run& run) const = 0;
+
+  std::string title;
+};
+
+using StepPtr = std::unique_ptr<Step>;
+
+// The quantizer of codes as the core has it.
+Quantizer quantizer_of(const StoredQuantizer& stored);
+
+// What is done with the sums of a convolution: `codes` says whether values become codes at once.
+struct Epilogue {
+  Function function = kIdentity;
+  bool has_codes = false;
+  StoredQuantizer quantizer{};
+};
+
+// Convolutions and linear layers; `from`, `to` and `sums` are buffers.
+struct LayerCall {
+  const Layer& layer;
+  ConvShape shape;
+  int from, sums, to;
+  Epilogue epilogue;
+};
+StepPtr integer_layer(const LayerCall& call, const LayerTensors& tensors,
+                      const StoredQuantizer& input);
+StepPtr float_conv(const LayerCall& call, const LayerTensors& tensors);
+StepPtr float_linear(const LayerCall& call, const LayerTensors& tensors);
+
+// The accumulator of a layer over codes of so many levels.
+Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int levels);
+
+// Whether no sum of a layer over integers leaves the floats.
+bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape,
+                int levels);
+
+// A box of floats of each image, copied; all else of the output is 0 where `fills` says so.
+struct Box {
+  std::array<int64_t, 4> sizes{1, 1, 1, 1}, from_strides{}, to_strides{};
+  int64_t from = 0, to = 0;              // the first element
+  int64_t from_numel = 0, to_numel = 0;  // of an image
+  bool fills = false;
+};
+StepPtr copy_box(const Box& box, int from, int to);
+// The first step: images as they come, channels last; raises Refused where one is not finite.
+StepPtr read_images(const Box& box, int to);
+
+// Values of `numel` an image to codes, codes to codes, codes to values.
+StepPtr quantize_values(const StoredQuantizer& to, int64_t numel, int from, int into,
+                        std::string title);
+StepPtr map_codes(std::vector<uint8_t> table, int64_t numel, int from, int to);
+StepPtr decode(const StoredQuantizer& of, int64_t numel, int from, int to);
+
+StepPtr apply_function(NodeFunction function, int64_t numel, int from, int to);
+StepPtr mean_of(const Sizes& shape, int from, int to);
+StepPtr max_of(const Node& node, const Sizes& input, const Sizes& output, int from, int to);
+StepPtr add(int64_t numel, int one, int other, int to);
+// Signals as [outer, channels, inner]; each channel has one factor.
+StepPtr gate(const Sizes& shape, int64_t factors, int from, int by, int to);
+StepPtr concat(const std::vector<Sizes>& shapes, const std::vector<int>& from, int to);
+
+}  // namespace micronet::engine
+
+#endif  // MICRONET_ENGINE_STEPS_STEP_H_
