@@ -114,6 +114,13 @@ class CMakeBuild(build_ext):
         (BUILD / "cuda.txt").write_text(f"CUDA kernels {sentence}\n")
         print(f"CUDA kernels {sentence}")
 
+    def copy_extensions_to_source(self) -> None:
+        """Take the engine along where the module goes to the checkout: ``pip install -e``."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            built = Path(self.build_lib, *ext.name.split(".")).with_name(ENGINE)
+            put(built, ROOT / "kernels" / ENGINE)
+
 
 setup(
     ext_modules=[Extension("micronet_kernels._C", sources=[])],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from micronet_kernels import _C
 from paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,8 @@ def test_it_is_the_installed_one_that_runs(installed):
     assert all(Path(place).is_relative_to(installed["cwd"] / "site") for place in places)
     code = "import micronet_kernels as k; print(k.available_backends())"
     assert "native" in run(sys.executable, "-c", code, **installed)
+    code = "from micronet.artifact import engine; print(engine.instruction_set())"
+    assert run(sys.executable, "-c", code, **installed).strip() in _C.instruction_sets()
 
 
 def test_the_demo_runs_to_its_table(installed):
