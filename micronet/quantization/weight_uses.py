@@ -60,7 +60,6 @@ class WeightUses(FunctionWatch):
         self._names = {id(weight): name for name, weight in self._weights.items()}
         self._inside = 0
         self._found: dict[str, str] = {}
-        self._hooks: list[Any] = []
 
     def __enter__(self) -> WeightUses:
         """Watch functions, and follow the calls of all layers."""
@@ -76,12 +75,6 @@ class WeightUses(FunctionWatch):
             self._hooks.append(layer.register_forward_hook(leave, always_call=True))
         super().__enter__()
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Watch no longer."""
-        super().__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
 
     def check(self) -> None:
         """Raise if a function has taken a weight.

@@ -6,10 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 
 class FunctionWatch(TorchFunctionMode):
-    """Sees each call of a function of torch in ``called``, which a subclass defines."""
+    """Sees each call of a function of torch in ``called``, which a subclass defines.
+
+    Hooks of modules that a subclass puts into ``_hooks`` are removed where the context ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hooks: list[RemovableHandle] = []
+
+    def __exit__(self, *error: Any) -> None:
+        """Watch no longer."""
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
 
     def called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

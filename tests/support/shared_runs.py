@@ -3,6 +3,8 @@
 import fcntl
 import os
 
+import yaml
+
 SMALL = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
 
 
@@ -26,3 +28,10 @@ def fitted_run(tmp_path_factory):
             assert main([*arguments, "--out", str(out), *SMALL]) == 0
             done.touch()
     return out
+
+
+def qat_command(fitted, folder, recipe):
+    """The words of a ``qat`` of that run by a recipe, which is written into a folder."""
+    schedule = folder / "recipe.yaml"
+    schedule.write_text(yaml.safe_dump(recipe))
+    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *SMALL]

@@ -15,7 +15,7 @@ from micronet.quantization.images.layer import ImageConv2d
 from micronet.report import main as report
 from micronet.runs import checkpoint, directory
 from micronet.train import main
-from shared_runs import SMALL
+from shared_runs import qat_command
 
 LEARNED = {"bits": 4, "step": "learned"}
 RECIPE = {
@@ -35,9 +35,7 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def command(fitted, tmp_path_factory):
-    schedule = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    schedule.write_text(yaml.safe_dump(RECIPE))
-    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *SMALL]
+    return qat_command(fitted, tmp_path_factory.mktemp("recipe"), RECIPE)
 
 
 @pytest.fixture(scope="module")

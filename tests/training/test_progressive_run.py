@@ -6,7 +6,6 @@ import signal
 
 import pytest
 import torch
-import yaml
 
 import micronet.score as score
 from micronet.models import architectures
@@ -16,7 +15,7 @@ from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training.signals import Stopped
 from micronet.training.steps.epoch import Epoch
-from shared_runs import SMALL
+from shared_runs import qat_command
 
 LEARNED = {"bits": 4, "step": "learned"}
 RECIPE = {
@@ -44,9 +43,7 @@ BITS = [None, (8, 8), (8, 4), (4, 4), (4, 4)]
 
 @pytest.fixture(scope="module")
 def command(fitted, tmp_path_factory):
-    schedule = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    schedule.write_text(yaml.safe_dump(RECIPE))
-    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *SMALL]
+    return qat_command(fitted, tmp_path_factory.mktemp("recipe"), RECIPE)
 
 
 @pytest.fixture(scope="module")

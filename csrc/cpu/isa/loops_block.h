@@ -43,6 +43,18 @@ inline void block_floats(const void* acc, Accumulator type, int64_t count, float
   }
 }
 
+// Hands on what a block sums: integers of either width, or floats.
+template <typename Body>
+MICRONET_INLINE void with_sums(const void* acc, Accumulator type, Body body) {
+  if (type == kInt16) {
+    body(static_cast<const int16_t*>(acc));
+  } else if (type == kInt32) {
+    body(static_cast<const int32_t*>(acc));
+  } else {
+    body(static_cast<const float*>(acc));
+  }
+}
+
 template <typename T>
 MICRONET_INLINE void add_moments(const T* acc, int64_t count, double* sums, double* squares) {
 #pragma GCC ivdep
@@ -55,13 +67,7 @@ MICRONET_INLINE void add_moments(const T* acc, int64_t count, double* sums, doub
 
 inline void block_moments(const void* acc, Accumulator type, int64_t count, double* sums,
                           double* squares) {
-  if (type == kInt16) {
-    add_moments(static_cast<const int16_t*>(acc), count, sums, squares);
-  } else if (type == kInt32) {
-    add_moments(static_cast<const int32_t*>(acc), count, sums, squares);
-  } else {
-    add_moments(static_cast<const float*>(acc), count, sums, squares);
-  }
+  with_sums(acc, type, [=](auto from) { add_moments(from, count, sums, squares); });
 }
 
 // Extremes of each place apart; `bad` is not 0 where a value was NaN.
@@ -189,13 +195,7 @@ MICRONET_INLINE void map_gradient(const T* acc, int64_t count, const float* cons
 
 inline void norm_gradient(const void* acc, Accumulator type, int64_t count, const float* const* k,
                           float* dz) {
-  if (type == kInt16) {
-    map_gradient(static_cast<const int16_t*>(acc), count, k, dz);
-  } else if (type == kInt32) {
-    map_gradient(static_cast<const int32_t*>(acc), count, k, dz);
-  } else {
-    map_gradient(static_cast<const float*>(acc), count, k, dz);
-  }
+  with_sums(acc, type, [=](auto from) { map_gradient(from, count, k, dz); });
 }
 
 inline void block_gradient(BlockRun run, GradientRun g, const float* const* k, float* out) {

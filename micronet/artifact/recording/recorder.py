@@ -61,7 +61,6 @@ class _Recorder(FunctionWatch):
     def __init__(self, model: nn.Module, notes: Notes) -> None:
         super().__init__()
         self._model, self._notes, self._inside = model, notes, 0
-        self._hooks: list[Any] = []
 
     def __enter__(self) -> _Recorder:
         """Watch functions, and follow the calls of layers."""
@@ -72,12 +71,6 @@ class _Recorder(FunctionWatch):
                 self._hooks.append(module.register_forward_hook(leave, with_kwargs=True))
         super().__enter__()
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Watch no longer."""
-        super().__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._inside += 1
