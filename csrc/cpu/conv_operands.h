@@ -24,7 +24,7 @@ inline int64_t tap_pairs(const ConvShape& s) { return (s.kernel_width + 1) / 2; 
 struct PanelWorkspace : ConvWorkspace {
   int64_t depth, group_channels;  // padded: products of an output, output channels of a group
   int64_t line_channels;          // and channels of a depthwise convolution
-  int64_t codes, weights, correction, offset, ratio;
+  int64_t codes, weights, correction, offset, ratio, groups;
 
   explicit PanelWorkspace(const ConvShape& s)
       : ConvWorkspace(s),
@@ -37,6 +37,7 @@ struct PanelWorkspace : ConvWorkspace {
     correction = take(4 * padded * (s.is_depthwise() ? s.kernel_height : 1));
     offset = take(s.is_depthwise() ? 0 : 4 * padded);
     ratio = take(4 * padded);
+    groups = take(8);
     // Last, as only these depend on the images. A dot product may read past the last code, which
     // then meets weights of zero.
     codes = take(s.is_depthwise() ? 0 : s.in_numel() + 64);
@@ -85,6 +86,8 @@ struct ConvOperands {
   float* padded_ratio() const { return reinterpret_cast<float*>(memory + at.ratio); }
   // What the bytes of a channel's weights lack; see weight_offset.
   int32_t* offset() const { return reinterpret_cast<int32_t*>(memory + at.offset); }
+  // How many groups of four weights have one that is not zero, where there is one group of channels.
+  int64_t* nonzero_groups() const { return reinterpret_cast<int64_t*>(memory + at.groups); }
   bool has_offsets() const {
     for (int64_t i = 0; i < s.groups * at.group_channels; ++i) {
       if (offset()[i] != 0) return true;
@@ -235,11 +238,8 @@ struct ConvOperands {
     repeat_for_pixels<T>();
   }
 
-  int pack_weights(const ParallelFor& parallel) const {
-    const Weight weight = at.weight_of(c, memory);
-    const int status = quantize_per_channel_cpu(weight, c.type, c.weight_scheme, parallel);
-    if (status == kOk) lay_out(parallel);
-    return status;
+  int quantize_weights(const ParallelFor& parallel) const {
+    return quantize_per_channel_cpu(at.weight_of(c, memory), c.type, c.weight_scheme, parallel);
   }
 
   // From the codes of weights that are in the workspace.

@@ -104,10 +104,12 @@ inline void correct(const ConvOperands& o, const TapRows& rows, std::vector<int3
   }
 }
 
+// The output rows [from, to) of an image; `row` is memory for the sums of one where these have a
+// reader.
 inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to,
-                     DepthwiseLines* lines) {
+                     DepthwiseLines* lines, uint8_t* row) {
   const ConvShape& s = o.s;
-  const int64_t together = o.line_pixels(), row_size = s.out_width * s.out_channels;
+  const int64_t together = o.line_pixels();
   const int64_t to_output = 2 * together * s.stride_x / lines->step * lines->channels;
   const int64_t to_pair = 4 * s.dilation_x / lines->step * lines->channels;
   const bool narrow = o.is_narrow();
@@ -129,24 +131,32 @@ inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t
     corrected = which;
     const int64_t first_weight = rows.from * tap_pairs(s) * 2 * o.at.line_channels;
     const void* weights = o.panels() + first_weight * (narrow ? 1 : 2);
+    const int64_t pixel = (image * s.out_height + y) * s.out_width;
+    void* out = o.c.reader == nullptr ? o.out(pixel * s.out_channels) : row;
     kernels().depthwise_row({taps.data(), to_output, to_pair, rows.to - rows.from, tap_pairs(s),
                              together * s.out_channels, o.at.line_channels, weights,
-                             correction.data(), o.padded_ratio(), narrow, o.c.kind,
-                             o.out((image * s.out_height + y) * row_size), s.out_width / together});
+                             correction.data(), o.padded_ratio(), narrow, o.c.kind, out,
+                             s.out_width / together});
+    if (o.c.reader == nullptr) continue;
+    o.c.reader->read(o.c.reader->context, {row, o.c.kind, s.out_channels, pixel, s.out_width, 0,
+                                           s.out_channels});
   }
 }
 
 inline void run_depthwise(const ConvOperands& o, const ParallelFor& parallel) {
   const ConvShape& s = o.s;
-  const int64_t bands = (s.out_height + kBand - 1) / kBand;
-  parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
-               [&](int64_t from, int64_t to) {
-                 DepthwiseLines lines(o);
-                 for (int64_t b = from; b < to; ++b) {
-                   const int64_t y = b % bands * kBand, left = s.out_height - y;
-                   run_band(o, b / bands, y, y + (left < kBand ? left : kBand), &lines);
-                 }
-               });
+  const SumsReader* reader = o.c.reader;
+  const int64_t band = reader != nullptr && reader->in_order ? s.out_height : kBand;
+  const int64_t bands = (s.out_height + band - 1) / band, row_size = s.out_width * s.out_channels;
+  parallel_for(parallel, s.images * bands, band * row_size, [&](int64_t from, int64_t to) {
+    DepthwiseLines lines(o);
+    std::vector<uint8_t> row(
+        static_cast<size_t>(reader == nullptr ? 0 : row_size * o.out_width_bytes()));
+    for (int64_t b = from; b < to; ++b) {
+      const int64_t y = b % bands * band;
+      run_band(o, b / bands, y, std::min(y + band, s.out_height), &lines, row.data());
+    }
+  });
 }
 
 }  // namespace

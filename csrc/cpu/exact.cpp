@@ -3,6 +3,8 @@
 #include "include/exact.h"
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -19,20 +21,27 @@ void transpose(const ConvShape& s, const float* w, float* to) {
   }
 }
 
-// One output position of one group; w as `transpose` leaves it.
-void convolve(const ConvShape& s, const float* x, int64_t image, int64_t row, int64_t column,
-              int64_t group, const float* w, float* sums) {
-  const int64_t outputs = s.out_channels / s.groups, channels = s.group_channels();
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
-      const int64_t y = row * s.stride_y - s.top + ky * s.dilation_y;
-      for (int64_t kx = 0; kx < s.kernel_width; ++kx, w += outputs) {
-        const int64_t at = column * s.stride_x - s.left + kx * s.dilation_x;
-        // What is padded would add a product of zero, which changes no sum that starts from zero.
-        if (y < 0 || y >= s.height || at < 0 || at >= s.width) continue;
-        const int64_t pixel = (image * s.height + y) * s.width + at;
-        kernels().add_scaled(x[pixel * s.in_channels + group * channels + c], w, outputs, sums);
-      }
+constexpr int64_t kPatchFloats = 8192;  // of a patch, which is to stay in the nearest cache
+
+// What [depth, pixels] of a group the output pixels from `column` on are sums of, zeros outside the
+// image.
+void gather(const ConvShape& s, const float* x, int64_t line, int64_t column, int64_t pixels,
+            int64_t group, float* patch) {
+  const int64_t channels = s.group_channels();
+  const int64_t image = line / s.out_height, row = line % s.out_height;
+  for (int64_t k = 0; k < s.depth(); ++k, patch += pixels) {
+    const int64_t c = k / s.taps(), tap = k % s.taps();
+    const int64_t y = row * s.stride_y - s.top + tap / s.kernel_width * s.dilation_y;
+    const int64_t first = column * s.stride_x - s.left + tap % s.kernel_width * s.dilation_x;
+    std::fill_n(patch, pixels, 0.0f);
+    if (y < 0 || y >= s.height) continue;
+    // The pixels whose columns [first + p * stride] are in the image.
+    const int64_t from = first < 0 ? (-first + s.stride_x - 1) / s.stride_x : 0;
+    const int64_t inside = first < s.width ? (s.width - 1 - first) / s.stride_x + 1 : 0;
+    const float* in = x + ((image * s.height + y) * s.width + first) * s.in_channels +
+                      group * channels + c;
+    for (int64_t p = from; p < std::min(inside, pixels); ++p) {
+      patch[p] = in[p * s.stride_x * s.in_channels];
     }
   }
 }
@@ -53,33 +62,74 @@ int lay_out_conv2d_deterministic_cpu(const ConvShape& s, const float* w, float* 
 int conv2d_deterministic_laid_out_cpu(const ConvShape& s, const float* x, const float* laid_out,
                                       const float* bias, float* y, const ParallelFor& parallel) {
   const int64_t outputs = s.out_channels / s.groups;
-  parallel_for(parallel, s.pixels(), s.out_channels * s.depth(), [&](int64_t from, int64_t to) {
-    for (int64_t p = from; p < to; ++p) {
-      const int64_t column = p % s.out_width, line = p / s.out_width;
-      float* sums = y + p * s.out_channels;
-      std::fill(sums, sums + s.out_channels, 0.0f);
-      for (int64_t g = 0; g < s.groups; ++g) {
-        convolve(s, x, line / s.out_height, line % s.out_height, column, g,
-                 laid_out + g * outputs * s.depth(), sums + g * outputs);
+  const int64_t most = std::clamp<int64_t>(kPatchFloats / s.depth(), 1, s.out_width);
+  parallel_for(
+      parallel, s.images * s.out_height, s.out_width * s.out_channels * s.depth(),
+      [&](int64_t from, int64_t to) {
+        std::vector<float> patch(static_cast<size_t>(most * s.depth()));
+        for (int64_t line = from; line < to; ++line) {
+          for (int64_t column = 0, pixels; column < s.out_width; column += pixels) {
+            pixels = std::min(most, s.out_width - column);
+            float* out = y + (line * s.out_width + column) * s.out_channels;
+            for (int64_t g = 0; g < s.groups; ++g) {
+              gather(s, x, line, column, pixels, g, patch.data());
+              kernels().fma_tile({patch.data(), pixels, pixels, s.depth(),
+                                  laid_out + g * outputs * s.depth(), outputs, out + g * outputs,
+                                  s.out_channels});
+            }
+            if (bias == nullptr) continue;
+            for (int64_t p = 0; p < pixels; ++p) {
+              float* sums = out + p * s.out_channels;
+              for (int64_t o = 0; o < s.out_channels; ++o) sums[o] = sums[o] + bias[o];
+            }
+          }
+        }
+      });
+  return kOk;
+}
+
+namespace {
+
+// Outputs of a row whose sums are at hand at a time.
+constexpr int64_t kSomeOutputs = 64;
+
+// dot(x, first output, outputs, sums) gives sums by lanes.
+template <typename Dot>
+int linear(const float* x, const float* ratio, const float* bias, int64_t rows, int64_t depth,
+           int64_t outputs, float* y, const ParallelFor& parallel, const Dot& dot) {
+  const int64_t parts = (outputs + kSomeOutputs - 1) / kSomeOutputs;
+  parallel_for(parallel, rows * parts, depth * kSomeOutputs, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t row = i / parts, first = i % parts * kSomeOutputs;
+      const int64_t count = std::min(kSomeOutputs, outputs - first);
+      float sums[kSomeOutputs];
+      dot(x + row * depth, first, count, sums);
+      for (int64_t o = 0; o < count; ++o) {
+        y[row * outputs + first + o] = std::fma(sums[o], ratio[first + o], bias[first + o]);
       }
-      if (bias == nullptr) continue;
-      for (int64_t o = 0; o < s.out_channels; ++o) sums[o] = sums[o] + bias[o];
     }
   });
   return kOk;
 }
 
+}  // namespace
+
 int linear_deterministic_cpu(const float* x, const float* w, const float* ratio, const float* bias,
                              int64_t rows, int64_t depth, int64_t outputs, float* y,
                              const ParallelFor& parallel) {
-  parallel_for(parallel, rows * outputs, depth, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; ++i) {
-      const int64_t row = i / outputs, o = i % outputs;
-      const float sum = kernels().dot_lanes(x + row * depth, w + o * depth, depth);
-      y[i] = std::fma(sum, ratio[o], bias[o]);
-    }
-  });
-  return kOk;
+  return linear(x, ratio, bias, rows, depth, outputs, y, parallel,
+                [=](const float* row, int64_t first, int64_t count, float* sums) {
+                  kernels().dot_lanes(row, w + first * depth, depth, count, sums);
+                });
+}
+
+int linear_bytes_deterministic_cpu(const float* x, const int8_t* w, const float* ratio,
+                                   const float* bias, int64_t rows, int64_t depth, int64_t outputs,
+                                   float* y, const ParallelFor& parallel) {
+  return linear(x, ratio, bias, rows, depth, outputs, y, parallel,
+                [=](const float* row, int64_t first, int64_t count, float* sums) {
+                  kernels().dot_lanes_bytes(row, w + first * depth, depth, count, sums);
+                });
 }
 
 }  // namespace micronet

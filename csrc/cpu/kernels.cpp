@@ -5,11 +5,39 @@
 #include <atomic>
 #include <cstring>
 
+#ifdef MICRONET_X86
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cpu/isa/kernels_avx512amx.h"
+#endif
+
 namespace micronet {
 namespace {
 
+#ifdef MICRONET_X86
+// Whether tiles may be used. Linux grants their state to a process that asks for it.
+bool has_tiles() {
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;  // leaf 7, EDX
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) {
+    return false;
+  }
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr int kRequestState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 struct Available {
-  const Kernels* tables[5] = {};
+  const Kernels* tables[6] = {};
+#ifdef MICRONET_X86
+  Kernels tiles = kVnniKernels;
+#endif
 
   Available() {
     int count = 0;
@@ -24,7 +52,12 @@ struct Available {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("bmi2")) {
       tables[count++] = &kAvx512Kernels;
-      if (__builtin_cpu_supports("avx512vnni")) tables[count++] = &kVnniKernels;
+      if (__builtin_cpu_supports("avx512vnni")) {
+        tables[count++] = &kVnniKernels;
+        tiles.name = "avx512amx";
+        tiles.dot_tile = dot_tile_amx;
+        if (has_tiles()) tables[count++] = &tiles;
+      }
     }
 #endif
   }

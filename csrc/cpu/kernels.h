@@ -154,6 +154,49 @@ struct IntegerEnds {
   const void* edges;
 };
 
+// The code of f(t) for a function f whose codes change at a few t: t is in entry
+// clamp(rint(fma(t, spread, offset)), 0, entries - 1), whose codes are `below` its threshold and
+// `from` it on.
+struct CodeTable {
+  static constexpr int kMost = 64;
+  int entries;  // 32 or 64
+  float spread, offset;
+  float thresholds[kMost];
+  int32_t codes[kMost];  // below + 256 * from
+};
+
+// What is made of sums [pixels, channels]: value = function(fma(sum, scale, shift)), to which what
+// `addend` has there is added. Places of `addend`, `values` and `codes` are `out_stride` from a
+// pixel to the next; each may be null. Codes come from the table, where there is one and there are
+// neither values nor sums by lanes to make. The value of pixel p is added to
+// lanes[(lane + p) % kLanes * lane_stride + channel], where there are lanes.
+struct FinishTile {
+  const void* acc;
+  Accumulator type;
+  int64_t acc_stride, pixels, channels;
+  const float *scale, *shift;
+  Function function;
+  int64_t out_stride;
+  const float* addend;
+  float* values;
+  uint8_t* codes;
+  const Quantizer* quantizer;
+  const CodeTable* table;
+  float* lanes;
+  int64_t lane, lane_stride;
+};
+
+// Sums by fma from 0 on, in the order of `depth`: out [pixels, outputs] of x [depth, pitch], whose
+// first `pixels` columns are read, times w [depth, outputs].
+struct FmaTile {
+  const float* x;
+  int64_t pitch, pixels, depth;
+  const float* w;
+  int64_t outputs;
+  float* out;
+  int64_t out_stride;
+};
+
 // The gradient to values of a run; it passes where they lie inside.
 struct GradientRun {
   const float *grad, *mean_grad;
@@ -226,9 +269,14 @@ struct Kernels {
   void (*block_gate_gradient)(BlockRun run, GradientRun g, float* grad_a, float* grad_gate);
   void (*block_step_sums)(BlockRun run, GradientRun g, float* steps, float* offsets);
 
-  // sums [count] += x * w [count], by fma; and the sum of x * w by lanes.
-  void (*add_scaled)(float x, const float* w, int64_t count, float* sums);
-  float (*dot_lanes)(const float* x, const float* w, int64_t count);
+  // False where a value that should have a code is not finite.
+  bool (*finish_tile)(const FinishTile& tile);
+
+  void (*fma_tile)(const FmaTile& tile);
+  // sums [rows] of x [count] times w [rows, count], by lanes.
+  void (*dot_lanes)(const float* x, const float* w, int64_t count, int64_t rows, float* sums);
+  void (*dot_lanes_bytes)(const float* x, const int8_t* w, int64_t count, int64_t rows,
+                          float* sums);
 
   void (*copy)(const float* from, int64_t numel, float* to);
 };

@@ -1,5 +1,6 @@
 // Convolution of codes as dot products over panels of weights, or over those that are not zero.
 
+#include <algorithm>
 #include <atomic>
 
 #include "cpu/conv_operands.h"
@@ -10,6 +11,7 @@ namespace micronet {
 namespace {
 
 constexpr int64_t kTilePixels = 96;
+constexpr int64_t kTileChannels = 64;  // of sums that a reader finds in the nearest cache
 constexpr int64_t kTileBytes = 65536;  // of gathered codes, which are to stay in a near cache
 
 // The rule: of the groups of four weights at most this share has one that is not zero, and sums are
@@ -94,13 +96,16 @@ struct Convolution : ConvOperands {
   }
 
   // Calls body(group, first pixel, pixels, codes, stride, sums of integers or null, memory) for
-  // tiles of `tile` pixels, with `scratch` bytes of memory.
+  // tiles of `tile` pixels, with `scratch` bytes of memory. Tiles whose order counts keep to an
+  // image.
   template <typename Body>
   void for_tiles(const ParallelFor& parallel, int64_t tile, int64_t scratch,
                  const Body& body) const {
     const bool in_place = is_in_place(), summed = has_offsets();
-    const int64_t tiles = (s.pixels() + tile - 1) / tile;
-    parallel_for(parallel, tiles, tile * s.out_channels, [&](int64_t from, int64_t to) {
+    const bool by_image = c.reader != nullptr && c.reader->in_order;
+    const int64_t run = by_image ? s.out_height * s.out_width : s.pixels();
+    const int64_t unit = by_image ? run : tile, units = (s.pixels() + unit - 1) / unit;
+    parallel_for(parallel, units, unit * s.out_channels, [&](int64_t from, int64_t to) {
       std::vector<uint8_t> gathered(in_place ? 0 : static_cast<size_t>(tile * at.depth));
       std::vector<uint8_t> memory(static_cast<size_t>(scratch));
       std::vector<int32_t> sums(summed ? static_cast<size_t>(tile) : 0);
@@ -109,9 +114,9 @@ struct Convolution : ConvOperands {
         if (summed) add_up(x, stride, pixels, sums.data());
         body(g, first, pixels, x, stride, summed ? sums.data() : nullptr, memory.data());
       };
-      for (int64_t t = from; t < to; ++t) {
-        const int64_t first = t * tile, left = s.pixels() - first;
-        const int64_t pixels = left < tile ? left : tile;
+      const int64_t end = std::min(to * unit, s.pixels());
+      for (int64_t first = from * unit, pixels; first < end; first += pixels) {
+        pixels = std::min({tile, end - first, run - first % run});
         for (int64_t g = 0; g < s.groups; ++g) {
           if (in_place) {
             call(g, first, pixels, bytes() + first * s.in_channels + g * s.group_channels(),
@@ -125,29 +130,65 @@ struct Convolution : ConvOperands {
     });
   }
 
-  void run_dots(const ParallelFor& parallel) const {
+  // Pixels of a tile of dot products.
+  int64_t dot_pixels() const {
     const int64_t fitting = kTileBytes / at.depth;
-    const int64_t tile = is_in_place() || fitting > kTilePixels ? kTilePixels
-                         : fitting < 6                          ? 6
-                                                                : fitting;
+    return is_in_place() || fitting > kTilePixels ? kTilePixels : fitting < 6 ? 6 : fitting;
+  }
+
+  void run_dots(const ParallelFor& parallel) const {
     const bool streamed = is_streamed();
-    for_tiles(parallel, tile, 0,
+    for_tiles(parallel, dot_pixels(), 0,
               [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
                   const int32_t* sums, uint8_t*) {
                 kernels().dot_tile(tile_of(g, first, pixels, streamed, x, stride, sums));
               });
   }
 
+  // The sums of a tile, a few channels at a time.
+  void read_dots(const ParallelFor& parallel) const {
+    const int64_t tile = dot_pixels();
+    for_tiles(parallel, tile, 4 * tile * kTileChannels,
+              [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
+                  const int32_t* sums, uint8_t* memory) {
+                const ConvTile whole = tile_of(g, first, pixels, false, x, stride, sums);
+                for (int64_t c = 0; c < whole.out_channels; c += kTileChannels) {
+                  ConvTile part = whole;
+                  part.panels += c * part.depth;
+                  part.correction += c;
+                  if (part.offset != nullptr) part.offset += c;
+                  part.kind = kInt32;
+                  part.out = memory;
+                  part.out_stride = kTileChannels;
+                  part.out_channels = std::min(kTileChannels, whole.out_channels - c);
+                  kernels().dot_tile(part);
+                  read({memory, kInt32, kTileChannels, first, pixels,
+                          g * whole.out_channels + c, part.out_channels});
+                }
+              });
+  }
+
+  void read(const SumsTile& tile) const { c.reader->read(c.reader->context, tile); }
+
   void run_sparse(const SparseWeights& weights, const ParallelFor& parallel) const {
     const bool streamed = is_streamed();
-    const int64_t scratch = kSparsePixels * at.depth;
+    // Behind the codes, of a reader the sums.
+    const int64_t codes_bytes = kSparsePixels * at.depth;
+    const int64_t sums_bytes = c.reader == nullptr ? 0 : 4 * kSparsePixels * s.out_channels;
     for_tiles(
-        parallel, kSparsePixels, scratch,
+        parallel, kSparsePixels, codes_bytes + sums_bytes,
         [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
             const int32_t* sums, uint8_t* memory) {
           kernels().interleave_pixels(x, stride, pixels, at.depth, memory);
-          kernels().sparse_tile({tile_of(g, first, pixels, streamed, memory, 0, sums),
-                                 weights.groups.data(), weights.starts.data(), weights.parts});
+          ConvTile tile = tile_of(g, first, pixels, streamed, memory, 0, sums);
+          if (c.reader != nullptr) {
+            tile.kind = kInt32;
+            tile.out = memory + codes_bytes;
+            tile.streamed = false;
+          }
+          kernels().sparse_tile({tile, weights.groups.data(), weights.starts.data(), weights.parts});
+          if (c.reader == nullptr) return;
+          read({tile.out, kInt32, s.out_channels, first, pixels, 0, s.out_channels});
         });
   }
 
@@ -168,16 +209,23 @@ int64_t quant_conv2d_workspace(const ConvShape& shape) { return PanelWorkspace(s
 
 namespace {
 
+void lay_out(const Convolution& run, const ParallelFor& parallel) {
+  run.lay_out(parallel);
+  const bool counts = run.s.groups == 1 && !run.s.is_depthwise();
+  *run.nonzero_groups() = counts ? count_groups(run) : 0;
+}
+
 int convolve(const Convolution& run, const ParallelFor& parallel) {
-  const QuantConv& conv = run.c;
-  if (conv.shape.is_depthwise()) {
+  if (run.s.is_depthwise()) {
     run_depthwise(run, parallel);
     return kOk;
   }
   if (!run.reads_codes()) run.unpack(parallel);
-  const int64_t count = conv.shape.groups == 1 ? count_groups(run) : 0;
+  const int64_t count = *run.nonzero_groups();
   if (run.skips(count)) {
     run.run_sparse(SparseWeights(run, count), parallel);
+  } else if (run.c.reader != nullptr) {
+    run.read_dots(parallel);
   } else {
     run.run_dots(parallel);
   }
@@ -188,14 +236,16 @@ int convolve(const Convolution& run, const ParallelFor& parallel) {
 
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
   const Convolution run(conv, workspace);
-  const int status = run.pack_weights(parallel);
-  return status == kOk ? convolve(run, parallel) : status;
+  const int status = run.quantize_weights(parallel);
+  if (status != kOk) return status;
+  lay_out(run, parallel);
+  return convolve(run, parallel);
 }
 
 int64_t quant_conv2d_weight_bytes(const ConvShape& shape) { return PanelWorkspace(shape).codes; }
 
 int lay_out_weights_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
-  Convolution(conv, workspace).lay_out(parallel);
+  lay_out(Convolution(conv, workspace), parallel);
   return kOk;
 }
 

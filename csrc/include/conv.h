@@ -38,11 +38,29 @@ static inline int64_t accumulator_bound(const ConvShape& shape, int levels, int 
   return int64_t{levels - 1} * (weight_levels - 1) * shape.depth();
 }
 
+// Sums of some pixels and channels of an output, int16 or int32, `stride` elements from a pixel to
+// the next.
+struct SumsTile {
+  const void* sums;
+  Accumulator type;
+  int64_t stride;
+  int64_t pixel, pixels, channel, channels;
+};
+
+// Takes the sums of a convolution tile by tile, while they are in a near cache. Threads call it at
+// the same time for tiles of their own; where `in_order`, the tiles of an image come from one
+// thread, row by row.
+struct SumsReader {
+  void (*read)(void* context, const SumsTile& tile);
+  void* context;
+  bool in_order;
+};
+
 // Codes [code_bytes(in_numel, levels)] of channels-last images with their coding, master weights
 // [out_channels, group_channels, kernel_height, kernel_width] of a type of DType with their mask,
 // or null for all, rounded by a scheme; weight_steps as in Weight. `out` is channels last; ratio
 // [out_channels] is 1 / (S_x * S_w). A code of zero pads. A range or a channel that is not finite
-// has zero point 0 and a ratio of NaN.
+// has zero point 0 and a ratio of NaN. Where there is a reader, it has the sums, and `out` nothing.
 struct QuantConv {
   ConvShape shape;
   const uint8_t* codes;
@@ -57,6 +75,7 @@ struct QuantConv {
   float* ratio;
   // Whether codes take a byte each, whatever their levels, and 64 bytes more can be read.
   bool has_whole_bytes = false;
+  const SumsReader* reader = nullptr;
 };
 
 // Bytes that quant_conv2d_cpu needs beside its operands.

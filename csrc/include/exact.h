@@ -31,6 +31,11 @@ int linear_deterministic_cpu(const float* x, const float* w, const float* ratio,
                              int64_t rows, int64_t depth, int64_t outputs, float* y,
                              const ParallelFor& parallel);
 
+// The same for weights that are whole numbers of a byte.
+int linear_bytes_deterministic_cpu(const float* x, const int8_t* w, const float* ratio,
+                                   const float* bias, int64_t rows, int64_t depth, int64_t outputs,
+                                   float* y, const ParallelFor& parallel);
+
 int conv2d_deterministic_cuda(const ConvShape& shape, const float* x, const float* w,
                               const float* bias, float* y, void* stream);
 

@@ -55,8 +55,12 @@ MICRONET_HD float sigmoid(float z) { return 1.0f / one_plus_exp(-z); }
 MICRONET_HD float swish(float z) { return z / one_plus_exp(-z); }
 
 // Swish falls up to here and rises beyond. On either side two results are in order, whatever was
-// rounded, where their arguments are so far apart; tests/cpu/test_function.cpp goes through them.
+// rounded, where their arguments are a spacing apart; farther than kSwishFlat from here, and from 0
+// than kSwishDense, where they are so many floats apart. tests/cpu/test_function.cpp goes through
+// them.
 constexpr float kLeastSwishAt = -1.2784645f, kSwishSpacing = 0x1p-10f;
+constexpr float kSwishFlat = 0x1p-4f, kSwishDense = 0x1p-12f;
+constexpr int kSwishFloats = 64;
 
 template <int kFunction>
 MICRONET_HD float activate(float z) {

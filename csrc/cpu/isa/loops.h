@@ -219,10 +219,10 @@ MICRONET_INLINE void store_codes(const typename Vector::Whole& whole, int64_t i,
     uint64_t word = Vector::nibbles(whole);
     if (count < kWidth) word &= (uint64_t{1} << (4 * count)) - 1;
     std::memcpy(codes + i / 2, &word, static_cast<size_t>((count + 1) / 2));
+  } else if (count == kWidth) {
+    Vector::store_bytes(whole, codes + i);
   } else {
-    uint8_t bytes[kWidth];
-    Vector::store_bytes(whole, bytes);
-    std::memcpy(codes + i, bytes, static_cast<size_t>(count));
+    Vector::store_bytes_some(whole, codes + i, count);
   }
 }
 

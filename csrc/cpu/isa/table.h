@@ -7,6 +7,7 @@
 #include "cpu/isa/loops_conv.h"
 #include "cpu/isa/loops_depthwise_gradient.h"
 #include "cpu/isa/loops_exact.h"
+#include "cpu/isa/loops_finish.h"
 #include "cpu/isa/loops_learned_step.h"
 #include "cpu/isa/loops_sparse.h"
 #include "cpu/isa/loops_weight.h"
@@ -181,8 +182,10 @@ constexpr Kernels table(const char* name) {
           block_gradient,
           block_gate_gradient,
           block_step_sums,
-          add_scaled,
-          dot_lanes,
+          finish_tile,
+          fma_tile,
+          dot_lanes_of<float>,
+          dot_lanes_of<int8_t>,
           copy};
 }
 

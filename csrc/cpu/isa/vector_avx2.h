@@ -23,7 +23,7 @@ struct Vector {
   };
   // Vectors that are summed at a time: the registers hold them and one more.
   static constexpr int kMostSums = 6;
-  static constexpr bool kLooksUp = true;
+  static constexpr bool kLooksUp = true, kIsFinisher = false;
 
   static Vector all(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
 
@@ -137,10 +137,22 @@ struct Vector {
   static void store_bytes(Whole w, uint8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes(w));
   }
+  static void store_bytes_some(Whole w, uint8_t* p, int count) {
+    uint8_t bytes[16];
+    store_bytes(w, bytes);
+    for (int l = 0; l < count; ++l) p[l] = bytes[l];
+  }
   static uint64_t nibbles(Whole w) { return nibbles_of_bytes(bytes(w)); }
   static Vector from_nibbles(uint64_t word) { return from_bytes(bytes_of_nibbles(word)); }
   static Vector from_bytes(const uint8_t* p) {
     return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  // Whole numbers, or floats.
+  template <typename T>
+  static Vector load_whole(const T* p, int count) {
+    float lanes[16] = {};
+    for (int l = 0; l < count; ++l) lanes[l] = static_cast<float>(p[l]);
+    return load(lanes);
   }
   static float least_lane(Vector x) {
     const __m256 eight = _mm256_min_ps(x.a, x.b);

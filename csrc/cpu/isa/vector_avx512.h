@@ -8,6 +8,7 @@
 
 #include "cpu/half.h"
 #include "cpu/isa/nibbles.h"
+#include "include/quant.h"
 
 namespace micronet {
 namespace {
@@ -21,7 +22,7 @@ struct Vector {
   };
   // Vectors that are summed at a time: the registers hold them and one more.
   static constexpr int kMostSums = 25;
-  static constexpr bool kLooksUp = true;
+  static constexpr bool kLooksUp = true, kIsFinisher = true;
 
   static Vector all(float v) { return {_mm512_set1_ps(v)}; }
 
@@ -105,6 +106,9 @@ struct Vector {
   static void store_bytes(Whole w, uint8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(w.w));
   }
+  static void store_bytes_some(Whole w, uint8_t* p, int count) {
+    _mm_mask_storeu_epi8(p, first(count), _mm512_cvtepi32_epi8(w.w));
+  }
   static uint64_t nibbles(Whole w) { return nibbles_of_bytes(_mm512_cvtepi32_epi8(w.w)); }
   static Vector from_nibbles(uint64_t word) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes_of_nibbles(word)))};
@@ -113,6 +117,52 @@ struct Vector {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
   }
+  static Vector load_whole(const int32_t* p, int count) {
+    return {_mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(first(count), p))};
+  }
+  static Vector load_whole(const int16_t* p, int count) {
+    return {
+        _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(first(count), p)))};
+  }
+
+  static Vector load_whole(const int8_t* p, int count) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(count), p)))};
+  }
+  static Vector load_whole(const float* p, int count) { return load_some(p, count); }
+
+  // The functions of function.h, operation by operation; a power of two is applied in one step.
+  static Vector sigmoid(Vector z) { return all(1.0f) / one_plus_exp_of_minus(z); }
+  static Vector swish(Vector z) { return z / one_plus_exp_of_minus(z); }
+
+  // 32 or 64 thresholds and pairs of codes, in registers; see CodeTable.
+  template <int kEntries>
+  struct Entries {
+    __m512 thresholds[kEntries / 16];
+    __m512i codes[kEntries / 16];
+
+    Entries(const float* from, const int32_t* pairs) {
+      for (int i = 0; i < kEntries / 16; ++i) {
+        thresholds[i] = _mm512_loadu_ps(from + 16 * i);
+        codes[i] = _mm512_loadu_si512(pairs + 16 * i);
+      }
+    }
+
+    // Codes in the lowest bytes.
+    Whole codes_at(Whole index, Vector t) const {
+      __m512 threshold = _mm512_permutex2var_ps(thresholds[0], index.w, thresholds[1]);
+      __m512i code = _mm512_permutex2var_epi32(codes[0], index.w, codes[1]);
+      if constexpr (kEntries == 64) {
+        const __mmask16 high = _mm512_test_epi32_mask(index.w, _mm512_set1_epi32(32));
+        threshold = _mm512_mask_mov_ps(
+            threshold, high, _mm512_permutex2var_ps(thresholds[2], index.w, thresholds[3]));
+        code = _mm512_mask_mov_epi32(code, high,
+                                     _mm512_permutex2var_epi32(codes[2], index.w, codes[3]));
+      }
+      const __mmask16 beyond = _mm512_cmp_ps_mask(t.v, threshold, _CMP_GE_OQ);
+      return {_mm512_mask_srli_epi32(code, beyond, code, 8)};
+    }
+  };
+
   static float least_lane(Vector v) { return _mm512_reduce_min_ps(v.v); }
   static float most_lane(Vector v) { return _mm512_reduce_max_ps(v.v); }
   static float sum_pairwise(Vector v) {
@@ -123,6 +173,24 @@ struct Vector {
   }
 
  private:
+  static Vector one_plus_exp_of_minus(Vector z) {
+    const __m512 limit = _mm512_max_ps(_mm512_set1_ps(-89.0f), z.v);
+    const __m512 x = _mm512_min_ps(_mm512_set1_ps(86.0f), limit);  // NaN stays
+    const __m512 shift = _mm512_set1_ps(kShift);
+    const __m512 product = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504088896341f));
+    const __m512 n = _mm512_sub_ps(_mm512_add_ps(product, shift), shift);
+    __m512 r = _mm512_fnmsub_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    const __m512 one = _mm512_set1_ps(1.0f);
+    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), one);
+    return {_mm512_add_ps(_mm512_scalef_ps(p, n), one)};
+  }
   static Vector wide_bf16(__m256i words) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};
   }

@@ -25,6 +25,9 @@ struct Vector {
   static constexpr int kMostSums = 6;
   // Division is as fast as looking values up one by one.
   static constexpr bool kLooksUp = false;
+  // Whether there are functions, tables in registers and loads of integers for what follows sums;
+  // see vector_avx512.h. Without them the compiler makes the loops.
+  static constexpr bool kIsFinisher = false;
 
   template <typename Operation>
   static Vector each(const Operation& operation) {
@@ -157,6 +160,9 @@ struct Vector {
   static void store_bytes(const Whole& w, uint8_t* p) {
     for (int l = 0; l < 16; ++l) p[l] = static_cast<uint8_t>(w.of[l]);
   }
+  static void store_bytes_some(const Whole& w, uint8_t* p, int count) {
+    for (int l = 0; l < count; ++l) p[l] = static_cast<uint8_t>(w.of[l]);
+  }
   // Two a byte: the lowest four bits, the first in the low half.
   static uint64_t nibbles(const Whole& w) {
     uint64_t r = 0;
@@ -168,6 +174,13 @@ struct Vector {
   }
   static Vector from_bytes(const uint8_t* p) {
     return each([&](int l) { return static_cast<float>(p[l]); });
+  }
+  // Whole numbers, or floats.
+  template <typename T>
+  static Vector load_whole(const T* p, int count) {
+    float lanes[16] = {};
+    for (int l = 0; l < count; ++l) lanes[l] = static_cast<float>(p[l]);
+    return load(lanes);
   }
   static float least_lane(const Vector& v) {
     float r = v.of[0];

@@ -6,11 +6,10 @@
 
 #include "engine/format/error.h"
 #include "engine/steps/boxes.h"
+#include "include/exact.h"
 
 namespace micronet::engine {
 namespace {
-
-constexpr int kNone = -1;
 
 class Planner {
  public:
@@ -57,6 +56,7 @@ class Planner {
   void emit(StepPtr step, int index, const std::string& name, const std::vector<int>& buffers) {
     step->title = title_of(document_, index) + (name.empty() ? "" : " " + name);
     for (const int buffer : buffers) {
+      if (buffer == kNone) continue;
       plan_.buffers[at(buffer)].last = static_cast<int>(plan_.steps.size());
     }
     plan_.steps.push_back(std::move(step));
@@ -75,54 +75,73 @@ class Planner {
     return is_one ? readers_[at(index)][0] : kNone;
   }
 
-  // Takes what follows a layer alone into its step; returns the node whose signal the step gives.
-  int absorb(int index, bool takes_codes, Epilogue* epilogue) {
+  // A node is done with the step that makes what it reads.
+  int take(int index) {
+    is_done_[at(index)] = true;
+    return index;
+  }
+
+  bool is(int index, Kind kind) const { return index != kNone && node(index).kind == kind; }
+
+  // Takes the function behind a layer and the sum behind that into its step, where each is the only
+  // reader of the one before; returns the node whose signal the step gives.
+  int absorb(int index, Epilogue* epilogue) {
     int end = index, next = only_reader(end);
-    if (next != kNone && node(next).kind == Kind::kActivation) {
+    if (is(next, Kind::kActivation)) {
       const NodeFunction function = node(next).function;
       epilogue->function = function == NodeFunction::kRelu      ? kRelu
                            : function == NodeFunction::kSwish   ? kSwish
                            : function == NodeFunction::kSigmoid ? kSigmoid
                                                                 : kIdentity;
       if (epilogue->function == kIdentity) return end;
-      end = next, next = only_reader(end);
-      is_done_[at(end)] = true;
+      end = take(next), next = only_reader(end);
     }
-    if (takes_codes && next != kNone && node(next).kind == Kind::kQuantize) {
-      epilogue->has_codes = true;
-      epilogue->quantizer = quantizers_[at(next)];
-      end = next;
-      is_done_[at(end)] = true;
+    if (!is(next, Kind::kAdd)) return end;
+    const std::vector<int>& terms = node(next).inputs;
+    const int other = terms[0] == end ? terms[1] : terms[0];
+    if (values_[at(other)] == kNone && codes_[at(other)] == kNone) return end;
+    epilogue->addend = values_of(other);
+    return take(next);
+  }
+
+  // Buffers for what the readers of a signal want of it: codes, means, values.
+  void add_outputs(int end, Epilogue* epilogue) {
+    bool wants_values = end == document_.output || readers_[at(end)].empty();
+    for (const int reader : readers_[at(end)]) {
+      if (is(reader, Kind::kQuantize) && epilogue->codes == kNone) {
+        epilogue->codes = codes_for(take(reader));
+        epilogue->quantizer = quantizers_[at(reader)];
+        epilogue->reader = title_of(document_, reader) + " '" + node(reader).name + "'";
+      } else if (is(reader, Kind::kPool) && node(reader).function == NodeFunction::kMean &&
+                 epilogue->means == kNone) {
+        epilogue->means = values_for(take(reader));
+        epilogue->lanes = new_buffer(4 * kLanes * shape_of(end)[0]);
+      } else {
+        wants_values = true;
+      }
     }
-    return end;
+    if (wants_values) epilogue->values = values_for(end);
   }
 
   void add_layer(int index) {
     const Layer& layer = document_.layers.at(node(index).name);
     const int source = node(index).inputs[0];
     const LayerTensors tensors = tensors_.of_layer(layer, document_);
-    const ConvShape shape = conv_shape(layer, shape_of(source), shape_of(index));
-    LayerCall call{layer, shape, kNone, kNone, kNone, {}};
-    if (layer.sums == Sums::kInteger) return add_integer_layer(index, tensors, &call);
-    call.from = values_of(source);
-    const int end = layer.is_conv() ? absorb(index, false, &call.epilogue) : index;
-    call.sums = new_buffer(4 * numel(index));
-    call.to = values_for(end);
-    emit(layer.is_conv() ? float_conv(call, tensors) : float_linear(call, tensors), index,
-         layer.name, {call.from, call.sums, call.to});
-  }
-
-  void add_integer_layer(int index, const LayerTensors& tensors, LayerCall* call) {
-    const int source = node(index).inputs[0];
-    const StoredQuantizer& input = quantizers_[at(source)];
-    call->from = codes_[at(source)];
-    const bool is_exact = is_bounded(call->layer, tensors, call->shape, input.levels);
-    const int end = absorb(index, is_exact, &call->epilogue);
-    const int width = accumulator_of(call->layer, call->shape, input.levels) == kInt16 ? 2 : 4;
-    call->sums = new_buffer(width * numel(index));
-    call->to = call->epilogue.has_codes ? codes_for(end) : values_for(end);
-    emit(integer_layer(*call, tensors, input), index, call->layer.name,
-         {call->from, call->sums, call->to});
+    LayerCall call{layer, conv_shape(layer, shape_of(source), shape_of(index)), kNone, kNone, {}};
+    const bool is_integer = layer.sums == Sums::kInteger;
+    call.from = is_integer ? codes_[at(source)] : values_of(source);
+    if (is_integer || layer.is_conv()) {
+      add_outputs(absorb(index, &call.epilogue), &call.epilogue);
+    } else {
+      call.epilogue.values = values_for(index);
+    }
+    if (!is_integer && layer.is_conv()) call.sums = new_buffer(4 * numel(index));
+    const Epilogue& e = call.epilogue;
+    emit(is_integer        ? integer_layer(call, tensors, quantizers_[at(source)])
+         : layer.is_conv() ? float_conv(call, tensors)
+                           : float_linear(call, tensors),
+         index, layer.name,
+         {call.from, call.sums, e.addend, e.values, e.codes, e.means, e.lanes});
   }
 
   void add_codes(int index) {
@@ -167,7 +186,23 @@ class Planner {
     }
   }
 
+  // A factor for each channel, and codes of the products alone.
+  bool add_gate_codes(int index) {
+    const int reader = only_reader(index);
+    const std::vector<int>& inputs = node(index).inputs;
+    const Sizes& shape = shape_of(index);
+    const bool by_channel = shape.size() == 3 && numel(inputs[1]) == shape[0];
+    if (!is(reader, Kind::kQuantize) || !by_channel || numel(index) == shape[0]) return false;
+    const int from = values_of(inputs[0]), by = values_of(inputs[1]), to = codes_for(take(reader));
+    const std::string& name = node(reader).name;
+    emit(gate_codes(shape, quantizers_[at(reader)], from, by, to,
+                    title_of(document_, reader) + " '" + name + "'"),
+         index, name, {from, by, to});
+    return true;
+  }
+
   void add_values(int index) {
+    if (is(index, Kind::kGate) && add_gate_codes(index)) return;
     std::vector<int> buffers;
     for (const int input : node(index).inputs) buffers.push_back(values_of(input));
     const int to = values_for(index);
@@ -210,7 +245,7 @@ class Planner {
   std::vector<StoredQuantizer> quantizers_;  // by node, of those that give codes
   std::vector<int> values_, codes_;          // buffers by node
   std::vector<std::vector<int>> readers_;
-  std::vector<bool> is_done_;  // with the step of a layer
+  std::vector<bool> is_done_;  // with the step of another node
   Plan plan_;
 };
 

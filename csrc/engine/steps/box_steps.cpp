@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <cfloat>
 
+#include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "engine/format/error.h"
 #include "engine/steps/step.h"
@@ -11,16 +12,32 @@
 namespace micronet::engine {
 namespace {
 
+void copy_plane(const float* from, float* to, int64_t rows, int64_t columns, const int64_t* in,
+                const int64_t* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* x = from + r * in[0];
+    float* y = to + r * out[0];
+    for (int64_t c = 0; c < columns; ++c) y[c * out[1]] = x[c * in[1]];
+  }
+}
+
 void copy(const Box& box, const float* from, float* to) {
   if (box.fills) std::fill(to, to + box.to_numel, 0.0f);
   from += box.from, to += box.to;
   const auto &n = box.sizes, &in = box.from_strides, &out = box.to_strides;
+  // Strides of rows and columns, and the other way round.
+  const int64_t in_plane[] = {in[2], in[3], in[3], in[2]};
+  const int64_t out_plane[] = {out[2], out[3], out[3], out[2]};
+  // Of short and strided columns the rows are gone through last.
+  const bool turns = n[2] > n[3] && in[3] != 1;
   for (int64_t a = 0; a < n[0]; ++a) {
     for (int64_t b = 0; b < n[1]; ++b) {
-      for (int64_t c = 0; c < n[2]; ++c) {
-        const float* x = from + a * in[0] + b * in[1] + c * in[2];
-        float* y = to + a * out[0] + b * out[1] + c * out[2];
-        for (int64_t d = 0; d < n[3]; ++d) y[d * out[3]] = x[d * in[3]];
+      const float* x = from + a * in[0] + b * in[1];
+      float* y = to + a * out[0] + b * out[1];
+      if (turns) {
+        copy_plane(x, y, n[3], n[2], in_plane + 2, out_plane + 2);
+      } else {
+        copy_plane(x, y, n[2], n[3], in_plane, out_plane);
       }
     }
   }
@@ -52,9 +69,11 @@ class ReadImages : public CopyBox {
   void run(const Run& run) const override {
     std::atomic<bool> is_finite{true};
     for_blocks(run.parallel, run.batch * numel_, [&](int64_t first, int64_t count) {
-      bool finite = true;
-      for (int64_t i = first; i < first + count; ++i) finite &= std::isfinite(run.images[i]);
-      if (!finite) is_finite.store(false, std::memory_order_relaxed);
+      Extremes found;
+      kernels().extremes(run.images + first, kFloat32, count, &found);
+      if (found.has_nan || found.least < -FLT_MAX || found.most > FLT_MAX) {
+        is_finite.store(false, std::memory_order_relaxed);
+      }
     });
     require(is_finite, "an image has a value that is not finite");
     CopyBox::run(run);

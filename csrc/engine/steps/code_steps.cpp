@@ -1,16 +1,17 @@
 // Between values and codes.
 
+#include <algorithm>
 #include <atomic>
 #include <cfloat>
 
 #include "cpu/block_cut.h"
 #include "engine/format/error.h"
-#include "engine/steps/step.h"
+#include "engine/steps/finish.h"
 
 namespace micronet::engine {
 namespace {
 
-const float kOne = 1.0f, kNothing = -0.0f;
+const float kOne = 1.0f;
 
 class QuantizeValues : public Step {
  public:
@@ -48,6 +49,47 @@ class QuantizeValues : public Step {
   std::string name_;
 };
 
+class GateCodes : public Step {
+ public:
+  GateCodes(const Sizes& shape, const StoredQuantizer& quantizer, int from, int by, int to,
+            std::string name)
+      : q_(quantizer_of(quantizer)),
+        channels_(shape[0]),
+        positions_(shape[1] * shape[2]),
+        nothing_(static_cast<size_t>(channels_), kNothing),
+        from_(from),
+        by_(by),
+        to_(to),
+        name_(std::move(name)) {}
+
+  void run(const Run& run) const override {
+    std::atomic<bool> is_finite{true};
+    parallel_for(run.parallel, run.batch * positions_, channels_, [&](int64_t from, int64_t to) {
+      for (int64_t pixel = from, count; pixel < to; pixel += count) {
+        count = std::min(to - pixel, positions_ - pixel % positions_);
+        FinishTile tile{};
+        tile.acc = run.at<float>(from_) + pixel * channels_;
+        tile.type = kValue;
+        tile.acc_stride = tile.out_stride = tile.channels = channels_;
+        tile.pixels = count;
+        tile.scale = run.at<float>(by_) + pixel / positions_ * channels_;
+        tile.shift = nothing_.data();
+        tile.codes = run.at<uint8_t>(to_) + pixel * channels_;
+        tile.quantizer = &q_;
+        if (!kernels().finish_tile(tile)) is_finite.store(false, std::memory_order_relaxed);
+      }
+    });
+    require(is_finite, name_ + " reads a value that is not finite, which has no code");
+  }
+
+ private:
+  Quantizer q_;
+  int64_t channels_, positions_;
+  std::vector<float> nothing_;
+  int from_, by_, to_;
+  std::string name_;
+};
+
 template <typename T>
 class Lookup : public Step {
  public:
@@ -73,6 +115,11 @@ class Lookup : public Step {
 StepPtr quantize_values(const StoredQuantizer& to, int64_t numel, int from, int into,
                         std::string title) {
   return std::make_unique<QuantizeValues>(to, numel, from, into, std::move(title));
+}
+
+StepPtr gate_codes(const Sizes& shape, const StoredQuantizer& quantizer, int from, int by, int to,
+                   std::string title) {
+  return std::make_unique<GateCodes>(shape, quantizer, from, by, to, std::move(title));
 }
 
 StepPtr map_codes(std::vector<uint8_t> table, int64_t numel, int from, int to) {

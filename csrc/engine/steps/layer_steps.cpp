@@ -1,21 +1,15 @@
-// Convolutions and linear layers: sums by the core's launchers, then what follows them in one pass.
+// Convolutions and linear layers: sums by the core's launchers, and what follows them.
 
-#include <cfloat>
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 
-#include "cpu/block_cut.h"
-#include "engine/format/error.h"
 #include "engine/steps/arena.h"
-#include "engine/steps/step.h"
+#include "engine/steps/finish.h"
 #include "include/conv_workspace.h"
 #include "include/exact.h"
 
 namespace micronet::engine {
 namespace {
-
-// Adding it changes no float, not even -0.
-constexpr float kNothing = -0.0f;
 
 std::vector<float> or_all(const std::vector<float>& values, int64_t count, float usual) {
   return values.empty() ? std::vector<float>(static_cast<size_t>(count), usual) : values;
@@ -24,21 +18,6 @@ std::vector<float> or_all(const std::vector<float>& values, int64_t count, float
 ConvShape for_batch(ConvShape shape, int64_t batch) {
   shape.images = batch;
   return shape;
-}
-
-// Values of sums, or their codes.
-void finish(const LayerCall& call, Block block, const Run& run) {
-  block.function = call.epilogue.function;
-  if (!call.epilogue.has_codes) {
-    block_values_cpu(block, run.at<float>(call.to), run.parallel);
-    return;
-  }
-  const Quantizer q = quantizer_of(call.epilogue.quantizer);
-  uint8_t* codes = run.at<uint8_t>(call.to);
-  each_run(block, nullptr, run.parallel,
-           [&](const Constants&, const BlockRun& part, int64_t first) {
-             kernels().block_codes(part, q, codes + first);
-           });
 }
 
 class IntegerLayer : public Step {
@@ -50,18 +29,19 @@ class IntegerLayer : public Step {
         weight_levels_(call.layer.levels),
         range_{1.0f, -static_cast<float>(input.zero_point)},
         memory_(quant_conv2d_weight_bytes(call.shape)),
-        scale_(tensors.scale),
-        shift_(or_all(tensors.bias, call.layer.outputs(), 0.0f)) {
+        finish_(call.epilogue, tensors.scale, or_all(tensors.bias, call.layer.outputs(), 0.0f),
+                call.shape.out_height * call.shape.out_width,
+                accumulator_bound(call.shape, input.levels, call.layer.levels)) {
     const ConvWorkspace at(call.shape);
     uint8_t* memory = memory_.data();
     std::memcpy(memory + at.weight_codes, tensors.codes.data(), tensors.codes.size());
     float* scales = reinterpret_cast<float*>(memory + at.scale);
     float* zeros = reinterpret_cast<float*>(memory + at.zero_point);
-    for (size_t o = 0; o < scale_.size(); ++o) {
+    for (size_t o = 0; o < tensors.scale.size(); ++o) {
       scales[o] = 1.0f;  // sums stay integers
       zeros[o] = -static_cast<float>(tensors.zero_point[o]);
     }
-    std::vector<float> ratio(scale_.size());
+    std::vector<float> ratio(tensors.scale.size());
     QuantConv conv = operands(call.shape);
     conv.ratio = ratio.data();
     lay_out_weights_cpu(conv, memory,
@@ -73,12 +53,13 @@ class IntegerLayer : public Step {
     const ConvShape shape = for_batch(call_.shape, run.batch);
     QuantConv conv = operands(shape);
     conv.codes = run.at<uint8_t>(call_.from);
-    conv.out = run.at<void*>(call_.sums);
+    Finish::Use use(finish_, run);
+    const SumsReader reader{
+        [](void* context, const SumsTile& tile) { static_cast<Finish::Use*>(context)->take(tile); },
+        &use, finish_.in_order(run)};
+    conv.reader = &reader;
     quant_conv2d_laid_out_cpu(conv, memory_.data(), run.parallel);
-    finish(call_,
-           {conv.out, kind_, shape.images, shape.out_height * shape.out_width, shape.out_channels,
-            scale_.data(), shift_.data(), kIdentity, nullptr},
-           run);
+    use.end();
   }
 
  private:
@@ -99,7 +80,7 @@ class IntegerLayer : public Step {
   int levels_, weight_levels_;
   float range_[2];
   AlignedBytes memory_;
-  std::vector<float> scale_, shift_;
+  Finish finish_;
 };
 
 // The weights of float sums.
@@ -120,54 +101,74 @@ class FloatConv : public Step {
   FloatConv(const LayerCall& call, const LayerTensors& tensors)
       : call_(call),
         laid_out_(static_cast<size_t>(call.layer.numel())),
-        bias_(tensors.bias),
-        scale_(or_all(tensors.norm_scale, call.layer.outputs(), 1.0f)),
-        is_normed_(!tensors.norm_scale.empty()) {
+        bias_(tensors.norm_scale.empty() ? tensors.bias : std::vector<float>()),
+        finish_(call.epilogue, or_all(tensors.norm_scale, call.layer.outputs(), 1.0f),
+                tensors.norm_scale.empty() ? or_all({}, call.layer.outputs(), kNothing)
+                                           : or_all(tensors.bias, call.layer.outputs(), 0.0f),
+                call.shape.out_height * call.shape.out_width, 0) {
     lay_out_conv2d_deterministic_cpu(call.shape, floats_of(call.layer, tensors).data(),
                                      laid_out_.data());
-    shift_ = is_normed_ ? or_all(bias_, call.layer.outputs(), 0.0f)
-                        : or_all({}, call.layer.outputs(), kNothing);
   }
 
   void run(const Run& run) const override {
-    const ConvShape shape = for_batch(call_.shape, run.batch);
-    const bool ends = !is_normed_ && call_.epilogue.function == kIdentity;
-    const float* bias = is_normed_ || bias_.empty() ? nullptr : bias_.data();
-    float* sums = run.at<float>(ends ? call_.to : call_.sums);
-    conv2d_deterministic_laid_out_cpu(shape, run.at<float>(call_.from), laid_out_.data(), bias,
+    float* sums = run.at<float>(call_.sums);
+    conv2d_deterministic_laid_out_cpu(for_batch(call_.shape, run.batch), run.at<float>(call_.from),
+                                      laid_out_.data(), bias_.empty() ? nullptr : bias_.data(),
                                       sums, run.parallel);
-    if (ends) return;
-    finish(call_,
-           {sums, kValue, shape.images, shape.out_height * shape.out_width, shape.out_channels,
-            scale_.data(), shift_.data(), kIdentity, nullptr},
-           run);
+    Finish::Use use(finish_, run);
+    use.take_all(sums);
+    use.end();
   }
 
  private:
   const LayerCall call_;
-  std::vector<float> laid_out_, bias_, scale_, shift_;
-  bool is_normed_;
+  std::vector<float> laid_out_, bias_;
+  Finish finish_;
 };
+
+// Weights as whole numbers of a byte, which take a quarter of the memory; empty where one is none.
+std::vector<int8_t> bytes_of(const std::vector<float>& weights) {
+  std::vector<int8_t> bytes(weights.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const float clipped = std::clamp(weights[i], -128.0f, 127.0f);
+    bytes[i] = static_cast<int8_t>(clipped);
+    // -0 is no whole number: its products have another sign.
+    const float again = static_cast<float>(bytes[i]);
+    if (std::memcmp(&again, &weights[i], sizeof(float)) != 0) return {};
+  }
+  return bytes;
+}
 
 class FloatLinear : public Step {
  public:
   FloatLinear(const LayerCall& call, const LayerTensors& tensors)
       : call_(call),
         weights_(floats_of(call.layer, tensors)),
+        bytes_(bytes_of(weights_)),
         scale_(or_all(call.layer.sums == Sums::kScaled ? tensors.scale : std::vector<float>(),
                       call.layer.outputs(), 1.0f)),
-        bias_(or_all(tensors.bias, call.layer.outputs(), 0.0f)) {}
+        bias_(or_all(tensors.bias, call.layer.outputs(), 0.0f)) {
+    if (!bytes_.empty()) weights_ = {};
+  }
 
   void run(const Run& run) const override {
     const ConvShape& s = call_.shape;
-    linear_deterministic_cpu(run.at<float>(call_.from), weights_.data(), scale_.data(),
-                             bias_.data(), run.batch, s.in_channels, s.out_channels,
-                             run.at<float>(call_.to), run.parallel);
+    const float* x = run.at<float>(call_.from);
+    float* y = run.at<float>(call_.epilogue.values);
+    if (bytes_.empty()) {
+      linear_deterministic_cpu(x, weights_.data(), scale_.data(), bias_.data(), run.batch,
+                               s.in_channels, s.out_channels, y, run.parallel);
+    } else {
+      linear_bytes_deterministic_cpu(x, bytes_.data(), scale_.data(), bias_.data(), run.batch,
+                                     s.in_channels, s.out_channels, y, run.parallel);
+    }
   }
 
  private:
   const LayerCall call_;
-  std::vector<float> weights_, scale_, bias_;
+  std::vector<float> weights_;
+  std::vector<int8_t> bytes_;  // the weights where they are whole numbers of a byte
+  std::vector<float> scale_, bias_;
 };
 
 }  // namespace
@@ -180,17 +181,6 @@ Quantizer quantizer_of(const StoredQuantizer& stored) {
 
 Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int levels) {
   return accumulator_bound(shape, levels, layer.levels) <= kMostInt16 ? kInt16 : kInt32;
-}
-
-bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape,
-                int levels) {
-  const double most = static_cast<double>(accumulator_bound(shape, levels, layer.levels));
-  double largest = 0.0;
-  for (size_t o = 0; o < tensors.scale.size(); ++o) {
-    const double bias = tensors.bias.empty() ? 0.0 : std::fabs(tensors.bias[o]);
-    largest = std::max(largest, most * std::fabs(tensors.scale[o]) + bias);
-  }
-  return largest < FLT_MAX / 2.0;
 }
 
 StepPtr integer_layer(const LayerCall& call, const LayerTensors& tensors,

@@ -23,6 +23,7 @@ struct Run {
   const float* images;     // [images, C, H, W]
   float* output;           // [images, ...], row by row
   const ParallelFor& parallel;
+  int threads;
 
   template <typename T>
   T* at(int buffer) const {
@@ -47,20 +48,27 @@ using StepPtr = std::unique_ptr<Step>;
 // The quantizer of codes as the core has it.
 Quantizer quantizer_of(const StoredQuantizer& stored);
 
-// What is done with the sums of a convolution: `codes` says whether values become codes at once.
+constexpr int kNone = -2;
+
+// What is made of the sums of a layer: its function's values, to which a signal is added; they, their
+// means and their codes are written where there is a buffer for them.
 struct Epilogue {
   Function function = kIdentity;
-  bool has_codes = false;
+  int addend = kNone;
+  int values = kNone, codes = kNone;
+  int means = kNone, lanes = kNone;  // lanes: memory for kMeanLanes sums of each channel
   StoredQuantizer quantizer{};
+  std::string reader;  // of the codes, for messages
 };
 
-// Convolutions and linear layers; `from`, `to` and `sums` are buffers.
+// Convolutions and linear layers; `from` and `sums` are buffers. Sums of integers need none.
 struct LayerCall {
   const Layer& layer;
   ConvShape shape;
-  int from, sums, to;
+  int from, sums;
   Epilogue epilogue;
 };
+// Raise Refused in a run where a value that is to have a code is not finite.
 StepPtr integer_layer(const LayerCall& call, const LayerTensors& tensors,
                       const StoredQuantizer& input);
 StepPtr float_conv(const LayerCall& call, const LayerTensors& tensors);
@@ -68,10 +76,6 @@ StepPtr float_linear(const LayerCall& call, const LayerTensors& tensors);
 
 // The accumulator of a layer over codes of so many levels.
 Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int levels);
-
-// Whether no sum of a layer over integers leaves the floats.
-bool is_bounded(const Layer& layer, const LayerTensors& tensors, const ConvShape& shape,
-                int levels);
 
 // A box of floats of each image, copied; all else of the output is 0 where `fills` says so.
 struct Box {
@@ -94,6 +98,9 @@ StepPtr apply_function(NodeFunction function, int64_t numel, int from, int to);
 StepPtr mean_of(const Sizes& shape, int from, int to);
 StepPtr max_of(const Node& node, const Sizes& input, const Sizes& output, int from, int to);
 StepPtr add(int64_t numel, int one, int other, int to);
+// Signals [outer, channels], each channel with one factor, to codes.
+StepPtr gate_codes(const Sizes& shape, const StoredQuantizer& quantizer, int from, int by, int to,
+                   std::string title);
 // Signals as [outer, channels, inner]; each channel has one factor.
 StepPtr gate(const Sizes& shape, int64_t factors, int from, int by, int to);
 StepPtr concat(const std::vector<Sizes>& shapes, const std::vector<int>& from, int to);

@@ -1,0 +1,151 @@
+// What follows the sums of a convolution while they are in a near cache: values, sums by lanes,
+// codes.
+#ifndef MICRONET_CPU_ISA_LOOPS_FINISH_H_
+#define MICRONET_CPU_ISA_LOOPS_FINISH_H_
+
+#include <type_traits>
+
+#include "cpu/isa/loops.h"
+#include "cpu/isa/loops_block.h"
+#include "include/exact.h"
+
+namespace micronet {
+namespace {
+
+constexpr int64_t kFinishChannels = 256;  // whose values of a pixel are at hand at a time
+
+template <typename V, typename F>
+MICRONET_INLINE V activate_vector(V z, F) {
+  if constexpr (F::value == kSwish) return V::swish(z);
+  if constexpr (F::value == kSigmoid) return V::sigmoid(z);
+  // As `activate` chooses: NaN stays, and so does -0.
+  if constexpr (F::value == kRelu) return V::select(V::below(z, V::all(0.0f)), V::all(0.0f), z);
+  return z;
+}
+
+MICRONET_INLINE float* lane_of(const FinishTile& tile, int64_t pixel) {
+  return tile.lanes + (tile.lane + pixel) % kLanes * tile.lane_stride;
+}
+
+// Codes of values that are at hand, 0 where one is not finite; `bad` is not 0 then.
+MICRONET_INLINE void store_codes_of(const Vector& v, const Lanes& q, int64_t i, int count,
+                                    uint8_t* codes, uint32_t* bad) {
+  *bad |= ~Vector::bits(Vector::is_finite(v)) & ((1u << count) - 1);
+  store_codes<false>(q.index(v), i, count, codes);
+}
+
+// Sums to all that is wanted of them in one pass, where a vector V has the functions.
+template <typename V, typename T, typename F>
+bool finish_in_registers(const FinishTile& tile, const T* acc, const Lanes& q, F function) {
+  uint32_t bad = 0;
+  for (int64_t p = 0; p < tile.pixels; ++p) {
+    const int64_t at = p * tile.out_stride;
+    const T* sums = acc + p * tile.acc_stride;
+    float* lane = tile.lanes == nullptr ? nullptr : lane_of(tile, p);
+    for_vectors(tile.channels, [&](int64_t c, int count) MICRONET_LAMBDA {
+      V v = activate_vector(V::fma(V::load_whole(sums + c, count), load(tile.scale + c, count),
+                                   load(tile.shift + c, count)),
+                            function);
+      if (tile.addend != nullptr) v = v + load(tile.addend + at + c, count);
+      if (tile.values != nullptr) store(v, tile.values + at + c, count);
+      if (lane != nullptr) store(load(lane + c, count) + v, lane + c, count);
+      if (tile.codes != nullptr) store_codes_of(v, q, at + c, count, tile.codes, &bad);
+    });
+  }
+  return bad == 0;
+}
+
+// Values of `count` neighboring channels of a pixel.
+template <typename T, typename F>
+MICRONET_INLINE void finish_values(const T* acc, const float* scale, const float* shift,
+                                   int64_t count, float* values, F) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = activate<F::value>(fmaf(static_cast<float>(acc[i]), scale[i], shift[i]));
+  }
+}
+
+MICRONET_INLINE void add_to(const float* terms, int64_t count, float* sums) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) sums[i] += terms[i];
+}
+
+// The same in passes over a few values, which the compiler makes vectors of.
+template <typename T, typename F>
+bool finish_in_passes(const FinishTile& tile, const T* acc, const Lanes& q, F function) {
+  float near[kFinishChannels];
+  uint32_t bad = 0;
+  for (int64_t p = 0; p < tile.pixels; ++p) {
+    for (int64_t c = 0; c < tile.channels; c += kFinishChannels) {
+      const int64_t left = tile.channels - c, at = p * tile.out_stride + c;
+      const int64_t count = left < kFinishChannels ? left : kFinishChannels;
+      float* values = tile.values != nullptr ? tile.values + at : near;
+      finish_values(acc + p * tile.acc_stride + c, tile.scale + c, tile.shift + c, count, values,
+                    function);
+      if (tile.addend != nullptr) add_to(tile.addend + at, count, values);
+      if (tile.lanes != nullptr) add_to(values, count, lane_of(tile, p) + c);
+      if (tile.codes == nullptr) continue;
+      for_vectors(count, [&](int64_t i, int some) MICRONET_LAMBDA {
+        store_codes_of(load(values + i, some), q, at + i, some, tile.codes, &bad);
+      });
+    }
+  }
+  return bad == 0;
+}
+
+template <typename V, typename T>
+bool finish_by_values(const FinishTile& tile, const T* acc) {
+  const Lanes q(tile.quantizer != nullptr ? *tile.quantizer : Quantizer{});
+  bool is_finite = true;
+  with_function(BlockRun{nullptr, 0, nullptr, nullptr, nullptr, tile.function}, [&](auto function) {
+    if constexpr (V::kIsFinisher) {
+      is_finite = finish_in_registers<V>(tile, acc, q, function);
+    } else {
+      is_finite = finish_in_passes(tile, acc, q, function);
+    }
+  });
+  return is_finite;
+}
+
+// The table in registers, where a vector V has them.
+template <typename V, int kEntries, typename T>
+void finish_by_table(const FinishTile& tile, const T* acc) {
+  const CodeTable& table = *tile.table;
+  const typename V::template Entries<kEntries> entries(table.thresholds, table.codes);
+  const V spread = V::all(table.spread), offset = V::all(table.offset);
+  const V last = V::all(static_cast<float>(kEntries - 1)), zero = V::all(0.0f);
+  for (int64_t p = 0; p < tile.pixels; ++p) {
+    const T* sums = acc + p * tile.acc_stride;
+    uint8_t* codes = tile.codes + p * tile.out_stride;
+    for_vectors(tile.channels, [&](int64_t c, int count) MICRONET_LAMBDA {
+      const V t = V::fma(V::load_whole(sums + c, count), load(tile.scale + c, count),
+                         load(tile.shift + c, count));
+      const V place = V::fma(t, spread, offset);
+      const auto index = V::whole(V::min(V::max(place, zero), last));
+      store_codes<false>(entries.codes_at(index, t), c, count, codes);
+    });
+  }
+}
+
+template <typename V, typename T>
+bool finish_sums(const FinishTile& tile, const T* acc) {
+  if constexpr (V::kIsFinisher && std::is_integral<T>::value) {
+    if (tile.table != nullptr && tile.values == nullptr && tile.lanes == nullptr) {
+      tile.table->entries == 32 ? finish_by_table<V, 32>(tile, acc)
+                                : finish_by_table<V, 64>(tile, acc);
+      return true;
+    }
+  }
+  return finish_by_values<V>(tile, acc);
+}
+
+inline bool finish_tile(const FinishTile& tile) {
+  bool is_finite = true;
+  with_sums(tile.acc, tile.type, [&](auto acc) { is_finite = finish_sums<Vector>(tile, acc); });
+  return is_finite;
+}
+
+}  // namespace
+}  // namespace micronet
+
+#endif  // MICRONET_CPU_ISA_LOOPS_FINISH_H_

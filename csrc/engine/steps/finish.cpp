@@ -1,0 +1,128 @@
+// Values, codes and means of sums.
+
+#include "engine/steps/finish.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+
+#include "cpu/parallel.h"
+#include "engine/format/error.h"
+#include "engine/steps/code_table.h"
+#include "include/exact.h"
+
+namespace micronet::engine {
+namespace {
+
+// Whether no sum of integers leaves the floats.
+bool is_bounded(const std::vector<float>& scale, const std::vector<float>& shift, int64_t bound) {
+  double largest = 0.0;
+  for (size_t o = 0; o < scale.size(); ++o) {
+    const double reach = static_cast<double>(bound) * std::fabs(scale[o]) + std::fabs(shift[o]);
+    largest = std::max(largest, reach);
+  }
+  return largest < FLT_MAX / 2.0;
+}
+
+}  // namespace
+
+Finish::Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<float> shift,
+               int64_t positions, int64_t bound)
+    : epilogue_(epilogue),
+      scale_(std::move(scale)),
+      shift_(std::move(shift)),
+      positions_(positions),
+      channels_(static_cast<int64_t>(scale_.size())) {
+  if (epilogue_.codes == kNone) return;
+  quantizer_ = quantizer_of(epilogue_.quantizer);
+  const bool only_codes = epilogue_.addend == kNone && epilogue_.values == kNone &&
+                          epilogue_.means == kNone;
+  if (epilogue_.function == kSwish && bound > 0 && only_codes &&
+      is_bounded(scale_, shift_, bound)) {
+    table_ = swish_codes(quantizer_, {scale_, shift_, bound});
+  }
+}
+
+void Finish::Use::take(const SumsTile& tile) {
+  const Finish& f = finish_;
+  const Epilogue& e = f.epilogue_;
+  const int64_t at = tile.pixel * f.channels_ + tile.channel;
+  FinishTile part{};
+  part.acc = tile.sums;
+  part.type = tile.type;
+  part.acc_stride = tile.stride;
+  part.pixels = tile.pixels;
+  part.channels = tile.channels;
+  part.scale = f.scale_.data() + tile.channel;
+  part.shift = f.shift_.data() + tile.channel;
+  part.function = e.function;
+  part.out_stride = f.channels_;
+  if (e.addend != kNone) part.addend = run_.at<float>(e.addend) + at;
+  if (e.values != kNone) part.values = run_.at<float>(e.values) + at;
+  if (e.codes != kNone) {
+    part.codes = run_.at<uint8_t>(e.codes) + at;
+    part.quantizer = &f.quantizer_;
+    part.table = f.table_ ? &*f.table_ : nullptr;
+  }
+  const bool adds_means = f.in_order(run_);
+  if (adds_means) add_means(tile, &part);
+  if (!kernels().finish_tile(part)) is_finite_.store(false, std::memory_order_relaxed);
+  if (adds_means) give_means(tile);
+}
+
+float* Finish::Use::lanes_of(int64_t image) const {
+  return run_.at<float>(finish_.epilogue_.lanes) + image * kLanes * finish_.channels_;
+}
+
+void Finish::Use::add_means(const SumsTile& tile, FinishTile* part) {
+  const int64_t c = finish_.channels_, position = tile.pixel % finish_.positions_;
+  part->lanes = lanes_of(tile.pixel / finish_.positions_) + tile.channel;
+  part->lane = position;
+  part->lane_stride = c;
+  if (position != 0) return;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    std::fill_n(part->lanes + lane * c, tile.channels, 0.0f);
+  }
+}
+
+// Once the last positions of an image are in the lanes.
+void Finish::Use::give_means(const SumsTile& tile) const {
+  const int64_t c = finish_.channels_, last = tile.pixel + tile.pixels;
+  if (last % finish_.positions_ != 0) return;
+  const int64_t image = tile.pixel / finish_.positions_;
+  float* lanes = lanes_of(image) + tile.channel;
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t lane = 0; lane < half; ++lane) {
+      float *to = lanes + lane * c, *other = lanes + (half + lane) * c;
+      for (int64_t i = 0; i < tile.channels; ++i) to[i] += other[i];
+    }
+  }
+  const float count = static_cast<float>(finish_.positions_);
+  float* means = run_.at<float>(finish_.epilogue_.means) + image * c + tile.channel;
+  for (int64_t i = 0; i < tile.channels; ++i) means[i] = lanes[i] / count;
+}
+
+void Finish::Use::take_all(const float* sums) {
+  const int64_t c = finish_.channels_, pixels = run_.batch * finish_.positions_;
+  const bool in_order = finish_.in_order(run_);
+  const int64_t unit = in_order ? finish_.positions_ : 1;
+  parallel_for(run_.parallel, pixels / unit, unit * c, [&](int64_t from, int64_t to) {
+    const int64_t step = in_order ? unit : to - from;
+    for (int64_t pixel = from * unit; pixel < to * unit; pixel += step) {
+      take({sums + pixel * c, kValue, c, pixel, step, 0, c});
+    }
+  });
+}
+
+void Finish::Use::end() const {
+  const Epilogue& e = finish_.epilogue_;
+  require(is_finite_, e.reader + " reads a value that is not finite, which has no code");
+  if (e.means == kNone || finish_.in_order(run_)) return;
+  const size_t c = static_cast<size_t>(finish_.channels_);
+  const std::vector<float> one(c, 1.0f), nothing(c, kNothing);
+  block_means_cpu({run_.at<float>(e.values), kValue, run_.batch, finish_.positions_,
+                   finish_.channels_, one.data(), nothing.data(), kIdentity, nullptr},
+                  run_.at<float>(e.means), run_.parallel);
+}
+
+}  // namespace micronet::engine

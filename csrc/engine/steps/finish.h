@@ -1,0 +1,59 @@
+// What follows the sums of a layer, tile by tile.
+#ifndef MICRONET_ENGINE_STEPS_FINISH_H_
+#define MICRONET_ENGINE_STEPS_FINISH_H_
+
+#include <atomic>
+#include <optional>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "engine/steps/step.h"
+
+namespace micronet::engine {
+
+// Adding it changes no float, not even -0.
+constexpr float kNothing = -0.0f;
+
+class Finish {
+ public:
+  // Integers of at most `bound`, or floats where it is 0; `positions` of an image.
+  Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<float> shift,
+         int64_t positions, int64_t bound);
+
+  // Whether the tiles of an image have to come one after the other, for its means. With more threads
+  // than images these wait for all values.
+  bool in_order(const Run& run) const {
+    return epilogue_.means != kNone && (epilogue_.values == kNone || run.batch >= run.threads);
+  }
+
+  // Of one run; threads share it.
+  class Use {
+   public:
+    Use(const Finish& finish, const Run& run) : finish_(finish), run_(run) {}
+    void take(const SumsTile& tile);
+    // Sums of a whole batch, which lie side by side.
+    void take_all(const float* sums);
+    // Once all tiles are taken. Raises Refused.
+    void end() const;
+
+   private:
+    void add_means(const SumsTile& tile, FinishTile* part);
+    void give_means(const SumsTile& tile) const;
+    float* lanes_of(int64_t image) const;
+
+    const Finish& finish_;
+    const Run& run_;
+    std::atomic<bool> is_finite_{true};
+  };
+
+ private:
+  Epilogue epilogue_;
+  std::vector<float> scale_, shift_;
+  int64_t positions_, channels_;
+  Quantizer quantizer_{};
+  std::optional<CodeTable> table_;
+};
+
+}  // namespace micronet::engine
+
+#endif  // MICRONET_ENGINE_STEPS_FINISH_H_
