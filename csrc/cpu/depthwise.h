@@ -12,23 +12,29 @@ namespace {
 
 constexpr int64_t kBand = 16;  // output rows that share their lines
 
-// A ring of input lines as DepthwiseRow reads them, [positions, channels, 2]: at each position the
-// codes of the two pixels that neighboring taps meet.
-struct DepthwiseLines {
-  const ConvOperands& operands;
+// The positions of a line of codes that the pairs of taps of an output row meet.
+struct TapColumns {
   int64_t span;  // lines that one output row reaches over
   int64_t step;  // columns from one position to the next
-  int64_t positions, channels;
+  int64_t positions;
+
+  explicit TapColumns(const ConvShape& s)
+      : span((s.kernel_height - 1) * s.dilation_y + 1),
+        step(std::gcd(s.stride_x, 2 * s.dilation_x)),
+        positions(
+            ((s.out_width - 1) * s.stride_x + 2 * (tap_pairs(s) - 1) * s.dilation_x) / step + 1) {}
+};
+
+// A ring of input lines as DepthwiseRow reads them, [positions, channels, 2]: at each position the
+// codes of the two pixels that neighboring taps meet.
+struct DepthwiseLines : TapColumns {
+  const ConvOperands& operands;
+  int64_t channels;
   std::vector<uint8_t> ring, outside;
 
   explicit DepthwiseLines(const ConvOperands& of)
-      : operands(of),
-        span((of.s.kernel_height - 1) * of.s.dilation_y + 1),
-        step(std::gcd(of.s.stride_x, 2 * of.s.dilation_x)),
-        positions(
-            ((of.s.out_width - 1) * of.s.stride_x + 2 * (tap_pairs(of.s) - 1) * of.s.dilation_x) /
-                step +
-            1),
+      : TapColumns(of.s),
+        operands(of),
         channels(of.line_pitch()),
         // Whole vectors are read from the last position on.
         ring(static_cast<size_t>(2 * (span * positions * channels + kLine)), of.code_of_zero()),
@@ -93,23 +99,21 @@ struct TapRows {
   }
 };
 
-// The correction of some rows of taps; those outside the image are left out, which is a sum of
-// zeros.
-inline void correct(const ConvOperands& o, const TapRows& rows, std::vector<int32_t>* correction) {
-  const size_t channels = static_cast<size_t>(o.at.line_channels);
+// The correction of some rows of taps, of as many channels from the `first` on; those outside the
+// image are left out, which is a sum of zeros.
+inline void correct(const ConvOperands& o, const TapRows& rows, int64_t first,
+                    std::vector<int32_t>* correction) {
   std::fill(correction->begin(), correction->end(), 0);
   for (int64_t ky = rows.from; ky < rows.to; ++ky) {
-    const int32_t* of_row = o.correction() + ky * o.at.line_channels;
-    for (size_t c = 0; c < channels; ++c) (*correction)[c] += of_row[c];
+    const int32_t* of_row = o.correction() + ky * o.at.line_channels + first;
+    for (size_t c = 0; c < correction->size(); ++c) (*correction)[c] += of_row[c];
   }
 }
 
-// The output rows [from, to) of an image; `row` is memory for the sums of one where these have a
-// reader.
 inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to,
-                     DepthwiseLines* lines, uint8_t* row) {
+                     DepthwiseLines* lines) {
   const ConvShape& s = o.s;
-  const int64_t together = o.line_pixels();
+  const int64_t together = o.line_pixels(), row_size = s.out_width * s.out_channels;
   const int64_t to_output = 2 * together * s.stride_x / lines->step * lines->channels;
   const int64_t to_pair = 4 * s.dilation_x / lines->step * lines->channels;
   const bool narrow = o.is_narrow();
@@ -127,36 +131,28 @@ inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t
       taps[static_cast<size_t>(ky - rows.from)] = lines->line(first + ky * s.dilation_y);
     }
     const int64_t which = rows.from * (s.kernel_height + 1) + rows.to;
-    if (which != corrected) correct(o, rows, &correction);
+    if (which != corrected) correct(o, rows, 0, &correction);
     corrected = which;
     const int64_t first_weight = rows.from * tap_pairs(s) * 2 * o.at.line_channels;
     const void* weights = o.panels() + first_weight * (narrow ? 1 : 2);
-    const int64_t pixel = (image * s.out_height + y) * s.out_width;
-    void* out = o.c.reader == nullptr ? o.out(pixel * s.out_channels) : row;
     kernels().depthwise_row({taps.data(), to_output, to_pair, rows.to - rows.from, tap_pairs(s),
                              together * s.out_channels, o.at.line_channels, weights,
-                             correction.data(), o.padded_ratio(), narrow, o.c.kind, out,
-                             s.out_width / together});
-    if (o.c.reader == nullptr) continue;
-    o.c.reader->read(o.c.reader->context, {row, o.c.kind, s.out_channels, pixel, s.out_width, 0,
-                                           s.out_channels});
+                             correction.data(), o.padded_ratio(), narrow, o.c.kind,
+                             o.out((image * s.out_height + y) * row_size), s.out_width / together});
   }
 }
 
 inline void run_depthwise(const ConvOperands& o, const ParallelFor& parallel) {
   const ConvShape& s = o.s;
-  const SumsReader* reader = o.c.reader;
-  const int64_t band = reader != nullptr && reader->in_order ? s.out_height : kBand;
-  const int64_t bands = (s.out_height + band - 1) / band, row_size = s.out_width * s.out_channels;
-  parallel_for(parallel, s.images * bands, band * row_size, [&](int64_t from, int64_t to) {
-    DepthwiseLines lines(o);
-    std::vector<uint8_t> row(
-        static_cast<size_t>(reader == nullptr ? 0 : row_size * o.out_width_bytes()));
-    for (int64_t b = from; b < to; ++b) {
-      const int64_t y = b % bands * band;
-      run_band(o, b / bands, y, std::min(y + band, s.out_height), &lines, row.data());
-    }
-  });
+  const int64_t bands = (s.out_height + kBand - 1) / kBand;
+  parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
+               [&](int64_t from, int64_t to) {
+                 DepthwiseLines lines(o);
+                 for (int64_t b = from; b < to; ++b) {
+                   const int64_t y = b % bands * kBand, left = s.out_height - y;
+                   run_band(o, b / bands, y, y + (left < kBand ? left : kBand), &lines);
+                 }
+               });
 }
 
 }  // namespace

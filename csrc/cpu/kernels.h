@@ -96,6 +96,17 @@ struct DepthwiseRow {
   int64_t out_width;
 };
 
+// Codes of `channels` at most 32 channels of a line of `width` pixels, `stride` apart, to pairs
+// [positions, 32, 2]: at position p those of the columns `first + p * step` and `distance` to the
+// right of it. Outside the line stands `zero`; what lies beyond the channels is any code.
+struct PairLine {
+  const uint8_t* codes;
+  int64_t stride, width, channels;
+  int64_t first, step, distance, positions;
+  uint8_t zero;
+  uint8_t* pairs;
+};
+
 // Pixels of a line and where they go: sixteen channels side by side, [channels / 16, positions,
 // 16].
 struct PixelLine {
@@ -237,6 +248,7 @@ struct Kernels {
   // bytes for `bytes`.
   void (*unpack_pairs)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
   void (*pair_bytes)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
+  void (*pair_line)(const PairLine& line);
   void (*dot_tile)(const ConvTile& tile);
   void (*depthwise_row)(const DepthwiseRow& row);
   // Codes [pixels, depth], rows `stride` bytes apart, as a SparseTile reads them.

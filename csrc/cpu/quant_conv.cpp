@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "cpu/conv_operands.h"
-#include "cpu/depthwise.h"
+#include "cpu/depthwise_blocks.h"
 #include "cpu/sparse.h"
 
 namespace micronet {
@@ -217,7 +217,7 @@ void lay_out(const Convolution& run, const ParallelFor& parallel) {
 
 int convolve(const Convolution& run, const ParallelFor& parallel) {
   if (run.s.is_depthwise()) {
-    run_depthwise(run, parallel);
+    run.c.reader != nullptr ? run_depthwise_blocks(run, parallel) : run_depthwise(run, parallel);
     return kOk;
   }
   if (!run.reads_codes()) run.unpack(parallel);

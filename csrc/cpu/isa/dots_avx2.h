@@ -137,6 +137,15 @@ struct Shorts {
     a = _mm256_add_epi16(a, _mm256_maddubs_epi16(half(x), two.a));
     b = _mm256_add_epi16(b, _mm256_maddubs_epi16(half(x + 32), two.b));
   }
+  // Of 32 channels.
+  static void pair(const uint8_t* left, const uint8_t* right, uint8_t* pairs) {
+    for (int i = 0; i < 32; i += 16) {
+      const __m128i l = quarter(left + i), r = quarter(right + i);
+      auto* to = reinterpret_cast<__m128i*>(pairs + 2 * i);
+      _mm_storeu_si128(to, _mm_unpacklo_epi8(l, r));
+      _mm_storeu_si128(to + 1, _mm_unpackhi_epi8(l, r));
+    }
+  }
   static void interleave(const uint8_t* left, const uint8_t* right, int count, uint8_t* pairs) {
     uint8_t bytes[32] = {}, out[64];
     if (count < 16) {

@@ -166,6 +166,14 @@ struct Shorts {
     const __m512i split = _mm512_or_si512(both, _mm512_slli_epi32(both, 12));
     _mm512_mask_storeu_epi32(pairs, some, _mm512_and_si512(split, _mm512_set1_epi8(15)));
   }
+  // Of 32 channels.
+  static void pair(const uint8_t* left, const uint8_t* right, uint8_t* pairs) {
+    const auto* l = reinterpret_cast<const __m256i*>(left);
+    const auto* r = reinterpret_cast<const __m256i*>(right);
+    const __m512i high = _mm512_slli_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256(r)), 8);
+    const __m512i low = _mm512_cvtepu8_epi16(_mm256_loadu_si256(l));
+    _mm512_storeu_si512(pairs, _mm512_or_si512(low, high));
+  }
   void store(int16_t* p, int count) const {
     _mm512_mask_storeu_epi16(p, static_cast<__mmask32>((uint64_t{1} << count) - 1), v);
   }

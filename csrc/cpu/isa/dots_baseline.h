@@ -122,6 +122,13 @@ struct Shorts {
       of[l] = static_cast<int16_t>(of[l] + sum);
     }
   }
+  // Of 32 channels.
+  static void pair(const uint8_t* left, const uint8_t* right, uint8_t* pairs) {
+    for (int i = 0; i < 32; ++i) {
+      pairs[2 * i] = left[i];
+      pairs[2 * i + 1] = right[i];
+    }
+  }
   // The lower codes of each pair of bytes and above them the upper ones, of `count` <= 16 bytes.
   static void interleave(const uint8_t* a, const uint8_t* b, int count, uint8_t* pairs) {
     for (int i = 0; i < count; ++i) {

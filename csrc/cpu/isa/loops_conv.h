@@ -45,6 +45,29 @@ inline void pair_bytes(const uint8_t* left, const uint8_t* right, int64_t bytes,
   }
 }
 
+// Where the codes of a column stand: in the line, or among as many codes of zero.
+MICRONET_INLINE const uint8_t* codes_at(const PairLine& line, int64_t column,
+                                        const uint8_t* outside) {
+  return column < 0 || column >= line.width ? outside : line.codes + column * line.stride;
+}
+
+inline void pair_line(const PairLine& line) {
+  constexpr int64_t kMost = 32;
+  uint8_t outside[kMost];
+  std::memset(outside, line.zero, kMost);
+  uint8_t* pairs = line.pairs;
+  for (int64_t p = 0; p < line.positions; ++p, pairs += 2 * kMost) {
+    const int64_t column = line.first + p * line.step;
+    const uint8_t* left = codes_at(line, column, outside);
+    const uint8_t* right = codes_at(line, column + line.distance, outside);
+    if (line.channels == kMost) {
+      Shorts::pair(left, right, pairs);
+    } else {
+      pair_bytes(left, right, line.channels, pairs);
+    }
+  }
+}
+
 // Writes the first `count` of sixteen sums.
 MICRONET_INLINE void store_sums(const Dots& sums, const ConvTile& tile, int64_t pixel,
                                 int64_t channel) {

@@ -161,6 +161,7 @@ constexpr Kernels table(const char* name) {
           unpack,
           unpack_pairs,
           pair_bytes,
+          pair_line,
           dot_tile,
           depthwise_row,
           interleave_pixels,
