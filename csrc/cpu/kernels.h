@@ -187,6 +187,7 @@ struct FinishTile {
   int64_t acc_stride, pixels, channels;
   const float *scale, *shift;
   Function function;
+  bool is_near;  // whether all arguments of the function are at most kNearSwish
   int64_t out_stride;
   const float* addend;
   float* values;

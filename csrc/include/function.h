@@ -62,6 +62,9 @@ constexpr float kLeastSwishAt = -1.2784645f, kSwishSpacing = 0x1p-10f;
 constexpr float kSwishFlat = 0x1p-4f, kSwishDense = 0x1p-12f;
 constexpr int kSwishFloats = 64;
 
+// Up to this magnitude of arguments no power in swish leaves the floats.
+constexpr float kNearSwish = 80.0f;
+
 template <int kFunction>
 MICRONET_HD float activate(float z) {
   if (kFunction == kRelu) return z < 0.0f ? 0.0f : z;

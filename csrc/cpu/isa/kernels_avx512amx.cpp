@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kRows = 16;       // pixels of a tile
 constexpr int64_t kMostDeep = 64;   // products of a row
-constexpr int64_t kLeastDeep = 32;  // below, vectors are as fast
+constexpr int64_t kLeastDeep = 16;  // below, vectors are as fast
 
 // What LDTILECFG reads: rows and bytes of a row of each tile, for palette 1.
 struct alignas(64) TileConfig {
@@ -38,67 +38,110 @@ int64_t deep_of(int64_t depth) {
   return deep;
 }
 
-// The sums of kPixels * 16 by kPanels * 16 outputs.
-template <int kPixels, int kPanels>
-struct TileBlock {
+// The compiler's functions want the number of a tile as a token.
+template <int kTile>
+void zero_tile() {
+  if constexpr (kTile == 0) _tile_zero(0);
+  if constexpr (kTile == 1) _tile_zero(1);
+  if constexpr (kTile == 2) _tile_zero(2);
+  if constexpr (kTile == 3) _tile_zero(3);
+}
+
+template <int kTile>
+void load_tile(const int32_t* p, int64_t stride) {
+  if constexpr (kTile == 0) _tile_loadd(0, p, stride);
+  if constexpr (kTile == 1) _tile_loadd(1, p, stride);
+  if constexpr (kTile == 2) _tile_loadd(2, p, stride);
+  if constexpr (kTile == 3) _tile_loadd(3, p, stride);
+}
+
+template <int kTile>
+void store_tile(int32_t* p, int64_t stride) {
+  if constexpr (kTile == 0) _tile_stored(0, p, stride);
+  if constexpr (kTile == 1) _tile_stored(1, p, stride);
+  if constexpr (kTile == 2) _tile_stored(2, p, stride);
+  if constexpr (kTile == 3) _tile_stored(3, p, stride);
+}
+
+// Where sums start and end: at 0, to be gone through once more, or at their channels' correction,
+// to be written as they are.
+struct TileSums {
   const ConvTile& tile;
-  int64_t deep;
+  bool is_direct;
 
-  void run(int64_t pixel, int64_t channel) const {
-    start();
-    const uint8_t* x = tile.x + pixel * tile.x_stride;
-    const int8_t* panel = tile.panels + channel * tile.depth;
-    const int64_t next = kWidth * tile.depth, rows = kRows * tile.x_stride;
-    for (int64_t k = 0; k < tile.depth; k += deep) {
-      _tile_loadd(4, x + k, tile.x_stride);
-      _tile_loadd(6, panel + k * kWidth, kPanelBytes);
-      _tile_dpbusd(0, 4, 6);
-      if constexpr (kPanels == 2) {
-        _tile_loadd(7, panel + next + k * kWidth, kPanelBytes);
-        _tile_dpbusd(1, 4, 7);
-      }
-      if constexpr (kPixels == 2) {
-        _tile_loadd(5, x + rows + k, tile.x_stride);
-        _tile_dpbusd(2, 5, 6);
-        if constexpr (kPanels == 2) _tile_dpbusd(3, 5, 7);
-      }
+  explicit TileSums(const ConvTile& of)
+      : tile(of), is_direct(of.kind == kInt32 && of.offset == nullptr && !of.streamed) {}
+
+  template <int kTile>
+  void start(int64_t channel) const {
+    if (is_direct) {
+      load_tile<kTile>(tile.correction + channel, 0);  // the same row sixteen times
+    } else {
+      zero_tile<kTile>();
     }
-    store(pixel, channel);
   }
 
- private:
-  static void start() {
-    _tile_zero(0);
-    if constexpr (kPanels == 2) _tile_zero(1);
-    if constexpr (kPixels == 2) _tile_zero(2);
-    if constexpr (kPixels == 2 && kPanels == 2) _tile_zero(3);
-  }
-
+  template <int kTile>
   void store(int64_t pixel, int64_t channel) const {
-    alignas(64) int32_t sums[kPixels * kPanels][kRows * kWidth];
-    _tile_stored(0, sums[0], 4 * kWidth);
-    if constexpr (kPanels == 2) _tile_stored(1, sums[1], 4 * kWidth);
-    if constexpr (kPixels == 2) _tile_stored(2, sums[kPanels], 4 * kWidth);
-    if constexpr (kPixels == 2 && kPanels == 2) _tile_stored(3, sums[3], 4 * kWidth);
-    for (int64_t p = 0; p < kPixels * kRows; ++p) {
-      for (int64_t c = 0; c < kPanels; ++c) {
-        const int32_t* row = sums[p / kRows * kPanels + c] + p % kRows * kWidth;
-        store_sums(Dots::load(row), tile, pixel + p, channel + c * kWidth);
+    if (is_direct && tile.out_channels - channel >= kWidth) {
+      int32_t* out = static_cast<int32_t*>(tile.out) + pixel * tile.out_stride + channel;
+      store_tile<kTile>(out, 4 * tile.out_stride);
+      return;
+    }
+    alignas(64) int32_t sums[kRows * kWidth];
+    store_tile<kTile>(sums, 4 * kWidth);
+    for (int64_t p = 0; p < kRows; ++p) {
+      const Dots row = Dots::load(sums + p * kWidth);
+      if (is_direct) {
+        int32_t* out = static_cast<int32_t*>(tile.out) + (pixel + p) * tile.out_stride + channel;
+        row.store(out, static_cast<int>(tile.out_channels - channel), false);
+      } else {
+        store_sums(row, tile, pixel + p, channel);
       }
     }
   }
 };
 
+// The sums of kPixels * 16 by kPanels * 16 outputs.
+template <int kPixels, int kPanels>
+void tile_block(const TileSums& sums, int64_t deep, int64_t pixel, int64_t channel) {
+  constexpr bool kWide = kPanels == 2, kTall = kPixels == 2;
+  const ConvTile& tile = sums.tile;
+  sums.start<0>(channel);
+  if constexpr (kWide) sums.start<1>(channel + kWidth);
+  if constexpr (kTall) sums.start<2>(channel);
+  if constexpr (kTall && kWide) sums.start<3>(channel + kWidth);
+  const uint8_t* x = tile.x + pixel * tile.x_stride;
+  const int8_t* panel = tile.panels + channel * tile.depth;
+  const int64_t next = kWidth * tile.depth, rows = kRows * tile.x_stride;
+  for (int64_t k = 0; k < tile.depth; k += deep) {
+    _tile_loadd(4, x + k, tile.x_stride);
+    _tile_loadd(6, panel + k * kWidth, kPanelBytes);
+    _tile_dpbusd(0, 4, 6);
+    if constexpr (kWide) {
+      _tile_loadd(7, panel + next + k * kWidth, kPanelBytes);
+      _tile_dpbusd(1, 4, 7);
+    }
+    if constexpr (kTall) {
+      _tile_loadd(5, x + rows + k, tile.x_stride);
+      _tile_dpbusd(2, 5, 6);
+    }
+    if constexpr (kTall && kWide) _tile_dpbusd(3, 5, 7);
+  }
+  sums.store<0>(pixel, channel);
+  if constexpr (kWide) sums.store<1>(pixel, channel + kWidth);
+  if constexpr (kTall) sums.store<2>(pixel + kRows, channel);
+  if constexpr (kTall && kWide) sums.store<3>(pixel + kRows, channel + kWidth);
+}
+
 // All pixels, the last ones together with some before them where they do not fill a tile.
 template <int kPanels>
-void tile_pixels(const ConvTile& tile, int64_t deep, int64_t channel) {
+void tile_pixels(const TileSums& sums, int64_t deep, int64_t channel) {
+  const int64_t pixels = sums.tile.pixels;
   int64_t p = 0;
-  for (; p + 2 * kRows <= tile.pixels; p += 2 * kRows) {
-    TileBlock<2, kPanels>{tile, deep}.run(p, channel);
-  }
-  for (; p < tile.pixels; p += kRows) {
-    const int64_t first = p + kRows <= tile.pixels ? p : tile.pixels - kRows;
-    TileBlock<1, kPanels>{tile, deep}.run(first, channel);
+  for (; p + 2 * kRows <= pixels; p += 2 * kRows) tile_block<2, kPanels>(sums, deep, p, channel);
+  for (; p < pixels; p += kRows) {
+    tile_block<1, kPanels>(sums, deep, p + kRows <= pixels ? p : pixels - kRows, channel);
   }
 }
 
@@ -110,11 +153,12 @@ void dot_tile_amx(const ConvTile& tile) {
   if (!pays) return kVnniKernels.dot_tile(tile);
   const TileConfig config(deep);
   _tile_loadconfig(&config);
+  const TileSums sums(tile);
   int64_t channel = 0;
   for (; tile.out_channels - channel > kWidth; channel += 2 * kWidth) {
-    tile_pixels<2>(tile, deep, channel);
+    tile_pixels<2>(sums, deep, channel);
   }
-  if (channel < tile.out_channels) tile_pixels<1>(tile, deep, channel);
+  if (channel < tile.out_channels) tile_pixels<1>(sums, deep, channel);
   _tile_release();
   Vector::fence();
 }

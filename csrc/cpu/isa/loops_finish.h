@@ -14,8 +14,12 @@ namespace {
 
 constexpr int64_t kFinishChannels = 256;  // whose values of a pixel are at hand at a time
 
+// The function of a tile, and swish of arguments that are near.
+constexpr int kSwishOfNear = 4;
+
 template <typename V, typename F>
 MICRONET_INLINE V activate_vector(V z, F) {
+  if constexpr (F::value == kSwishOfNear) return V::swish_near(z);
   if constexpr (F::value == kSwish) return V::swish(z);
   if constexpr (F::value == kSigmoid) return V::sigmoid(z);
   // As `activate` chooses: NaN stays, and so does -0.
@@ -27,17 +31,11 @@ MICRONET_INLINE float* lane_of(const FinishTile& tile, int64_t pixel) {
   return tile.lanes + (tile.lane + pixel) % kLanes * tile.lane_stride;
 }
 
-// Codes of values that are at hand, 0 where one is not finite; `bad` is not 0 then.
-MICRONET_INLINE void store_codes_of(const Vector& v, const Lanes& q, int64_t i, int count,
-                                    uint8_t* codes, uint32_t* bad) {
-  *bad |= ~Vector::bits(Vector::is_finite(v)) & ((1u << count) - 1);
-  store_codes<false>(q.index(v), i, count, codes);
-}
-
 // Sums to all that is wanted of them in one pass, where a vector V has the functions.
 template <typename V, typename T, typename F>
-bool finish_in_registers(const FinishTile& tile, const T* acc, const Lanes& q, F function) {
-  uint32_t bad = 0;
+bool finish_in_registers(const FinishTile& tile, const T* acc, const Quantizer& q, F function) {
+  const typename V::Rounder round(q);
+  V bad = V::all(0.0f);  // NaN where a value has no code
   for (int64_t p = 0; p < tile.pixels; ++p) {
     const int64_t at = p * tile.out_stride;
     const T* sums = acc + p * tile.acc_stride;
@@ -49,10 +47,13 @@ bool finish_in_registers(const FinishTile& tile, const T* acc, const Lanes& q, F
       if (tile.addend != nullptr) v = v + load(tile.addend + at + c, count);
       if (tile.values != nullptr) store(v, tile.values + at + c, count);
       if (lane != nullptr) store(load(lane + c, count) + v, lane + c, count);
-      if (tile.codes != nullptr) store_codes_of(v, q, at + c, count, tile.codes, &bad);
+      if (tile.codes != nullptr) {
+        bad = V::fma(v, V::all(0.0f), bad);
+        store_codes<false>(round(v), at + c, count, tile.codes);
+      }
     });
   }
-  return bad == 0;
+  return V::bits(V::is_nan(bad)) == 0;
 }
 
 // Values of `count` neighboring channels of a pixel.
@@ -72,7 +73,9 @@ MICRONET_INLINE void add_to(const float* terms, int64_t count, float* sums) {
 
 // The same in passes over a few values, which the compiler makes vectors of.
 template <typename T, typename F>
-bool finish_in_passes(const FinishTile& tile, const T* acc, const Lanes& q, F function) {
+bool finish_in_passes(const FinishTile& tile, const T* acc, const Quantizer& quantizer,
+                      F function) {
+  const Lanes q(quantizer);
   float near[kFinishChannels];
   uint32_t bad = 0;
   for (int64_t p = 0; p < tile.pixels; ++p) {
@@ -86,7 +89,9 @@ bool finish_in_passes(const FinishTile& tile, const T* acc, const Lanes& q, F fu
       if (tile.lanes != nullptr) add_to(values, count, lane_of(tile, p) + c);
       if (tile.codes == nullptr) continue;
       for_vectors(count, [&](int64_t i, int some) MICRONET_LAMBDA {
-        store_codes_of(load(values + i, some), q, at + i, some, tile.codes, &bad);
+        const Vector v = load(values + i, some);
+        bad |= ~Vector::bits(Vector::is_finite(v)) & ((1u << some) - 1);
+        store_codes<false>(q.index(v), at + i, some, tile.codes);
       });
     }
   }
@@ -95,8 +100,13 @@ bool finish_in_passes(const FinishTile& tile, const T* acc, const Lanes& q, F fu
 
 template <typename V, typename T>
 bool finish_by_values(const FinishTile& tile, const T* acc) {
-  const Lanes q(tile.quantizer != nullptr ? *tile.quantizer : Quantizer{});
+  const Quantizer q = tile.quantizer != nullptr ? *tile.quantizer : Quantizer{};
   bool is_finite = true;
+  if constexpr (V::kIsFinisher) {
+    if (tile.function == kSwish && tile.is_near) {
+      return finish_in_registers<V>(tile, acc, q, Chosen<kSwishOfNear>());
+    }
+  }
   with_function(BlockRun{nullptr, 0, nullptr, nullptr, nullptr, tile.function}, [&](auto function) {
     if constexpr (V::kIsFinisher) {
       is_finite = finish_in_registers<V>(tile, acc, q, function);

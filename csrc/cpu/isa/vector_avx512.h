@@ -133,6 +133,32 @@ struct Vector {
   // The functions of function.h, operation by operation; a power of two is applied in one step.
   static Vector sigmoid(Vector z) { return all(1.0f) / one_plus_exp_of_minus(z); }
   static Vector swish(Vector z) { return z / one_plus_exp_of_minus(z); }
+  // The same where |z| <= kNearSwish: no power of two leaves the exponents.
+  static Vector swish_near(Vector z) {
+    const Exponential e = exponential_of_minus(z.v);
+    const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(e.shifted), 23);
+    const __m512 exp = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(e.p), power));
+    return {_mm512_div_ps(z.v, _mm512_add_ps(exp, _mm512_set1_ps(1.0f)))};
+  }
+
+  // Codes, in the lowest bytes, of values that are finite.
+  struct Rounder {
+    __m512 scale, zero_point, least, most;
+    __m512i first;
+
+    explicit Rounder(const Quantizer& q)
+        : scale(_mm512_set1_ps(q.scale)),
+          zero_point(_mm512_set1_ps(q.zero_point)),
+          least(_mm512_set1_ps(q.code_min)),
+          most(_mm512_set1_ps(q.code_max)),
+          first(_mm512_cvtps_epi32(least)) {}
+
+    Whole operator()(Vector x) const {
+      const __m512 t = _mm512_sub_ps(_mm512_mul_ps(scale, x.v), zero_point);
+      const __m512 code = _mm512_min_ps(_mm512_max_ps(t, least), most);
+      return {_mm512_sub_epi32(_mm512_cvtps_epi32(code), first)};
+    }
+  };
 
   // 32 or 64 thresholds and pairs of codes, in registers; see CodeTable.
   template <int kEntries>
@@ -173,12 +199,14 @@ struct Vector {
   }
 
  private:
-  static Vector one_plus_exp_of_minus(Vector z) {
-    const __m512 limit = _mm512_max_ps(_mm512_set1_ps(-89.0f), z.v);
-    const __m512 x = _mm512_min_ps(_mm512_set1_ps(86.0f), limit);  // NaN stays
+  struct Exponential {
+    __m512 p, shifted;
+  };
+
+  static Exponential exponential_of_minus(__m512 x) {
     const __m512 shift = _mm512_set1_ps(kShift);
     const __m512 product = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504088896341f));
-    const __m512 n = _mm512_sub_ps(_mm512_add_ps(product, shift), shift);
+    const __m512 shifted = _mm512_add_ps(product, shift), n = _mm512_sub_ps(shifted, shift);
     __m512 r = _mm512_fnmsub_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
     __m512 p = _mm512_set1_ps(1.9875691500e-4f);
@@ -187,9 +215,15 @@ struct Vector {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    const __m512 one = _mm512_set1_ps(1.0f);
-    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), one);
-    return {_mm512_add_ps(_mm512_scalef_ps(p, n), one)};
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
+    return {_mm512_add_ps(p, _mm512_set1_ps(1.0f)), shifted};
+  }
+  static Vector one_plus_exp_of_minus(Vector z) {
+    const __m512 limit = _mm512_max_ps(_mm512_set1_ps(-89.0f), z.v);
+    // NaN stays.
+    const Exponential e = exponential_of_minus(_mm512_min_ps(_mm512_set1_ps(86.0f), limit));
+    const __m512 n = _mm512_sub_ps(e.shifted, _mm512_set1_ps(kShift));
+    return {_mm512_add_ps(_mm512_scalef_ps(e.p, n), _mm512_set1_ps(1.0f))};
   }
   static Vector wide_bf16(__m256i words) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};

@@ -10,10 +10,11 @@
 
 namespace micronet::engine {
 
-// Sums of at most `bound` and what makes arguments of them: t = fma(sum, scale, shift) by channel.
+// Sums of at most `bounds` and what makes arguments of them: t = fma(sum, scale, shift), all by
+// channel.
 struct Arguments {
   const std::vector<float>&scale, &shift;
-  int64_t bound;
+  const std::vector<int64_t>& bounds;
 };
 
 // The codes of swish(t), for every t that the sums can give the code of the definition itself;

@@ -14,32 +14,35 @@
 namespace micronet::engine {
 namespace {
 
-// Whether no sum of integers leaves the floats.
-bool is_bounded(const std::vector<float>& scale, const std::vector<float>& shift, int64_t bound) {
+// The largest argument that integers give, or infinity where there are none.
+double reach_of(const std::vector<float>& scale, const std::vector<float>& shift,
+                const std::vector<int64_t>& bounds) {
+  if (bounds.empty()) return HUGE_VAL;
   double largest = 0.0;
   for (size_t o = 0; o < scale.size(); ++o) {
-    const double reach = static_cast<double>(bound) * std::fabs(scale[o]) + std::fabs(shift[o]);
-    largest = std::max(largest, reach);
+    const double bound = static_cast<double>(bounds[o]);
+    largest = std::max(largest, bound * std::fabs(scale[o]) + std::fabs(shift[o]));
   }
-  return largest < FLT_MAX / 2.0;
+  return largest;
 }
 
 }  // namespace
 
 Finish::Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<float> shift,
-               int64_t positions, int64_t bound)
+               int64_t positions, const std::vector<int64_t>& bounds)
     : epilogue_(epilogue),
       scale_(std::move(scale)),
       shift_(std::move(shift)),
       positions_(positions),
       channels_(static_cast<int64_t>(scale_.size())) {
+  const double reach = reach_of(scale_, shift_, bounds);
+  is_near_ = reach < 0.999 * kNearSwish;  // rounding moves an argument by less
   if (epilogue_.codes == kNone) return;
   quantizer_ = quantizer_of(epilogue_.quantizer);
   const bool only_codes = epilogue_.addend == kNone && epilogue_.values == kNone &&
                           epilogue_.means == kNone;
-  if (epilogue_.function == kSwish && bound > 0 && only_codes &&
-      is_bounded(scale_, shift_, bound)) {
-    table_ = swish_codes(quantizer_, {scale_, shift_, bound});
+  if (epilogue_.function == kSwish && only_codes && reach < FLT_MAX / 2.0) {
+    table_ = swish_codes(quantizer_, {scale_, shift_, bounds});
   }
 }
 
@@ -56,6 +59,7 @@ void Finish::Use::take(const SumsTile& tile) {
   part.scale = f.scale_.data() + tile.channel;
   part.shift = f.shift_.data() + tile.channel;
   part.function = e.function;
+  part.is_near = f.is_near_;
   part.out_stride = f.channels_;
   if (e.addend != kNone) part.addend = run_.at<float>(e.addend) + at;
   if (e.values != kNone) part.values = run_.at<float>(e.values) + at;

@@ -16,9 +16,10 @@ constexpr float kNothing = -0.0f;
 
 class Finish {
  public:
-  // Integers of at most `bound`, or floats where it is 0; `positions` of an image.
+  // Integers of at most as much as `bounds` of their channel, or floats where there are none;
+  // `positions` of an image.
   Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<float> shift,
-         int64_t positions, int64_t bound);
+         int64_t positions, const std::vector<int64_t>& bounds);
 
   // Whether the tiles of an image have to come one after the other, for its means. With more threads
   // than images these wait for all values.
@@ -50,6 +51,7 @@ class Finish {
   Epilogue epilogue_;
   std::vector<float> scale_, shift_;
   int64_t positions_, channels_;
+  bool is_near_;
   Quantizer quantizer_{};
   std::optional<CodeTable> table_;
 };

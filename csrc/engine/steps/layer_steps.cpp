@@ -1,6 +1,7 @@
 // Convolutions and linear layers: sums by the core's launchers, and what follows them.
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "engine/steps/arena.h"
@@ -20,6 +21,24 @@ ConvShape for_batch(ConvShape shape, int64_t batch) {
   return shape;
 }
 
+// The largest |sum| that codes of an input can give each channel.
+std::vector<int64_t> bounds_of(const LayerCall& call, const LayerTensors& tensors,
+                               const StoredQuantizer& input) {
+  const size_t depth = static_cast<size_t>(call.layer.depth());
+  const int64_t least = -input.zero_point, most = input.levels - 1 - input.zero_point;
+  std::vector<int64_t> bounds(tensors.scale.size());
+  for (size_t o = 0; o < bounds.size(); ++o) {
+    int64_t positive = 0, negative = 0;
+    for (size_t k = 0; k < depth; ++k) {
+      const int64_t weight = int64_t{tensors.codes[o * depth + k]} - tensors.zero_point[o];
+      (weight > 0 ? positive : negative) += weight;
+    }
+    const int64_t low = positive * least + negative * most, high = positive * most + negative * least;
+    bounds[o] = std::max(std::abs(low), std::abs(high));
+  }
+  return bounds;
+}
+
 class IntegerLayer : public Step {
  public:
   IntegerLayer(const LayerCall& call, const LayerTensors& tensors, const StoredQuantizer& input)
@@ -31,7 +50,7 @@ class IntegerLayer : public Step {
         memory_(quant_conv2d_weight_bytes(call.shape)),
         finish_(call.epilogue, tensors.scale, or_all(tensors.bias, call.layer.outputs(), 0.0f),
                 call.shape.out_height * call.shape.out_width,
-                accumulator_bound(call.shape, input.levels, call.layer.levels)) {
+                bounds_of(call, tensors, input)) {
     const ConvWorkspace at(call.shape);
     uint8_t* memory = memory_.data();
     std::memcpy(memory + at.weight_codes, tensors.codes.data(), tensors.codes.size());
@@ -105,7 +124,7 @@ class FloatConv : public Step {
         finish_(call.epilogue, or_all(tensors.norm_scale, call.layer.outputs(), 1.0f),
                 tensors.norm_scale.empty() ? or_all({}, call.layer.outputs(), kNothing)
                                            : or_all(tensors.bias, call.layer.outputs(), 0.0f),
-                call.shape.out_height * call.shape.out_width, 0) {
+                call.shape.out_height * call.shape.out_width, {}) {
     lay_out_conv2d_deterministic_cpu(call.shape, floats_of(call.layer, tensors).data(),
                                      laid_out_.data());
   }
