@@ -106,7 +106,8 @@ inline void correct(const ConvOperands& o, const TapRows& rows, int64_t first,
   std::fill(correction->begin(), correction->end(), 0);
   for (int64_t ky = rows.from; ky < rows.to; ++ky) {
     const int32_t* of_row = o.correction() + ky * o.at.line_channels + first;
-    for (size_t c = 0; c < correction->size(); ++c) (*correction)[c] += of_row[c];
+    const int64_t count = std::min(static_cast<int64_t>(correction->size()), o.at.line_channels - first);
+    for (int64_t c = 0; c < count; ++c) (*correction)[static_cast<size_t>(c)] += of_row[c];
   }
 }
 

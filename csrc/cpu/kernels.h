@@ -96,13 +96,13 @@ struct DepthwiseRow {
   int64_t out_width;
 };
 
-// Codes of `channels` at most 32 channels of a line of `width` pixels, `stride` apart, to pairs
-// [positions, 32, 2]: at position p those of the columns `first + p * step` and `distance` to the
+// Codes of `channels` channels of a line of `width` pixels, `stride` apart, to pairs
+// [positions, pitch, 2], pitch being 32 or 64: at position p those of the columns `first + p * step` and `distance` to the
 // right of it. Outside the line stands `zero`; what lies beyond the channels is any code.
 struct PairLine {
   const uint8_t* codes;
   int64_t stride, width, channels;
-  int64_t first, step, distance, positions;
+  int64_t first, step, distance, positions, pitch;
   uint8_t zero;
   uint8_t* pairs;
 };

@@ -52,19 +52,17 @@ MICRONET_INLINE const uint8_t* codes_at(const PairLine& line, int64_t column,
 }
 
 inline void pair_line(const PairLine& line) {
-  constexpr int64_t kMost = 32;
+  constexpr int64_t kMost = 64, kOnce = 32;
   uint8_t outside[kMost];
   std::memset(outside, line.zero, kMost);
   uint8_t* pairs = line.pairs;
-  for (int64_t p = 0; p < line.positions; ++p, pairs += 2 * kMost) {
+  for (int64_t p = 0; p < line.positions; ++p, pairs += 2 * line.pitch) {
     const int64_t column = line.first + p * line.step;
     const uint8_t* left = codes_at(line, column, outside);
     const uint8_t* right = codes_at(line, column + line.distance, outside);
-    if (line.channels == kMost) {
-      Shorts::pair(left, right, pairs);
-    } else {
-      pair_bytes(left, right, line.channels, pairs);
-    }
+    int64_t c = 0;
+    for (; c + kOnce <= line.channels; c += kOnce) Shorts::pair(left + c, right + c, pairs + 2 * c);
+    if (c < line.channels) pair_bytes(left + c, right + c, line.channels - c, pairs + 2 * c);
   }
 }
 

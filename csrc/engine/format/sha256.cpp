@@ -35,19 +35,23 @@ struct State {
     }
     uint32_t v[8];
     std::memcpy(v, h, sizeof(v));
-    for (int i = 0; i < 64; ++i) round(v, kRound[i] + w[i]);
+    // Eight rounds bring every word back to its place, so that none has to move.
+    for (int i = 0; i < 64; i += 8) {
+      for (int r = 0; r < 8; ++r) round(v, 64 - r, kRound[i + r] + w[i + r]);
+    }
     for (int i = 0; i < 8; ++i) h[i] += v[i];
   }
 
-  static void round(uint32_t* v, uint32_t added) {
-    const uint32_t a = v[0], e = v[4];
-    const uint32_t one = v[7] + (std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25)) +
-                         ((e & v[5]) ^ (~e & v[6])) + added;
+  // The word of v that the standard calls the nth, after `shift` moves, is v[(n + shift) % 8].
+  static void round(uint32_t* v, int shift, uint32_t added) {
+    const auto word = [&](int n) -> uint32_t& { return v[(n + shift) % 8]; };
+    const uint32_t a = word(0), e = word(4);
+    const uint32_t one = word(7) + (std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25)) +
+                         ((e & word(5)) ^ (~e & word(6))) + added;
     const uint32_t two = (std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22)) +
-                         ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
-    std::memmove(v + 1, v, 7 * sizeof(*v));
-    v[0] = one + two;
-    v[4] += one;
+                         ((a & word(1)) ^ (a & word(2)) ^ (word(1) & word(2)));
+    word(3) += one;
+    word(7) = one + two;
   }
 };
 

@@ -45,16 +45,19 @@ struct Bits {
 
 // How the matrix of a layer's blocks lies in its weights.
 struct Matrix {
-  const Layer& layer;
-  int64_t channels, area;
+  bool channels_last;
+  int64_t depth, channels, area;
 
   explicit Matrix(const Layer& of)
-      : layer(of), channels(of.shape[1]), area(of.is_conv() ? of.shape[2] * of.shape[3] : 1) {}
+      : channels_last(of.channels_last),
+        depth(of.depth()),
+        channels(of.shape[1]),
+        area(of.is_conv() ? of.shape[2] * of.shape[3] : 1) {}
 
   // The weight that an entry is.
   int64_t place(int64_t row, int64_t column) const {
-    if (!layer.channels_last) return row * layer.depth() + column;
-    return row * layer.depth() + column % channels * area + column / channels;
+    if (!channels_last) return row * depth + column;
+    return row * depth + column % channels * area + column / channels;
   }
 };
 
@@ -64,30 +67,28 @@ int64_t mask_bits(const Layer& layer) {
   return (layer.outputs() + rows - 1) / rows * ((layer.depth() + columns - 1) / columns);
 }
 
-bool is_kept(const Layer& layer, const std::vector<uint8_t>& mask, int64_t row, int64_t column) {
-  if (layer.layout == Layout::kDense) return true;
-  int64_t bit = row * layer.depth() + column;
-  if (layer.layout == Layout::kBlockMask) {
-    const auto [rows, columns] = layer.block;
-    bit = row / rows * ((layer.depth() + columns - 1) / columns) + column / columns;
-  }
-  return mask[static_cast<size_t>(bit / 8)] >> (bit % 8) & 1;
-}
-
 // Puts stored weights [layer.values] where the mask keeps one; raises Refused where it keeps
-// others.
+// others. A bit of a mask keeps as many rows and columns as a block has.
 template <typename T>
 void expand(const Layer& layer, const std::vector<uint8_t>& mask, const std::vector<T>& stored,
             std::vector<T>* all) {
   const Matrix matrix(layer);
   const std::string sentence = "layer '" + layer.name + "': its mask does not keep " +
                                std::to_string(layer.values) + " weights";
+  const bool is_dense = layer.layout == Layout::kDense;
+  const auto [rows, columns] = is_dense                             ? Pair{1, matrix.depth}
+                               : layer.layout == Layout::kBlockMask ? layer.block
+                                                                    : Pair{1, 1};
+  const int64_t row_bits = (matrix.depth + columns - 1) / columns;
   size_t next = 0;
   for (int64_t row = 0; row < layer.outputs(); ++row) {
-    for (int64_t column = 0; column < layer.depth(); ++column) {
-      if (!is_kept(layer, mask, row, column)) continue;
-      if (next == stored.size()) refuse(sentence);
-      (*all)[static_cast<size_t>(matrix.place(row, column))] = stored[next++];
+    int64_t bit = row / rows * row_bits;
+    for (int64_t first = 0; first < matrix.depth; first += columns, ++bit) {
+      if (!is_dense && !(mask[static_cast<size_t>(bit / 8)] >> (bit % 8) & 1)) continue;
+      for (int64_t column = first; column < std::min(first + columns, matrix.depth); ++column) {
+        if (next == stored.size()) refuse(sentence);
+        (*all)[static_cast<size_t>(matrix.place(row, column))] = stored[next++];
+      }
     }
   }
   require(next == stored.size(), sentence);
@@ -121,8 +122,9 @@ std::vector<float> Tensors::floats(const std::string& name, int64_t count) {
   const std::span<const uint8_t> bytes = bytes_of(name, true, 4 * count);
   std::vector<float> values(static_cast<size_t>(count));
   if (count > 0) std::memcpy(values.data(), bytes.data(), bytes.size());
-  for (const float value : values)
-    require(std::isfinite(value), named(name) + " has a value that is not finite");
+  const auto is_finite = [](float value) { return std::isfinite(value); };
+  require(std::all_of(values.begin(), values.end(), is_finite),
+          named(name) + " has a value that is not finite");
   return values;
 }
 
@@ -139,9 +141,11 @@ std::vector<uint8_t> Tensors::codes(const std::string& name, int64_t count, int 
       const bool is_last = i + 1 == (group + 1) * size;
       const int code = is_last ? rest : rest % levels;
       rest /= levels;
-      require(code < levels, named(name) + " has the code " + std::to_string(code) + " of " +
-                                 std::to_string(levels) + " levels");
-      require(i < count || code == 0, named(name) + " has a code behind the last one");
+      if (code >= levels) {
+        refuse(named(name) + " has the code " + std::to_string(code) + " of " +
+               std::to_string(levels) + " levels");
+      }
+      if (i >= count && code != 0) refuse(named(name) + " has a code behind the last one");
       if (i < count) found[static_cast<size_t>(i)] = static_cast<uint8_t>(code);
     }
   }
