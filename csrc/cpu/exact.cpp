@@ -25,7 +25,7 @@ constexpr int64_t kPatchFloats = 8192;  // of a patch, which is to stay in the n
 
 // What [depth, pixels] of a group the output pixels from `column` on are sums of, zeros outside the
 // image.
-void gather(const ConvShape& s, const float* x, int64_t line, int64_t column, int64_t pixels,
+void gather(const ConvShape& s, const Images& images, int64_t line, int64_t column, int64_t pixels,
             int64_t group, float* patch) {
   const int64_t channels = s.group_channels();
   const int64_t image = line / s.out_height, row = line % s.out_height;
@@ -38,12 +38,46 @@ void gather(const ConvShape& s, const float* x, int64_t line, int64_t column, in
     // The pixels whose columns [first + p * stride] are in the image.
     const int64_t from = first < 0 ? (-first + s.stride_x - 1) / s.stride_x : 0;
     const int64_t inside = first < s.width ? (s.width - 1 - first) / s.stride_x + 1 : 0;
-    const float* in = x + ((image * s.height + y) * s.width + first) * s.in_channels +
-                      group * channels + c;
-    for (int64_t p = from; p < std::min(inside, pixels); ++p) {
-      patch[p] = in[p * s.stride_x * s.in_channels];
-    }
+    const float* in = images.x + image * images.image + y * images.row + first * images.column +
+                      (group * channels + c) * images.channel;
+    const int64_t step = s.stride_x * images.column, end = std::min(inside, pixels);
+    for (int64_t p = from; p < end; ++p) patch[p] = in[p * step];
   }
+}
+
+// The sums of `pixels` outputs of a line from `column` on, which lie side by side.
+void add_up(const ConvShape& s, const Images& images, int64_t line, int64_t column, int64_t pixels,
+            const float* laid_out, const float* bias, float* patch, float* out) {
+  const int64_t outputs = s.out_channels / s.groups;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    gather(s, images, line, column, pixels, g, patch);
+    kernels().fma_tile({patch, pixels, pixels, s.depth(), laid_out + g * outputs * s.depth(),
+                        outputs, out + g * outputs, s.out_channels});
+  }
+  if (bias == nullptr) return;
+  for (int64_t p = 0; p < pixels; ++p, out += s.out_channels) {
+    for (int64_t o = 0; o < s.out_channels; ++o) out[o] = out[o] + bias[o];
+  }
+}
+
+// Calls body(line, first column, pixels, patch, memory for their sums) over all outputs; lines of
+// an image come in their order from one thread where `in_order`.
+template <typename Body>
+void for_patches(const ConvShape& s, bool in_order, bool has_sums, const ParallelFor& parallel,
+                 const Body& body) {
+  const int64_t most = std::clamp<int64_t>(kPatchFloats / s.depth(), 1, s.out_width);
+  const int64_t lines = in_order ? s.out_height : 1;
+  parallel_for(parallel, s.images * s.out_height / lines,
+               lines * s.out_width * s.out_channels * s.depth(), [&](int64_t from, int64_t to) {
+                 std::vector<float> patch(static_cast<size_t>(most * s.depth()));
+                 std::vector<float> sums(static_cast<size_t>(has_sums ? most * s.out_channels : 0));
+                 for (int64_t line = from * lines; line < to * lines; ++line) {
+                   for (int64_t column = 0; column < s.out_width; column += most) {
+                     body(line, column, std::min(most, s.out_width - column), patch.data(),
+                          sums.data());
+                   }
+                 }
+               });
 }
 
 }  // namespace
@@ -61,30 +95,26 @@ int lay_out_conv2d_deterministic_cpu(const ConvShape& s, const float* w, float* 
 
 int conv2d_deterministic_laid_out_cpu(const ConvShape& s, const float* x, const float* laid_out,
                                       const float* bias, float* y, const ParallelFor& parallel) {
-  const int64_t outputs = s.out_channels / s.groups;
-  const int64_t most = std::clamp<int64_t>(kPatchFloats / s.depth(), 1, s.out_width);
-  parallel_for(
-      parallel, s.images * s.out_height, s.out_width * s.out_channels * s.depth(),
-      [&](int64_t from, int64_t to) {
-        std::vector<float> patch(static_cast<size_t>(most * s.depth()));
-        for (int64_t line = from; line < to; ++line) {
-          for (int64_t column = 0, pixels; column < s.out_width; column += pixels) {
-            pixels = std::min(most, s.out_width - column);
-            float* out = y + (line * s.out_width + column) * s.out_channels;
-            for (int64_t g = 0; g < s.groups; ++g) {
-              gather(s, x, line, column, pixels, g, patch.data());
-              kernels().fma_tile({patch.data(), pixels, pixels, s.depth(),
-                                  laid_out + g * outputs * s.depth(), outputs, out + g * outputs,
-                                  s.out_channels});
-            }
-            if (bias == nullptr) continue;
-            for (int64_t p = 0; p < pixels; ++p) {
-              float* sums = out + p * s.out_channels;
-              for (int64_t o = 0; o < s.out_channels; ++o) sums[o] = sums[o] + bias[o];
-            }
-          }
-        }
-      });
+  const Images images{x, s.height * s.width * s.in_channels, s.width * s.in_channels,
+                      s.in_channels, 1};
+  for_patches(s, false, false, parallel,
+              [&](int64_t line, int64_t column, int64_t pixels, float* patch, float*) {
+                float* out = y + (line * s.out_width + column) * s.out_channels;
+                add_up(s, images, line, column, pixels, laid_out, bias, patch, out);
+              });
+  return kOk;
+}
+
+int conv2d_deterministic_read_cpu(const ConvShape& s, const Images& images, const float* laid_out,
+                                  const float* bias, const SumsReader& reader,
+                                  const ParallelFor& parallel) {
+  for_patches(s, reader.in_order, true, parallel,
+              [&](int64_t line, int64_t column, int64_t pixels, float* patch, float* sums) {
+                add_up(s, images, line, column, pixels, laid_out, bias, patch, sums);
+                reader.read(reader.context, {sums, kValue, s.out_channels,
+                                             line * s.out_width + column, pixels, 0,
+                                             s.out_channels});
+              });
   return kOk;
 }
 

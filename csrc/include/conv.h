@@ -38,8 +38,8 @@ static inline int64_t accumulator_bound(const ConvShape& shape, int levels, int 
   return int64_t{levels - 1} * (weight_levels - 1) * shape.depth();
 }
 
-// Sums of some pixels and channels of an output, int16 or int32, `stride` elements from a pixel to
-// the next.
+// Sums of some pixels and channels of an output, integers or floats, `stride` elements from a pixel
+// to the next.
 struct SumsTile {
   const void* sums;
   Accumulator type;

@@ -25,6 +25,17 @@ int lay_out_conv2d_deterministic_cpu(const ConvShape& shape, const float* w, flo
 int conv2d_deterministic_laid_out_cpu(const ConvShape& shape, const float* x, const float* laid_out,
                                       const float* bias, float* y, const ParallelFor& parallel);
 
+// Images of any order of axes, elements from one of each axis to the next.
+struct Images {
+  const float* x;
+  int64_t image, row, column, channel;
+};
+
+// The same for a reader, which has the sums line by line.
+int conv2d_deterministic_read_cpu(const ConvShape& shape, const Images& images,
+                                  const float* laid_out, const float* bias,
+                                  const SumsReader& reader, const ParallelFor& parallel);
+
 // y [rows, outputs]: x [rows, depth] times w [outputs, depth], summed by lanes, then
 // fma(sum, ratio, bias), ratio and bias [outputs].
 int linear_deterministic_cpu(const float* x, const float* w, const float* ratio, const float* bias,

@@ -1,6 +1,8 @@
 // Dot products of codes by tiles (AMX): sixteen pixels by sixteen channels by up to 64 products at a
 // time. All other loops are those of avx512vnni.
 
+#include <algorithm>
+
 #include "cpu/isa/vector_avx512.h"
 // The vector first, then what is built on it.
 #include "cpu/isa/dots_avx512.h"
@@ -11,7 +13,7 @@
 namespace micronet {
 namespace {
 
-constexpr int64_t kRows = 16;       // pixels of a tile
+constexpr int64_t kMostRows = 16;   // pixels of a tile
 constexpr int64_t kMostDeep = 64;   // products of a row
 constexpr int64_t kLeastDeep = 16;  // below, vectors are as fast
 
@@ -22,9 +24,9 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 
   // Tiles 0 to 3 are sums, 4 and 5 codes, 6 and 7 weights.
-  explicit TileConfig(int64_t deep) {
+  TileConfig(int64_t pixels, int64_t deep) {
     for (int t = 0; t < 8; ++t) {
-      rows[t] = static_cast<uint8_t>(t < 6 ? kRows : deep / kPack);
+      rows[t] = static_cast<uint8_t>(t < 6 ? pixels : deep / kPack);
       row_bytes[t] = static_cast<uint16_t>(t == 4 || t == 5 ? deep : 64);
     }
   }
@@ -67,10 +69,14 @@ void store_tile(int32_t* p, int64_t stride) {
 // to be written as they are.
 struct TileSums {
   const ConvTile& tile;
+  int64_t rows, deep;
   bool is_direct;
 
-  explicit TileSums(const ConvTile& of)
-      : tile(of), is_direct(of.kind == kInt32 && of.offset == nullptr && !of.streamed) {}
+  TileSums(const ConvTile& of, int64_t pixels, int64_t products)
+      : tile(of),
+        rows(pixels),
+        deep(products),
+        is_direct(of.kind == kInt32 && of.offset == nullptr && !of.streamed) {}
 
   template <int kTile>
   void start(int64_t channel) const {
@@ -88,9 +94,9 @@ struct TileSums {
       store_tile<kTile>(out, 4 * tile.out_stride);
       return;
     }
-    alignas(64) int32_t sums[kRows * kWidth];
+    alignas(64) int32_t sums[kMostRows * kWidth];
     store_tile<kTile>(sums, 4 * kWidth);
-    for (int64_t p = 0; p < kRows; ++p) {
+    for (int64_t p = 0; p < rows; ++p) {
       const Dots row = Dots::load(sums + p * kWidth);
       if (is_direct) {
         int32_t* out = static_cast<int32_t*>(tile.out) + (pixel + p) * tile.out_stride + channel;
@@ -102,63 +108,75 @@ struct TileSums {
   }
 };
 
-// The sums of kPixels * 16 by kPanels * 16 outputs.
-template <int kPixels, int kPanels>
-void tile_block(const TileSums& sums, int64_t deep, int64_t pixel, int64_t channel) {
-  constexpr bool kWide = kPanels == 2, kTall = kPixels == 2;
+// Products [k, k + deep) of two panels, or of one.
+template <bool kWide>
+void load_weights(const TileSums& sums, int64_t channel, int64_t k) {
+  const int8_t* panel = sums.tile.panels + channel * sums.tile.depth + k * kWidth;
+  _tile_loadd(6, panel, kPanelBytes);
+  if constexpr (kWide) _tile_loadd(7, panel + kWidth * sums.tile.depth, kPanelBytes);
+}
+
+// The sums of two tiles of pixels, or of one, by two panels of channels, or by one. Where `kOnce`,
+// the weights of all products are loaded already.
+template <bool kTall, bool kWide, bool kOnce>
+void tile_block(const TileSums& sums, int64_t pixel, int64_t channel) {
   const ConvTile& tile = sums.tile;
   sums.start<0>(channel);
   if constexpr (kWide) sums.start<1>(channel + kWidth);
   if constexpr (kTall) sums.start<2>(channel);
   if constexpr (kTall && kWide) sums.start<3>(channel + kWidth);
   const uint8_t* x = tile.x + pixel * tile.x_stride;
-  const int8_t* panel = tile.panels + channel * tile.depth;
-  const int64_t next = kWidth * tile.depth, rows = kRows * tile.x_stride;
-  for (int64_t k = 0; k < tile.depth; k += deep) {
+  for (int64_t k = 0; k < tile.depth; k += sums.deep) {
     _tile_loadd(4, x + k, tile.x_stride);
-    _tile_loadd(6, panel + k * kWidth, kPanelBytes);
+    if constexpr (!kOnce) load_weights<kWide>(sums, channel, k);
     _tile_dpbusd(0, 4, 6);
-    if constexpr (kWide) {
-      _tile_loadd(7, panel + next + k * kWidth, kPanelBytes);
-      _tile_dpbusd(1, 4, 7);
-    }
+    if constexpr (kWide) _tile_dpbusd(1, 4, 7);
     if constexpr (kTall) {
-      _tile_loadd(5, x + rows + k, tile.x_stride);
+      _tile_loadd(5, x + sums.rows * tile.x_stride + k, tile.x_stride);
       _tile_dpbusd(2, 5, 6);
     }
     if constexpr (kTall && kWide) _tile_dpbusd(3, 5, 7);
   }
   sums.store<0>(pixel, channel);
   if constexpr (kWide) sums.store<1>(pixel, channel + kWidth);
-  if constexpr (kTall) sums.store<2>(pixel + kRows, channel);
-  if constexpr (kTall && kWide) sums.store<3>(pixel + kRows, channel + kWidth);
+  if constexpr (kTall) sums.store<2>(pixel + sums.rows, channel);
+  if constexpr (kTall && kWide) sums.store<3>(pixel + sums.rows, channel + kWidth);
 }
 
 // All pixels, the last ones together with some before them where they do not fill a tile.
-template <int kPanels>
-void tile_pixels(const TileSums& sums, int64_t deep, int64_t channel) {
-  const int64_t pixels = sums.tile.pixels;
+template <bool kWide, bool kOnce>
+void tile_pixels(const TileSums& sums, int64_t channel) {
+  const int64_t pixels = sums.tile.pixels, rows = sums.rows;
+  if constexpr (kOnce) load_weights<kWide>(sums, channel, 0);
   int64_t p = 0;
-  for (; p + 2 * kRows <= pixels; p += 2 * kRows) tile_block<2, kPanels>(sums, deep, p, channel);
-  for (; p < pixels; p += kRows) {
-    tile_block<1, kPanels>(sums, deep, p + kRows <= pixels ? p : pixels - kRows, channel);
+  for (; p + 2 * rows <= pixels; p += 2 * rows) tile_block<true, kWide, kOnce>(sums, p, channel);
+  for (; p < pixels; p += rows) {
+    tile_block<false, kWide, kOnce>(sums, p + rows <= pixels ? p : pixels - rows, channel);
   }
+}
+
+template <bool kOnce>
+void tile_channels(const TileSums& sums) {
+  int64_t channel = 0;
+  for (; sums.tile.out_channels - channel > kWidth; channel += 2 * kWidth) {
+    tile_pixels<true, kOnce>(sums, channel);
+  }
+  if (channel < sums.tile.out_channels) tile_pixels<false, kOnce>(sums, channel);
 }
 
 }  // namespace
 
 void dot_tile_amx(const ConvTile& tile) {
   const int64_t deep = deep_of(tile.depth);
-  const bool pays = tile.pixels >= kRows && deep >= kLeastDeep;
+  const bool pays = tile.pixels >= kMostRows && deep >= kLeastDeep;
   if (!pays) return kVnniKernels.dot_tile(tile);
-  const TileConfig config(deep);
+  // As few tiles as there can be, and pairs of them, each with as few rows as that leaves.
+  const int64_t tiles = (tile.pixels + 2 * kMostRows - 1) / (2 * kMostRows) * 2;
+  const int64_t rows = std::min((tile.pixels + tiles - 1) / tiles, kMostRows);
+  const TileConfig config(rows, deep);
   _tile_loadconfig(&config);
-  const TileSums sums(tile);
-  int64_t channel = 0;
-  for (; tile.out_channels - channel > kWidth; channel += 2 * kWidth) {
-    tile_pixels<2>(sums, deep, channel);
-  }
-  if (channel < tile.out_channels) tile_pixels<1>(sums, deep, channel);
+  const TileSums sums(tile, rows, deep);
+  deep == tile.depth ? tile_channels<true>(sums) : tile_channels<false>(sums);
   _tile_release();
   Vector::fence();
 }

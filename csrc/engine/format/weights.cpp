@@ -3,6 +3,7 @@
 #include "engine/format/weights.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -67,6 +68,31 @@ int64_t mask_bits(const Layer& layer) {
   return (layer.outputs() + rows - 1) / rows * ((layer.depth() + columns - 1) / columns);
 }
 
+// Puts stored weights, as many as the mask has bits, where there is one. Whether there is cannot be
+// guessed, so nothing branches on it.
+template <typename T>
+void expand_bits(const Matrix& matrix, const std::vector<uint8_t>& mask, std::vector<T> stored,
+                 std::vector<T>* all) {
+  stored.push_back(T{});  // is read behind the last one
+  const int64_t rows = static_cast<int64_t>(all->size()) / matrix.depth;
+  size_t next = 0;
+  int64_t bit = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < matrix.depth; ++column, ++bit) {
+      const bool is_kept = mask[static_cast<size_t>(bit / 8)] >> (bit % 8) & 1;
+      T* to = all->data() + matrix.place(row, column);
+      *to = is_kept ? stored[next] : *to;
+      next += is_kept;
+    }
+  }
+}
+
+size_t count_bits(const std::vector<uint8_t>& bytes) {
+  size_t count = 0;
+  for (const uint8_t byte : bytes) count += static_cast<size_t>(std::popcount(byte));
+  return count;
+}
+
 // Puts stored weights [layer.values] where the mask keeps one; raises Refused where it keeps
 // others. A bit of a mask keeps as many rows and columns as a block has.
 template <typename T>
@@ -75,10 +101,12 @@ void expand(const Layer& layer, const std::vector<uint8_t>& mask, const std::vec
   const Matrix matrix(layer);
   const std::string sentence = "layer '" + layer.name + "': its mask does not keep " +
                                std::to_string(layer.values) + " weights";
+  if (layer.layout == Layout::kBitMask) {
+    require(count_bits(mask) == stored.size(), sentence);
+    return expand_bits(matrix, mask, stored, all);
+  }
   const bool is_dense = layer.layout == Layout::kDense;
-  const auto [rows, columns] = is_dense                             ? Pair{1, matrix.depth}
-                               : layer.layout == Layout::kBlockMask ? layer.block
-                                                                    : Pair{1, 1};
+  const auto [rows, columns] = is_dense ? Pair{1, matrix.depth} : layer.block;
   const int64_t row_bits = (matrix.depth + columns - 1) / columns;
   size_t next = 0;
   for (int64_t row = 0; row < layer.outputs(); ++row) {

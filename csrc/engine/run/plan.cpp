@@ -56,7 +56,7 @@ class Planner {
   void emit(StepPtr step, int index, const std::string& name, const std::vector<int>& buffers) {
     step->title = title_of(document_, index) + (name.empty() ? "" : " " + name);
     for (const int buffer : buffers) {
-      if (buffer == kNone) continue;
+      if (buffer < 0) continue;
       plan_.buffers[at(buffer)].last = static_cast<int>(plan_.steps.size());
     }
     plan_.steps.push_back(std::move(step));
@@ -123,25 +123,33 @@ class Planner {
     if (wants_values) epilogue->values = values_for(end);
   }
 
+  // Whether a float convolution alone reads the images, which it takes as they come.
+  bool reads_images(int index) const {
+    const int reader = only_reader(index);
+    if (!is(index, Kind::kInput) || !is(reader, Kind::kConv)) return false;
+    return document_.layers.at(node(reader).name).sums != Sums::kInteger;
+  }
+
   void add_layer(int index) {
     const Layer& layer = document_.layers.at(node(index).name);
     const int source = node(index).inputs[0];
     const LayerTensors tensors = tensors_.of_layer(layer, document_);
-    LayerCall call{layer, conv_shape(layer, shape_of(source), shape_of(index)), kNone, kNone, {}};
+    LayerCall call{layer, conv_shape(layer, shape_of(source), shape_of(index)), kNone, {}};
     const bool is_integer = layer.sums == Sums::kInteger;
-    call.from = is_integer ? codes_[at(source)] : values_of(source);
+    call.from = is_integer              ? codes_[at(source)]
+                : reads_images(source) ? kOutside
+                                       : values_of(source);
     if (is_integer || layer.is_conv()) {
       add_outputs(absorb(index, &call.epilogue), &call.epilogue);
     } else {
       call.epilogue.values = values_for(index);
     }
-    if (!is_integer && layer.is_conv()) call.sums = new_buffer(4 * numel(index));
     const Epilogue& e = call.epilogue;
     emit(is_integer        ? integer_layer(call, tensors, quantizers_[at(source)])
          : layer.is_conv() ? float_conv(call, tensors)
                            : float_linear(call, tensors),
          index, layer.name,
-         {call.from, call.sums, e.addend, e.values, e.codes, e.means, e.lanes});
+         {call.from, e.addend, e.values, e.codes, e.means, e.lanes});
   }
 
   void add_codes(int index) {
@@ -202,6 +210,10 @@ class Planner {
   }
 
   void add_values(int index) {
+    if (reads_images(index)) {
+      emit(step_of(index, {}, kNone), index, "", {});
+      return;
+    }
     if (is(index, Kind::kGate) && add_gate_codes(index)) return;
     std::vector<int> buffers;
     for (const int input : node(index).inputs) buffers.push_back(values_of(input));

@@ -64,7 +64,8 @@ class CopyBox : public Step {
 
 class ReadImages : public CopyBox {
  public:
-  ReadImages(const Box& box, int to) : CopyBox(box, kOutside, to), numel_(box.from_numel) {}
+  ReadImages(const Box& box, int to)
+      : CopyBox(box, kOutside, to), numel_(box.from_numel), copies_(to != kNone) {}
 
   void run(const Run& run) const override {
     std::atomic<bool> is_finite{true};
@@ -76,11 +77,12 @@ class ReadImages : public CopyBox {
       }
     });
     require(is_finite, "an image has a value that is not finite");
-    CopyBox::run(run);
+    if (copies_) CopyBox::run(run);
   }
 
  private:
   int64_t numel_;
+  bool copies_;
 };
 
 }  // namespace

@@ -106,16 +106,9 @@ void Finish::Use::give_means(const SumsTile& tile) const {
   for (int64_t i = 0; i < tile.channels; ++i) means[i] = lanes[i] / count;
 }
 
-void Finish::Use::take_all(const float* sums) {
-  const int64_t c = finish_.channels_, pixels = run_.batch * finish_.positions_;
-  const bool in_order = finish_.in_order(run_);
-  const int64_t unit = in_order ? finish_.positions_ : 1;
-  parallel_for(run_.parallel, pixels / unit, unit * c, [&](int64_t from, int64_t to) {
-    const int64_t step = in_order ? unit : to - from;
-    for (int64_t pixel = from * unit; pixel < to * unit; pixel += step) {
-      take({sums + pixel * c, kValue, c, pixel, step, 0, c});
-    }
-  });
+SumsReader Finish::Use::reader() {
+  return {[](void* context, const SumsTile& tile) { static_cast<Use*>(context)->take(tile); }, this,
+          finish_.in_order(run_)};
 }
 
 void Finish::Use::end() const {

@@ -31,13 +31,13 @@ class Finish {
   class Use {
    public:
     Use(const Finish& finish, const Run& run) : finish_(finish), run_(run) {}
-    void take(const SumsTile& tile);
-    // Sums of a whole batch, which lie side by side.
-    void take_all(const float* sums);
+    // Takes the sums of the layer; a reference to this.
+    SumsReader reader();
     // Once all tiles are taken. Raises Refused.
     void end() const;
 
    private:
+    void take(const SumsTile& tile);
     void add_means(const SumsTile& tile, FinishTile* part);
     void give_means(const SumsTile& tile) const;
     float* lanes_of(int64_t image) const;

@@ -73,9 +73,7 @@ class IntegerLayer : public Step {
     QuantConv conv = operands(shape);
     conv.codes = run.at<uint8_t>(call_.from);
     Finish::Use use(finish_, run);
-    const SumsReader reader{
-        [](void* context, const SumsTile& tile) { static_cast<Finish::Use*>(context)->take(tile); },
-        &use, finish_.in_order(run)};
+    const SumsReader reader = use.reader();
     conv.reader = &reader;
     quant_conv2d_laid_out_cpu(conv, memory_.data(), run.parallel);
     use.end();
@@ -130,12 +128,16 @@ class FloatConv : public Step {
   }
 
   void run(const Run& run) const override {
-    float* sums = run.at<float>(call_.sums);
-    conv2d_deterministic_laid_out_cpu(for_batch(call_.shape, run.batch), run.at<float>(call_.from),
-                                      laid_out_.data(), bias_.empty() ? nullptr : bias_.data(),
-                                      sums, run.parallel);
+    const ConvShape& s = call_.shape;
+    const int64_t c = s.in_channels, size = s.height * s.width;
+    // Images come as planes, signals lie channels last.
+    const Images images = call_.from == kOutside
+                              ? Images{run.images, c * size, s.width, 1, size}
+                              : Images{run.at<float>(call_.from), c * size, s.width * c, c, 1};
     Finish::Use use(finish_, run);
-    use.take_all(sums);
+    const SumsReader reader = use.reader();
+    conv2d_deterministic_read_cpu(for_batch(s, run.batch), images, laid_out_.data(),
+                                  bias_.empty() ? nullptr : bias_.data(), reader, run.parallel);
     use.end();
   }
 

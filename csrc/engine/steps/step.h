@@ -61,11 +61,11 @@ struct Epilogue {
   std::string reader;  // of the codes, for messages
 };
 
-// Convolutions and linear layers; `from` and `sums` are buffers. Sums of integers need none.
+// Convolutions and linear layers; a float convolution may read the images themselves.
 struct LayerCall {
   const Layer& layer;
   ConvShape shape;
-  int from, sums;
+  int from;
   Epilogue epilogue;
 };
 // Raise Refused in a run where a value that is to have a code is not finite.
@@ -85,7 +85,8 @@ struct Box {
   bool fills = false;
 };
 StepPtr copy_box(const Box& box, int from, int to);
-// The first step: images as they come, channels last; raises Refused where one is not finite.
+// The first step: images as they come, channels last, to a buffer if there is one; raises Refused
+// where one is not finite.
 StepPtr read_images(const Box& box, int to);
 
 // Values of `numel` an image to codes, codes to codes, codes to values.
