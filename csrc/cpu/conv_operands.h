@@ -86,7 +86,8 @@ struct ConvOperands {
   float* padded_ratio() const { return reinterpret_cast<float*>(memory + at.ratio); }
   // What the bytes of a channel's weights lack; see weight_offset.
   int32_t* offset() const { return reinterpret_cast<int32_t*>(memory + at.offset); }
-  // How many groups of four weights have one that is not zero, where there is one group of channels.
+  // How many groups of four weights have one that is not zero, where there is one group of
+  // channels.
   int64_t* nonzero_groups() const { return reinterpret_cast<int64_t*>(memory + at.groups); }
   bool has_offsets() const {
     for (int64_t i = 0; i < s.groups * at.group_channels; ++i) {

@@ -21,8 +21,8 @@ struct TapColumns {
   explicit TapColumns(const ConvShape& s)
       : span((s.kernel_height - 1) * s.dilation_y + 1),
         step(std::gcd(s.stride_x, 2 * s.dilation_x)),
-        positions(
-            ((s.out_width - 1) * s.stride_x + 2 * (tap_pairs(s) - 1) * s.dilation_x) / step + 1) {}
+        positions(((s.out_width - 1) * s.stride_x + 2 * (tap_pairs(s) - 1) * s.dilation_x) / step +
+                  1) {}
 };
 
 // A ring of input lines as DepthwiseRow reads them, [positions, channels, 2]: at each position the
@@ -106,7 +106,8 @@ inline void correct(const ConvOperands& o, const TapRows& rows, int64_t first,
   std::fill(correction->begin(), correction->end(), 0);
   for (int64_t ky = rows.from; ky < rows.to; ++ky) {
     const int32_t* of_row = o.correction() + ky * o.at.line_channels + first;
-    const int64_t count = std::min(static_cast<int64_t>(correction->size()), o.at.line_channels - first);
+    const int64_t count =
+        std::min(static_cast<int64_t>(correction->size()), o.at.line_channels - first);
     for (int64_t c = 0; c < count; ++c) (*correction)[static_cast<size_t>(c)] += of_row[c];
   }
 }

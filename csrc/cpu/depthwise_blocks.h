@@ -8,7 +8,7 @@
 namespace micronet {
 namespace {
 
-constexpr int64_t kReadPixels = 64;   // whose sums a reader gets at a time, or a row's
+constexpr int64_t kReadPixels = 64;    // whose sums a reader gets at a time, or a row's
 constexpr int64_t kRingBytes = 26000;  // of two vectors of channels, which is to stay in the cache
 
 struct DepthwiseBlock {
@@ -18,7 +18,7 @@ struct DepthwiseBlock {
   const int64_t vectors;    // of channels at a time
   int64_t first, channels;  // of the block
   std::vector<uint8_t> memory;
-  uint8_t* ring;             // on a cache line
+  uint8_t* ring;  // on a cache line
   std::vector<int32_t> correction;
   std::vector<uint8_t> sums;  // of some rows
 
@@ -38,7 +38,7 @@ struct DepthwiseBlock {
   static int64_t vectors_of(const ConvShape& s) {
     const TapColumns columns(s);
     return s.out_channels > kLine && 4 * kLine * columns.span * columns.positions <= kRingBytes ? 2
-                                                                                               : 1;
+                                                                                                : 1;
   }
 
   int64_t line_bytes() const { return 2 * vectors * kLine * columns.positions; }
@@ -60,12 +60,13 @@ struct DepthwiseBlock {
   void run(int64_t image, int64_t from, int64_t to) {
     int64_t ready = 0, corrected = -1;
     std::vector<const uint8_t*> taps(static_cast<size_t>(s.kernel_height));
-    const int64_t together = rows_together(), row_bytes = s.out_width * channels * o.out_width_bytes();
+    const int64_t together = rows_together(),
+                  row_bytes = s.out_width * channels * o.out_width_bytes();
     for (int64_t y = from; y < to; ++y) {
       const int64_t top = y * s.stride_y - s.top;
       const TapRows rows(s, top);
-      for (ready = std::max({ready, top, int64_t{0}}); ready < std::min(top + columns.span, s.height);
-           ++ready) {
+      for (ready = std::max({ready, top, int64_t{0}});
+           ready < std::min(top + columns.span, s.height); ++ready) {
         fill(image, ready);
       }
       for (int64_t ky = rows.from; ky < rows.to; ++ky) {
@@ -77,10 +78,9 @@ struct DepthwiseBlock {
       const int64_t nth = (y - from) % together;
       add_row(taps.data(), rows, sums.data() + nth * row_bytes);
       if (nth + 1 < together && y + 1 < to) continue;
-      o.c.reader->read(o.c.reader->context,
-                       {sums.data(), o.c.kind, channels,
-                        (image * s.out_height + y - nth) * s.out_width, (nth + 1) * s.out_width,
-                        first, channels});
+      o.c.reader->read(o.c.reader->context, {sums.data(), o.c.kind, channels,
+                                             (image * s.out_height + y - nth) * s.out_width,
+                                             (nth + 1) * s.out_width, first, channels});
     }
   }
 
@@ -91,8 +91,8 @@ struct DepthwiseBlock {
     const int64_t weight = 2 * (rows.from * tap_pairs(s) * o.at.line_channels + first);
     kernels().depthwise_row({taps, to_output, to_pair, rows.to - rows.from, tap_pairs(s), channels,
                              o.at.line_channels, o.panels() + weight * (narrow ? 1 : 2),
-                             correction.data(), o.padded_ratio() + first, narrow, o.c.kind,
-                             out, s.out_width});
+                             correction.data(), o.padded_ratio() + first, narrow, o.c.kind, out,
+                             s.out_width});
   }
 };
 

@@ -95,8 +95,8 @@ int lay_out_conv2d_deterministic_cpu(const ConvShape& s, const float* w, float* 
 
 int conv2d_deterministic_laid_out_cpu(const ConvShape& s, const float* x, const float* laid_out,
                                       const float* bias, float* y, const ParallelFor& parallel) {
-  const Images images{x, s.height * s.width * s.in_channels, s.width * s.in_channels,
-                      s.in_channels, 1};
+  const Images images{x, s.height * s.width * s.in_channels, s.width * s.in_channels, s.in_channels,
+                      1};
   for_patches(s, false, false, parallel,
               [&](int64_t line, int64_t column, int64_t pixels, float* patch, float*) {
                 float* out = y + (line * s.out_width + column) * s.out_channels;
@@ -111,9 +111,9 @@ int conv2d_deterministic_read_cpu(const ConvShape& s, const Images& images, cons
   for_patches(s, reader.in_order, true, parallel,
               [&](int64_t line, int64_t column, int64_t pixels, float* patch, float* sums) {
                 add_up(s, images, line, column, pixels, laid_out, bias, patch, sums);
-                reader.read(reader.context, {sums, kValue, s.out_channels,
-                                             line * s.out_width + column, pixels, 0,
-                                             s.out_channels});
+                reader.read(reader.context,
+                            {sums, kValue, s.out_channels, line * s.out_width + column, pixels, 0,
+                             s.out_channels});
               });
   return kOk;
 }

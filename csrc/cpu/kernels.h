@@ -97,8 +97,9 @@ struct DepthwiseRow {
 };
 
 // Codes of `channels` channels of a line of `width` pixels, `stride` apart, to pairs
-// [positions, pitch, 2], pitch being 32 or 64: at position p those of the columns `first + p * step` and `distance` to the
-// right of it. Outside the line stands `zero`; what lies beyond the channels is any code.
+// [positions, pitch, 2], pitch being 32 or 64: at position p those of the columns `first + p *
+// step` and `distance` to the right of it. Outside the line stands `zero`; what lies beyond the
+// channels is any code.
 struct PairLine {
   const uint8_t* codes;
   int64_t stride, width, channels;

@@ -162,8 +162,8 @@ struct Convolution : ConvOperands {
                   part.out_stride = kTileChannels;
                   part.out_channels = std::min(kTileChannels, whole.out_channels - c);
                   kernels().dot_tile(part);
-                  read({memory, kInt32, kTileChannels, first, pixels,
-                          g * whole.out_channels + c, part.out_channels});
+                  read({memory, kInt32, kTileChannels, first, pixels, g * whole.out_channels + c,
+                        part.out_channels});
                 }
               });
   }
@@ -175,21 +175,21 @@ struct Convolution : ConvOperands {
     // Behind the codes, of a reader the sums.
     const int64_t codes_bytes = kSparsePixels * at.depth;
     const int64_t sums_bytes = c.reader == nullptr ? 0 : 4 * kSparsePixels * s.out_channels;
-    for_tiles(
-        parallel, kSparsePixels, codes_bytes + sums_bytes,
-        [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
-            const int32_t* sums, uint8_t* memory) {
-          kernels().interleave_pixels(x, stride, pixels, at.depth, memory);
-          ConvTile tile = tile_of(g, first, pixels, streamed, memory, 0, sums);
-          if (c.reader != nullptr) {
-            tile.kind = kInt32;
-            tile.out = memory + codes_bytes;
-            tile.streamed = false;
-          }
-          kernels().sparse_tile({tile, weights.groups.data(), weights.starts.data(), weights.parts});
-          if (c.reader == nullptr) return;
-          read({tile.out, kInt32, s.out_channels, first, pixels, 0, s.out_channels});
-        });
+    for_tiles(parallel, kSparsePixels, codes_bytes + sums_bytes,
+              [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x, int64_t stride,
+                  const int32_t* sums, uint8_t* memory) {
+                kernels().interleave_pixels(x, stride, pixels, at.depth, memory);
+                ConvTile tile = tile_of(g, first, pixels, streamed, memory, 0, sums);
+                if (c.reader != nullptr) {
+                  tile.kind = kInt32;
+                  tile.out = memory + codes_bytes;
+                  tile.streamed = false;
+                }
+                kernels().sparse_tile(
+                    {tile, weights.groups.data(), weights.starts.data(), weights.parts});
+                if (c.reader == nullptr) return;
+                read({tile.out, kInt32, s.out_channels, first, pixels, 0, s.out_channels});
+              });
   }
 
   // Whether to skip, where `count` groups of four weights have one that is not zero.

@@ -113,7 +113,7 @@ def test_sixty_percent_are_pruned_of_all_but_stem_classifier_and_depthwise(netwo
     assert prune.target_sparsity(section, section.groups[0], fired[-1]) == 0.6
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 4, 12])
+@pytest.mark.parametrize("epochs", [2, 3, 4, 12])
 def test_bits_fall_to_four_in_the_first_half(epochs):
     recipe = variants.table(Epochs(1, 1, epochs))["range+bn+freeze+progressive"].recipe
     stages = recipe["quantize"]["progressive"]
@@ -121,6 +121,13 @@ def test_bits_fall_to_four_in_the_first_half(epochs):
     assert at == sorted(set(at)) and at[0] == 0 and at[-1] <= epochs / 2
     reached = {key: value for stage in stages for key, value in stage.items()}
     assert (reached["weights"], reached["activations"]) == (4, 4)
+    # A stage of the bits that layers have anyway is refused.
+    assert stages[0] == {"epoch": 0, "weights": 8, "activations": 8}
+
+
+def test_one_epoch_has_no_stages_of_bits():
+    recipe = variants.table(Epochs(1, 1, 1))["range+bn+freeze+progressive"].recipe
+    assert "progressive" not in recipe["quantize"]
 
 
 def test_means_deviations_and_differences_are_over_seeds():

@@ -10,7 +10,7 @@ import micronet_kernels as kernels
 from samples import draw
 from triton_cases import run_python
 
-NAMES = ["baseline", "avx2", "avx512", "avx512vnni"]
+NAMES = ["baseline", "avx2", "avx512", "avx512vnni", "avx512amx"]
 # A process with torch loaded forks one for each value of MICRONET_CPU, which is read when the
 # extension is loaded; "unset" leaves it unset.
 CHILDREN = """
@@ -59,6 +59,9 @@ def test_the_machine_has_the_baseline_first_and_what_its_processor_names(extensi
     needed = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2"}
     assert ("avx512" in sets) == needed.issubset(flags)
     assert ("avx512vnni" in sets) == {*needed, "avx512_vnni"}.issubset(flags)
+    # A kernel may have tiles and not grant them.
+    if "avx512amx" in sets:
+        assert {*needed, "avx512_vnni", "amx_tile", "amx_int8"}.issubset(flags)
 
 
 def test_the_best_is_chosen_where_none_is_named(extension, chosen_by):

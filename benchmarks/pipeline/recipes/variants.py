@@ -43,7 +43,8 @@ class Variant:
 
 def table(epochs: Epochs) -> dict[str, Variant]:
     """Return every variant by name, each after the one that it starts from."""
-    stages = {"progressive": _progressive(epochs.qat)}
+    bits = _progressive(epochs.qat)
+    stages: Plain = {"progressive": bits} if bits else {}
 
     def sparse(**group: Any) -> Variant:
         return _sparse(epochs.prune, group)
@@ -109,7 +110,11 @@ def _four_bits(epochs: int, start: str, quantize: tuple[Plain, ...], keys: Plain
 
 
 def _progressive(epochs: int) -> list[Plain]:
-    """Return 8 -> 5 -> 4 bits, activations first, in the first half of the training."""
+    """Return 8 -> 5 -> 4 bits, activations first, in the first half of the training.
+
+    A training too short for all of these begins with 8 and skips some; one of a single epoch has no
+    stages.
+    """
     stages = [
         {"weights": 8, "activations": 8},
         {"activations": 5},
@@ -117,8 +122,12 @@ def _progressive(epochs: int) -> list[Plain]:
         {"weights": 4},
     ]
     at = [index * epochs // 6 for index in range(len(stages))]
-    # In a training too short for all of them, later ones take the place of earlier ones.
     together: dict[int, Plain] = {}
     for epoch, stage in zip(at, stages, strict=True):
-        together[epoch] = together.get(epoch, {}) | stage
+        before = together.get(epoch, {})
+        together[epoch] = stage | before if epoch == 0 else before | stage
+    if len(together) == 1:
+        return []
+    reached = {key for epoch in together for key, bits in together[epoch].items() if bits == 4}
+    together[max(together)] |= dict.fromkeys({"weights", "activations"} - reached, 4)
     return [{"epoch": epoch, **stage} for epoch, stage in together.items()]

@@ -1,5 +1,5 @@
-// Dot products of codes by tiles (AMX): sixteen pixels by sixteen channels by up to 64 products at a
-// time. All other loops are those of avx512vnni.
+// Dot products of codes by tiles (AMX): sixteen pixels by sixteen channels by up to 64 products at
+// a time. All other loops are those of avx512vnni.
 
 #include <algorithm>
 

@@ -121,8 +121,7 @@ struct Vector {
     return {_mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(first(count), p))};
   }
   static Vector load_whole(const int16_t* p, int count) {
-    return {
-        _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(first(count), p)))};
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(first(count), p)))};
   }
 
   static Vector load_whole(const int8_t* p, int count) {

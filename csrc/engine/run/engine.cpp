@@ -80,8 +80,8 @@ void Engine::run(const float* images, int64_t batch, float* output) {
   using Clock = std::chrono::steady_clock;
   reserve(batch);
   const Pool::Use use(&pool_);
-  const Run run{batch, arena_.data(), placement_.offsets.data(), images, output, Pool::loops,
-                pool_.threads()};
+  const Run run{batch,       arena_.data(),  placement_.offsets.data(), images, output,
+                Pool::loops, pool_.threads()};
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
     const Clock::time_point start = times_.empty() ? Clock::time_point() : Clock::now();
     plan_.steps[i]->run(run);

@@ -136,7 +136,7 @@ class Planner {
     const LayerTensors tensors = tensors_.of_layer(layer, document_);
     LayerCall call{layer, conv_shape(layer, shape_of(source), shape_of(index)), kNone, {}};
     const bool is_integer = layer.sums == Sums::kInteger;
-    call.from = is_integer              ? codes_[at(source)]
+    call.from = is_integer             ? codes_[at(source)]
                 : reads_images(source) ? kOutside
                                        : values_of(source);
     if (is_integer || layer.is_conv()) {
@@ -148,8 +148,7 @@ class Planner {
     emit(is_integer        ? integer_layer(call, tensors, quantizers_[at(source)])
          : layer.is_conv() ? float_conv(call, tensors)
                            : float_linear(call, tensors),
-         index, layer.name,
-         {call.from, e.addend, e.values, e.codes, e.means, e.lanes});
+         index, layer.name, {call.from, e.addend, e.values, e.codes, e.means, e.lanes});
   }
 
   void add_codes(int index) {

@@ -92,7 +92,8 @@ bool settle(const SwishCode& code, const Arguments& arguments, Threshold* thresh
     if (scale < 0.0f) std::swap(first, last);
     if (scale == 0.0f) first = 0.0, last = 0.0;
     const double bound = static_cast<double>(arguments.bounds[c]);
-    first = std::max(std::floor(first) - 1.0, -bound), last = std::min(std::ceil(last) + 1.0, bound);
+    first = std::max(std::floor(first) - 1.0, -bound),
+    last = std::min(std::ceil(last) + 1.0, bound);
     if (last - first > kMostAround) return false;
     for (double sum = first; sum <= last; sum += 1.0) {
       const float t = fmaf(static_cast<float>(sum), scale, shift);

@@ -39,8 +39,8 @@ Finish::Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<f
   is_near_ = reach < 0.999 * kNearSwish;  // rounding moves an argument by less
   if (epilogue_.codes == kNone) return;
   quantizer_ = quantizer_of(epilogue_.quantizer);
-  const bool only_codes = epilogue_.addend == kNone && epilogue_.values == kNone &&
-                          epilogue_.means == kNone;
+  const bool only_codes =
+      epilogue_.addend == kNone && epilogue_.values == kNone && epilogue_.means == kNone;
   if (epilogue_.function == kSwish && only_codes && reach < FLT_MAX / 2.0) {
     table_ = swish_codes(quantizer_, {scale_, shift_, bounds});
   }

@@ -21,8 +21,8 @@ class Finish {
   Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<float> shift,
          int64_t positions, const std::vector<int64_t>& bounds);
 
-  // Whether the tiles of an image have to come one after the other, for its means. With more threads
-  // than images these wait for all values.
+  // Whether the tiles of an image have to come one after the other, for its means. With more
+  // threads than images these wait for all values.
   bool in_order(const Run& run) const {
     return epilogue_.means != kNone && (epilogue_.values == kNone || run.batch >= run.threads);
   }

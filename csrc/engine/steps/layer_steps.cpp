@@ -33,7 +33,8 @@ std::vector<int64_t> bounds_of(const LayerCall& call, const LayerTensors& tensor
       const int64_t weight = int64_t{tensors.codes[o * depth + k]} - tensors.zero_point[o];
       (weight > 0 ? positive : negative) += weight;
     }
-    const int64_t low = positive * least + negative * most, high = positive * most + negative * least;
+    const int64_t low = positive * least + negative * most,
+                  high = positive * most + negative * least;
     bounds[o] = std::max(std::abs(low), std::abs(high));
   }
   return bounds;
@@ -49,8 +50,7 @@ class IntegerLayer : public Step {
         range_{1.0f, -static_cast<float>(input.zero_point)},
         memory_(quant_conv2d_weight_bytes(call.shape)),
         finish_(call.epilogue, tensors.scale, or_all(tensors.bias, call.layer.outputs(), 0.0f),
-                call.shape.out_height * call.shape.out_width,
-                bounds_of(call, tensors, input)) {
+                call.shape.out_height * call.shape.out_width, bounds_of(call, tensors, input)) {
     const ConvWorkspace at(call.shape);
     uint8_t* memory = memory_.data();
     std::memcpy(memory + at.weight_codes, tensors.codes.data(), tensors.codes.size());

@@ -50,8 +50,8 @@ Quantizer quantizer_of(const StoredQuantizer& stored);
 
 constexpr int kNone = -2;
 
-// What is made of the sums of a layer: its function's values, to which a signal is added; they, their
-// means and their codes are written where there is a buffer for them.
+// What is made of the sums of a layer: its function's values, to which a signal is added; they,
+// their means and their codes are written where there is a buffer for them.
 struct Epilogue {
   Function function = kIdentity;
   int addend = kNone;

@@ -22,7 +22,46 @@ std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<fl
   return out;
 }
 
-// The same of weights that are laid out before, over codes of whole bytes and a little memory.
+// Puts the tiles that a reader gets together.
+struct Gathered {
+  const ConvShape& s;
+  bool in_order;
+  std::vector<int32_t> sums, times;  // how often each sum came
+  std::vector<int64_t> ends;         // by image and channel, where the last tile ended
+
+  Gathered(const ConvShape& of, bool ordered)
+      : s(of),
+        in_order(ordered),
+        sums(static_cast<size_t>(of.pixels() * of.out_channels)),
+        times(sums.size()),
+        ends(static_cast<size_t>(of.images * of.out_channels)) {}
+
+  void take(const SumsTile& tile) {
+    const int64_t image_pixels = s.out_height * s.out_width;
+    for (int64_t p = 0; p < tile.pixels; ++p) {
+      for (int64_t c = 0; c < tile.channels; ++c) {
+        const int64_t pixel = tile.pixel + p, channel = tile.channel + c;
+        const int64_t from = p * tile.stride + c;
+        const size_t to = static_cast<size_t>(pixel * s.out_channels + channel);
+        sums[to] = tile.type == kInt16 ? static_cast<const int16_t*>(tile.sums)[from]
+                                       : static_cast<const int32_t*>(tile.sums)[from];
+        ++times[to];
+        int64_t& end = ends[static_cast<size_t>(pixel / image_pixels * s.out_channels + channel)];
+        CHECK(!in_order || end == pixel % image_pixels);
+        end = pixel % image_pixels + 1;
+      }
+    }
+  }
+
+  SumsReader reader() {
+    return {
+        [](void* context, const SumsTile& tile) { static_cast<Gathered*>(context)->take(tile); },
+        this, in_order};
+  }
+};
+
+// The same of weights that are laid out before, over codes of whole bytes and a little memory; a
+// reader gets the very sums.
 std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& parallel) {
   std::vector<int32_t> out(static_cast<size_t>(p.s.pixels() * p.s.out_channels));
   std::vector<float> ratio(static_cast<size_t>(p.s.out_channels));
@@ -38,6 +77,19 @@ std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& para
   CHECK(quantize_per_channel_cpu(weight, kFloat32, p.of.weight_scheme, parallel) == kOk);
   CHECK(lay_out_weights_cpu(conv, aligned, parallel) == kOk);
   CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
+  for (const bool in_order : {false, true}) {
+    for (const Accumulator kind : {kInt16, kInt32}) {
+      if (kind == kInt16 && !p.fits_16_bits()) continue;
+      Gathered gathered(p.s, in_order);
+      const SumsReader reader = gathered.reader();
+      conv.kind = kind;
+      conv.reader = &reader;
+      conv.out = nullptr;
+      CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
+      CHECK(gathered.sums == out);
+      CHECK(gathered.times == std::vector<int32_t>(out.size(), 1));
+    }
+  }
   return out;
 }
 

@@ -72,13 +72,26 @@ int64_t number_of(float x) {
 }
 
 // What swish makes of the arguments on one side of its least value, in intervals of half a spacing.
-// None is below what an interval before the neighboring one has.
+// None is below what an interval before the neighboring one has. Away from the least value and
+// from 0, none is below that of an argument kSwishFloats floats before.
 struct Order {
   int64_t interval = 0;
   float before = -kInfinity, neighbor = -kInfinity, most = -kInfinity;
   bool holds = true;
+  std::vector<float> last = std::vector<float>(kSwishFloats, -kInfinity);
+  size_t count = 0;
+  float long_before = -kInfinity;
 
   void add(float z, float value) {
+    if (std::fabs(z - kLeastSwishAt) < kSwishFlat || std::fabs(z) < kSwishDense) {
+      // Floats that are left out are none that lie between.
+      std::fill(last.begin(), last.end(), -kInfinity);
+    } else {
+      float& of_before = last[count++ % last.size()];
+      long_before = of_before > long_before ? of_before : long_before;
+      of_before = value;
+      holds = holds && value >= long_before;
+    }
     const double from = std::fabs(static_cast<double>(z) - static_cast<double>(kLeastSwishAt));
     const int64_t next = static_cast<int64_t>(from * 2.0 / kSwishSpacing);
     if (next != interval) {
@@ -97,7 +110,7 @@ struct Order {
 void swish_is_in_order_on_either_side(int64_t direction) {
   const float end = direction > 0 ? 100.0f : -100.0f;
   const size_t chunk = 4096;
-  std::vector<float> z(chunk), values(chunk), one(chunk, 1.0f), zero(chunk, 0.0f);
+  std::vector<float> z(chunk), values(chunk), near(chunk), one(chunk, 1.0f), zero(chunk, 0.0f);
   Order order;
   int64_t n = number_of(kLeastSwishAt) + (direction > 0 ? 1 : 0);
   while ((number_of(end) - n) * direction >= 0) {
@@ -109,6 +122,14 @@ void swish_is_in_order_on_either_side(int64_t direction) {
         {z.data(), static_cast<int64_t>(chunk), one.data(), zero.data(), one.data(), kSwish},
         values.data());
     CHECK(same(values[0], swish(z[0])));
+    FinishTile tile{};
+    tile.acc = z.data(), tile.type = kValue, tile.function = kSwish, tile.values = near.data();
+    tile.pixels = 1, tile.channels = static_cast<int64_t>(chunk);
+    tile.scale = one.data(), tile.shift = zero.data();
+    const float farthest = std::fmax(std::fabs(z.front()), std::fabs(z.back()));
+    tile.is_near = farthest <= kNearSwish;
+    kernels().finish_tile(tile);
+    CHECK(std::memcmp(near.data(), values.data(), 4 * chunk) == 0);
     for (size_t i = 0; i < chunk; ++i) order.add(z[i], values[i]);
     CHECK(order.holds);
   }

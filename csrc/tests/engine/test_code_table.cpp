@@ -1,0 +1,122 @@
+// Tables of swish's codes have the code of the definition for every sum.
+
+#include <algorithm>
+
+#include "engine/steps/code_table.h"
+#include "tests/check.h"
+
+namespace micronet::engine {
+namespace {
+
+struct Case {
+  std::vector<float> scale, shift;
+  std::vector<int64_t> bounds;
+  Quantizer quantizer;
+
+  std::optional<CodeTable> table() const { return swish_codes(quantizer, {scale, shift, bounds}); }
+};
+
+int code_of(const Case& of, size_t channel, int64_t sum) {
+  const float t = fmaf(static_cast<float>(sum), of.scale[channel], of.shift[channel]);
+  return static_cast<int>(quantize(swish(t), of.quantizer) - of.quantizer.code_min);
+}
+
+// As the kernel reads a table, for every sum of every channel; returns how many.
+int64_t check_table(const Case& of, const CodeTable& table) {
+  const int64_t channels = static_cast<int64_t>(of.scale.size());
+  const int64_t most = *std::max_element(of.bounds.begin(), of.bounds.end());
+  std::vector<int32_t> sums;
+  for (int64_t sum = -most; sum <= most; ++sum) {
+    for (size_t c = 0; c < of.scale.size(); ++c) {
+      sums.push_back(static_cast<int32_t>(std::clamp(sum, -of.bounds[c], of.bounds[c])));
+    }
+  }
+  std::vector<uint8_t> codes(sums.size());
+  FinishTile tile{};
+  tile.acc = sums.data(), tile.type = kInt32, tile.acc_stride = tile.out_stride = channels;
+  tile.pixels = 2 * most + 1, tile.channels = channels;
+  tile.scale = of.scale.data(), tile.shift = of.shift.data(), tile.function = kSwish;
+  tile.codes = codes.data(), tile.quantizer = &of.quantizer, tile.table = &table;
+  CHECK(kernels().finish_tile(tile));
+  for (size_t i = 0; i < codes.size(); ++i) {
+    CHECK(codes[i] == code_of(of, i % of.scale.size(), sums[i]));
+  }
+  return static_cast<int64_t>(codes.size());
+}
+
+Case draw(std::mt19937& random, int levels) {
+  Case of;
+  std::uniform_real_distribution<float> high(0.5f, 9.0f), size(0.0005f, 0.1f), at(-3.0f, 3.0f);
+  for (int c = 0; c < 7; ++c) {
+    of.scale.push_back(random() % 2 == 0 ? size(random) : -size(random));
+    of.shift.push_back(at(random));
+    of.bounds.push_back(1 + random() % 900);
+  }
+  of.quantizer = make_quantizer(-0.2784645f, high(random), levels, kAffine);
+  return of;
+}
+
+// Four bits of common ranges have a table; two and three bits, too.
+void every_sum_has_its_code(std::mt19937& random) {
+  int drawn = 0, found = 0;
+  for (const int levels : {16, 16, 16, 8, 4, 2, 16, 16}) {
+    for (int round = 0; round < 3; ++round, ++drawn) {
+      const Case of = draw(random, levels);
+      const std::optional<CodeTable> table = of.table();
+      if (!table) continue;
+      ++found;
+      CHECK(check_table(of, *table) > 0);
+    }
+  }
+  CHECK(found * 10 >= drawn * 9);
+}
+
+// Sums that fall where codes go back and forth: the argument of one is each float around a
+// threshold in turn.
+void arguments_around_a_threshold(std::mt19937& random) {
+  const Quantizer q = make_quantizer(-0.2784645f, 3.0f, 16, kAffine);
+  const auto code = [&](float t) { return quantize(swish(t), q); };
+  for (int round = 0; round < 40; ++round) {
+    const float target = static_cast<float>(2 + random() % 12);
+    float low = 0.3f, high = 8.0f;
+    for (int i = 0; i < 60; ++i) {
+      const float middle = low + (high - low) / 2.0f;
+      (code(middle) >= target ? high : low) = middle;
+    }
+    Case of{{1.0f}, {0.0f}, {0}, q};
+    for (int step = -20; step <= 20; ++step) {
+      of.shift[0] = high;
+      for (int i = 0; i < std::abs(step); ++i) {
+        of.shift[0] = std::nextafter(of.shift[0], step > 0 ? INFINITY : -INFINITY);
+      }
+      const std::optional<CodeTable> table = of.table();
+      CHECK(table.has_value());
+      check_table(of, *table);
+    }
+  }
+}
+
+// More sums about a threshold than can be looked at, and thresholds without number: no table.
+void what_has_no_table(std::mt19937& random) {
+  Case of = draw(random, 16);
+  of.scale[3] = 1e-30f, of.shift[3] = 0.0f;
+  CHECK(of.table().has_value());  // all its sums are far from any threshold
+  const Quantizer q = make_quantizer(-0.2784645f, 3.0f, 16, kAffine);
+  float at = 0.3f;
+  while (quantize(swish(at), q) == quantize(swish(0.3f), q)) at = std::nextafter(at, 9.0f);
+  CHECK(!swish_codes(q, {{1e-12f}, {at}, {100000}}).has_value());
+  CHECK(!draw(random, 256).table().has_value());
+}
+
+}  // namespace
+}  // namespace micronet::engine
+
+namespace micronet {
+
+void run_tests(std::mt19937& random) {
+  on_every_instruction_set([&] { engine::every_sum_has_its_code(random); });
+  engine::arguments_around_a_threshold(random);
+  engine::what_has_no_table(random);
+}
+
+}  // namespace micronet
