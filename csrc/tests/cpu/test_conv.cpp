@@ -82,9 +82,10 @@ std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& para
       if (kind == kInt16 && !p.fits_16_bits()) continue;
       Gathered gathered(p.s, in_order);
       const SumsReader reader = gathered.reader();
-      conv.kind = kind;
+      conv.kind = kind;  // which says how weights are laid out
       conv.reader = &reader;
       conv.out = nullptr;
+      CHECK(lay_out_weights_cpu(conv, aligned, parallel) == kOk);
       CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
       CHECK(gathered.sums == out);
       CHECK(gathered.times == std::vector<int32_t>(out.size(), 1));
