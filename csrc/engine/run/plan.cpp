@@ -112,10 +112,26 @@ class Planner {
          layer.name, {call.from, call.sums, call.to});
   }
 
+  // The codes that a layer reads; of grey values, whose border is no 0, with that.
+  int codes_of(int index, LayerCall* call) {
+    if (node(index).kind != Kind::kPixels) return codes_[at(index)];
+    call->shape = with_border(call->shape, call->layer);
+    const ConvShape& s = call->shape;
+    const int to = new_buffer(s.height * s.width * s.in_channels);
+    emit(read_grey_values(node(index), shape_of(index), call->layer, to), index, node(index).name,
+         {to});
+    return to;
+  }
+
+  bool has_values(int index) const {
+    return std::any_of(readers_[at(index)].begin(), readers_[at(index)].end(),
+                       [&](int reader) { return node(reader).kind != Kind::kPixels; });
+  }
+
   void add_integer_layer(int index, const LayerTensors& tensors, LayerCall* call) {
     const int source = node(index).inputs[0];
     const StoredQuantizer& input = quantizers_[at(source)];
-    call->from = codes_[at(source)];
+    call->from = codes_of(source, call);
     const bool is_exact = is_bounded(call->layer, tensors, call->shape, input.levels);
     const int end = absorb(index, is_exact, &call->epilogue);
     const int width = accumulator_of(call->layer, call->shape, input.levels) == kInt16 ? 2 : 4;
@@ -162,6 +178,11 @@ class Planner {
         return add_codes(index);
       case Kind::kReshape:
         return add_reshape(index);
+      case Kind::kPixels:
+        return;  // a layer that reads them does
+      case Kind::kInput:
+        if (has_values(index) || index == document_.output) add_values(index);
+        return;
       default:
         add_values(index);
     }
@@ -182,7 +203,7 @@ class Planner {
     const auto of_input = [&](size_t i) -> const Sizes& { return shape_of(n.inputs[i]); };
     switch (n.kind) {
       case Kind::kInput:
-        return read_images(whole_box(shape, row_strides(shape), strides_of(shape)), to);
+        return read_images(document_, to);
       case Kind::kActivation:
         return apply_function(n.function, numel(index), from[0], to);
       case Kind::kPool:
