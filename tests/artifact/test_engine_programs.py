@@ -153,7 +153,7 @@ def test_labels(folder):
 @pytest.mark.parametrize("name", ["baseline", "", None])
 def test_the_environment_names_the_instruction_set(folder, name):
     """As of the kernels; see tests/kernels/test_instruction_sets.py."""
-    best, bench = engines.instruction_set(), (folder / "micronet-run", folder, "--bench", "0")
+    best, bench = engines.instruction_set(), (folder / "micronet-run", folder, "--bench", "0.01")
     chosen = name or best
     environment = {"MICRONET_CPU": name} if name is not None else {}
     assert run(*bench, environment=environment).startswith(f"{chosen}, threads 1")

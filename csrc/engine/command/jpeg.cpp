@@ -91,7 +91,8 @@ Picture decode_jpeg(const std::string& path, std::string_view content, const Wan
   }
   if (wanted.channels != 3 && !(is_grey && wanted.channels == 1)) {
     refuse(&decoder, path,
-           "has colors, but the network takes " + std::to_string(wanted.channels) + " channels");
+           "has " + std::to_string(decoder.info.num_components) +
+               " channels, but the network takes " + std::to_string(wanted.channels));
   }
   const int64_t width = decoder.info.image_width, height = decoder.info.image_height;
   if (width != wanted.width || height != wanted.height) {
