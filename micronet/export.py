@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verify:
         print(_verified(args.network, args.against))
         return 0
-    packed = _exported(directory.load(args.network), args.out)
+    packed = _exported(directory.load(args.network), args.out, args.packing or writer.WHOLE)
     print(inspection.sizes(packed))
     print(_counted(packed))
     print(f"written: {packed.path}")
@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add = top.add_argument
     add("network", help="run, checkpoint or saved network; a packed file to inspect or verify")
     add("--out", type=Path, metavar="DIR", help="folder that gets model.safetensors, config.json")
+    add("--packing", choices=writer.PACKINGS, help="whole bits of each code, or radix: groups")
     add("--inspect", action="store_true", help="show what a packed file holds")
     add("--json", action="store_true", help="as one JSON object")
     add("--verify", action="store_true", help="check all of a packed file, and count its bits")
@@ -73,11 +74,13 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("give one of --out DIR, --inspect and --verify")
     if args.json and not args.inspect:
         raise UserError("--json goes with --inspect")
+    if args.packing and not args.out:
+        raise UserError(f"--packing {args.packing} goes with --out")
     if args.against and not args.verify:
         raise UserError(f"--against {args.against} goes with --verify")
 
 
-def _exported(run: LoadedRun, out: Path) -> Packed:
+def _exported(run: LoadedRun, out: Path, packing: str) -> Packed:
     where, meta = str(run.path), run.meta
     size = meta.get("image_size")
     if not isinstance(size, int):
@@ -93,6 +96,7 @@ def _exported(run: LoadedRun, out: Path) -> Packed:
         classes=meta.get("classes") or None,
         mean=mean,
         std=std,
+        packing=packing,
     )
 
 
@@ -105,8 +109,11 @@ def _counted(packed: Packed) -> str:
     score = score_subject(accounting.subject(packed))
     if unlike := accounting.differences(packed, score):
         raise UserError(f"{str(packed.path)!r} is not as it is scored: {unlike[0]}")
-    bits = decimal(score.storage_bits)
-    return f"score     {bits} bits of storage are counted, tensor by tensor those of the payload"
+    bits, saved = decimal(score.storage_bits), accounting.account(packed).saved
+    rest = f" and the {saved} that codes in groups save" if saved else ""
+    return (
+        f"score     {bits} bits of storage are counted, tensor by tensor those of the payload{rest}"
+    )
 
 
 def _verified(path: str, against: str | None) -> str:

@@ -12,6 +12,7 @@
 #include "bindings/operators.h"
 #include "bindings/tensors.h"
 #include "cpu/buffer_pool.h"
+#include "cpu/choice.h"
 #include "cpu/kernels.h"
 #include "include/conv.h"
 
@@ -39,12 +40,13 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-void use_instruction_set(const std::string& name) {
-  if (choose_kernels(name.c_str())) return;
-  std::string choices;
-  for (const std::string& one : instruction_sets()) choices += (choices.empty() ? "" : ", ") + one;
-  throw py::value_error("there is no instruction set '" + name + "' here; there are " + choices);
+void require_none(const std::string& problem) {
+  if (!problem.empty()) throw py::value_error(problem);
 }
+
+void use_instruction_set(const std::string& name) { require_none(choose_by_name(name)); }
+
+void obey_environment() { require_none(choose_by_environment()); }
 
 // A copy past the caches, the ceiling that benchmarks compare with.
 void copy_stream(const Tensor& from, const Tensor& to) {
@@ -79,6 +81,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_sets", &micronet::instruction_sets);
   module.def("instruction_set", [] { return std::string(micronet::kernels().name); });
   module.def("use_instruction_set", &micronet::use_instruction_set);
+  module.def("obey_environment", &micronet::obey_environment);
   module.def("copy_stream", &micronet::copy_stream);
   module.def("kept_buffer_bytes", [] { return BufferPool::shared().kept(); });
   module.def("set_skipping", [](std::optional<bool> always) {

@@ -1,10 +1,12 @@
 // The C API: exceptions become sentences.
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <new>
 #include <system_error>
 
+#include "cpu/choice.h"
 #include "cpu/kernels.h"
 #include "engine/format/error.h"
 #include "engine/micronet.h"
@@ -46,10 +48,21 @@ int guarded(char* error, size_t error_size, const Body& body) noexcept {
   return 1;
 }
 
+// Of this library, whose choice holds for all engines.
+std::atomic<bool> is_set_chosen{false};
+
+void obey_environment() {
+  if (is_set_chosen) return;
+  const std::string problem = micronet::choose_by_environment();
+  micronet::engine::require(problem.empty(), problem);
+  is_set_chosen = true;
+}
+
 template <typename Make>
 micronet_engine* opened(char* error, size_t error_size, const Make& make) {
   micronet_engine* result = nullptr;
   guarded(error, error_size, [&] {
+    obey_environment();
     std::unique_ptr<Engine> engine = make();
     result = new micronet_engine{std::move(engine)};
   });
@@ -91,6 +104,19 @@ int micronet_run(micronet_engine* engine, const float* images, int64_t batch, fl
   return guarded(error, error_size, [&] { engine->engine->run(images, batch, output); });
 }
 
+int micronet_run_pixels(micronet_engine* engine, const uint8_t* pixels, int64_t batch, int layout,
+                        float* output, char* error, size_t error_size) {
+  return guarded(error, error_size, [&] {
+    micronet::engine::require(layout == MICRONET_CHANNELS_FIRST || layout == MICRONET_CHANNELS_LAST,
+                              "layout is " + std::to_string(layout) + ", but must be 0 or 1");
+    engine->engine->run_pixels(pixels, layout == MICRONET_CHANNELS_LAST, batch, output);
+  });
+}
+
+void micronet_set_parallel_for(micronet_engine* engine, micronet_parallel_for loops, void* pool) {
+  engine->engine->set_loops({loops, pool});
+}
+
 int micronet_reserve(micronet_engine* engine, int64_t batch, char* error, size_t error_size) {
   return guarded(error, error_size, [&] { engine->engine->reserve(batch); });
 }
@@ -112,8 +138,7 @@ const char* micronet_class_name(const micronet_engine* engine, int64_t index) {
 
 int micronet_normalization(const micronet_engine* engine, float* mean, float* std) {
   const auto& document = engine->engine->document();
-  const size_t channels = static_cast<size_t>(document.input[0]);
-  if (document.mean.size() != channels || document.std.size() != channels) return 1;
+  if (!document.has_normalization()) return 1;
   std::copy(document.mean.begin(), document.mean.end(), mean);
   std::copy(document.std.begin(), document.std.end(), std);
   return 0;
@@ -134,10 +159,15 @@ const char* micronet_step(const micronet_engine* engine, int64_t index, double* 
   return step.title.c_str();
 }
 
-const char* micronet_instruction_set(void) { return micronet::kernels().name; }
+const char* micronet_instruction_set(void) {
+  guarded(nullptr, 0, obey_environment);
+  return micronet::kernels().name;
+}
 
 int micronet_choose_instruction_set(const char* name) {
-  return micronet::choose_kernels(name) ? 0 : 1;
+  if (!micronet::choose_kernels(name)) return 1;
+  is_set_chosen = true;
+  return 0;
 }
 
 }  // extern "C"

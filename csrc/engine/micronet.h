@@ -51,6 +51,30 @@ MICRONET_EXPORT int micronet_output_shape(const micronet_engine* engine, int64_t
 MICRONET_EXPORT int micronet_run(micronet_engine* engine, const float* images, int64_t batch,
                                  float* output, char* error, size_t error_size);
 
+/* How pixels lie: [batch, C, H, W], or [batch, H, W, C] as images are decoded. */
+#define MICRONET_CHANNELS_FIRST 0
+#define MICRONET_CHANNELS_LAST 1
+
+/* As above, of bytes as an image has them, which are normalized as the file says, in float32:
+   `(byte - 255 mean) / (255 std)`, 255 mean and 255 std rounded first. A layer that reads grey
+   values takes them as they are. Fails where the file does not say how pixels are normalized. */
+MICRONET_EXPORT int micronet_run_pixels(micronet_engine* engine, const uint8_t* pixels,
+                                        int64_t batch, int layout, float* output, char* error,
+                                        size_t error_size);
+
+/* A loop of the caller's: calls task(context, begin, end) for parts of [0, count) that cover it
+   once, on any threads, at one time or not, and returns when all calls have. Parts of fewer than
+   `grain` cost more than they save. */
+typedef void (*micronet_task)(void* context, int64_t begin, int64_t end);
+typedef void (*micronet_parallel_for)(void* pool, int64_t count, int64_t grain, micronet_task task,
+                                      void* context);
+
+/* Runs from now on share their loops by the caller's threads in place of the engine's own; `pool`
+   is handed to `loops` as it is. Null takes the engine's own again, which `threads` were started
+   for. A run fails where a loop does not cover all parts once. */
+MICRONET_EXPORT void micronet_set_parallel_for(micronet_engine* engine, micronet_parallel_for loops,
+                                               void* pool);
+
 /* Plans the memory for a batch of 1 to 65536 images, so that the first run of it need not. */
 MICRONET_EXPORT int micronet_reserve(micronet_engine* engine, int64_t batch, char* error,
                                      size_t error_size);
@@ -73,8 +97,10 @@ MICRONET_EXPORT int64_t micronet_step_count(const micronet_engine* engine);
 MICRONET_EXPORT const char* micronet_step(const micronet_engine* engine, int64_t index,
                                           double* seconds);
 
-/* The instruction set whose loops run, of all engines: "baseline", "avx2", ... The second chooses
-   one and fails, without a change, where the machine has none of that name. */
+/* The instruction set whose loops run, of all engines: "baseline", "avx2", ... It is the machine's
+   best, or the one that the variable MICRONET_CPU names when the first engine is opened; where
+   there is none of that name, none opens. The second chooses one, whatever the variable says, and
+   fails, without a change, where the machine has none of that name. */
 MICRONET_EXPORT const char* micronet_instruction_set(void);
 MICRONET_EXPORT int micronet_choose_instruction_set(const char* name);
 

@@ -1,6 +1,5 @@
 """Loads the compiled extension, when it was built, and lists its kernels by device."""
 
-import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -14,9 +13,7 @@ def _load() -> Any | None:
         extension = import_module("micronet_kernels._C")
     except ModuleNotFoundError:
         return None
-    wanted = os.environ.get("MICRONET_CPU")
-    if wanted:
-        extension.use_instruction_set(wanted)
+    extension.obey_environment()
     return extension
 
 

@@ -24,6 +24,7 @@ class Account:
         rounding: that only fill these up.
         header: of names, sizes and the graph, and of what aligns the tensors behind it.
         padding: of these, what only aligns.
+        saved: that codes in groups take less than the official rules count, whole bits of each.
         factors: of the payload, those of normalizations behind float sums: the score of a network
             that is not packed takes them for part of its float weights.
     """
@@ -33,6 +34,7 @@ class Account:
     header: int
     padding: int
     factors: int
+    saved: int = 0
 
     @property
     def file(self) -> int:
@@ -53,7 +55,8 @@ def account(packed: Packed) -> Account:
     contents = packed.contents
     rounding = 8 * contents.data_bytes - payload
     header, padding = 8 * contents.header_bytes, 8 * contents.padding_bytes
-    return Account(payload, rounding, header, padding, factors)
+    saved = sum(spec.saved for _, spec in specs)
+    return Account(payload, rounding, header, padding, factors, saved)
 
 
 def subject(packed: Packed, rules: RuleSet = OFFICIAL, accumulator: str = "32") -> ScoredNetwork:
@@ -85,6 +88,9 @@ def _side(packed: Packed) -> int:
 def differences(packed: Packed, score: Score | None = None) -> list[str]:
     """Return where a file's tensors take other bits than the official rules count, as sentences.
 
+    Codes in groups take fewer than the whole bits of each that these rules count, and are taken for
+    those here.
+
     Args:
         packed: the file.
         score: under the official rules, where it is known already.
@@ -95,7 +101,7 @@ def differences(packed: Packed, score: Score | None = None) -> list[str]:
         counted[cost.name, cost.kind] += cost.used * score.rules.word_bits
     stored: dict[tuple[str, str], int] = defaultdict(int)
     for spec in packed.specs.values():
-        stored[spec.cost] += spec.bits
+        stored[spec.cost] += spec.counted
     return [
         f"{name} ({kind}): {stored[name, kind]} bits are stored, {counted[name, kind]} are counted"
         for name, kind in sorted(stored.keys() | counted.keys())

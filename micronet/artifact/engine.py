@@ -17,6 +17,7 @@ from micronet.utils.errors import UserError
 _API_VERSION = 1
 _LIBRARY = "libmicronet_engine.so"
 _ERROR_SIZE = 1024
+_CHANNELS_FIRST, _CHANNELS_LAST = 0, 1
 
 
 @functools.cache
@@ -51,6 +52,7 @@ def _declare(library: ctypes.CDLL) -> None:
         ("input_shape", None, handle, shape),
         ("output_shape", ctypes.c_int, handle, shape),
         ("run", ctypes.c_int, handle, floats, whole, floats, text, size),
+        ("run_pixels", ctypes.c_int, handle, floats, whole, ctypes.c_int, floats, text, size),
         ("arena_bytes", whole, handle, whole),
         ("class_count", whole, handle),
         ("class_name", text, handle, whole),
@@ -139,14 +141,48 @@ class Engine:
         x = np.ascontiguousarray(images, np.float32)
         if x.shape[1:] != self.input_shape or x.ndim != 4:
             raise UserError(f"images of shape {x.shape} are not (N, *{self.input_shape})")
+        return self._run(self._api.micronet_run, x)
+
+    def run_pixels(
+        self, pixels: NDArray[np.uint8], channels_last: bool | None = None
+    ) -> NDArray[np.float32]:
+        """Return the network's output for images as bytes, normalized as the file says.
+
+        The output is that of images which the library's own preprocessing normalized.
+
+        Args:
+            pixels: uint8, (N, C, H, W) or (N, H, W, C).
+            channels_last: which of the two; None where only one of them fits.
+
+        Returns:
+            (N, ...), float32.
+
+        Raises:
+            UserError: ``pixels`` are no bytes or have another shape, both orders fit, or the file
+                does not say how pixels are normalized.
+        """
+        pixels = np.asarray(pixels)
+        if pixels.dtype != np.uint8:
+            raise UserError(f"pixels are {pixels.dtype}, but must be uint8")
+        channels, *size = self.input_shape
+        shapes = {False: self.input_shape, True: (*size, channels)}
+        fits = [last for last, shape in shapes.items() if pixels.shape[1:] == shape]
+        if channels_last is not None:
+            fits = [last for last in fits if last == channels_last]
+        if len(fits) != 1 or pixels.ndim != 4:
+            wanted = " or ".join(f"(N, *{shape})" for shape in shapes.values())
+            problem = "are both" if fits else "are not"
+            raise UserError(f"pixels of shape {pixels.shape} {problem} {wanted}")
+        layout = _CHANNELS_LAST if fits[0] else _CHANNELS_FIRST
+        return self._run(self._api.micronet_run_pixels, np.ascontiguousarray(pixels), layout)
+
+    def _run(self, function: Any, x: NDArray[Any], *layout: int) -> NDArray[np.float32]:
         found = np.empty((len(x), *self.output_shape), np.float32)
         if len(x) == 0:
             return found
-        error = ctypes.create_string_buffer(_ERROR_SIZE)
-        failed = self._api.micronet_run(
-            self._handle, x.ctypes.data, len(x), found.ctypes.data, error, _ERROR_SIZE
-        )
-        if failed:
+        error, count = ctypes.create_string_buffer(_ERROR_SIZE), len(x)
+        ends = found.ctypes.data, error, _ERROR_SIZE
+        if function(self._handle, x.ctypes.data, count, *layout, *ends):
             raise UserError(error.value.decode(errors="replace"))
         return found
 

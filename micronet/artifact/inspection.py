@@ -7,7 +7,7 @@ from typing import Any
 
 from micronet.artifact.accounting import Account, account
 from micronet.artifact.format.document import BLOCK_MASK, VERSION, Document, Layer
-from micronet.artifact.format.nodes import kind_of
+from micronet.artifact.format.nodes import Pixels, kind_of
 from micronet.artifact.format.tensors import Spec
 from micronet.artifact.reader import Packed
 from micronet.utils.number_format import grid
@@ -19,7 +19,8 @@ def sizes(packed: Packed) -> str:
     return "\n".join(
         [
             f"payload   {found.payload} bits in {len(packed.contents.tensors)} tensors"
-            + (f", of them {found.factors} of factors behind float sums" if found.factors else ""),
+            + (f", of them {found.factors} of factors behind float sums" if found.factors else "")
+            + (f"; codes in groups save {found.saved} bits" if found.saved else ""),
             f"rounding  {found.rounding} bits to whole bytes",
             f"header    {found.header // 8} bytes of names and graph, of them "
             f"{found.padding // 8} of alignment",
@@ -41,6 +42,9 @@ def description(packed: Packed) -> str:
         f"nodes     {_nodes(document)}",
         f"exact     {_exactness(document)}",
     ]
+    if any(isinstance(node, Pixels) for node in document.nodes):
+        mean, std = (" ".join(map(str, row or ())) for row in (about.mean, about.std))
+        lines.append(f"image     grey values, of mean {mean} and std {std}")
     specs = packed.specs
     rows = [_HEAD, *(_row(name, layer, specs) for name, layer in document.layers.items())]
     return grid(rows, left=2) + "\n\n" + "\n".join(lines)
@@ -92,6 +96,7 @@ def as_plain(packed: Packed) -> dict[str, Any]:
         "sha256": packed.sha256,
         "payload_bits": found.payload,
         "factor_bits": found.factors,
+        "saved_bits": found.saved,
         "rounding_bits": found.rounding,
         "header_bytes": found.header // 8,
         "file_bytes": found.file_bytes,

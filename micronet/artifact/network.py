@@ -20,6 +20,7 @@ from micronet.artifact.format.nodes import (
     Linear,
     Node,
     Pad,
+    Pixels,
     Pool,
     Quantize,
     Reshape,
@@ -100,7 +101,7 @@ class PackedNetwork(nn.Module):
         return _values(found[self.document.output])
 
     def _step(self, node: Node, inputs: list[_Signal]) -> _Signal:
-        if isinstance(node, Quantize):
+        if isinstance(node, (Quantize, Pixels)):
             return _Rounded(_values(inputs[0]), self._quantizers[node.name])
         if isinstance(node, Table):
             return self._looked_up(node, inputs[0])

@@ -17,7 +17,9 @@ from micronet.artifact.format.document import INTEGER, SCALED, Layer
 from micronet.artifact.format.packing import Weights
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from micronet.quantization.quantize import LayerBits
+from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import InputQuantizer
+from micronet.recipe.schema import IMAGE
 
 
 class PackedLayer(QuantizedLayer):
@@ -141,6 +143,19 @@ class PackedConv2d(PackedLayer, QuantizedConv2d):
         return kernels.scaled_sums(sums, self.factor, self.bias, channels_last)
 
 
+class PackedImageConv2d(PackedConv2d):
+    """A convolution over stored weights that reads the grey values of images, and of a border."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve normalized images (batch, in, height, width) into (batch, out, ...)."""
+        top, left, bottom, right = self._padding  # type: ignore[misc]
+        return super().forward(F.pad(input, (left, right, top, bottom)))
+
+    def sides(self, size: torch.Size) -> tuple[int, int, int, int]:
+        """Return no padding: images have their border, whose zeros are rounded as they are."""
+        return 0, 0, 0, 0
+
+
 class PackedLinear(PackedLayer, QuantizedLinear):
     """A linear layer over stored weights."""
 
@@ -170,4 +185,12 @@ def _bits(layer: Layer, quantizer: InputQuantizer | None) -> LayerBits:
     """Return the precision of a layer, its quantizers being others than it would make itself."""
     of_weights = None if layer.levels is None else kernels.bits_of_levels(layer.levels)
     of_input = None if quantizer is None else kernels.bits_of_levels(quantizer.levels)
+    if isinstance(quantizer, ImageQuantizer):
+        return LayerBits(
+            of_weights,
+            of_input,
+            activation_step=IMAGE,
+            image_mean=quantizer.moments[0],
+            image_std=quantizer.moments[1],
+        )
     return LayerBits(of_weights, of_input)

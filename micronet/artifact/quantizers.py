@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import ActivationQuantizer, InputQuantizer
 from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
 
@@ -86,9 +89,34 @@ def check_like(quantizer: InputQuantizer, scale: float, zero_point: int) -> None
         raise ScaleError(f"scale {scale!r} with zero point {zero_point} is that of no quantizer")
 
 
-def scale_and_zero_point(quantizer: InputQuantizer) -> tuple[Tensor, int]:
-    """Return the scale [1] of a frozen quantizer, and the code of 0."""
+def grey_quantizer(
+    mean: Sequence[float], std: Sequence[float], scale: float, border: Sequence[int]
+) -> ImageQuantizer:
+    """Return what rounds images of such a normalization to grey values.
+
+    Args:
+        mean, std: of each channel of pixels in [0, 1].
+        scale: S of values ``p / S``.
+        border: the grey value of each channel that stands around images.
+
+    Raises:
+        ScaleError: the normalization has another scale, or another border.
+    """
+    quantizer = ImageQuantizer(mean, std).eval()
+    wanted, zeros = scale_and_zero_points(quantizer)
+    if float(wanted) != scale or zeros != list(border):
+        raise ScaleError(
+            f"scale {scale!r} with the border {list(border)} is not that of mean {list(mean)} "
+            f"and std {list(std)}"
+        )
+    return quantizer
+
+
+def scale_and_zero_points(quantizer: InputQuantizer) -> tuple[Tensor, list[int]]:
+    """Return the scale [1] of a frozen quantizer, and the code of 0, of images of each channel."""
     with torch.no_grad():
+        if isinstance(quantizer, ImageQuantizer):
+            return quantizer.scale.reshape(1).cpu(), list(map(int, quantizer.border().tolist()))
         scale = quantizer.scale.detach().reshape(1).float()
         low, _ = (quantizer(torch.tensor([-3e38, 3e38], device=scale.device))).double().tolist()
-    return scale.cpu(), -round(low * float(scale))
+    return scale.cpu(), [-round(low * float(scale))]

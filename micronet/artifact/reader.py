@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from micronet.artifact.format import container, document, layers, topology
+from micronet.artifact.format import container, document, layers, pixels, topology
 from micronet.artifact.format.container import Contents
 from micronet.artifact.format.document import Document, Layer
-from micronet.artifact.format.nodes import Conv, Linear, Quantize, Table
+from micronet.artifact.format.nodes import CODES, Conv, Linear, Pixels, Quantize, Table
 from micronet.artifact.format.packing import PackingError, from_bits, unpack
 from micronet.artifact.format.tensors import Spec, one_by_one, specs
 from micronet.artifact.network import PackedNetwork
-from micronet.artifact.packed_layers import PackedConv2d, PackedLinear
-from micronet.artifact.quantizers import ScaleError, check_like, quantizer_of
+from micronet.artifact.packed_layers import PackedConv2d, PackedImageConv2d, PackedLinear
+from micronet.artifact.quantizers import ScaleError, check_like, grey_quantizer, quantizer_of
+from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.utils.errors import UserError
 
@@ -89,6 +90,7 @@ def from_content(content: bytes, path: Path) -> Packed:
     described = document.from_plain(contents.document, where)
     layers.check(described, len(content), where)
     topology.signals(described, where)
+    pixels.check(described, where)
     packed = Packed(path, described, contents, hashlib.sha256(content).hexdigest())
     _check_tensors(packed, where)
     config = document.quantization_config(described.layers, described.nodes)
@@ -137,7 +139,7 @@ def network_of(packed: Packed) -> PackedNetwork:
     quantizers: dict[str, InputQuantizer] = {}
     tables: dict[str, Tensor] = {}
     for node in described.nodes:
-        if isinstance(node, (Quantize, Table)):
+        if isinstance(node, CODES):
             try:
                 quantizers[node.name] = _quantizer(node, tensors)
                 if isinstance(node, Table):
@@ -175,16 +177,19 @@ def _quantizers_of_layers(described: Document, where: str) -> dict[str, str]:
     for node in described.nodes:
         if isinstance(node, (Conv, Linear)):
             source = described.nodes[node.inputs[0]]
-            name = source.name if isinstance(source, (Quantize, Table)) else ""
+            name = source.name if isinstance(source, CODES) else ""
             if found.setdefault(node.layer, name) != name:
                 raise UserError(f"{where}: layer {node.layer!r} reads the codes of two quantizers")
     return found
 
 
-def _quantizer(node: Quantize | Table, tensors: dict[str, NDArray[Any]]) -> InputQuantizer:
+def _quantizer(node: Quantize | Table | Pixels, tensors: dict[str, NDArray[Any]]) -> InputQuantizer:
     scale = float(tensors[f"{node.name}_scale"][0])
     packing = one_by_one(node.levels)
-    codes = from_bits(tensors[f"{node.name}_zero_point"], 1, packing, node.levels)
+    count = len(node.mean) if isinstance(node, Pixels) else 1
+    codes = from_bits(tensors[f"{node.name}_zero_point"], count, packing, node.levels)
+    if isinstance(node, Pixels):
+        return grey_quantizer(node.mean, node.std, scale, codes.tolist())
     quantizer = quantizer_of(scale, int(codes[0]), node.levels)
     check_like(quantizer, scale, int(codes[0]))
     return quantizer
@@ -221,6 +226,8 @@ def _layer(
     weights = unpack(layer, stored, zero_point)
     if layer.sums == document.FLOAT and "weight_scale" in floats:
         _check_positive(floats["weight_scale"])
+    if isinstance(quantizer, ImageQuantizer):
+        return PackedImageConv2d(layer, weights, floats, quantizer)
     kind = PackedConv2d if len(layer.shape) == 4 else PackedLinear
     return kind(layer, weights, floats, quantizer)
 

@@ -14,9 +14,10 @@ import micronet_kernels as kernels
 from micronet.artifact.format.document import FLOAT, INTEGER, SCALED, Layer
 from micronet.artifact.format.packing import Weights, pack, to_bits
 from micronet.artifact.format.tensors import INPUT, one_by_one
-from micronet.artifact.quantizers import scale_and_zero_point
+from micronet.artifact.quantizers import scale_and_zero_points
 from micronet.artifact.recording.steps import Notes
 from micronet.quantization.deterministic_layers import ExactConv2d
+from micronet.quantization.images.layer import ImageConv2d
 from micronet.quantization.layers import QuantizedLayer
 from micronet.scoring.network.layer_facts import LayerFacts
 
@@ -46,7 +47,7 @@ class Call:
 
 
 def stored(
-    call: Call, facts: LayerFacts, owner: str | None, notes: Notes
+    call: Call, facts: LayerFacts, owner: str | None, notes: Notes, packing: str
 ) -> tuple[Layer, Arrays, int | None]:
     """Return a layer, its tensors by name, and the levels of its input.
 
@@ -55,6 +56,7 @@ def stored(
         facts: as it is scored.
         owner: the layer that stores its weights, None where it does.
         notes: of the evaluation, for messages.
+        packing: of the weights, one of ``PACKINGS``.
 
     Raises:
         UserError: it computes in a way that the format has not.
@@ -62,13 +64,15 @@ def stored(
     module, name = call.module, call.name
     weights, scale = _weights(call, notes)
     sums = _sums(module)
-    fields, arrays = pack(weights, facts.layout(_FLOAT_BITS))
+    if isinstance(module, ImageConv2d) and sums != INTEGER:
+        raise notes.refusal(f"sums of layer {name!r} over grey values need more than 32 bits")
+    fields, arrays = pack(weights, facts.layout(_FLOAT_BITS), packing)
     if owner is not None:
         fields, arrays = fields | {"weight_of": owner}, {}
     if scale is not None and weights.levels is not None and weights.zero_point is not None:
         bits = to_bits(weights.zero_point, one_by_one(weights.levels), weights.levels)
         arrays |= {"weight_scale": _floats(scale), "weight_zero_point": bits}
-    shift: Any = getattr(module, "bias", None)
+    shift: Any = _shift(module)
     if call.is_normalized:
         shift = call.shift
         if sums == FLOAT:
@@ -88,6 +92,13 @@ def stored(
     )
     named = {f"{name}.{end}": array for end, array in arrays.items()}
     return layer, named | _of_input(call, notes), _input_levels(module)
+
+
+@torch.no_grad()
+def _shift(module: nn.Module) -> Tensor | None:
+    """Return what is added behind a layer: its bias, or what the images' mean leaves of it."""
+    shift: Any = module.shift() if isinstance(module, ExactConv2d) else module.bias
+    return shift
 
 
 def _floats(values: Tensor) -> NDArray[Any]:
@@ -129,7 +140,7 @@ def _zero_point(module: QuantizedLayer) -> Tensor:
         return 0.0 - module.weight_zero_point
     levels, scheme = module.weight_levels, module.bits.weight_scheme
     mask = module.weight_mask
-    return 0.0 - kernels.quantize_per_channel(module.weight, levels, mask, scheme)[2]
+    return 0.0 - kernels.quantize_per_channel(module.scaled_weight(), levels, mask, scheme)[2]
 
 
 def _factor(call: Call, scale: Tensor) -> Tensor:
@@ -155,6 +166,8 @@ def _geometry(call: Call, notes: Notes) -> dict[str, Any]:
     if module.padding_mode != "zeros":
         raise notes.refusal(f"layer {call.name!r} pads with {module.padding_mode!r}, not zeros")
     stride, padding, dilation, groups = module.geometry(call.size[-2:])
+    if isinstance(module, ImageConv2d):
+        padding = module.border(call.size[-2:])
     numbers = {"stride": stride, "padding": padding, "dilation": dilation}
     return {key: tuple(map(int, value)) for key, value in numbers.items()} | {"groups": groups}
 
@@ -165,14 +178,17 @@ def _input_levels(module: nn.Module) -> int | None:
 
 
 def _of_input(call: Call, notes: Notes) -> Arrays:
-    """Return the scale and the zero point of a layer's input."""
+    """Return the scale and the zero points of a layer's input."""
     module = call.module
     quantizer = getattr(module, "input_quantizer", None)
     if quantizer is None:
         return {}
-    scale, zero = scale_and_zero_point(quantizer)
-    if not bool(torch.isfinite(scale).all()) or not 0 <= zero < quantizer.levels:
+    scale, zeros = scale_and_zero_points(quantizer)
+    if (
+        not bool(torch.isfinite(scale).all())
+        or not 0 <= min(zeros) <= max(zeros) < quantizer.levels
+    ):
         raise notes.refusal(f"the input of layer {call.name!r} has no finite scale")
-    packed = to_bits(torch.tensor([zero]), one_by_one(quantizer.levels), quantizer.levels)
+    packed = to_bits(torch.tensor(zeros), one_by_one(quantizer.levels), quantizer.levels)
     prefix = f"{call.name}{INPUT}"
     return {f"{prefix}_scale": np.asarray(_floats(scale)), f"{prefix}_zero_point": packed}

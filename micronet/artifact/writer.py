@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from micronet.artifact.format import container
+from micronet.artifact.format import container, pixels
 from micronet.artifact.format.document import About, Document, Layer
-from micronet.artifact.format.nodes import KINDS, Input, Node
+from micronet.artifact.format.nodes import KINDS, Input, Node, Pixels, Quantize
+from micronet.artifact.format.packing import PACKINGS, WHOLE
 from micronet.artifact.format.tensors import INPUT
 from micronet.artifact.reader import FILE, Packed, from_content, is_packed, network_of
 from micronet.artifact.recording.recorder import record, sample_images
@@ -24,6 +25,8 @@ from micronet.artifact.stored_layers import Call, stored
 from micronet.models import custom
 from micronet.models.shared_layers import owners
 from micronet.quantization import quantize
+from micronet.quantization.images.layer import ImageConv2d
+from micronet.quantization.images.moments import check_moments
 from micronet.runs.checkpoint import write_together
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import describe_network
@@ -48,6 +51,7 @@ def export(
     classes: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    packing: str = WHOLE,
 ) -> Packed:
     """Write a compressed network into a folder as one packed file, with a ``config.json``.
 
@@ -62,6 +66,8 @@ def export(
         classes: their names, in the order of the logits.
         mean: of each channel of the pixels in [0, 1], with which images are normalized.
         std: the standard deviation that goes with it.
+        packing: of weights, "whole" bits for each code as the score counts them, or "radix", groups
+            of codes as one number, which takes less where levels are no power of two.
 
     Returns:
         The file as it was read again.
@@ -81,7 +87,7 @@ def export(
         None if mean is None else tuple(map(float, mean)),
         None if std is None else tuple(map(float, std)),
     )
-    packed = pack_network(model, (channels, image_size, image_size), about)
+    packed = pack_network(model, (channels, image_size, image_size), about, packing)
     content = container.to_bytes(packed.document.to_plain(), packed.contents.tensors)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,41 +112,42 @@ def _config(packed: Packed) -> str:
     return json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def pack_network(model: nn.Module, shape: tuple[int, int, int], about: About) -> Packed:
+def pack_network(
+    model: nn.Module, shape: tuple[int, int, int], about: About, packing: str = WHOLE
+) -> Packed:
     """Return a network as a packed file that is not written yet.
 
     Args:
         model: on the CPU.
         shape: of an image, [C, H, W].
         about: what is known of it.
+        packing: one of ``PACKINGS``.
 
     Raises:
         UserError: as ``export``.
     """
     name = about.arch or type(model).__name__
-    _check(model, name)
+    if packing not in PACKINGS:
+        raise UserError(f"packing is {packing!r}, but must be {' or '.join(map(repr, PACKINGS))}")
+    _check(model, name, about)
     # Quantizers that are asked for their ends in training would follow what they are asked with.
     with evaluation_mode(model):
         steps, output = record(model, shape, name)
         notes = Notes(sample_images(shape, 1, 0), name)
         folded, output = _folded(steps, output, notes)
-        made = _Maker(model, shape, notes).make(folded, output, about)
+        made = _Maker(model, shape, notes, packing).make(folded, output, about)
     content = container.to_bytes(made.document.to_plain(), made.tensors)
     packed = from_content(content, Path(f"{name}.safetensors"))
     check_like(packed, model, name)
     return packed
 
 
-def _check(model: nn.Module, name: str) -> None:
+def _check(model: nn.Module, name: str, about: About) -> None:
     precision = quantize.precision_of(model)
     if not precision:
         raise UserError(f"{name} cannot be exported: nothing in it is quantized")
-    for layer, bits in precision.items():
-        if bits.reads_image:
-            raise UserError(
-                f"{name} cannot be exported: layer {layer!r} reads the grey values of an image, "
-                "for which the packed file has no quantizer"
-            )
+    if about.mean is not None and about.std is not None:
+        check_moments(precision, (about.mean, about.std), name)
     if uninitialized := quantize.uninitialized(model):
         raise UserError(f"{name}: quantizer {uninitialized[0]!r} has never seen data")
     for parameter, value in model.named_parameters():
@@ -209,8 +216,10 @@ def _used(steps: list[Step], output: int) -> set[int]:
 class _Maker:
     """Makes a document and its tensors of steps."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int], notes: Notes) -> None:
-        self._shape, self._notes = shape, notes
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, int, int], notes: Notes, packing: str
+    ) -> None:
+        self._shape, self._notes, self._packing = shape, notes, packing
         self._owners = owners(model)
         self._facts: Mapping[str, LayerFacts] = describe_network(
             model,
@@ -233,7 +242,9 @@ class _Maker:
             inputs = tuple(place[i] for i in step.inputs)
             place[index] = self._add(step, inputs)
         layers = dict(sorted(self._layers.items()))
-        document = Document(self._shape, tuple(self._nodes), place[output], layers, about)
+        nodes = tuple(self._nodes)
+        about = pixels.completed(about, nodes)
+        document = Document(self._shape, nodes, place[output], layers, about)
         return _Made(document, self._tensors)
 
     def _add(self, step: Step, inputs: tuple[int, ...]) -> int:
@@ -250,21 +261,32 @@ class _Maker:
     def _add_layer(self, call: Call, inputs: tuple[int, ...]) -> int:
         name = call.name
         owner = self._owners[name] if self._owners[name] != name else None
-        layer, tensors, levels = stored(call, self._facts[name], owner, self._notes)
+        facts, notes = self._facts[name], self._notes
+        layer, tensors, levels = stored(call, facts, owner, notes, self._packing)
         if self._layers.setdefault(name, layer) != layer:
             raise self._notes.refusal(f"layer {name!r} is called with images of two sizes")
         self._tensors |= tensors
         if levels is not None:
-            inputs = (self._codes(name, inputs[0], levels),)
+            inputs = (self._codes(call, inputs[0], levels),)
         kind = "conv" if len(layer.shape) == 4 else "linear"
         return self._append(KINDS[kind](inputs=inputs, layer=name))
 
-    def _codes(self, name: str, source: int, levels: int) -> int:
+    def _codes(self, call: Call, source: int, levels: int) -> int:
+        name = call.name
         if any(layer == name and s != source for layer, s in self._quantized):
             # Each node of codes has a name of its own, and tensors of that name.
             raise self._notes.refusal(f"layer {name!r} of quantized input is called twice")
         key = name, source
         if key not in self._quantized:
-            node = KINDS["quantize"](inputs=(source,), name=f"{name}{INPUT}", levels=levels)
-            self._quantized[key] = self._append(node)
+            self._quantized[key] = self._append(self._quantizer(call, source, levels))
         return self._quantized[key]
+
+    def _quantizer(self, call: Call, source: int, levels: int) -> Node:
+        name, module = f"{call.name}{INPUT}", call.module
+        if not isinstance(module, ImageConv2d):
+            return Quantize((source,), name, levels)
+        mean, std = module.bits.image_mean, module.bits.image_std
+        assert mean is not None and std is not None
+        if source != 0:
+            raise self._notes.refusal(f"layer {call.name!r} reads grey values of no image")
+        return Pixels((source,), name, mean, std)

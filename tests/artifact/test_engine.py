@@ -33,20 +33,6 @@ from packed_networks import (
 from paths import ROOT
 
 
-@pytest.fixture
-def every_instruction_set():
-    """Names of what this machine has; the best runs again afterwards."""
-    best, found = engines.instruction_set(), []
-    for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512amx"):
-        try:
-            engines.choose_instruction_set(name)
-        except UserError:
-            continue
-        found.append(name)
-    yield found
-    engines.choose_instruction_set(best)
-
-
 def assert_same_bits(found, wanted):
     assert found.dtype == np.float32 and found.shape == wanted.shape
     assert np.array_equal(found.view(np.int32), wanted.view(np.int32))

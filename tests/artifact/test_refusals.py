@@ -69,21 +69,6 @@ def test_layers_of_no_arithmetic_of_the_page():
         packed(model, SHAPE)
 
 
-def test_a_layer_that_reads_grey_values():
-    recipe = {
-        "weights": {"bits": 4},
-        "activations": {"bits": 4},
-        "overrides": [{"layers": ["0"], "activations": {"step": "image"}}],
-    }
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3))
-    recipe = micronet.Recipe.from_dict({"quantize": recipe})
-    compression = micronet.compress(model, recipe, mean=[0.5], std=[0.25])
-    compression.begin_epoch(0, torch.optim.SGD(model.parameters(), lr=0.1))
-    model.train()(torch.randn(2, 1, 8, 8))
-    with pytest.raises(UserError, match="layer '0' reads the grey values of an image, for which"):
-        packed(model, (1, 8, 8))
-
-
 def test_networks_that_are_not_ready():
     with pytest.raises(UserError, match="nothing in it is quantized"):
         packed(nn.Sequential(nn.Conv2d(4, 4, 3)), SHAPE)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import grey_images
 from micronet.artifact import accounting, reader
 from micronet.artifact.format import container
 from micronet.quantization.quantize import LayerBits
@@ -62,7 +63,9 @@ def sources():
     model = compressed(model, (4, 6, 6), {"0": FOUR, "2": FOUR}, sparsity=0)
     with torch.no_grad():
         model[2].weight[:, 4:12].zero_()
-    return [one, packed(model, (4, 6, 6))]
+    grey = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 1))
+    grey = compressed(grey, (3, 6, 6), {"0": grey_images.bits_of(), "2": FOUR}, sparsity=0)
+    return [one, packed(model, (4, 6, 6)), packed(grey, (3, 6, 6))]
 
 
 def mutated(file, draw):

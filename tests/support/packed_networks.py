@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import grey_images
 import micronet
 import micronet_kernels as kernels
 from micronet.artifact import reader, writer
 from micronet.artifact.format import container
 from micronet.artifact.format.document import About
+from micronet.data.preprocessing import IMAGENET_STATISTICS
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.quantize import LayerBits, convert_
@@ -55,6 +57,15 @@ def compressed(model, shape, bits=None, sparsity=0.6, batch=4):
 def network(arch, size, **options):
     model = micronet.create_model(arch, num_classes=10)
     return compressed(model, (3, size, size), **options)
+
+
+def grey_network(arch, size, statistics=IMAGENET_STATISTICS, **options):
+    """A network whose first layer reads the grey values of images."""
+    model = micronet.create_model(arch, num_classes=10)
+    stem, last = architectures.stem_name(model), architectures.classifier_name(model)
+    bits = dict.fromkeys(architectures.layers(model), FOUR)
+    bits |= {stem: grey_images.bits_of(statistics, **options), last: CLASSIFIER}
+    return compressed(model, (3, size, size), bits)
 
 
 def packed(model, shape):

@@ -111,9 +111,13 @@ def windows(x, layer, fill):
             yield i, j, x[:, rows, columns]
 
 
-def conv(x, w, layer, is_integer):
+def conv(x, w, layer, is_integer, border=None):
     groups, outputs = layer["groups"], len(w)
     taps = {(i, j): read for i, j, read in windows(x, layer, 0)}
+    if border is not None:
+        # Where the border lies, and no image, the channel's own code is read.
+        inside = {(i, j): read for i, j, read in windows(np.ones_like(x), layer, 0)}
+        taps = {at: read + (1 - inside[at]) * border[:, None, None] for at, read in taps.items()}
     size = next(iter(taps.values())).shape[1:]
     total = np.zeros((outputs, *size), np.int64 if is_integer else F)
     for o in range(outputs):
@@ -136,7 +140,7 @@ def layer_of(name, layer, tensors, x):
     if layer["sums"] == "float" and scale is not None:
         w = w / scale.reshape(-1, *(1,) * (w.ndim - 1))
     if is_conv:
-        total = conv(x.integers if is_integer else x.values, w, layer, is_integer)
+        total = conv(x.integers if is_integer else x.values, w, layer, is_integer, x.border)
     elif is_integer:
         total = w.astype(np.int64) @ x.integers
     else:
@@ -184,8 +188,8 @@ FUNCTIONS = {
 class Codes:
     """A signal of integers, or of values alone."""
 
-    def __init__(self, values=None, integers=None, scale=None, zero=None):
-        self.integers, self.scale, self.zero = integers, scale, zero
+    def __init__(self, values=None, integers=None, scale=None, zero=None, border=None):
+        self.integers, self.scale, self.zero, self.border = integers, scale, zero, border
         self.values = integers.astype(F) / scale if values is None else values
 
 
@@ -198,6 +202,13 @@ def quantize(node, tensors, x):
     scale, zero = quantizer(node, tensors)
     found = np.clip(np.rint(scale * x.values + F(zero)), 0, node["levels"] - 1)
     return Codes(integers=found.astype(np.int64) - zero, scale=scale, zero=zero)
+
+
+def pixels(node, tensors, x):
+    mean, std = (F(255) * np.array(node[key], F)[:, None, None] for key in ("mean", "std"))
+    found = np.clip(np.rint(x.values * std + mean), 0, 255).astype(np.int64)
+    border = one_by_one(tensors[f"{node['name']}_zero_point"], len(mean), 256)
+    return Codes(integers=found, scale=tensors[f"{node['name']}_scale"][0], border=border)
 
 
 def table(node, tensors, x, levels):
@@ -250,6 +261,8 @@ def run(content, image):
             found.append(Codes(image))
         elif kind == "quantize":
             found.append(quantize(node, tensors, inputs[0]))
+        elif kind == "pixels":
+            found.append(pixels(node, tensors, inputs[0]))
         elif kind == "table":
             levels = document["nodes"][node["inputs"][0]]["levels"]
             found.append(table(node, tensors, inputs[0], levels))

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -18,21 +19,23 @@ namespace {
 constexpr const char* kUsage =
     "usage: micronet-run MODEL [IMAGE ...] [options]\n"
     "\n"
-    "MODEL is a packed file, or a folder that has one. IMAGE is a .ppm or .pgm of the network's\n"
-    "size, a .u8 of bytes [H, W, C], or a .f32 of floats [C, H, W] as the network takes them.\n"
+    "MODEL is a packed file, or a folder that has one. IMAGE is a .ppm, .pgm or .jpg of the\n"
+    "network's size, a .u8 of bytes [H, W, C], or a .f32 of floats [C, H, W], normalized.\n"
     "\n"
     "  --top N              classes that are printed (5)\n"
+    "  --labels FILE        names of the outputs, one a line, in place of the file's classes\n"
     "  --values             all outputs, in hexadecimal floats, in place of classes\n"
     "  --threads N          threads of a run (1)\n"
     "  --batch N            images of a run of --bench and --profile (1)\n"
     "  --bench SECONDS      times runs of constant images\n"
     "  --profile            the time of each step, of the runs of --bench or of one second\n"
-    "  --instruction-set S  loops of another instruction set than the machine's best\n"
+    "  --instruction-set S  loops of another instruction set than the machine's best, or than\n"
+    "                       the one that MICRONET_CPU names\n"
     "  --version            the version of the C API\n";
 
 struct Options {
   std::vector<std::string> files;  // the model first
-  std::string set;
+  std::string set, labels;
   int top = 5, threads = 1, batch = 1;
   double seconds = 0.0;
   bool values = false, profile = false;
@@ -66,6 +69,9 @@ Options read_options(int argc, char** argv) {
       options.seconds = number(name, next(), 0, 86400);
     } else if (name == "--instruction-set") {
       options.set = next() == nullptr ? "" : argv[i];
+    } else if (name == "--labels") {
+      options.labels = next() == nullptr ? "" : argv[i];
+      if (options.labels.empty()) fail("--labels must be a file");
     } else if (name == "--values") {
       options.values = true;
     } else if (name == "--profile") {
@@ -97,10 +103,6 @@ struct Network {
     int64_t shape[4];
     micronet_input_shape(engine.get(), shape);
     wanted.channels = shape[0], wanted.height = shape[1], wanted.width = shape[2];
-    wanted.mean.resize(static_cast<size_t>(shape[0]));
-    wanted.std.resize(static_cast<size_t>(shape[0]));
-    wanted.has_normalization =
-        micronet_normalization(engine.get(), wanted.mean.data(), wanted.std.data()) == 0;
     const int axes = micronet_output_shape(engine.get(), shape);
     for (int i = 0; i < axes; ++i) outputs *= shape[i];
   }
@@ -114,28 +116,58 @@ struct Network {
     }
     return output;
   }
+
+  std::vector<float> run(const Picture& picture, const std::string& path) const {
+    if (picture.pixels.empty()) return run(picture.values, 1);
+    std::vector<float> output(static_cast<size_t>(outputs));
+    char error[512];
+    if (micronet_run_pixels(engine.get(), picture.pixels.data(), 1, MICRONET_CHANNELS_LAST,
+                            output.data(), error, sizeof(error)) != 0) {
+      fail(path + ": " + error);
+    }
+    return output;
+  }
 };
 
-void print_classes(const Network& network, const std::vector<float>& output, int top) {
+std::vector<std::string> read_labels(const std::string& path, int64_t outputs) {
+  std::ifstream file(path);
+  if (!file) fail(path + ": cannot be read");
+  std::vector<std::string> labels;
+  for (std::string line; std::getline(file, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    labels.push_back(line);
+  }
+  if (static_cast<int64_t>(labels.size()) != outputs) {
+    fail(path + ": has " + std::to_string(labels.size()) + " labels, but the network has " +
+         std::to_string(outputs) + " outputs");
+  }
+  return labels;
+}
+
+void print_classes(const Network& network, const std::vector<float>& output,
+                   const std::vector<std::string>& labels, int top) {
   std::vector<int64_t> order(output.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
     return output[static_cast<size_t>(a)] > output[static_cast<size_t>(b)];
   });
   for (size_t i = 0; i < order.size() && i < static_cast<size_t>(top); ++i) {
-    const char* name = micronet_class_name(network.engine.get(), order[i]);
+    const char* name = labels.empty() ? micronet_class_name(network.engine.get(), order[i])
+                                      : labels[static_cast<size_t>(order[i])].c_str();
     std::printf("%10.4f  %s\n", static_cast<double>(output[static_cast<size_t>(order[i])]),
                 name == nullptr ? std::to_string(order[i]).c_str() : name);
   }
 }
 
 void answer(const Network& network, const Options& options) {
+  std::vector<std::string> labels;
+  if (!options.labels.empty()) labels = read_labels(options.labels, network.outputs);
   for (size_t i = 1; i < options.files.size(); ++i) {
-    const std::vector<float> image = read_picture(options.files[i], network.wanted);
-    const std::vector<float> output = network.run(image, 1);
+    const std::string& path = options.files[i];
+    const std::vector<float> output = network.run(read_picture(path, network.wanted), path);
     if (!options.values) {
       std::printf("%s\n", options.files[i].c_str());
-      print_classes(network, output, options.top);
+      print_classes(network, output, labels, options.top);
       continue;
     }
     for (const float value : output) std::printf("%a\n", static_cast<double>(value));

@@ -4,6 +4,7 @@
 
 #include "engine/format/error.h"
 #include "engine/format/json.h"
+#include "engine/format/pixels.h"
 
 namespace micronet::engine {
 namespace {
@@ -20,10 +21,7 @@ void read_about(JsonRef entry, Document* document) {
   }
   for (const auto& [key, values] : {std::pair{"mean", &document->mean}, {"std", &document->std}}) {
     const JsonRef* numbers = fields.find(key);
-    if (numbers == nullptr) continue;
-    for (const JsonRef& number : numbers->items(fields.of(key))) {
-      values->push_back(static_cast<float>(number.real(fields.of(key))));
-    }
+    if (numbers != nullptr) *values = floats(*numbers, fields.of(key));
   }
   fields.finish();
 }
@@ -57,6 +55,11 @@ void read_layers(JsonRef entry, size_t file_bytes, Document* document) {
 
 }  // namespace
 
+bool Document::has_normalization() const {
+  const size_t channels = static_cast<size_t>(input[0]);
+  return mean.size() == channels && std.size() == channels;
+}
+
 Document::Document(std::string_view text, size_t file_bytes) {
   const Json json(text, "the document");
   Fields fields(json.root(), "the document");
@@ -78,6 +81,7 @@ Document::Document(std::string_view text, size_t file_bytes) {
   output = static_cast<int>(
       fields.get("output").whole("output", 0, static_cast<int64_t>(nodes.size()) - 1));
   read_about(fields.get("about"), this);
+  check_pixels(*this);
   checksum = fields.get("sha256").text("sha256");
   fields.get("quantization_config").members("quantization_config");  // derived from the rest
   fields.finish();

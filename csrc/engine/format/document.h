@@ -56,7 +56,8 @@ enum class Kind {
   kConcat,
   kReshape,
   kSlice,
-  kPad
+  kPad,
+  kPixels
 };
 enum class NodeFunction { kRelu, kRelu6, kHardswish, kHardsigmoid, kSwish, kSigmoid, kMean, kMax };
 
@@ -70,6 +71,7 @@ struct Node {
   // kernel, stride, padding, dilation of a maximum; start, stop, step of a slice; before and after
   // of a border; the shape of a reshape.
   std::array<Sizes, 4> numbers;
+  std::vector<float> mean, std;  // of pixels, by channel
 };
 
 // The word that a file has for a kind.
@@ -83,6 +85,9 @@ struct Document {
   std::string checksum, arch;
   std::vector<std::string> classes;
   std::vector<float> mean, std;
+
+  // Whether it says how pixels of each channel are normalized.
+  bool has_normalization() const;
 
   // Types and keys are looked at, and layers each by itself; how nodes fit each other is not.
   // Raises Refused.

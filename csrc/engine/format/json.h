@@ -95,6 +95,8 @@ class Fields {
   std::vector<bool> used_;
 };
 
+// As float32.
+std::vector<float> floats(JsonRef array, const std::string& what);
 std::vector<int64_t> wholes(JsonRef array, const std::string& what, int64_t least, int64_t most);
 
 }  // namespace micronet::engine

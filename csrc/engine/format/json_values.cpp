@@ -73,6 +73,14 @@ bool Fields::flag(std::string_view key) {
   return found != nullptr && found->boolean(of(key));
 }
 
+std::vector<float> floats(JsonRef array, const std::string& what) {
+  std::vector<float> found;
+  for (const JsonRef& item : array.items(what)) {
+    found.push_back(static_cast<float>(item.real(what)));
+  }
+  return found;
+}
+
 std::vector<int64_t> wholes(JsonRef array, const std::string& what, int64_t least, int64_t most) {
   std::vector<int64_t> found;
   for (const JsonRef& item : array.items(what)) found.push_back(item.whole(what, least, most));

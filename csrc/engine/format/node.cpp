@@ -8,9 +8,9 @@
 namespace micronet::engine {
 namespace {
 
-constexpr std::string_view kWords[] = {"input",      "quantize", "table", "conv", "linear",
-                                       "activation", "pool",     "gate",  "add",  "concat",
-                                       "reshape",    "slice",    "pad"};
+constexpr std::string_view kWords[] = {"input",      "quantize", "table", "conv",  "linear",
+                                       "activation", "pool",     "gate",  "add",   "concat",
+                                       "reshape",    "slice",    "pad",   "pixels"};
 
 NodeFunction function_of(Fields* fields, Kind kind) {
   constexpr std::pair<std::string_view, NodeFunction> kFunctions[] = {
@@ -61,6 +61,11 @@ void read_rest(Fields* fields, Node* node) {
   } else if (kind == Kind::kSlice) {
     node->numbers = {fields->wholes("start", 0, kMostAxis), fields->wholes("stop", 1, kMostAxis),
                      fields->wholes("step", 1, kMostAxis)};
+  } else if (kind == Kind::kPixels) {
+    node->name = fields->get("name").text(fields->of("name"));
+    node->levels = kMostLevels;
+    node->mean = floats(fields->get("mean"), fields->of("mean"));
+    node->std = floats(fields->get("std"), fields->of("std"));
   } else if (kind == Kind::kPad) {
     node->numbers = {fields->wholes("before", 0, kMostGeometry),
                      fields->wholes("after", 0, kMostGeometry)};

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "engine/format/error.h"
+#include "engine/format/pixels.h"
 
 namespace micronet::engine {
 namespace {
@@ -217,7 +218,26 @@ LayerTensors Tensors::of_layer(const Layer& layer, const Document& document) {
   return found;
 }
 
+// Of grey values both follow from the normalization.
+StoredQuantizer Tensors::grey_quantizer(const Node& node) {
+  const float scale = floats(node.name + "_scale", 1)[0];
+  const int64_t channels = static_cast<int64_t>(node.mean.size());
+  const std::vector<uint8_t> border =
+      codes(node.name + "_zero_point", channels, node.levels, {1, code_bits(node.levels)});
+  float largest = 0.0f;
+  for (size_t c = 0; c < border.size(); ++c) {
+    const GreyScale of(node.mean[c], node.std[c]);
+    largest = std::max(largest, of.deviation);
+    require(border[c] == GreyScale::code(of.grey(0.0f)),
+            named(node.name + "_zero_point") + " is not the grey value of 0");
+  }
+  require(scale == 255.0f / (255.0f / largest),
+          named(node.name + "_scale") + " is not that of the largest deviation");
+  return {scale, 0, node.levels};
+}
+
 StoredQuantizer Tensors::quantizer(const Node& node) {
+  if (node.kind == Kind::kPixels) return grey_quantizer(node);
   const float scale = floats(node.name + "_scale", 1)[0];
   require(scale > 0.0f, named(node.name + "_scale") + " is not positive");
   const Pair packing{1, code_bits(node.levels)};

@@ -43,6 +43,7 @@ class Tensors {
   std::vector<float> floats(const std::string& name, int64_t count);
   std::vector<uint8_t> codes(const std::string& name, int64_t count, int levels, Pair packing);
   std::vector<uint8_t> kept(const Layer& layer);
+  StoredQuantizer grey_quantizer(const Node& node);
 
   const Container& container_;
   std::map<std::string, bool, std::less<>> used_;

@@ -44,6 +44,8 @@ const Layer& layer_of(const Document& document, const Node& node, const Signal& 
     const int64_t most = int64_t{x.levels - 1} * (layer.levels - 1);
     require(layer.depth() <= kMostInt32 / most, named + ": its sums need more than 32 bits");
   }
+  require(layer.sums == Sums::kInteger || !x.is_grey,
+          named + " reads grey values, but its sums are no integers");
   require(layer.sums != Sums::kScaled || x.levels == 0,
           named + " sums values by integers of weights, but reads codes");
   return layer;
@@ -136,11 +138,25 @@ Signal coded(const Node& node, const Signal& x, const std::string& what) {
   return {x.shape, node.levels};
 }
 
+Signal pixels(const Document& document, const Node& node, const std::string& what) {
+  const size_t channels = static_cast<size_t>(document.input[0]);
+  require(node.inputs[0] == 0 && node.mean.size() == channels,
+          what + " must read the image, and have a mean for each of " + std::to_string(channels) +
+              " channels");
+  return {document.input, node.levels, true};
+}
+
 Signal signal_of(const Document& document, const Node& node, const Inputs& inputs,
                  const std::string& what) {
+  for (const Signal* input : inputs) {
+    require(!input->is_grey || node.kind == Kind::kConv,
+            what + " reads grey values, which only a convolution of integer sums takes");
+  }
   switch (node.kind) {
     case Kind::kInput:
       return {document.input};
+    case Kind::kPixels:
+      return pixels(document, node, what);
     case Kind::kQuantize:
     case Kind::kTable:
       return coded(node, *inputs[0], what);
@@ -222,6 +238,7 @@ std::vector<Signal> signals_of(const Document& document) {
             what + ": " + text_of(signal.shape) + " is no shape of the values it reads");
     found.push_back(signal);
   }
+  require(!found[static_cast<size_t>(document.output)].is_grey, "the output is grey values");
   check_uses(document);
   return found;
 }

@@ -14,6 +14,7 @@ namespace micronet::engine {
 struct Signal {
   Sizes shape;
   int levels = 0;
+  bool is_grey = false;  // of pixels, whose border is no code of 0
 
   int64_t numel() const;
 };

@@ -77,11 +77,21 @@ void Engine::reserve(int64_t batch) {
 }
 
 void Engine::run(const float* images, int64_t batch, float* output) {
-  using Clock = std::chrono::steady_clock;
   reserve(batch);
+  run({batch, arena_.data(), placement_.offsets.data(), images, output, Pool::loops,
+       pool_.threads()});
+}
+
+void Engine::run_pixels(const uint8_t* pixels, bool channels_last, int64_t batch, float* output) {
+  require(document_.has_normalization(), "the file does not say how pixels are normalized");
+  reserve(batch);
+  run({batch, arena_.data(), placement_.offsets.data(), nullptr, output, Pool::loops, pixels,
+       channels_last});
+}
+
+void Engine::run(const Run& run) {
+  using Clock = std::chrono::steady_clock;
   const Pool::Use use(&pool_);
-  const Run run{batch,       arena_.data(),  placement_.offsets.data(), images, output,
-                Pool::loops, pool_.threads()};
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
     const Clock::time_point start = times_.empty() ? Clock::time_point() : Clock::now();
     plan_.steps[i]->run(run);

@@ -30,6 +30,9 @@ class Engine {
   }
   int threads() const { return pool_.threads(); }
 
+  // Loops of the caller's, in place of the engine's own threads; none takes these again.
+  void set_loops(CallersLoops loops) { pool_.set_loops(loops); }
+
   // Bytes of the arena for a batch.
   int64_t arena_bytes(int64_t batch) const;
 
@@ -40,12 +43,18 @@ class Engine {
   // has no code.
   void run(const float* images, int64_t batch, float* output);
 
+  // Bytes [batch, C, H, W], or [batch, H, W, C], normalized as the document says. Raises Refused
+  // where it does not.
+  void run_pixels(const uint8_t* pixels, bool channels_last, int64_t batch, float* output);
+
   // From now on runs add up the time of each step.
   void start_profile();
   const std::vector<StepTime>& profile() const { return times_; }
 
  private:
   Engine(const Container& container, int threads);
+
+  void run(const Run& run);
 
   Document document_;
   std::vector<Signal> signals_;

@@ -123,7 +123,7 @@ class Planner {
     if (wants_values) epilogue->values = values_for(end);
   }
 
-  // Whether a float convolution alone reads the images, which it takes as they come.
+  // Whether a float convolution alone reads the images, which it takes as planes.
   bool reads_images(int index) const {
     const int reader = only_reader(index);
     if (!is(index, Kind::kInput) || !is(reader, Kind::kConv)) return false;
@@ -134,11 +134,10 @@ class Planner {
     const Layer& layer = document_.layers.at(node(index).name);
     const int source = node(index).inputs[0];
     const LayerTensors tensors = tensors_.of_layer(layer, document_);
-    LayerCall call{layer, conv_shape(layer, shape_of(source), shape_of(index)), kNone, {}};
+    LayerCall call{layer, conv_shape(layer, shape_of(source), shape_of(index)), kNone, false, {}};
     const bool is_integer = layer.sums == Sums::kInteger;
-    call.from = is_integer             ? codes_[at(source)]
-                : reads_images(source) ? kOutside
-                                       : values_of(source);
+    call.from = is_integer ? codes_of(source, &call) : values_of(source);
+    call.has_planes = reads_images(source);
     if (is_integer || layer.is_conv()) {
       add_outputs(absorb(index, &call.epilogue), &call.epilogue);
     } else {
@@ -149,6 +148,22 @@ class Planner {
          : layer.is_conv() ? float_conv(call, tensors)
                            : float_linear(call, tensors),
          index, layer.name, {call.from, e.addend, e.values, e.codes, e.means, e.lanes});
+  }
+
+  // The codes that a layer reads; of grey values, whose border is no 0, with that.
+  int codes_of(int index, LayerCall* call) {
+    if (node(index).kind != Kind::kPixels) return codes_[at(index)];
+    call->shape = with_border(call->shape, call->layer);
+    const ConvShape& s = call->shape;
+    const int to = new_buffer(s.height * s.width * s.in_channels);
+    emit(read_grey_values(node(index), shape_of(index), call->layer, to), index, node(index).name,
+         {to});
+    return to;
+  }
+
+  bool has_values(int index) const {
+    return std::any_of(readers_[at(index)].begin(), readers_[at(index)].end(),
+                       [&](int reader) { return node(reader).kind != Kind::kPixels; });
   }
 
   void add_codes(int index) {
@@ -188,6 +203,11 @@ class Planner {
         return add_codes(index);
       case Kind::kReshape:
         return add_reshape(index);
+      case Kind::kPixels:
+        return;  // a layer that reads them does
+      case Kind::kInput:
+        if (has_values(index) || index == document_.output) add_values(index);
+        return;
       default:
         add_values(index);
     }
@@ -209,10 +229,6 @@ class Planner {
   }
 
   void add_values(int index) {
-    if (reads_images(index)) {
-      emit(step_of(index, {}, kNone), index, "", {});
-      return;
-    }
     if (is(index, Kind::kGate) && add_gate_codes(index)) return;
     std::vector<int> buffers;
     for (const int input : node(index).inputs) buffers.push_back(values_of(input));
@@ -228,7 +244,7 @@ class Planner {
     const auto of_input = [&](size_t i) -> const Sizes& { return shape_of(n.inputs[i]); };
     switch (n.kind) {
       case Kind::kInput:
-        return read_images(whole_box(shape, row_strides(shape), strides_of(shape)), to);
+        return read_images(document_, reads_images(index), to);
       case Kind::kActivation:
         return apply_function(n.function, numel(index), from[0], to);
       case Kind::kPool:

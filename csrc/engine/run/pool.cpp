@@ -3,6 +3,9 @@
 #include "engine/run/pool.h"
 
 #include <algorithm>
+#include <string>
+
+#include "engine/format/error.h"
 
 namespace micronet::engine {
 namespace {
@@ -10,6 +13,37 @@ namespace {
 constexpr int64_t kChunksPerThread = 4;  // so that a late thread holds the others up less
 
 thread_local Pool* current = nullptr;
+
+// A loop that the caller's threads run.
+struct Lent {
+  void (*body)(void*, int64_t, int64_t);
+  void* context;
+  int64_t count;
+  std::atomic<int64_t> done{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
+
+  Lent(void (*of)(void*, int64_t, int64_t), void* with, int64_t parts)
+      : body(of), context(with), count(parts) {}
+
+  static void call(void* self, int64_t begin, int64_t end) {
+    static_cast<Lent*>(self)->run(begin, end);
+  }
+
+  void run(int64_t begin, int64_t end) noexcept {
+    // A loop within a body is run by its own thread.
+    const Pool::Use alone(nullptr);
+    try {
+      require(0 <= begin && begin <= end && end <= count,
+              "the caller's parallel loop asks for parts that there are not");
+      if (begin < end) body(context, begin, end);
+      done += end - begin;
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  }
+};
 
 }  // namespace
 
@@ -33,11 +67,21 @@ Pool::~Pool() {
 
 void Pool::run(int64_t count, int64_t grain, Body body, void* context) {
   if (count <= 0) return;
-  if (current == nullptr || current->workers_.empty() || count <= grain) {
-    return body(context, 0, count);
-  }
+  const bool is_alone =
+      current == nullptr || (current->workers_.empty() && current->callers_.share == nullptr);
+  if (is_alone || count <= grain) return body(context, 0, count);
+  if (current->callers_.share != nullptr) return current->lend(count, grain, body, context);
   const int64_t pieces = kChunksPerThread * current->threads();
   current->share(count, std::max(grain, (count + pieces - 1) / pieces), body, context);
+}
+
+// The caller's code is C: nothing is thrown through it, and a loop that it runs badly is seen.
+void Pool::lend(int64_t count, int64_t grain, Body body, void* context) const {
+  Lent loop(body, context, count);
+  callers_.share(callers_.pool, count, grain, &Lent::call, &loop);
+  if (loop.failure) std::rethrow_exception(loop.failure);
+  require(loop.done == count, "the caller's parallel loop ran " + std::to_string(loop.done) +
+                                  " of " + std::to_string(count) + " parts");
 }
 
 void Pool::share(int64_t count, int64_t chunk, Body body, void* context) {

@@ -1,4 +1,4 @@
-// A few threads that wait for loops.
+// A few threads that wait for loops, or the caller's.
 #ifndef MICRONET_ENGINE_RUN_POOL_H_
 #define MICRONET_ENGINE_RUN_POOL_H_
 
@@ -14,6 +14,13 @@
 
 namespace micronet::engine {
 
+// The caller's way to share a loop, see micronet_parallel_for.
+struct CallersLoops {
+  void (*share)(void* pool, int64_t count, int64_t grain, void (*task)(void*, int64_t, int64_t),
+                void* context) = nullptr;
+  void* pool = nullptr;
+};
+
 class Pool {
  public:
   // The caller's thread is one of them.
@@ -23,6 +30,8 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  void set_loops(CallersLoops loops) { callers_ = loops; }
 
   // While one lives, loops that this thread starts by `loops` run on a pool.
   class Use {
@@ -41,10 +50,12 @@ class Pool {
   using Body = void (*)(void*, int64_t, int64_t);
 
   static void run(int64_t count, int64_t grain, Body body, void* context);
+  void lend(int64_t count, int64_t grain, Body body, void* context) const;
   void share(int64_t count, int64_t chunk, Body body, void* context);
   void work();
   void take_chunks();
 
+  CallersLoops callers_;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable started_, finished_;

@@ -1,12 +1,8 @@
-// Copies of boxes: images and outputs between two orders of memory, parts, borders.
+// Copies of boxes: outputs between two orders of memory, parts, borders.
 
 #include <algorithm>
-#include <atomic>
-#include <cfloat>
 
-#include "cpu/kernels.h"
 #include "cpu/parallel.h"
-#include "engine/format/error.h"
 #include "engine/steps/step.h"
 
 namespace micronet::engine {
@@ -48,7 +44,7 @@ class CopyBox : public Step {
   CopyBox(const Box& box, int from, int to) : box_(box), from_(from), to_(to) {}
 
   void run(const Run& run) const override {
-    const float* from = from_ == kOutside ? run.images : run.at<float>(from_);
+    const float* from = run.at<float>(from_);
     float* to = to_ == kOutside ? run.output : run.at<float>(to_);
     parallel_for(run.parallel, run.batch, box_.to_numel, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -62,35 +58,10 @@ class CopyBox : public Step {
   int from_, to_;
 };
 
-class ReadImages : public CopyBox {
- public:
-  ReadImages(const Box& box, int to)
-      : CopyBox(box, kOutside, to), numel_(box.from_numel), copies_(to != kNone) {}
-
-  void run(const Run& run) const override {
-    std::atomic<bool> is_finite{true};
-    for_blocks(run.parallel, run.batch * numel_, [&](int64_t first, int64_t count) {
-      Extremes found;
-      kernels().extremes(run.images + first, kFloat32, count, &found);
-      if (found.has_nan || found.least < -FLT_MAX || found.most > FLT_MAX) {
-        is_finite.store(false, std::memory_order_relaxed);
-      }
-    });
-    require(is_finite, "an image has a value that is not finite");
-    if (copies_) CopyBox::run(run);
-  }
-
- private:
-  int64_t numel_;
-  bool copies_;
-};
-
 }  // namespace
 
 StepPtr copy_box(const Box& box, int from, int to) {
   return std::make_unique<CopyBox>(box, from, to);
 }
-
-StepPtr read_images(const Box& box, int to) { return std::make_unique<ReadImages>(box, to); }
 
 }  // namespace micronet::engine

@@ -130,10 +130,9 @@ class FloatConv : public Step {
   void run(const Run& run) const override {
     const ConvShape& s = call_.shape;
     const int64_t c = s.in_channels, size = s.height * s.width;
-    // Images come as planes, signals lie channels last.
-    const Images images = call_.from == kOutside
-                              ? Images{run.images, c * size, s.width, 1, size}
-                              : Images{run.at<float>(call_.from), c * size, s.width * c, c, 1};
+    const float* x = run.at<float>(call_.from);
+    const Images images = call_.has_planes ? Images{x, c * size, s.width, 1, size}
+                                           : Images{x, c * size, s.width * c, c, 1};
     Finish::Use use(finish_, run);
     const SumsReader reader = use.reader();
     conv2d_deterministic_read_cpu(for_batch(s, run.batch), images, laid_out_.data(),

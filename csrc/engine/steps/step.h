@@ -20,10 +20,12 @@ struct Run {
   int64_t batch;
   uint8_t* arena;
   const int64_t* offsets;  // by buffer
-  const float* images;     // [images, C, H, W]
+  const float* images;     // [images, C, H, W], null where there are pixels
   float* output;           // [images, ...], row by row
   const ParallelFor& parallel;
   int threads;
+  const uint8_t* pixels = nullptr;  // [images, C, H, W], or with channels last
+  bool pixels_last = false;
 
   template <typename T>
   T* at(int buffer) const {
@@ -31,7 +33,7 @@ struct Run {
   }
 };
 
-// The buffer of a step that reads the images, or writes the output.
+// The buffer of a step that writes the output.
 constexpr int kOutside = -1;
 
 class Step {
@@ -61,11 +63,12 @@ struct Epilogue {
   std::string reader;  // of the codes, for messages
 };
 
-// Convolutions and linear layers; a float convolution may read the images themselves.
+// Convolutions and linear layers. Images may lie as planes where a float convolution reads them.
 struct LayerCall {
   const Layer& layer;
   ConvShape shape;
   int from;
+  bool has_planes;
   Epilogue epilogue;
 };
 // Raise Refused in a run where a value that is to have a code is not finite.
@@ -85,9 +88,14 @@ struct Box {
   bool fills = false;
 };
 StepPtr copy_box(const Box& box, int from, int to);
-// The first step: images as they come, channels last, to a buffer if there is one; raises Refused
-// where one is not finite.
-StepPtr read_images(const Box& box, int to);
+
+// The first steps, which raise Refused where an image is not finite. Images channels last or as
+// planes, bytes normalized as the document says:
+StepPtr read_images(const Document& document, bool as_planes, int to);
+// The grey values that a `pixels` node gives a layer, channels last, with the layer's border.
+StepPtr read_grey_values(const Node& node, const Sizes& shape, const Layer& layer, int to);
+// The shape of a layer whose images have their border.
+ConvShape with_border(ConvShape shape, const Layer& layer);
 
 // Values of `numel` an image to codes, codes to codes, codes to values.
 StepPtr quantize_values(const StoredQuantizer& to, int64_t numel, int from, int into,

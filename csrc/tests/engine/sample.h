@@ -106,7 +106,7 @@ inline std::vector<float> random_scales(std::mt19937& random, size_t count) {
 inline constexpr char kSampleDocument[] =
     "{\"about\":{\"arch\":\"sample\",\"classes\":[\"cat\",\"dog\",\"\xc3\xa9\"],"
     "\"mean\":[0.5,0.25,0],\"std\":[1,0.5,2e-1]},\"format\":\"micronet-packed\",\"version\":1,"
-    "\"input\":[3,6,5],\"output\":19,\"quantization_config\":{},\"layers\":{"
+    "\"input\":[3,6,5],\"output\":24,\"quantization_config\":{},\"layers\":{"
     "\"a\":{\"bias\":true,\"dilation\":[1,1],\"groups\":1,\"layout\":\"bit mask\",\"levels\":5,"
     "\"packing\":[3,7],\"padding\":[1,1,1,1],\"shape\":[4,3,3,3],\"stride\":[1,1],"
     "\"sums\":\"integer\",\"values\":36},"
@@ -116,7 +116,10 @@ inline constexpr char kSampleDocument[] =
     "\"c\":{\"bias\":true,\"dilation\":[1,1],\"groups\":1,\"layout\":\"dense\",\"norm_scale\":true,"
     "\"padding\":[1,1,1,1],\"shape\":[4,3,3,3],\"stride\":[1,1],\"sums\":\"float\",\"values\":108},"
     "\"d\":{\"bias\":true,\"layout\":\"dense\",\"levels\":5,\"packing\":[1,3],\"shape\":[3,48],"
-    "\"sums\":\"scaled\",\"values\":144}},\"nodes\":["
+    "\"sums\":\"scaled\",\"values\":144},"
+    "\"g\":{\"bias\":true,\"dilation\":[1,1],\"groups\":1,\"layout\":\"dense\",\"levels\":9,"
+    "\"packing\":[1,4],\"padding\":[1,0,0,2],\"shape\":[3,3,2,2],\"stride\":[2,1],"
+    "\"sums\":\"integer\",\"values\":36}},\"nodes\":["
     "{\"kind\":\"input\"},"
     "{\"inputs\":[0],\"kind\":\"quantize\",\"levels\":16,\"name\":\"image\"},"
     "{\"inputs\":[1],\"kind\":\"conv\",\"layer\":\"a\"},"
@@ -137,7 +140,13 @@ inline constexpr char kSampleDocument[] =
     "\"kind\":\"pool\",\"padding\":[0,0],\"stride\":[2,2]},"
     "{\"inputs\":[16],\"kind\":\"reshape\",\"shape\":[48]},"
     "{\"inputs\":[17],\"kind\":\"linear\",\"layer\":\"d\"},"
-    "{\"exact\":true,\"function\":\"hardswish\",\"inputs\":[18],\"kind\":\"activation\"}]";
+    "{\"exact\":true,\"function\":\"hardswish\",\"inputs\":[18],\"kind\":\"activation\"},"
+    "{\"inputs\":[0],\"kind\":\"pixels\",\"mean\":[0.5,0.25,0.0],\"name\":\"p\",\"std\":[1,0.5,0.2]"
+    "},"
+    "{\"inputs\":[20],\"kind\":\"conv\",\"layer\":\"g\"},"
+    "{\"exact\":true,\"function\":\"mean\",\"inputs\":[21],\"kind\":\"pool\"},"
+    "{\"inputs\":[22],\"kind\":\"reshape\",\"shape\":[3]},"
+    "{\"inputs\":[19,23],\"kind\":\"add\"}]";
 
 inline Sample sample(std::mt19937& random) {
   Sample s;
@@ -165,6 +174,12 @@ inline Sample sample(std::mt19937& random) {
   s.add_floats("d.weight_scale", random_scales(random, 3));
   s.add_codes("d.weight_zero_point", {0, 2, 4}, 5, 1, 3);
   s.add_floats("d.bias", normals(random, 3));
+  s.add_floats("p_scale", {255.0f / (255.0f / 255.0f)});
+  s.add_codes("p_zero_point", {128, 64, 0}, 256, 1, 8);
+  s.add_codes("g.weight_packed", random_codes(random, 36, 9), 9, 1, 4);
+  s.add_floats("g.weight_scale", random_scales(random, 3));
+  s.add_codes("g.weight_zero_point", random_codes(random, 3, 9), 9, 1, 4);
+  s.add_floats("g.bias", normals(random, 3));
   return s;
 }
 

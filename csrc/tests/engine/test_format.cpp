@@ -65,8 +65,17 @@ struct Change {
 constexpr Change kChanges[] = {
     {"\"version\":1", "\"version\":2", "has version 2, this program reads 1"},
     {"micronet-packed", "other", "format is 'other'"},
-    {"\"output\":19", "\"output\":20", "output is 20, but must be 0 to 19"},
-    {"\"output\":19", "\"output\":18", "nodes[19] (activation) is read by none"},
+    {"\"output\":24", "\"output\":25", "output is 25, but must be 0 to 24"},
+    {"\"output\":24", "\"output\":23", "nodes[24] (add) is read by none"},
+    {"\"output\":24", "\"output\":20", "the output is grey values"},
+    {"\"mean\":[0.5,0.25,0.0]", "\"mean\":[0.5,0.25,0.1]", "another mean or std than about"},
+    {"\"mean\":[0.5,0.25,0.0]", "\"mean\":[0.5,0.25]", "has 2 means and 3 deviations"},
+    {"\"inputs\":[0],\"kind\":\"pixels\"", "\"inputs\":[3],\"kind\":\"pixels\"",
+     "must read the image"},
+    {"\"inputs\":[21],\"kind\":\"pool\"", "\"inputs\":[20],\"kind\":\"pool\"",
+     "reads grey values, which only"},
+    {"\"stride\":[2,1],\"sums\":\"integer\"", "\"stride\":[2,1],\"sums\":\"float\"",
+     "layer 'g' reads grey values, but its sums are no integers"},
     {"\"input\":[3,6,5]", "\"input\":[3,6]", "input must be three sizes"},
     {"\"input\":[3,6,5]", "\"input\":[2,6,5]", "layer 'a' does not take a signal of [2, 6, 5]"},
     {"\"input\":[3,6,5]", "\"input\":[3,7,5]", "differ behind their first axis"},
@@ -84,7 +93,7 @@ constexpr Change kChanges[] = {
     {"\"levels\":16,\"name\":\"t\"", "\"levels\":16,\"name\":\"q\"",
      "two quantizers are named 'q'"},
     {"\"packing\":[3,7]", "\"packing\":[2,5]", "packing is none that codes of 5 levels have"},
-    {"\"values\":36", "\"values\":35", "tensor 'a.weight_packed' has"},
+    {"\"values\":36", "\"values\":33", "tensor 'a.weight_packed' has"},
     {"\"values\":36", "\"values\":109", "values is 109, but must be 0 to 108"},
     {"\"values\":144", "\"values\":143", "it has no mask"},
     {"\"block\":[2,9]", "\"block\":[3,9]", "is none that is stored"},
@@ -133,6 +142,9 @@ void test_tensors(const Sample& s) {
   check_refused("'q_scale' is not positive", [&] { open(with("q_scale", floats(-0.0f))); });
   check_refused("a bit behind the last", [&] { open(with("q_zero_point", byte(0x82))); });
   check_refused("has the code 7 of 7 levels", [&] { open(with("q_zero_point", byte(7))); });
+  check_refused("'p_zero_point' is not the grey value of 0",
+                [&] { open(with("p_zero_point", byte(1))); });
+  check_refused("'p_scale' is not that of", [&] { open(with("p_scale", floats(254.0f))); });
   check_refused("its mask does not keep 18 weights", [&] { open(with("b.weight_mask", byte(3))); });
   check_refused("its mask does not keep 18 weights", [&] { open(with("b.weight_mask", byte(0))); });
   check_refused("has the code",

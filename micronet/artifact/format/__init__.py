@@ -4,4 +4,4 @@ Nothing here computes with a network; the page "The packed file" says the same i
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["container", "document", "layers", "nodes", "packing", "tensors", "topology"]
+__all__ = ["container", "document", "layers", "nodes", "packing", "pixels", "tensors", "topology"]

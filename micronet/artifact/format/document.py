@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from micronet.artifact.format.nodes import KINDS, Conv, Linear, Node, Quantize, Table, kind_of
+from micronet.artifact.format.nodes import CODES, KINDS, Conv, Linear, Node, kind_of
 from micronet.recipe.strict import build, to_plain
 from micronet.runs.folder_files import PACKED
 from micronet.utils.errors import UserError
@@ -197,7 +197,7 @@ def _input_levels(nodes: tuple[Node, ...]) -> dict[str, int]:
         if isinstance(node, (Conv, Linear)) and len(node.inputs) == 1:
             index = node.inputs[0]
             source = nodes[index] if 0 <= index < len(nodes) else None
-            if isinstance(source, (Quantize, Table)):
+            if isinstance(source, CODES):
                 found[node.layer] = source.levels
     return found
 

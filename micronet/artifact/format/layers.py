@@ -14,8 +14,8 @@ from micronet.artifact.format.document import (
     Document,
     Layer,
 )
+from micronet.artifact.format.geometry import TopologyError, check_geometry
 from micronet.artifact.format.tensors import one_by_one
-from micronet.artifact.format.topology import TopologyError, check_geometry
 from micronet.scoring.network.encodings import SIDES
 from micronet.utils.errors import UserError
 from micronet_kernels.scheme import code_group

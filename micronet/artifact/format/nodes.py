@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from micronet.quantization.quantizers.images import GREY_LEVELS
+
 # Functions whose values no library computes alike, so that a node says whether its are the page's.
 INEXACT = ("swish", "sigmoid")
 FUNCTIONS = ("relu", "relu6", "hardswish", "hardsigmoid", *INEXACT)
@@ -31,6 +33,25 @@ class Table:
     inputs: tuple[int, ...]
     name: str
     levels: int
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The grey values of the image, as codes of 256 levels; a tensor has those of its border.
+
+    ``mean`` and ``std`` of pixels in [0, 1] are what the image is normalized by, one number for
+    each channel.
+    """
+
+    inputs: tuple[int, ...]
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def levels(self) -> int:
+        """The levels of a byte."""
+        return GREY_LEVELS
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,7 @@ Node: TypeAlias = (
     Input
     | Quantize
     | Table
+    | Pixels
     | Conv
     | Linear
     | Activation
@@ -134,6 +156,8 @@ Node: TypeAlias = (
     | Slice
     | Pad
 )
+# Nodes that give codes.
+CODES = Quantize, Table, Pixels
 KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in Node.__args__}
 
 

@@ -19,8 +19,12 @@ import micronet_kernels as kernels
 from micronet.artifact.format.document import BIT_MASK, BLOCK_MASK, DENSE, Layer
 from micronet.artifact.format.tensors import one_by_one
 from micronet.scoring.network.encodings import Layout
+from micronet_kernels.scheme import code_group
 
 Array = NDArray[Any]
+
+# Whole bits for each code, as the official rules count, or groups of codes as one number.
+WHOLE, RADIX = PACKINGS = ("whole", "radix")
 
 
 class PackingError(ValueError):
@@ -44,12 +48,15 @@ class Weights:
     levels: int | None
 
 
-def pack(weights: Weights, layout: Layout) -> tuple[dict[str, Any], dict[str, Array]]:
+def pack(
+    weights: Weights, layout: Layout, packing: str = WHOLE
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what a ``Layer`` says of stored weights, and their tensors by the end of their name.
 
     Args:
         weights: of a layer.
         layout: as ``LayerFacts.layout`` has chosen it.
+        packing: one of ``PACKINGS``.
     """
     blocks = layout.blocks
     channels_last = blocks is not None and blocks.channels_last
@@ -69,7 +76,8 @@ def pack(weights: Weights, layout: Layout) -> tuple[dict[str, Any], dict[str, Ar
     if weights.codes is None or weights.levels is None:
         stored = _matrix(weights.values, channels_last)[kept]
         return fields, found | {"weight": stored.numpy()}
-    fields |= {"levels": weights.levels, "packing": one_by_one(weights.levels)}
+    group = code_group if packing == RADIX else one_by_one
+    fields |= {"levels": weights.levels, "packing": group(weights.levels)}
     stored = _matrix(weights.codes, channels_last)[kept]
     return fields, found | {"weight_packed": to_bits(stored, fields["packing"], weights.levels)}
 

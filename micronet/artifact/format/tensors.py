@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from micronet.artifact.format.document import Document, Layer
-from micronet.artifact.format.nodes import Quantize, Table
+from micronet.artifact.format.nodes import CODES, Pixels, Quantize, Table
 from micronet.scoring.network.encodings import code_bits
 
 _FLOAT_BITS = 32
@@ -25,11 +25,18 @@ class Spec:
         bits: that hold information; the last byte may have more.
         is_float: of type F32, one dimension; else bytes.
         cost: name and kind of the cost that the official rules bill it in.
+        saved: bits that the official rules count beside these: they count whole ones of each code.
     """
 
     bits: int
     is_float: bool
     cost: tuple[str, str]
+    saved: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Bits that the official rules count."""
+        return self.bits + self.saved
 
     @property
     def size(self) -> int:
@@ -54,7 +61,7 @@ def specs(document: Document) -> dict[str, Spec]:
     for name, layer in document.layers.items():
         found |= _of_layer(name, layer)
     for node in document.nodes:
-        if isinstance(node, (Quantize, Table)):
+        if isinstance(node, CODES):
             found |= _of_quantizer(node)
             if isinstance(node, Table):
                 entries = _entries(document, node)
@@ -72,7 +79,8 @@ def _of_layer(name: str, layer: Layer) -> dict[str, Spec]:
             found[f"{name}.weight"] = Spec(layer.values * _FLOAT_BITS, True, weights)
         else:
             bits = packed_bits(layer.values, layer.packing)
-            found[f"{name}.weight_packed"] = Spec(bits, False, weights)
+            whole = packed_bits(layer.values, one_by_one(layer.levels)) if layer.levels else bits
+            found[f"{name}.weight_packed"] = Spec(bits, False, weights, whole - bits)
         if layer.mask_bits:
             found[f"{name}.weight_mask"] = Spec(layer.mask_bits, False, masks)
     floats = outputs * _FLOAT_BITS
@@ -88,16 +96,17 @@ def _of_layer(name: str, layer: Layer) -> dict[str, Spec]:
     return found
 
 
-def _of_quantizer(node: Quantize | Table) -> dict[str, Spec]:
+def _of_quantizer(node: Quantize | Table | Pixels) -> dict[str, Spec]:
     layer = node.name.removesuffix(INPUT)
     cost = f"{layer} quantizer of input", "scales and zero points"
+    zero_points = len(node.mean) if isinstance(node, Pixels) else 1
     return {
         f"{node.name}_scale": Spec(_FLOAT_BITS, True, cost),
-        f"{node.name}_zero_point": Spec(code_bits(node.levels), False, cost),
+        f"{node.name}_zero_point": Spec(zero_points * code_bits(node.levels), False, cost),
     }
 
 
 def _entries(document: Document, node: Table) -> int:
     """Return the levels of what a table reads."""
     source = document.nodes[node.inputs[0]]
-    return source.levels if isinstance(source, (Quantize, Table)) else 0
+    return source.levels if isinstance(source, CODES) else 0

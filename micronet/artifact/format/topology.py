@@ -9,7 +9,9 @@ from typing import Any
 
 import micronet_kernels as kernels
 from micronet.artifact.format.document import FLOAT, INTEGER, Document, Layer
+from micronet.artifact.format.geometry import MOST_SIZE, TopologyError, check_geometry
 from micronet.artifact.format.nodes import (
+    CODES,
     FUNCTIONS,
     INEXACT,
     Activation,
@@ -21,6 +23,7 @@ from micronet.artifact.format.nodes import (
     Linear,
     Node,
     Pad,
+    Pixels,
     Pool,
     Quantize,
     Reshape,
@@ -30,19 +33,16 @@ from micronet.artifact.format.nodes import (
 )
 from micronet.utils.errors import UserError
 
-MOST_SIZE, _MOST_VALUES = 2**16, 2**31 - 1
-
-
-class TopologyError(ValueError):
-    """What is wrong with a node, in words."""
+_MOST_VALUES = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a node gives: the shape of one image's values, and of codes their levels."""
+    """What a node gives: the shape of one image's values, of codes their levels, and which."""
 
     shape: tuple[int, ...]
     levels: int | None = None
+    is_grey: bool = False
 
 
 def signals(document: Document, where: str) -> list[Signal]:
@@ -76,6 +76,8 @@ def _signal(document: Document, index: int, node: Node, before: Sequence[Signal]
     takes = _TAKES.get(type(node), 1)
     if takes is not None and len(inputs) != takes:
         raise TopologyError(f"reads {len(inputs)} nodes, but must read {takes}")
+    if any(before[i].is_grey for i in inputs) and not isinstance(node, Conv):
+        raise TopologyError("reads grey values, which only a convolution of integer sums takes")
     signal = _RULES[type(node)](document, node, [before[i] for i in inputs])
     sizes = signal.shape
     if not 1 <= len(sizes) <= 4 or not all(0 < n <= _MOST_VALUES for n in sizes):
@@ -93,12 +95,14 @@ def _check_ends(document: Document, found: Sequence[Signal], where: str) -> None
         raise UserError(f"{where}: output is node {document.output}, which there is not")
     read = {i for node in document.nodes for i in getattr(node, "inputs", ())} | {document.output}
     unread = [i for i in range(len(found)) if i not in read]
+    if found[document.output].is_grey:
+        raise UserError(f"{where}: output is node {document.output}, which gives grey values")
     if unread:
         raise UserError(f"{where}: nodes[{unread[0]}] is read by none")
     called = {node.layer for node in document.nodes if isinstance(node, (Conv, Linear))}
     if idle := sorted(document.layers.keys() - called):
         raise UserError(f"{where}: layer {idle[0]!r} is called by no node")
-    names = [n.name for n in document.nodes if isinstance(n, (Quantize, Table))]
+    names = [n.name for n in document.nodes if isinstance(n, CODES)]
     if len(set(names)) < len(names):
         raise UserError(f"{where}: two quantizers have one name")
 
@@ -123,6 +127,13 @@ def _table(document: Document, node: Table, inputs: Sequence[Signal]) -> Signal:
     return Signal(inputs[0].shape, node.levels)
 
 
+def _pixels(document: Document, node: Pixels, inputs: Sequence[Signal]) -> Signal:
+    shape = inputs[0].shape
+    if node.inputs != (0,) or len(node.mean) != shape[0]:
+        raise TopologyError(f"must read the image, and have a mean for each of {shape[0]} channels")
+    return Signal(shape, node.levels, is_grey=True)
+
+
 def _check_levels(levels: int) -> None:
     if not 2 <= levels <= 256:
         raise TopologyError(f"has {levels} levels, but must have 2 to 256")
@@ -136,6 +147,8 @@ def _layer(document: Document, name: str, x: Signal, axes: int) -> Layer:
         raise TopologyError(f"calls layer {name!r}, whose weights have {len(layer.shape)} axes")
     if layer.sums == INTEGER:
         _check_integer(layer, name, x)
+    elif x.is_grey:
+        raise TopologyError(f"gives grey values to layer {name!r}, whose sums are no integers")
     elif layer.sums != FLOAT and x.levels is not None:
         raise TopologyError(f"gives codes to layer {name!r}, which sums floats by integer weights")
     return layer
@@ -208,26 +221,6 @@ def _pool(document: Document, node: Pool, inputs: Sequence[Signal]) -> Signal:
     return Signal((shape[0], *_windows(shape[1:], kernel, stride, padding * 2, dilation)))
 
 
-def check_geometry(
-    kernel: Any, stride: Any, padding: Any, dilation: Any, sides: int = 2
-) -> tuple[tuple[int, ...], ...]:
-    """Return the numbers of windows, padding being of ``sides`` numbers.
-
-    Raises:
-        TopologyError: one is missing, too many, negative or huge.
-    """
-    for name, numbers, least, count in (
-        ("kernel", kernel, 1, 2),
-        ("stride", stride, 1, 2),
-        ("padding", padding, 0, sides),
-        ("dilation", dilation, 1, 2),
-    ):
-        is_whole = numbers is not None and len(numbers) == count
-        if not is_whole or not all(least <= n <= MOST_SIZE for n in numbers):
-            raise TopologyError(f"{name} is {numbers}, but must be {count} numbers from {least} on")
-    return kernel, stride, padding, dilation
-
-
 def _gate(document: Document, node: Gate, inputs: Sequence[Signal]) -> Signal:
     shape, factors = (signal.shape for signal in inputs)
     if factors not in (shape, (shape[0], *(1,) * (len(shape) - 1))):
@@ -278,6 +271,7 @@ _RULES: dict[type, _Rule] = {
     Input: _input,
     Quantize: _quantize,
     Table: _table,
+    Pixels: _pixels,
     Conv: _conv,
     Linear: _linear,
     Activation: _activation,

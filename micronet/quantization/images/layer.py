@@ -91,8 +91,12 @@ class ImageConv2d(QuantizedConv2d):
 
     def _padded(self, x: Tensor) -> Tensor:
         x = super().bordered(x)
-        top, left, bottom, right = super().sides(x.shape[-2:])
+        top, left, bottom, right = self.border(x.shape[-2:])
         return F.pad(x, [left, right, top, bottom]) if any((top, left, bottom, right)) else x
+
+    def border(self, size: torch.Size) -> tuple[int, int, int, int]:
+        """Return what is padded (top, left, bottom, right) around an image of ``size``."""
+        return super().sides(size)
 
     def bordered(self, x: Tensor) -> Tensor:
         """Return images as they are: they have their border."""

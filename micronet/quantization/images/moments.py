@@ -43,7 +43,7 @@ def with_moments(
             continue
         known = next(_moments({name: earlier.get(name)}), None)
         # What is the same in float32 is the same.
-        given = known if moments is None or _are_same(known, moments) else moments
+        given = known if moments is None or are_same(known, moments) else moments
         if given is None:
             raise UserError(
                 f"{where}layer {name!r} is to read grey values, but how its images are normalized "
@@ -69,7 +69,7 @@ def _moments(bits: Mapping[str, LayerBits | None]) -> Iterator[Statistics]:
             yield own.image_mean, own.image_std
 
 
-def _are_same(first: Statistics | None, second: Statistics) -> bool:
+def are_same(first: Statistics | None, second: Statistics) -> bool:
     """Whether two normalizations are the same numbers in float32, in which layers have them."""
     if first is None or any(len(a) != len(b) for a, b in zip(first, second, strict=True)):
         return False
@@ -94,7 +94,7 @@ def check_moments(bits: Mapping[str, LayerBits], moments: Statistics | None, wha
         UserError: they are not.
     """
     own = moments_of(bits)
-    if own is not None and moments is not None and not _are_same(own, moments):
+    if own is not None and moments is not None and not are_same(own, moments):
         raise UserError(
             f"{what}: the first layer reads images of mean {list(own[0])} and std {list(own[1])}, "
             f"but these are normalized by {list(moments[0])} and {list(moments[1])}"

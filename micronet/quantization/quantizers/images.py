@@ -30,6 +30,7 @@ class ImageQuantizer(InputQuantizer):
 
     mean: Tensor
     deviation: Tensor
+    moments: tuple[tuple[float, ...], tuple[float, ...]]
     factors: Tensor
     range: Tensor
 
@@ -41,6 +42,7 @@ class ImageQuantizer(InputQuantizer):
             std: their standard deviations.
         """
         super().__init__(GREY_LEVELS)
+        self.moments = tuple(mean), tuple(std)
         # In grey values, rounded as ``data.batches`` rounds them.
         for name, row in (("mean", mean), ("deviation", std)):
             values = _WHITE * torch.tensor(row, dtype=torch.float32).view(-1, 1, 1)
@@ -93,6 +95,11 @@ class ImageQuantizer(InputQuantizer):
         """Return the normalized value of the darkest black and of the brightest white."""
         black = (-self.mean / self.deviation).amin()
         return float(black), float(((_WHITE - self.mean) / self.deviation).amax())
+
+    def border(self) -> Tensor:
+        """Return the grey value of each channel [C] that stands around images: that of 0."""
+        codes = self(torch.zeros_like(self.mean)) * self.scale
+        return torch.round(codes).flatten()
 
     def is_ready(self) -> bool:
         """Return that nothing is to be set."""

@@ -113,6 +113,8 @@ def _factors(facts: LayerFacts) -> Iterator[Cost]:
 def _quantizers(facts: LayerFacts) -> Iterator[Cost]:
     """Yield the scales and zero points of both operands."""
     outputs, inputs = facts.shape[:2]
+    if facts.bits.image_mean is not None:
+        inputs = len(facts.bits.image_mean)  # of all groups
     zeros = inputs if facts.bits.reads_image else 1
     operands = [
         ("weights", outputs, outputs, bits_of(facts.bits.weight_levels)),
