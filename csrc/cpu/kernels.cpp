@@ -5,6 +5,11 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(MICRONET_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace micronet {
 namespace {
 
@@ -26,6 +31,11 @@ struct Available {
       tables[count++] = &kAvx512Kernels;
       if (__builtin_cpu_supports("avx512vnni")) tables[count++] = &kVnniKernels;
     }
+#elif defined(MICRONET_ARM64)
+    tables[count++] = &kNeonKernels;  // a part of the architecture
+#ifdef __linux__
+    if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) tables[count++] = &kNeonDotKernels;
+#endif
 #endif
   }
 };

@@ -37,7 +37,7 @@ from paths import ROOT
 def every_instruction_set():
     """Names of what this machine has; the best runs again afterwards."""
     best, found = engines.instruction_set(), []
-    for name in ("baseline", "avx2", "avx512", "avx512vnni"):
+    for name in ("baseline", "avx2", "avx512", "avx512vnni", "neon", "neondot"):
         try:
             engines.choose_instruction_set(name)
         except UserError:
