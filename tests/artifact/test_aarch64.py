@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from micronet.artifact.engine import Engine
-from packed_networks import Everything, compressed, content_of, network, packed
+from micronet.models import architectures
+from micronet.quantization.quantize import LayerBits
+from packed_networks import FOUR, Everything, compressed, content_of, network, packed
 
 FOLDER = os.environ.get("MICRONET_AARCH64")
 pytestmark = pytest.mark.skipif(
@@ -27,7 +29,6 @@ def command(processor, *arguments):
 
 def check(folder, content, shape, rng):
     """Every instruction set of every processor, on images of several kinds."""
-    torch.manual_seed(0)
     (folder / "model.safetensors").write_bytes(content)
     images = torch.randn(3, *shape, generator=rng)
     images[1] *= 50
@@ -49,13 +50,18 @@ def check(folder, content, shape, rng):
     ("arch", "size"), [("resnet20", 32), ("mobilenetv2_cifar", 32), ("efficientnet-micro", 32)]
 )
 def test_networks(arch, size, rng, tmp_path):
+    torch.manual_seed(torch.randint(10**6, (), generator=rng))
     content = content_of(packed(network(arch, size), (3, size, size)))
     check(tmp_path, content, (3, size, size), rng)
 
 
-def test_each_kind_of_node_and_of_layer(rng, tmp_path):
-    content = content_of(packed(compressed(Everything(), (3, 13, 11)), (3, 13, 11)))
-    check(tmp_path, content, (3, 13, 11), rng)
+# Sums of pairs of products within 16 bits, beyond them, and of few levels.
+@pytest.mark.parametrize("bits", [FOUR, LayerBits(8, 8), LayerBits(2.4, 3.2)], ids=str)
+def test_each_kind_of_node_and_of_layer(bits, rng, tmp_path):
+    torch.manual_seed(torch.randint(10**6, (), generator=rng))
+    model, shape = Everything(), (3, 13, 11)
+    model = compressed(model, shape, dict.fromkeys(architectures.layers(model), bits))
+    check(tmp_path, content_of(packed(model, shape)), shape, rng)
 
 
 def test_what_the_processor_has_is_chosen(rng, tmp_path):

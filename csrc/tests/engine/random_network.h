@@ -27,9 +27,13 @@ struct Draw {
 };
 
 inline std::string text_of_all(const Sizes& numbers) {
-  std::string text;
-  for (const int64_t number : numbers) text += (text.empty() ? "" : ",") + std::to_string(number);
-  return "[" + text + "]";
+  std::string text = "[";
+  for (const int64_t number : numbers) {
+    if (text.size() > 1) text += ",";
+    text += std::to_string(number);
+  }
+  text += "]";
+  return text;
 }
 
 // A chain of nodes, each of which reads the one before it, and some an earlier one as well.

@@ -84,7 +84,7 @@ constexpr Change kChanges[] = {
     {"\"levels\":16,\"name\":\"t\"", "\"levels\":16,\"name\":\"q\"",
      "two quantizers are named 'q'"},
     {"\"packing\":[3,7]", "\"packing\":[2,5]", "packing is none that codes of 5 levels have"},
-    {"\"values\":36", "\"values\":35", "tensor 'a.weight_packed' has"},
+    {"\"values\":36", "\"values\":33", "tensor 'a.weight_packed' has"},
     {"\"values\":36", "\"values\":109", "values is 109, but must be 0 to 108"},
     {"\"values\":144", "\"values\":143", "it has no mask"},
     {"\"block\":[2,9]", "\"block\":[3,9]", "is none that is stored"},

@@ -1,6 +1,7 @@
 // Changed files: each is refused in one sentence, or runs, within the time and the memory that its
-// size allows. Three seconds of them, or as many as MICRONET_FUZZ_INPUTS says; the input of a
-// number depends on the seed and the number alone, and MICRONET_FUZZ_FIRST says where to begin.
+// size allows. Three seconds of them, at least 300, or as many as MICRONET_FUZZ_INPUTS says; the
+// input of a number depends on the seed and the number alone, and MICRONET_FUZZ_FIRST says where to
+// begin.
 
 #include <algorithm>
 #include <chrono>
@@ -162,7 +163,8 @@ void test_changed_files(std::mt19937& random) {
   Memory::start();
   at_death(say_which);
   number = asked("MICRONET_FUZZ_FIRST", 0);
-  while (inputs > 0 ? counts.inputs < inputs : Clock::now() < end) {
+  const auto is_short = [&] { return Clock::now() < end || counts.inputs < kLeastInputs; };
+  while (inputs > 0 ? counts.inputs < inputs : is_short()) {
     take_one(target, whole, &counts);
     ++number;
   }
