@@ -12,6 +12,10 @@
 
 #include "cpu/isa/kernels_avx512amx.h"
 #endif
+#if defined(MICRONET_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace micronet {
 namespace {
@@ -59,6 +63,11 @@ struct Available {
         if (has_tiles()) tables[count++] = &tiles;
       }
     }
+#elif defined(MICRONET_ARM64)
+    tables[count++] = &kNeonKernels;  // a part of the architecture
+#ifdef __linux__
+    if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) tables[count++] = &kNeonDotKernels;
+#endif
 #endif
   }
 };

@@ -300,6 +300,9 @@ extern const Kernels kBaselineKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kVnniKernels;
+#elif defined(MICRONET_ARM64)
+extern const Kernels kNeonKernels;
+extern const Kernels kNeonDotKernels;
 #endif
 
 // What this machine runs, the fastest last, ended by null.

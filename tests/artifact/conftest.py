@@ -10,7 +10,7 @@ from micronet.utils.errors import UserError
 def every_instruction_set():
     """Names of what this machine has; the best runs again afterwards."""
     best, found = engines.instruction_set(), []
-    for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512amx"):
+    for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot"):
         try:
             engines.choose_instruction_set(name)
         except UserError:

@@ -10,7 +10,7 @@ import micronet_kernels as kernels
 from samples import draw
 from triton_cases import run_python
 
-NAMES = ["baseline", "avx2", "avx512", "avx512vnni", "avx512amx"]
+NAMES = ["baseline", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot"]
 # A process with torch loaded forks one for each value of MICRONET_CPU, which is read when the
 # extension is loaded; "unset" leaves it unset.
 CHILDREN = """

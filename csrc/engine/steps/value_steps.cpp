@@ -104,16 +104,29 @@ class Max : public Step {
   }
 
  private:
+  // Taps [first, end) of an axis that lie in the image: kernels may be far larger than it is.
+  struct Taps {
+    int64_t start, first, end;
+  };
+  Taps taps(size_t axis, int64_t at) const {
+    const auto& [kernel, stride, padding, dilation] = numbers_;
+    const int64_t start = at * stride[axis] - padding[axis], d = dilation[axis];
+    const int64_t first = start < 0 ? (d - 1 - start) / d : 0;
+    const int64_t beyond = in_[axis + 1] - start;
+    return {start, first, std::min(kernel[axis], beyond <= 0 ? 0 : (beyond - 1) / d + 1)};
+  }
+
   // NaN is the largest.
   void window(const float* image, int64_t row, int64_t column, float* y) const {
-    const auto& [kernel, stride, padding, dilation] = numbers_;
+    const Taps rows = taps(0, row), columns = taps(1, column);
+    const Sizes& dilation = numbers_[3];
     std::fill(y, y + out_[0], -std::numeric_limits<float>::infinity());
-    for (int64_t tap = 0; tap < kernel[0] * kernel[1]; ++tap) {
-      const int64_t in_row = row * stride[0] - padding[0] + tap / kernel[1] * dilation[0];
-      const int64_t in_column = column * stride[1] - padding[1] + tap % kernel[1] * dilation[1];
-      if (in_row < 0 || in_row >= in_[1] || in_column < 0 || in_column >= in_[2]) continue;
-      const float* x = image + (in_row * in_[2] + in_column) * in_[0];
-      for (int64_t c = 0; c < out_[0]; ++c) y[c] = x[c] > y[c] || x[c] != x[c] ? x[c] : y[c];
+    for (int64_t ky = rows.first; ky < rows.end; ++ky) {
+      for (int64_t kx = columns.first; kx < columns.end; ++kx) {
+        const int64_t in_row = rows.start + ky * dilation[0];
+        const float* x = image + (in_row * in_[2] + columns.start + kx * dilation[1]) * in_[0];
+        for (int64_t c = 0; c < out_[0]; ++c) y[c] = x[c] > y[c] || x[c] != x[c] ? x[c] : y[c];
+      }
     }
   }
 

@@ -35,11 +35,12 @@ struct Sample {
 
   // The header without its length, with the checksum that fits.
   std::string header() const {
-    std::string text;
+    std::string text = "{\"__metadata__\":{\"micronet_packed\":\"";
     for (const char c : document + ",\"sha256\":\"" + sha256(data()) + "\"}") {
-      text += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
+      if (c == '"' || c == '\\') text.push_back('\\');
+      text.push_back(c);
     }
-    text = "{\"__metadata__\":{\"micronet_packed\":\"" + text + "\"}";
+    text += "\"}";
     size_t begin = 0;
     for (const bool is_float : {true, false}) {
       for (const auto& [name, tensor] : tensors) {
@@ -66,7 +67,7 @@ struct Sample {
 
   void add_floats(const std::string& name, const std::vector<float>& values) {
     SampleTensor& tensor = tensors[name] = {true, std::vector<uint8_t>(4 * values.size())};
-    std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
+    if (!values.empty()) std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
   }
 
   // Groups of `size` codes in `bits` bits.
