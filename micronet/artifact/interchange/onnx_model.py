@@ -50,11 +50,12 @@ class _Writer:
         self._inputs: dict[str, Affine] = {}
         # Of a layer that is called twice the constants are there once.
         self._constants: dict[str, list[str]] = {}
+        # The values of the file's nodes.
+        self._names: list[str] = []
 
     def model(self) -> onnx.ModelProto:
         """Return the model of all nodes."""
-        document = self._packed.document
-        names: list[str] = []
+        document, names = self._packed.document, self._names
         for node in document.nodes:
             names.append(self._added(node, [names[i] for i in getattr(node, "inputs", ())]))
         shape = signals(document, repr(str(self._packed.path)))[document.output].shape
