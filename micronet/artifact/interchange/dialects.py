@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.artifact.interchange.graph import INT4, INT8, UINT4, UINT8, Graph
+from micronet.artifact.interchange.graph import FLOAT, INT4, INT8, UINT4, UINT8, Graph
 from micronet.artifact.interchange.operands import Affine, Operands
 
 _NIBBLE_LEVELS, _BYTE_LEVELS = 16, 256
@@ -53,11 +53,12 @@ class Qdq:
         scale = graph.constant(f"{name}.scale", affine.scale[0])
         grid = [scale, graph.constant(f"{name}.zero_point", affine.zero_point[0], kind)]
         if is_nibble:
-            x = graph.add("Min", [x, _top(graph, name, affine)], f"{name}.clipped")
+            top = graph.constant(f"{name}.top", affine.ends[1])
+            x = graph.add("Min", [x, top], f"{name}.clipped")
         codes = graph.add("QuantizeLinear", [x, *grid], f"{name}.codes")
         if not is_nibble and affine.levels < most:
-            top = graph.constant(f"{name}.top", affine.levels - 1, kind)
-            codes = graph.add("Clip", [codes, "", top], f"{name}.clipped")
+            ends = _ends(graph, name, (0, affine.levels - 1), kind)
+            codes = graph.add("Clip", [codes, *ends], f"{name}.clipped")
         return graph.add("DequantizeLinear", [codes, *grid], name)
 
     def weight(self, graph: Graph, name: str, operands: Operands) -> str:
@@ -113,7 +114,8 @@ class Qonnx:
     def rounded(self, graph: Graph, name: str, x: str, affine: Affine) -> str:
         """Add a Quant of codes without a sign."""
         if affine.levels < 2 ** _bits(affine):
-            x = graph.add("Clip", [x, "", _top(graph, name, affine)], f"{name}.clipped")
+            ends = _ends(graph, name, affine.ends, FLOAT)
+            x = graph.add("Clip", [x, *ends], f"{name}.clipped")
         return _quant(graph, name, x, affine, (), affine.zero_point, signed=0)
 
     def weight(self, graph: Graph, name: str, operands: Operands) -> str:
@@ -155,5 +157,9 @@ def _bits(affine: Affine) -> int:
     return (affine.levels - 1).bit_length()
 
 
-def _top(graph: Graph, name: str, affine: Affine) -> str:
-    return graph.constant(f"{name}.top", affine.top[0])
+def _ends(graph: Graph, name: str, ends: Sequence[Any], kind: int) -> list[str]:
+    """Add both ends of a Clip: some tools know of no input that is left out."""
+    words = "bottom", "top"
+    return [
+        graph.constant(f"{name}.{word}", end, kind) for word, end in zip(words, ends, strict=True)
+    ]

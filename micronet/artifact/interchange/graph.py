@@ -12,8 +12,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 PRODUCER, OUTPUT = "micronet", "output"
 INT4, UINT4 = TensorProto.INT4, TensorProto.UINT4
 INT8, UINT8 = TensorProto.INT8, TensorProto.UINT8
-_FLOAT, _INT64 = TensorProto.FLOAT, TensorProto.INT64
-_TYPES: dict[int, str] = {INT8: "i1", UINT8: "u1", _FLOAT: "<f4", _INT64: "<i8"}
+FLOAT, _INT64 = TensorProto.FLOAT, TensorProto.INT64
+_TYPES: dict[int, str] = {INT8: "i1", UINT8: "u1", FLOAT: "<f4", _INT64: "<i8"}
 
 
 class Graph:
@@ -29,7 +29,7 @@ class Graph:
 
         Args:
             op: of ONNX, or with ``domain`` of another set of operators.
-            inputs: names of values; one that is not given is ``""``.
+            inputs: names of values.
             name: of node and output, to which a number is added where another has it.
             attributes: of the node.
 
@@ -40,7 +40,7 @@ class Graph:
         self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, name: str, values: Any, kind: int = _FLOAT) -> str:
+    def constant(self, name: str, values: Any, kind: int = FLOAT) -> str:
         """Add a constant and return its name.
 
         Args:
@@ -85,7 +85,7 @@ class Graph:
         (images, image), (value, shape) = ends
         self._rename(value, OUTPUT)
         named = (images, image), (OUTPUT, shape)
-        infos = [helper.make_tensor_value_info(n, _FLOAT, ["N", *size]) for n, size in named]
+        infos = [helper.make_tensor_value_info(n, FLOAT, ["N", *size]) for n, size in named]
         graph: GraphProto = helper.make_graph(
             self._nodes, PRODUCER, infos[:1], infos[1:], self._constants
         )

@@ -35,10 +35,10 @@ class Affine:
     zero_point: Array
 
     @property
-    def top(self) -> Array:
-        """The value of the highest code."""
-        whole = (self.levels - 1 - self.zero_point.astype(np.float32)).astype(np.float32)
-        return np.asarray(whole * self.scale)
+    def ends(self) -> tuple[np.float32, np.float32]:
+        """The values of the lowest and of the highest code of one quantizer."""
+        step, zero = np.float32(self.scale[0]), int(self.zero_point[0])
+        return np.float32(-zero) * step, np.float32(self.levels - 1 - zero) * step
 
 
 @dataclass(frozen=True)
