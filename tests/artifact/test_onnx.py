@@ -75,6 +75,26 @@ def test_normalizations_that_turn_signs_and_that_are_zero(rng):
     assert (found.affine.scale > 0).all() and not found.integers[[2, 5]].any()
 
 
+@pytest.mark.parametrize(
+    ("high", "head", "op"),
+    [
+        (6.0, nn.Identity(), "Relu"),
+        (2.0, nn.Identity(), "Relu"),
+        (8.0, nn.Identity(), "Clip"),
+        (6.0, nn.MaxPool2d(2), "Clip"),
+    ],
+)
+def test_a_relu6_is_a_relu_where_a_quantizer_cuts_off_as_much(high, head, op, rng):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), head, nn.Conv2d(8, 4, 1))
+    model = compressed(model, (3, 9, 9), {"3": FOUR}, sparsity=0)
+    model[3].input_quantizer.start_from(0.0, high, 1)
+    file = packed(model, (3, 9, 9))
+    for dialect in DIALECTS:
+        check_nodes(file, dialect, images_for((3, 9, 9), 4, rng))
+    graph, _ = types_of(file)
+    assert graph.graph.node[1].op_type == op
+
+
 def types_of(file, **options):
     model = onnx.load_from_string(onnx_model.to_bytes(file, **options))
     kinds = {c.name: onnx.TensorProto.DataType.Name(c.data_type) for c in model.graph.initializer}

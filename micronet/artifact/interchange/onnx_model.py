@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import onnx
 
 from micronet.artifact.format.document import Layer
-from micronet.artifact.format.nodes import Conv, Input, Linear, Node, Quantize, Table
+from micronet.artifact.format.nodes import Activation, Conv, Input, Linear, Node, Quantize, Table
 from micronet.artifact.format.topology import signals
 from micronet.artifact.interchange import float_nodes, operands
 from micronet.artifact.interchange.dialects import Dialect, Qdq, Qonnx
@@ -18,7 +19,7 @@ from micronet.artifact.reader import Packed
 from micronet.recipe.strict import to_plain
 from micronet.utils.errors import UserError
 
-_IMAGES = "images"
+_IMAGES, _SIX = "images", 6.0
 
 
 def to_bytes(packed: Packed, *, qonnx: bool = False, int8: bool = False) -> bytes:
@@ -56,8 +57,9 @@ class _Writer:
     def model(self) -> onnx.ModelProto:
         """Return the model of all nodes."""
         document, names = self._packed.document, self._names
-        for node in document.nodes:
-            names.append(self._added(node, [names[i] for i in getattr(node, "inputs", ())]))
+        for index, node in enumerate(document.nodes):
+            inputs = [names[i] for i in getattr(node, "inputs", ())]
+            names.append(self._added(self._simpler(index, node), inputs))
         shape = signals(document, repr(str(self._packed.path)))[document.output].shape
         ends = (names[0], document.input), (names[document.output], shape)
         return self._graph.model(ends, self._dialect.opsets, self._metadata())
@@ -66,6 +68,22 @@ class _Writer:
         about = {k: v for k, v in to_plain(self._packed.document.about).items() if v is not None}
         texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
         return dict(sorted(texts.items())) | {"packed_sha256": self._packed.sha256}
+
+    def _simpler(self, index: int, node: Node) -> Node:
+        """Return a relu where quantizers cut off all that a relu6 does.
+
+        Engines take a relu into an integer convolution, but no clip at another value than the last.
+        """
+        if not (isinstance(node, Activation) and node.function == "relu6"):
+            return node
+        document = self._packed.document
+        readers = [n for n in document.nodes if index in getattr(n, "inputs", ())]
+        is_cut = index != document.output and all(
+            isinstance(reader, Quantize)
+            and operands.of_input(self._packed, reader).code_of(_SIX) >= reader.levels - 1
+            for reader in readers
+        )
+        return dataclasses.replace(node, function="relu") if is_cut else node
 
     def _added(self, node: Node, inputs: list[str]) -> str:
         if isinstance(node, Input):

@@ -40,6 +40,10 @@ class Affine:
         step, zero = np.float32(self.scale[0]), int(self.zero_point[0])
         return np.float32(-zero) * step, np.float32(self.levels - 1 - zero) * step
 
+    def code_of(self, value: float) -> float:
+        """The code of a value if there were no last one."""
+        return float(np.rint(np.float32(value) / self.scale[0])) + int(self.zero_point[0])
+
 
 @dataclass(frozen=True)
 class Operands:
