@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from micronet.artifact.engine import Engine
+    from micronet.artifact.exporting import export
     from micronet.artifact.reader import load_packed
-    from micronet.artifact.writer import export
     from micronet.compression.calibration import calibrate_
     from micronet.compression.compress import compress
     from micronet.compression.compression import Compression
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 # Where each name is, as type checkers see it above.
 _HOMES = {
     "micronet.artifact.engine": "Engine",
+    "micronet.artifact.exporting": "export",
     "micronet.artifact.reader": "load_packed",
-    "micronet.artifact.writer": "export",
     "micronet.compression.calibration": "calibrate_",
     "micronet.compression.compress": "compress",
     "micronet.compression.compression": "Compression",

@@ -2,6 +2,7 @@
 
 The file takes as many bits as the score counts, beside a header; ``--inspect`` shows what one
 holds, and ``--verify`` holds one to its format, to the score and to the network that it is of.
+``--format`` writes what other programs read: ONNX, QONNX, or a state dict of float weights.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from micronet.artifact import accounting, inspection, reader, writer
+from micronet.artifact import accounting, exporting, inspection, reader, writer
 from micronet.artifact.reader import Packed
 from micronet.cli.train_arguments import Parser, add_own, allow_own
 from micronet.data.preprocessing import of_record
@@ -41,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verify:
         print(_verified(args.network, args.against))
         return 0
-    packed = _exported(directory.load(args.network), args.out, args.packing or writer.WHOLE)
-    print(inspection.sizes(packed))
-    print(_counted(packed))
-    print(f"written: {packed.path}")
+    written = _exported(args)
+    if isinstance(written, Packed):
+        print(inspection.sizes(written))
+        print(_counted(written))
+    path = written.path if isinstance(written, Packed) else written
+    print(f"written: {path}")
     return 0
 
 
@@ -54,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
     add = top.add_argument
     add("network", help="run, checkpoint or saved network; a packed file to inspect or verify")
     add("--out", type=Path, metavar="DIR", help="folder that gets model.safetensors, config.json")
+    add(
+        "--format",
+        choices=exporting.FORMATS,
+        help="of --out: packed (default); onnx, with 4-bit types; qonnx; torch, a state dict",
+    )
     add("--packing", choices=writer.PACKINGS, help="whole bits of each code, or radix: groups")
+    add("--onnx-int8", action="store_true", help="of --format onnx: 8-bit types alone")
     add("--inspect", action="store_true", help="show what a packed file holds")
     add("--json", action="store_true", help="as one JSON object")
     add("--verify", action="store_true", help="check all of a packed file, and count its bits")
@@ -72,22 +81,37 @@ def check(args: argparse.Namespace) -> None:
     jobs = [name for name in ("out", "inspect", "verify") if getattr(args, name)]
     if len(jobs) != 1:
         raise UserError("give one of --out DIR, --inspect and --verify")
-    if args.json and not args.inspect:
-        raise UserError("--json goes with --inspect")
     if args.packing and not args.out:
         raise UserError(f"--packing {args.packing} goes with --out")
+    for option, given in (("--format", args.format), ("--onnx-int8", args.onnx_int8)):
+        if given and not args.out:
+            raise UserError(f"{option} goes with --out")
+    packing = args.packing or writer.WHOLE
+    exporting.check_format(args.format or exporting.PACKED, args.onnx_int8, packing)
+    if args.json and not args.inspect:
+        raise UserError("--json goes with --inspect")
     if args.against and not args.verify:
         raise UserError(f"--against {args.against} goes with --verify")
 
 
-def _exported(run: LoadedRun, out: Path, packing: str) -> Packed:
+def _exported(args: argparse.Namespace) -> Packed | Path:
+    format = args.format or exporting.PACKED
+    if format in (exporting.ONNX, exporting.QONNX) and reader.is_packed(args.network):
+        packed = reader.read(args.network)
+        return exporting.export_graph(packed, args.out, format, onnx_int8=args.onnx_int8)
+    run = directory.load(args.network)
+    packing = args.packing or writer.WHOLE
+    return _exported_run(run, args.out, format=format, onnx_int8=args.onnx_int8, packing=packing)
+
+
+def _exported_run(run: LoadedRun, out: Path, **options: Any) -> Packed | Path:
     where, meta = str(run.path), run.meta
     size = meta.get("image_size")
     if not isinstance(size, int):
         raise UserError(f"{where!r} does not say its image size")
     images = of_record(meta, where)
     mean, std = (None, None) if images is None else images.statistics
-    return writer.export(
+    return exporting.export(
         run.model,
         out,
         image_size=size,
@@ -96,7 +120,7 @@ def _exported(run: LoadedRun, out: Path, packing: str) -> Packed:
         classes=meta.get("classes") or None,
         mean=mean,
         std=std,
-        packing=packing,
+        **options,
     )
 
 
@@ -129,8 +153,8 @@ def _verified(path: str, against: str | None) -> str:
 class _Command(ModuleType):
     """A module that can be called: once imported, ``micronet.export`` is it, not the function."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Packed:
-        return writer.export(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Packed | Path:
+        return exporting.export(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _Command

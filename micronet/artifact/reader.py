@@ -16,7 +16,7 @@ from micronet.artifact.format import container, document, layers, pixels, topolo
 from micronet.artifact.format.container import Contents
 from micronet.artifact.format.document import Document, Layer
 from micronet.artifact.format.nodes import CODES, Conv, Linear, Pixels, Quantize, Table
-from micronet.artifact.format.packing import PackingError, from_bits, unpack
+from micronet.artifact.format.packing import PackingError, Weights, from_bits, unpack
 from micronet.artifact.format.tensors import Spec, one_by_one, specs
 from micronet.artifact.network import PackedNetwork
 from micronet.artifact.packed_layers import PackedConv2d, PackedImageConv2d, PackedLinear
@@ -183,15 +183,39 @@ def _quantizers_of_layers(described: Document, where: str) -> dict[str, str]:
     return found
 
 
-def _quantizer(node: Quantize | Table | Pixels, tensors: dict[str, NDArray[Any]]) -> InputQuantizer:
+def scale_and_zero_points(
+    node: Quantize | Table | Pixels, tensors: dict[str, NDArray[Any]]
+) -> tuple[float, list[int]]:
+    """Return the scale S of a node's values ``i / S`` and the codes of 0, of pixels by channel.
+
+    Raises:
+        PackingError: a code is none of its levels.
+    """
     scale = float(tensors[f"{node.name}_scale"][0])
-    packing = one_by_one(node.levels)
     count = len(node.mean) if isinstance(node, Pixels) else 1
+    packing = one_by_one(node.levels)
     codes = from_bits(tensors[f"{node.name}_zero_point"], count, packing, node.levels)
+    return scale, codes.tolist()
+
+
+def scale_and_zero_point(
+    node: Quantize | Table, tensors: dict[str, NDArray[Any]]
+) -> tuple[float, int]:
+    """Return the same of a node with one code of 0.
+
+    Raises:
+        PackingError: the code is none of its levels.
+    """
+    scale, codes = scale_and_zero_points(node, tensors)
+    return scale, codes[0]
+
+
+def _quantizer(node: Quantize | Table | Pixels, tensors: dict[str, NDArray[Any]]) -> InputQuantizer:
+    scale, codes = scale_and_zero_points(node, tensors)
     if isinstance(node, Pixels):
-        return grey_quantizer(node.mean, node.std, scale, codes.tolist())
-    quantizer = quantizer_of(scale, int(codes[0]), node.levels)
-    check_like(quantizer, scale, int(codes[0]))
+        return grey_quantizer(node.mean, node.std, scale, codes)
+    quantizer = quantizer_of(scale, codes[0], node.levels)
+    check_like(quantizer, scale, codes[0])
     return quantizer
 
 
@@ -206,24 +230,33 @@ _FLOATS = ("weight_scale", "norm_scale", "bias")
 _WEIGHTS = ("weight", "weight_packed", "weight_mask")
 
 
-def _layer(
-    name: str, layer: Layer, tensors: dict[str, NDArray[Any]], quantizer: InputQuantizer | None
-) -> nn.Module:
+def weights_of(name: str, layer: Layer, tensors: dict[str, NDArray[Any]]) -> Weights:
+    """Return the weights of a layer.
+
+    Raises:
+        PackingError: as ``packing.unpack``, or a zero point is none of its levels.
+    """
     owner = layer.weight_of or name
     keys = {end: f"{owner}.{end}" for end in _WEIGHTS}
     stored = {end: tensors[key] for end, key in keys.items() if key in tensors}
+    zero_point = None
+    if layer.levels is not None:
+        packing, count = one_by_one(layer.levels), layer.shape[0]
+        packed = tensors[f"{name}.weight_zero_point"]
+        zero_point = from_bits(packed, count, packing, layer.levels).float()
+    return unpack(layer, stored, zero_point)
+
+
+def _layer(
+    name: str, layer: Layer, tensors: dict[str, NDArray[Any]], quantizer: InputQuantizer | None
+) -> nn.Module:
     floats = {}
     for end in _FLOATS:
         if (key := f"{name}.{end}") in tensors:
             if not np.isfinite(tensors[key]).all():
                 raise PackingError(f"{end} is not finite")
             floats[end] = torch.from_numpy(tensors[key].copy())
-    zero_point = None
-    if layer.levels is not None:
-        packing, count = one_by_one(layer.levels), layer.shape[0]
-        packed = tensors[f"{name}.weight_zero_point"]
-        zero_point = from_bits(packed, count, packing, layer.levels).float()
-    weights = unpack(layer, stored, zero_point)
+    weights = weights_of(name, layer, tensors)
     if layer.sums == document.FLOAT and "weight_scale" in floats:
         _check_positive(floats["weight_scale"])
     if isinstance(quantizer, ImageQuantizer):

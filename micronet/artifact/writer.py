@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,98 +17,24 @@ from micronet.artifact.format.document import About, Document, Layer
 from micronet.artifact.format.nodes import KINDS, Input, Node, Pixels, Quantize
 from micronet.artifact.format.packing import PACKINGS, WHOLE
 from micronet.artifact.format.tensors import INPUT
-from micronet.artifact.reader import FILE, Packed, from_content, is_packed, network_of
+from micronet.artifact.reader import Packed, from_content, network_of
 from micronet.artifact.recording.recorder import record, sample_images
 from micronet.artifact.recording.steps import Notes, Step
 from micronet.artifact.stored_layers import Call, stored
-from micronet.models import custom
 from micronet.models.shared_layers import owners
 from micronet.quantization import quantize
 from micronet.quantization.images.layer import ImageConv2d
 from micronet.quantization.images.moments import check_moments
-from micronet.runs.checkpoint import write_together
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import describe_network
 from micronet.scoring.rules.official import OFFICIAL
 from micronet.utils.errors import UserError
 from micronet.utils.modes import evaluation_mode
 
-CONFIG = "config.json"
 # Seeds of images other than the recorded ones, and by what they are multiplied.
 _CHECKS = ((1, 1.0), (2, 4.0))
 _IMAGES_EACH = 2
 CHECKED = _IMAGES_EACH * len(_CHECKS)
-
-
-def export(
-    model: nn.Module,
-    folder: str | Path,
-    *,
-    image_size: int,
-    channels: int = 3,
-    arch: str | None = None,
-    classes: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    packing: str = WHOLE,
-) -> Packed:
-    """Write a compressed network into a folder as one packed file, with a ``config.json``.
-
-    The file is read again before it is kept, and has to give the network's logits bit for bit.
-
-    Args:
-        model: with quantized layers; it is evaluated, and each module's mode is restored.
-        folder: made where it is not there; the file there is ``model.safetensors``.
-        image_size: side in pixels of the images that it takes.
-        channels: of the images.
-        arch: what the network is, for the reader.
-        classes: their names, in the order of the logits.
-        mean: of each channel of the pixels in [0, 1], with which images are normalized.
-        std: the standard deviation that goes with it.
-        packing: of weights, "whole" bits for each code as the score counts them, or "radix", groups
-            of codes as one number, which takes less where levels are no power of two.
-
-    Returns:
-        The file as it was read again.
-
-    Raises:
-        UserError: nothing in the network is quantized, a quantizer has seen no data, it computes
-            with what the format has no node for, or the folder cannot be written to.
-    """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"export takes a torch network, not {type(model).__name__}")
-    model = custom.innermost(model)
-    name, folder = arch or type(model).__name__, Path(folder)
-    _check_folder(folder)
-    about = About(
-        name,
-        None if classes is None else tuple(classes),
-        None if mean is None else tuple(map(float, mean)),
-        None if std is None else tuple(map(float, std)),
-    )
-    packed = pack_network(model, (channels, image_size, image_size), about, packing)
-    content = container.to_bytes(packed.document.to_plain(), packed.contents.tensors)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {str(folder)!r}: {error.strerror}") from None
-    write_together({folder / FILE: content, folder / CONFIG: _config(packed).encode()})
-    return from_content(content, folder / FILE)
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse to write over what is no packed network, as a run is."""
-    for name in (FILE, CONFIG):
-        if (folder / name).exists() and not is_packed(folder):
-            raise UserError(f"{str(folder / name)!r} is of something else: export elsewhere")
-
-
-def _config(packed: Packed) -> str:
-    """Return what the Hub wants beside the file."""
-    document = packed.document.to_plain()
-    keys = "format", "version", "input", "about", "quantization_config"
-    config = {key: document[key] for key in keys} | {"sha256": packed.sha256}
-    return json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def pack_network(
@@ -124,7 +49,8 @@ def pack_network(
         packing: one of ``PACKINGS``.
 
     Raises:
-        UserError: as ``export``.
+        UserError: nothing in the network is quantized, a quantizer has seen no data, or it computes
+            with what the format has no node for.
     """
     name = about.arch or type(model).__name__
     if packing not in PACKINGS:

@@ -127,7 +127,7 @@ def test_options_in_prose_exist(capsys):
         if page.name in ("from_distiller.md", "CHANGELOG.md"):
             continue
         for span in spans(prose(page)):
-            found = set(re.findall(r"(?:^|\s)(--[a-z][a-z-]*)", span))
+            found = set(re.findall(r"(?:^|\s)(--[a-z][a-z0-9-]*)", span))
             # A benchmark or a test has options of its own.
             assert found <= known, (named(page), span)
 
