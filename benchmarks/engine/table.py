@@ -28,6 +28,7 @@ class Row:
     p10_ms: float | None
     p90_ms: float | None
     least_ms: float | None
+    processor_ms: float | None
     runs: int
     note: str = ""
 
@@ -43,9 +44,9 @@ def row_of(timed: Timed) -> Row:
     where = job.setting
     about = (where.network, where.threads, where.batch, job.engine, job.bits, timed.version)
     if not seconds:
-        return Row(*about, None, None, None, None, 0, timed.note)
+        return Row(*about, *[None] * 5, 0, timed.note)
     tenths = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else seconds
-    times = (median(seconds), tenths[0], tenths[-1], min(seconds))
+    times = (median(seconds), tenths[0], tenths[-1], min(seconds), median(timed.processor))
     return Row(*about, *(round(1e3 * each, 4) for each in times), len(seconds), timed.note)
 
 
@@ -103,13 +104,15 @@ NAMES = {
 ABOUT = (
     "Made by `make bench-engine`. Each engine has a process of its own; those of a table take "
     "turns, round by round, after runs that are not timed. ms: median of all timed runs, for the "
-    "whole batch. `x ours`: its time over that of ours with so many bits of weights and inputs, in "
-    "the same turns; above 1 ours takes less time. Ours and torch have float32 images, OpenVINO "
-    "and onnxruntime too; LiteRT is given bytes and gives bytes. Weights are random, ranges and "
-    "statistics those of random images: this does not change the time. Our EfficientNet-B1 is "
-    "pruned and in 4 bits by the schedules of the 2019 entry; our other networks are dense. "
-    "LiteRT has the networks of Keras, full integer quantization by TensorFlow's converter; "
-    "OpenVINO NNCF's, onnxruntime its own static one (QDQ, U8S8, per channel)."
+    "whole batch. Processor: the same of the time that its threads had a core, all together; on "
+    "one thread it is less than ms where other work had the core. `x ours`: its time over that of "
+    "ours with so many bits of weights and inputs, in the same turns; above 1 ours takes less "
+    "time. Ours, torch, OpenVINO and onnxruntime are given float32 images; LiteRT is given bytes "
+    "and gives bytes. Weights are random, ranges and statistics those of random images: this does "
+    "not change the time. Our EfficientNet-B1 is pruned and in 4 bits by the schedules of the 2019 "
+    "entry; our other networks are dense. LiteRT has the networks of Keras, full integer "
+    "quantization by TensorFlow's converter; OpenVINO NNCF's, onnxruntime its own static one (QDQ, "
+    "U8S8, per channel)."
 )
 FIGURES = (
     "`b1_t1`: EfficientNet-B1, one thread, one image. `b8_t2`: EfficientNet-B1, two threads, eight "
@@ -133,7 +136,15 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> 
 def _table(rows: Sequence[Row]) -> str:
     setting = rows[0].setting
     forms = [row.bits for row in rows if row.engine == OURS]
-    head = ["engine", "bits", "ms", "p10-p90", "least", *(f"x ours {bits}" for bits in forms)]
+    head = [
+        "engine",
+        "bits",
+        "ms",
+        "p10-p90",
+        "least",
+        "processor",
+        *(f"x ours {bits}" for bits in forms),
+    ]
     lines = []
     for row in rows:
         spread = "" if row.ms is None else f"{row.p10_ms:.2f}-{row.p90_ms:.2f}"
@@ -141,7 +152,7 @@ def _table(rows: Sequence[Row]) -> str:
         name = f"{NAMES.get(row.engine, row.engine)} {row.version}".strip()
         if row.note:
             name += f" ({row.note})"
-        times = [number(row.ms, 2), spread, number(row.least_ms, 2)]
+        times = [number(row.ms, 2), spread, number(row.least_ms, 2), number(row.processor_ms, 2)]
         lines.append([name, row.bits, *times, *factors])
     return grid(head, lines, 2)
 

@@ -30,6 +30,7 @@ class Timed:
     version: str = ""
     note: str = ""
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)  # of all threads together
 
 
 class Worker:
@@ -80,7 +81,11 @@ class Worker:
             pass  # The answer says how it ended.
         found = self._answer()
         self.timed.note = found.get("missing", "")
-        self.timed.seconds = [] if self.timed.note else self.timed.seconds + found["seconds"]
+        for times in (self.timed.seconds, self.timed.processor):
+            if self.timed.note:
+                times.clear()
+        self.timed.seconds += found.get("seconds", [])
+        self.timed.processor += found.get("processor", [])
 
     def _answer(self) -> dict:
         assert self._process is not None and self._process.stdout is not None

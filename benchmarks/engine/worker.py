@@ -1,8 +1,9 @@
 """``python -m benchmarks.engine.worker JOB``: one engine in a process of its own, run when asked.
 
 Standard output carries one JSON object a line: first what is ready, or why nothing is, then for
-each line ``N`` of standard input the seconds of N runs, after one that is not timed. Whatever the
-engine prints goes to standard error. Runs in either environment.
+each line ``N`` of standard input the seconds of N runs, after one that is not timed, and the
+processor's, of all threads together. Whatever the engine prints goes to standard error. Runs in
+either environment.
 """
 
 from __future__ import annotations
@@ -143,15 +144,16 @@ LOADERS = {
 }
 
 
-def timed(step: Step, runs: int) -> list[float]:
-    """Return the seconds of each of so many runs, after one that brings the caches back."""
+def timed(step: Step, runs: int) -> dict[str, list[float]]:
+    """Return the seconds of so many runs, after one that brings the caches back."""
     step()
-    taken = []
+    found: dict[str, list[float]] = {"seconds": [], "processor": []}
     for _ in range(runs):
-        start = time.perf_counter()
+        start, started = time.perf_counter(), time.process_time()
         step()
-        taken.append(time.perf_counter() - start)
-    return taken
+        found["seconds"].append(time.perf_counter() - start)
+        found["processor"].append(time.process_time() - started)
+    return found
 
 
 def serve(job: Job, requests: TextIO, answers: TextIO) -> None:
@@ -164,13 +166,13 @@ def serve(job: Job, requests: TextIO, answers: TextIO) -> None:
     try:
         loaded = LOADERS[job.engine](job)
         # Compilers and allocators have done their work after a few runs.
-        seconds = timed(loaded.step, 2)[-1]
+        seconds = timed(loaded.step, 2)["seconds"][-1]
     except Exception as error:  # of whatever kind a package that lacks something fails with
         lines = str(error).strip().splitlines() or [""]
         return answer(missing=f"{type(error).__name__}: {lines[0][:200]}")
     answer(version=loaded.version, seconds=seconds)
     for line in requests:
-        answer(seconds=timed(loaded.step, int(line)))
+        answer(**timed(loaded.step, int(line)))
 
 
 def main(arguments: list[str]) -> None:

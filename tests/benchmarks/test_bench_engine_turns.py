@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 
 import pytest
 
@@ -41,8 +42,14 @@ def test_a_turn_has_a_length(seconds, runs):
 
 def test_a_run_that_is_not_timed_comes_first():
     done = []
-    assert len(worker.timed(lambda: done.append(1), 3)) == 3
+    found = worker.timed(lambda: done.append(1), 3)
+    assert [len(times) for times in found.values()] == [3, 3]
     assert len(done) == 4
+
+
+def test_the_processor_counts_what_a_run_works_and_not_what_it_waits():
+    found = worker.timed(lambda: time.sleep(0.02), 2)
+    assert min(found["seconds"]) >= 0.02 > 0.01 > max(found["processor"])
 
 
 def test_a_worker_runs_as_often_as_each_line_says(monkeypatch):
@@ -52,7 +59,7 @@ def test_a_worker_runs_as_often_as_each_line_says(monkeypatch):
     worker.serve(Job(OURS, ONE, "4/4", "."), io.StringIO("2\n5\n"), answers)
     ready, two, five = (json.loads(line) for line in answers.getvalue().splitlines())
     assert ready["version"] == "7.1" and ready["seconds"] >= 0
-    assert (len(two["seconds"]), len(five["seconds"])) == (2, 5)
+    assert (len(two["seconds"]), len(five["processor"])) == (2, 5)
 
 
 def test_a_worker_says_what_is_missing(tmp_path):
@@ -82,7 +89,8 @@ SERVES = """#!{python}
 import json, sys
 print('{{"version": "1.0", "seconds": 0.05}}', flush=True)
 for line in sys.stdin:
-    print(json.dumps({{"seconds": [0.05] * int(line)}}), flush=True)
+    runs = int(line)
+    print(json.dumps({{"seconds": [0.05] * runs, "processor": [0.04] * runs}}), flush=True)
 """
 
 
@@ -99,7 +107,7 @@ def test_every_round_adds_the_runs_of_a_turn(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "PEERS_PYTHON", python)
     job = Job(LITERT, ONE, "8", str(tmp_path))
     (timed,) = turns.take_turns([job], 4, tmp_path / "log.txt", pause=0).values()
-    assert (timed.version, timed.seconds) == ("1.0", [0.05] * 12)
+    assert (timed.version, timed.seconds, timed.processor) == ("1.0", [0.05] * 12, [0.04] * 12)
 
 
 FAILS = """#!{python}
