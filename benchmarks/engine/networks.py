@@ -127,7 +127,7 @@ def sizes(packed: Packed) -> dict[str, float]:
     scored = score_subject(accounting.subject(packed)).storage_bits
     return {
         "payload_bits": account.payload,
-        "scored_bits": float(scored),
+        "scored_bits": int(scored) if scored.denominator == 1 else float(scored),
         "file_bytes": account.file_bytes,
     }
 

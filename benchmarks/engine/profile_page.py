@@ -30,7 +30,6 @@ class Profile:
     bits: str
     ours: list[Step]
     litert: list[Step]
-    litert_us: float | None
     note: str
     peaks: dict[str, float]
 
@@ -56,16 +55,16 @@ def measure(
         added.append([seconds for _, seconds in engine.profile()])
     titles = [title for title, _ in engine.profile()]
     ours = profiles.our_steps(titles, profiles.differences(added), macs)
-    litert, whole, note = _litert(folder, network, macs, runs)
-    return Profile(network.name, bits, ours, litert, whole, note, peaks)
+    litert, note = _litert(folder, network, macs, runs)
+    return Profile(network.name, bits, ours, litert, note, peaks)
 
 
 def _litert(
     folder: Path, network: Network, macs: Mapping[str, int], runs: int
-) -> tuple[list[Step], float | None, str]:
+) -> tuple[list[Step], str]:
     model = settings.peer_model(folder, LITERT, Setting(network.name, 1, 1))
     if not settings.PEERS_PYTHON.exists() or not model.exists():
-        return [], None, "LiteRT is not installed, or its model is not made"
+        return [], "LiteRT is not installed, or its model is not made"
     command = [settings.PEERS_PYTHON, "-m", "benchmarks.engine.peers.litert_profile"]
     said = subprocess.run(
         [*command, model, str(runs)],
@@ -76,18 +75,17 @@ def _litert(
     )
     if said.returncode:
         lines = said.stderr.strip().splitlines() or [f"code {said.returncode}"]
-        return [], None, f"LiteRT's profiler: {lines[-1]}"
-    return *profiles.litert_steps(json.loads(said.stdout), macs), ""
+        return [], f"LiteRT's profiler: {lines[-1]}"
+    return profiles.litert_steps(json.loads(said.stdout), macs), ""
 
 
 # The page ---------------------------------------------------------------------------------------
 
 ABOUT = (
-    "Made by `make bench-engine`. One thread, single images; of each engine's runs the faster half "
-    "counts, with profiling on. Ours: the steps of `micronet-run --profile`. LiteRT: the events "
-    "of its own profiler, by the C functions of the library in its wheel, with the option "
-    "`enable_profiling`; they are whole microseconds. Multiply-adds are of one image, zeros among "
-    "them."
+    "Made by `make bench-engine`. One thread, single images, with profiling on; of each step the "
+    "mean of the middle half of its runs. Ours: the steps of `micronet-run --profile`. LiteRT: the "
+    "events of its own profiler, by the C functions of the library in its wheel, with the option "
+    "`enable_profiling`. Multiply-adds are of one image, zeros among them."
 )
 
 
@@ -97,8 +95,6 @@ def markdown(profile: Profile, facts: Mapping[str, str]) -> str:
     parts = [f"# Where the time goes: {name}, on the CPU", ABOUT, _peaks(profile.peaks)]
     parts += ["## Ours by kind", _kinds(profile.ours)]
     parts += ["## LiteRT by operator", _kinds(profile.litert) if profile.litert else profile.note]
-    if profile.litert_us is not None:
-        parts.append(f"A profiled run of LiteRT takes {profile.litert_us / 1e3:.2f} ms.")
     parts += ["## Layers", _ABOUT_LAYERS, _layers(profile)]
     parts += ["## All steps of ours", _steps(profile.ours)]
     return "\n\n".join([*parts, report.facts(facts)]) + "\n"

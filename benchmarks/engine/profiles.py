@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-# Of the runs that are profiled, the faster half counts: nothing else had the core then.
-COUNTED = 2
 _TITLE = re.compile(r"nodes\[(\d+)\] \((\w+)\) ?(.*)")
-_INVOKE = "Invoke"
 # XNNPACK's names of what has weights, in the order of the network.
 _WEIGHTED = ("Convolution", "Fully Connected")
 # XNNPACK has no name for the table that stands for a swish or a sigmoid of bytes.
@@ -35,10 +32,17 @@ class Step:
         return self.multiply_adds / self.microseconds / 1e3
 
 
-def fastest(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean of each column over the half of the runs that has the least sums."""
-    counted = sorted(runs, key=sum)[: max(1, len(runs) // COUNTED)]
-    return [fmean(column) for column in zip(*counted, strict=True)]
+def middle(runs: Sequence[Sequence[float]]) -> list[float]:
+    """Return of each column the mean of the middle half of its runs.
+
+    Other work takes the core for milliseconds at a time, which few steps of few runs meet; what is
+    told in whole microseconds gets a finer mean than median.
+    """
+    found = []
+    for column in zip(*runs, strict=True):
+        cut = len(column) // 4
+        found.append(fmean(sorted(column)[cut : len(column) - cut]))
+    return found
 
 
 # Ours -------------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ def our_steps(
 ) -> list[Step]:
     """Return the steps from the seconds that each had in each run."""
     stem = next(iter(macs))
-    times = fastest(runs)
+    times = middle(runs)
     return [
         our_step(title, 1e6 * seconds, macs, stem)
         for title, seconds in zip(titles, times, strict=True)
@@ -94,24 +98,19 @@ def our_steps(
 
 def litert_steps(
     runs: Sequence[Sequence[tuple[int, str, float]]], macs: Mapping[str, int]
-) -> tuple[list[Step], float]:
-    """Return the operators from the events of each run, and the microseconds of a whole run.
+) -> list[Step]:
+    """Return the operators from the events of each run.
 
     Operators with weights get the layers' multiply-adds, in order, where there are as many.
     """
     names = [(node, name) for node, name, _ in runs[0]]
     same = [run for run in runs if [(node, name) for node, name, _ in run] == names]
-    whole = names.index(next(item for item in names if item[1] == _INVOKE))
-    # A whole run comes first, so that it alone decides which runs count.
-    counted = sorted(same, key=lambda run: run[whole][2])[: max(1, len(same) // COUNTED)]
-    taken = [[us for _, _, us in run] for run in counted]
-    times = [fmean(column) for column in zip(*taken, strict=True)]
+    times = middle([[microseconds for _, _, microseconds in run] for run in same])
     steps = [
         Step(_NAMED.get(name, name), _NAMED.get(name, name), time)
         for (_, name), time in zip(names, times, strict=True)
-        if name != _INVOKE
     ]
-    return with_multiply_adds(steps, macs), times[whole]
+    return with_multiply_adds(steps, macs)
 
 
 def with_multiply_adds(steps: Sequence[Step], macs: Mapping[str, int]) -> list[Step]:

@@ -19,7 +19,6 @@ _WARMUP = 5
 _CPU = 1
 # Of litert_profiler_event.h: operators of the interpreter, inside delegates, and of delegates.
 _OPERATORS = (1 << 1, 1 << 2, 1 << 3)
-_INVOKE = "Invoke"
 _OPTIONS = (
     (b"runtime_options_string", b"enable_profiling = true\n"),
     (b"xnnpack", b"num_threads = 1\n"),
@@ -97,7 +96,7 @@ class Model:
         return self._made(made, environment, ctypes.byref(type_), needs)
 
     def run(self) -> list[tuple[int, str, float]]:
-        """Run once; return node, name and microseconds of its operators and of the whole run."""
+        """Run once; return node, name and microseconds of its operators."""
         one, (input_, output) = ctypes.c_size_t(1), self._buffers
         inputs, outputs = (ctypes.c_void_p * 1)(input_), (ctypes.c_void_p * 1)(output)
         self._call("ResetProfiler", self._profiler)
@@ -110,9 +109,9 @@ class Model:
         events = (_Event * count.value)()
         self._call("GetProfilerEvents", self._profiler, count.value, events)
         return [
-            (int(event.node), tag, float(event.elapsed_us))
-            for event, tag in ((event, event.tag.decode()) for event in events)
-            if event.type in _OPERATORS or (tag == _INVOKE and event.type == 1)
+            (int(event.node), event.tag.decode(), float(event.elapsed_us))
+            for event in events
+            if event.type in _OPERATORS
         ]
 
 
