@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.folder
     say(f"networks of ours into {folder}")
     made = make_ours(folder, args.networks)
-    peer_models.make(folder, args.networks, [name for name in args.engines], say)
+    peer_models.make(folder, args.networks, args.engines, say)
     before, rows = os.getloadavg(), []
     for name in args.networks:
         for threads, batch in SHAPES:
@@ -127,10 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     command = measure_process(args.program or process.program(), folder, args.networks)
     macs = made[first.name]["multiply_adds"]
     profile = profile_page.measure(folder, first, macs, process.peaks(), profile_page.RUNS)
-    about, summary = (
-        facts(before),
-        table.summarize(rows, made, command if first.name == settings.B1 else {}),
-    )
+    about, summary = facts(before), table.summarize(rows, made, command)
     text = profile_page.markdown(profile, about)
     record = {**profile.as_dict(), "machine": about}
     report.write(args.results, profile_page.STEM, text, record)
