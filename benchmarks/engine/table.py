@@ -107,12 +107,12 @@ ABOUT = (
     "whole batch. Processor: the same of the time that its threads had a core, all together; on "
     "one thread it is less than ms where other work had the core. `x ours`: its time over that of "
     "ours with so many bits of weights and inputs, in the same turns; above 1 ours takes less "
-    "time. Ours, torch, OpenVINO and onnxruntime are given float32 images; LiteRT is given bytes "
-    "and gives bytes. Weights are random, ranges and statistics those of random images: this does "
-    "not change the time. Our EfficientNet-B1 is pruned and in 4 bits by the schedules of the 2019 "
-    "entry; our other networks are dense. LiteRT has the networks of Keras, full integer "
-    "quantization by TensorFlow's converter; OpenVINO NNCF's, onnxruntime its own static one (QDQ, "
-    "U8S8, per channel)."
+    "time. The memory of glibc is kept warm for all. Ours, torch, OpenVINO and onnxruntime are "
+    "given float32 images; LiteRT is given bytes and gives bytes. Weights are random, ranges and "
+    "statistics those of random images: this does not change the time. Our EfficientNet-B1 is "
+    "pruned and in 4 bits by the schedules of the 2019 entry; our other networks are dense. LiteRT "
+    "has the networks of Keras, full integer quantization by TensorFlow's converter; OpenVINO "
+    "NNCF's, onnxruntime its own static one (QDQ, U8S8, per channel)."
 )
 FIGURES = (
     "`b1_t1`: EfficientNet-B1, one thread, one image. `b8_t2`: EfficientNet-B1, two threads, eight "
