@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-core build-core test-arm lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels coverage gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core test-arm lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -104,6 +104,17 @@ bench-recipes: setup
 
 bench-kernels: setup
 	$(BIN)/python -m benchmarks.cuda.kernels
+
+# Peers of the engine, which need other versions of packages than ours. Those that cannot be installed
+# are in the table as such.
+build/peers/.installed: benchmarks/engine/requirements.txt
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install -q --no-compile -r $< && touch $@ \
+	  || echo "the peers are not installed; the table says so"
+
+# ARGS are options of `python -m benchmarks.engine`: networks, engines, cores.
+bench-engine: setup build/peers/.installed
+	$(BIN)/python -m benchmarks.engine --compile $(ARGS)
 
 coverage: setup
 	$(BIN)/python -m benchmarks.coverage

@@ -1,0 +1,1 @@
+"""Int8 models of the peers and their profiles; runs in the peers' environment, without torch."""
