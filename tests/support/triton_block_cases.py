@@ -96,11 +96,13 @@ LAST = torch.channels_last
 
 def _accumulators(rng, dtype, sizes):
     """Accumulators with an affine map and a function; the sizes of images and channels."""
-    for size in BLOCKS[:1] if sizes else BLOCKS:
+    for number, size in enumerate(BLOCKS[:1] if sizes else BLOCKS):
         # The interpreter takes seconds for many positions, which do not meet in a function: one
-        # function for each type there, as for few sizes; the samples have all of them.
+        # function for each type there, as for few sizes, and else two; the samples have all of
+        # them.
         is_one = sizes or math.prod(size[2:]) > 512
-        for function in [1 if dtype == torch.float32 else 2] if is_one else range(4):
+        two = (1, 3) if number else (0, 2)
+        for function in [1 if dtype == torch.float32 else 2] if is_one else two:
             acc = _images(rng, size, conv_samples.ACCUMULATORS[dtype])
             m, b = 0.03 * draw(rng, size[1]), draw(rng, size[1])
             yield (acc, m, b, function), size[:2]
