@@ -3,17 +3,24 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
+# Each process of the tests imports torch; what the first one compiles of it serves the others.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-all test-core build-core test-arm lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
-# Python compiles the modules that it imports; pip would compile the thousands that nobody does.
-.venv/.packages: constraints.txt
+# What installs packages and compiles C++: seconds, and the C++ core needs no more.
+.venv/.tools: constraints.txt
 	@test -n "$(PYTHON)" || { echo "micronet needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "micronet needs Python 3.11 or newer, $(PYTHON) is older"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q $$(grep -E '^(pip|setuptools|wheel)==' constraints.txt)
+	$(BIN)/python -m pip install -q $$(grep -E '^(pip|setuptools|wheel|cmake|ninja)==' constraints.txt)
+	@touch $@
+
+# Python compiles the modules that it imports; pip would compile the thousands that nobody does.
+.venv/.packages: .venv/.tools
 	$(BIN)/python -m pip install -q --no-compile --no-build-isolation -r constraints.txt
 	@touch $@
 
@@ -30,18 +37,18 @@ demo: setup
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal
 
 # All but what takes long, in the order of the files.
-test: build-core
+test: setup build-core
 	$(PYTEST) -m "not slow"
 
 # Everything, in an order that is new each time; the seed that repeats it is printed.
-test-all: build-core
+test-all: setup build-core
 	$(PYTEST) -p randomly
 
 # The C++ tests alone, which `make test` runs among the others.
 test-core: build-core
 	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
 
-build-core: setup
+build-core: .venv/.tools
 	$(BIN)/cmake -S . -B build/core -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 	$(BIN)/cmake --build build/core
 

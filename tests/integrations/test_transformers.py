@@ -105,16 +105,23 @@ def test_training_has_the_weights_of_a_plain_loop(tmp_path, step, accumulate):
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
-@pytest.mark.parametrize("step", ["range", "learned"])
+OFTEN = {"save_strategy": "steps", "save_steps": 4}
+
+
+@pytest.fixture(scope="module", params=["range", "learned"])
+def undisturbed(request, tmp_path_factory):
+    """A recipe, what a plain loop makes by it, and the folder of a Trainer's checkpoints."""
+    recipe, folder = plain_loops.recipe(request.param), tmp_path_factory.mktemp("undisturbed")
+    trainer(folder, CompressionCallback(recipe), **OFTEN).train()
+    return recipe, plain(recipe)[0], folder
+
+
 @pytest.mark.parametrize("steps", [8, 12, 16, 24])
-def test_resumed_training_has_the_weights_of_an_undisturbed_one(tmp_path, step, steps):
-    recipe = plain_loops.recipe(step)
-    expected, _ = plain(recipe)
-    often = {"save_strategy": "steps", "save_steps": 4}
-    trainer(tmp_path, CompressionCallback(recipe), **often).train()
+def test_resumed_training_has_the_weights_of_an_undisturbed_one(tmp_path, undisturbed, steps):
+    recipe, expected, saved = undisturbed
     callback = CompressionCallback(recipe)
-    again = trainer(tmp_path, callback, **often)
-    folder = callback.resume(again, tmp_path / f"checkpoint-{steps}")
+    again = trainer(tmp_path, callback, **OFTEN)
+    folder = callback.resume(again, saved / f"checkpoint-{steps}")
     again.train(resume_from_checkpoint=folder)
     plain_loops.assert_same_network(callback.compression, expected)
 

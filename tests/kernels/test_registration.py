@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -120,8 +121,12 @@ def _check(op, sample, is_traced):
     assert set(results.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("name", [n for n in dispatch.TABLE if n != "triton"])
-@pytest.mark.parametrize("dtype", DTYPES)
+# Both backends compute float32 where it may be taken for a copy; each has a type of two bytes more.
+NAMES = [n for n in dispatch.TABLE if n != "triton"]
+CHECKED = [*product([torch.float32], NAMES), *zip(DTYPES[1:], NAMES, strict=True)]
+
+
+@pytest.mark.parametrize("dtype,name", CHECKED)
 @pytest.mark.parametrize("op", ops.OPS)
 def test_opcheck(op, dtype, name):
     with kernels.use_backend(name):

@@ -130,8 +130,8 @@ OF_HALVES = [op for op in OPS if op not in WITHOUT_FLOATS]
 )
 def test_compiles_for_hopper(rng, op, dtype, compilations):
     cases = list(islice(CASES[op](rng, dtype, [64, 1]), 4))
-    # Of two bytes the first and the last: of both sizes, with and without what may be left out.
-    for arguments in cases if dtype == torch.float32 else cases[::3]:
+    # Types of two bytes are loaded and stored otherwise, which one of them shows.
+    for arguments in cases if dtype == torch.float32 else cases[-1:]:
         # The bits that were not counted do not agree with the count.
         with suppress(ValueError):
             backend.KERNELS[op](*arguments)

@@ -14,17 +14,17 @@ def shared_folder(tmp_path_factory):
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
-def fitted_run(tmp_path_factory):
-    """A resnet20 after two short epochs on small digits; tests read it and leave it as it is."""
+def fitted_run(tmp_path_factory, arch="resnet20"):
+    """A network after two short epochs on small digits; tests read it and leave it as it is."""
     from micronet.train import main  # tests of kernels alone do not need the trainer
 
     folder = shared_folder(tmp_path_factory) / "shared-runs"
     folder.mkdir(exist_ok=True)
-    out, done = folder / "fit", folder / "fit.done"
-    with open(folder / "lock", "w") as lock:
+    out, done = folder / arch, folder / f"{arch}.done"
+    with open(folder / f"{arch}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            arguments = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1"]
+            arguments = ["fit", "--arch", arch, "--epochs", "2", "--lr", "0.1"]
             assert main([*arguments, "--out", str(out), *SMALL]) == 0
             done.touch()
     return out

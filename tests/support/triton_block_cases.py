@@ -14,7 +14,7 @@ from samples import NAN, NOTHING, draw, draw_ends, draw_mask
 # tiles of 64 pixels and outputs, of 32 products, and of 16 pixels and 64 channels by taps.
 CONVOLUTIONS = [
     ((1, 33, 5, 13), 65, 1, (1, 1), [0, 0, 0, 0], 1),
-    ((2, 64, 4, 8), 64, 1, (2, 1), [0, 0, 0, 0], 1),
+    ((1, 64, 4, 8), 64, 1, (2, 1), [0, 0, 0, 0], 1),
     ((1, 6, 9, 7), 10, 3, (2, 1), [0, 0, 1, 1], 2),
     ((1, 5, 8, 8), 3, 3, (1, 2), [2, 2, 2, 2], 1),
     ((1, 65, 5, 4), 65, 3, (1, 1), [1, 1, 1, 1], 65),
@@ -41,10 +41,10 @@ PRECISIONS = [
 ]
 
 
-def convolutions(rng, dtype, sizes):
+def convolutions(rng, dtype, sizes, numbers=None):
     yield from conv_samples.SAMPLES["quant_conv2d"](dtype)
-    for number, case in enumerate([] if sizes else CONVOLUTIONS):
-        size, outputs, side, (stride, dilation), padding, groups = case
+    for number in [] if sizes else numbers or range(len(CONVOLUTIONS)):
+        size, outputs, side, (stride, dilation), padding, groups = CONVOLUTIONS[number]
         levels, scheme, weight_levels, weight_scheme = PRECISIONS[number]
         flat = torch.randint(levels, (torch.Size(size).numel(),), generator=rng, dtype=torch.uint8)
         w = draw(rng, outputs, size[1] // groups, side, side, dtype=dtype)
@@ -63,6 +63,11 @@ def convolutions(rng, dtype, sizes):
         geometry = ([stride] * 2, padding, [dilation] * 2, groups)
         packed = kernels.pack_codes(flat, 16) if levels <= HALF_BYTE_LEVELS else flat
         yield packed, *coding, *weights, list(size), *geometry
+
+
+def values_of_convolutions(rng, dtype, sizes):
+    """The sums are those of the other operator; channels of products and depthwise, and NaN."""
+    return convolutions(rng, dtype, sizes, numbers=(0, 3, 4))
 
 
 def _coding(rng, levels, scheme):
@@ -91,11 +96,13 @@ LAST = torch.channels_last
 
 def _accumulators(rng, dtype, sizes):
     """Accumulators with an affine map and a function; the sizes of images and channels."""
-    for size in BLOCKS[:1] if sizes else BLOCKS:
+    for number, size in enumerate(BLOCKS[:1] if sizes else BLOCKS):
         # The interpreter takes seconds for many positions, which do not meet in a function: one
-        # function for each type there, as for few sizes; the samples have all of them.
+        # function for each type there, as for few sizes, and else two; the samples have all of
+        # them.
         is_one = sizes or math.prod(size[2:]) > 512
-        for function in [1 if dtype == torch.float32 else 2] if is_one else range(4):
+        two = (1, 3) if number else (0, 2)
+        for function in [1 if dtype == torch.float32 else 2] if is_one else two:
             acc = _images(rng, size, conv_samples.ACCUMULATORS[dtype])
             m, b = 0.03 * draw(rng, size[1]), draw(rng, size[1])
             yield (acc, m, b, function), size[:2]
@@ -175,7 +182,7 @@ def float_convolutions(rng, dtype, sizes):
 
 def linears(rng, dtype, sizes):
     yield from conv_samples.SAMPLES["linear_deterministic"](dtype)
-    for depth, outputs in [] if sizes else [(1, 15), (15, 16), (16, 17), (17, 1), (130, 33)]:
+    for depth, outputs in [] if sizes else [(1, 15), (15, 16), (16, 17), (17, 1), (130, 3)]:
         x, w, bias = draw(rng, 3, depth), draw(rng, outputs, depth), draw(rng, outputs)
         yield x, w, NOTHING, 0, bias
         yield x, w, draw_mask(rng, w.shape), 16, torch.empty(0)

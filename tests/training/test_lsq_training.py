@@ -35,7 +35,7 @@ def write(path, **sections):
 
 
 @pytest.fixture(scope="module")
-def command(fitted, tmp_path_factory):
+def command(shallow, tmp_path_factory):
     """Prune in two epochs; quantize with learned steps from the second of four on."""
     groups = [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.5}]
     schedule = write(
@@ -44,7 +44,7 @@ def command(fitted, tmp_path_factory):
         prune={"end_epoch": 2, "groups": groups},
         quantize={**QUANTIZE, "start_epoch": 1},
     )
-    return ["qat", "--from", str(fitted), "--schedule", schedule, *SMALL]
+    return ["qat", "--from", str(shallow), "--schedule", schedule, *SMALL]
 
 
 class Whole(NamedTuple):
@@ -85,8 +85,8 @@ def test_loss_falls_and_every_step_learns(whole):
     losses = [record["train_loss"] for record in directory.RunDirectory(whole.out).metrics()]
     assert losses[1] > losses[2] > losses[3]
     steps = quantize.learned_steps(whole.model)
-    # 18 convolutions and the classifier; the inputs of all but the last six convolutions.
-    assert len(steps) == 19 + 12 and steps.keys() == whole.started.keys()
+    # Six convolutions and the classifier; the inputs of all but the last two convolutions.
+    assert len(steps) == 7 + 4 and steps.keys() == whole.started.keys()
     assert all(not torch.equal(steps[name], whole.started[name]) for name in steps)
 
 
@@ -135,7 +135,7 @@ def test_run_is_scored_and_evaluated(whole, capsys):
 
 
 def test_float_network_takes_the_master_weights(whole):
-    model = architectures.create_model("resnet20", 10)
+    model = architectures.create_model("resnet8", 10)
     architectures.load_weights(model, str(whole.out / "last.safetensors"))
     trained = architectures.layers(whole.model)["layer1.0.conv1"].weight
     assert torch.equal(architectures.layers(model)["layer1.0.conv1"].weight, trained)
@@ -185,13 +185,13 @@ def test_layer_whose_input_is_not_finite_is_named(command, tmp_path, capsys, mon
     one_sentence(capsys, "loss is nan", "epoch 3, step 1", "the input of layer 'layer2.0.conv2'")
 
 
-def test_a_run_with_other_steps_is_not_continued(command, fitted, tmp_path, capsys):
+def test_a_run_with_other_steps_is_not_continued(command, shallow, tmp_path, capsys):
     first = tmp_path / "first"
     ranges = {"weights": {"bits": 4}, "activations": {"bits": 4}}
     steps = {**ranges, "weights": {"bits": 4, "step": "learned"}}
     train = {"epochs": 1, "lr": 0.01}
     schedule = write(tmp_path / "ranges.yaml", train=train, quantize=ranges)
-    start = ["qat", "--from", str(fitted), "--schedule", schedule, "--out", str(first)]
+    start = ["qat", "--from", str(shallow), "--schedule", schedule, "--out", str(first)]
     assert main([*start, *SMALL]) == 0
     schedule = write(tmp_path / "steps.yaml", train=train, quantize=steps)
     start = ["qat", "--from", str(first), "--schedule", schedule, "--out", str(tmp_path / "b")]
@@ -207,9 +207,9 @@ def test_a_run_with_other_steps_is_not_continued(command, fitted, tmp_path, caps
         ({"weights": {"bits": 1, "step": "learned"}}, ["quantize.weights.bits 1"]),
     ],
 )
-def test_mistaken_step_is_one_sentence_and_exit_code_2(fitted, tmp_path, capsys, change, parts):
+def test_mistaken_step_is_one_sentence_and_exit_code_2(shallow, tmp_path, capsys, change, parts):
     schedule = write(tmp_path / "steps.yaml", quantize={**QUANTIZE, **change})
-    start = ["qat", "--from", str(fitted), "--schedule", schedule, "--out", str(tmp_path / "run")]
+    start = ["qat", "--from", str(shallow), "--schedule", schedule, "--out", str(tmp_path / "run")]
     assert main([*start, *SMALL]) == 2
     one_sentence(capsys, "steps.yaml", *parts)
     assert not (tmp_path / "run").exists()

@@ -42,8 +42,8 @@ BITS = [None, (8, 8), (8, 4), (4, 4), (4, 4)]
 
 
 @pytest.fixture(scope="module")
-def command(fitted, tmp_path_factory):
-    return qat_command(fitted, tmp_path_factory.mktemp("recipe"), RECIPE)
+def command(shallow, tmp_path_factory):
+    return qat_command(shallow, tmp_path_factory.mktemp("recipe"), RECIPE)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_network_at_another_stage_is_not_begun_with(command, whole, tmp_path, 
 
 def test_the_preview_says_the_bits_of_an_epoch(command, capsys):
     capsys.readouterr()
-    assert main(["schedule", command[4], "--arch", "resnet20"]) == 0
+    assert main(["schedule", command[4], "--arch", "resnet8"]) == 0
     rows = capsys.readouterr().out.strip().splitlines()[-5:]
     assert [" ".join(row.split()[-3:-1]) for row in rows[1:]] == [
         "8/8 bits",
@@ -164,7 +164,7 @@ def test_the_preview_says_the_bits_of_an_epoch(command, capsys):
 
 
 def test_the_weights_of_a_run_are_those_of_a_float_network(whole):
-    model = architectures.create_model("resnet20", 10)
+    model = architectures.create_model("resnet8", 10)
     architectures.load_weights(model, str(whole / "last.safetensors"))
     meta = json.loads((whole / "last.json").read_text())
     assert {bits["weight_bits"] for bits in meta["bits"].values()} == {4.0, None}

@@ -56,13 +56,13 @@ def test_fit_lowers_the_loss_and_leaves_a_run(fitted):
     assert names == files | checkpoints
 
 
-def test_chain_prune_then_qat_with_distillation(fitted, tmp_path, capsys):
+def test_chain_prune_then_qat_with_distillation(shallow, tmp_path, capsys):
     pruned, quantized = tmp_path / "prune", tmp_path / "qat"
     schedule = plan(tmp_path, train={"epochs": 3, "lr": 0.05}, prune=PRUNE)
-    start = ["prune", "--from", str(fitted), "--schedule", schedule]
+    start = ["prune", "--from", str(shallow), "--schedule", schedule]
     assert main([*start, "--out", str(pruned), *SMALL]) == 0
     schedule = plan(tmp_path, train={"epochs": 2, "lr": 0.02}, quantize=QUANTIZE, distill={})
-    start = ["qat", "--from", str(pruned), "--schedule", schedule, "--teacher", str(fitted)]
+    start = ["qat", "--from", str(pruned), "--schedule", schedule, "--teacher", str(shallow)]
     assert main([*start, "--out", str(quantized), *SMALL]) == 0
     assert "of their weights, compute in integers" in capsys.readouterr().out
     assert (quantized / "layers.csv").read_text().startswith("layer,kind,weights")
@@ -84,13 +84,13 @@ def len_test():
     return open_data("digits", image_size=8, batch_size=64, seed=0).test_size
 
 
-def test_resume_repeats_the_undisturbed_run_bit_for_bit(fitted, tmp_path, monkeypatch):
+def test_resume_repeats_the_undisturbed_run_bit_for_bit(shallow, tmp_path, monkeypatch):
     """Prune and quantize in one schedule, stopped after every epoch and in the middle of one."""
     section = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-4, "nesterov": True}
     schedule = plan(
         tmp_path, train=section, prune=PRUNE, quantize={**QUANTIZE, "start_epoch": 1}, distill={}
     )
-    start = ["qat", "--from", str(fitted), "--schedule", schedule, "--teacher", str(fitted)]
+    start = ["qat", "--from", str(shallow), "--schedule", schedule, "--teacher", str(shallow)]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main([*start, "--out", str(whole), *SMALL]) == 0
 
@@ -158,10 +158,10 @@ def test_stop_between_record_and_checkpoint_leaves_no_hole_in_the_log(tmp_path, 
     assert [r["epoch"] for r in directory.RunDirectory(out).metrics()] == [0, 1]
 
 
-def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
+def test_best_is_the_highest_top1_at_the_target(tmp_path, shallow):
     out = tmp_path / "prune"
     schedule = plan(tmp_path, train={"epochs": 4, "lr": 0.05}, prune={**PRUNE, "end_epoch": 3})
-    command = ["prune", "--from", str(fitted), "--schedule", schedule, "--out", str(out)]
+    command = ["prune", "--from", str(shallow), "--schedule", schedule, "--out", str(out)]
     assert main([*command, *SMALL]) == 0
     records = directory.RunDirectory(out).metrics()
     eligible = [r for r in records if r["at_target"]]
@@ -173,7 +173,7 @@ def test_best_is_the_highest_top1_at_the_target(tmp_path, fitted):
     assert prune.shown_sparsity(directory.load(out).model) > 0.59
 
 
-def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
+def test_accumulated_gradients_are_those_of_the_batch(shallow, tmp_path):
     """Without batch norm's batch statistics: a network in which the parts do not interact."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
@@ -192,11 +192,11 @@ def test_accumulated_gradients_are_those_of_the_batch(fitted, tmp_path):
     torch.testing.assert_close(*gradients)
 
 
-def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
+def test_clipped_gradients_and_bf16_train(shallow, tmp_path):
     out = tmp_path / "run"
     train = {"epochs": 1, "lr": 0.01, "clip_grad_norm": 0.5, "loss_limit": 100.0, "momentum": 0.0}
     schedule = plan(tmp_path, train=train)
-    command = ["fit", "--from", str(fitted), "--schedule", schedule, "--amp", "bf16"]
+    command = ["fit", "--from", str(shallow), "--schedule", schedule, "--amp", "bf16"]
     assert main([*command, "--accumulate", "2", "--out", str(out), *SMALL]) == 0
     config = directory.RunDirectory(out).config()["recipe"]["train"]
     assert (config["amp"], config["accumulate"]) == ("bf16", 2)
@@ -207,7 +207,7 @@ def test_clipped_gradients_and_bf16_train(fitted, tmp_path):
     assert float(norm) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, monkeypatch):
+def test_distils_from_the_epoch_and_teacher_of_the_schedule(shallow, tmp_path, monkeypatch):
     seen, real = [], Compression.distillation_loss
 
     def watched(self, logits, taught, labels):
@@ -215,15 +215,15 @@ def test_distils_from_the_epoch_and_teacher_of_the_schedule(fitted, tmp_path, mo
         return real(self, logits, taught, labels)
 
     monkeypatch.setattr(Compression, "distillation_loss", watched)
-    distill = {"start_epoch": 1, "teacher": str(fitted), "distill_weight": 0.5}
+    distill = {"start_epoch": 1, "teacher": str(shallow), "distill_weight": 0.5}
     schedule = plan(tmp_path, train={"epochs": 2, "lr": 0.01}, distill=distill)
-    command = ["fit", "--from", str(fitted), "--schedule", schedule]
+    command = ["fit", "--from", str(shallow), "--schedule", schedule]
     assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
     half = len(seen) // 2
     assert seen == [False] * half + [True] * half
 
 
-def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monkeypatch):
+def test_nan_loss_names_epoch_step_and_checkpoint(shallow, tmp_path, capsys, monkeypatch):
     real = Compression.distillation_loss
     calls = iter(range(100))
 
@@ -232,7 +232,7 @@ def test_nan_loss_names_epoch_step_and_checkpoint(fitted, tmp_path, capsys, monk
 
     monkeypatch.setattr(Compression, "distillation_loss", broken)
     out = tmp_path / "run"
-    command = ["fit", "--from", str(fitted), "--epochs", "3", "--lr", "0.01", "--out", str(out)]
+    command = ["fit", "--from", str(shallow), "--epochs", "3", "--lr", "0.01", "--out", str(out)]
     assert main([*command, *SMALL]) == 2
     message = capsys.readouterr().err
     assert "loss is nan" in message and "epoch 2" in message and "last.safetensors" in message

@@ -1,6 +1,6 @@
-// exp within 2 ulp and what is added to it, over every 97th float from a random one on and at the
-// edges; swish on either side of its least value, over every float; what swish and sigmoid make of
-// the ends.
+// exp within 2 ulp and what is added to it, over every 97th float from a random one on where they
+// vary, over fewer elsewhere, and at the edges; swish on either side of its least value, over every
+// float; what swish and sigmoid make of the ends.
 
 #include <cmath>
 #include <limits>
@@ -38,11 +38,14 @@ void check_exp(float x) {
 }
 
 void exp_is_within_two_ulp(std::mt19937& random) {
-  for (uint64_t bits = random() % 97; bits < (uint64_t{1} << 32); bits += 97) {
+  for (uint64_t bits = random() % 97; bits < (uint64_t{1} << 32);) {
     const uint32_t word = static_cast<uint32_t>(bits);
     float x;
     std::memcpy(&x, &word, 4);
     check_exp(x);
+    // Nearer to 0 all results are 1, farther they are 0, infinite or NaN: nine in ten floats.
+    const float magnitude = std::fabs(x);
+    bits += magnitude >= 0x1p-26f && magnitude < 128.0f ? 97 : 9973;
   }
   // Where results become infinite, subnormal or 0.
   for (const float edge : {88.37f, 88.72f, -86.0f, -87.33f, -103.28f, -103.97f, -104.0f, 89.0f}) {
@@ -153,6 +156,9 @@ void functions_at_their_ends() {
 
 void run_tests(std::mt19937& random) {
   exp_is_within_two_ulp(random);
+  // Of the same lines in each instruction set, those whose build has no sanitizers take a third of
+  // the time; a machine without them takes what it has.
+  (void)choose_kernels("avx512");
   for (const int64_t direction : {1, -1}) swish_is_in_order_on_either_side(direction);
   functions_at_their_ends();
 }

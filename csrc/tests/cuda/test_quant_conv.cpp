@@ -49,19 +49,23 @@ std::vector<T> convolve(const Problem& p, Accumulator kind, const std::vector<fl
   return out;
 }
 
-void sums_are_those_of_a_loop(std::mt19937& random, const Problem& p) {
+// The sums themselves or what they stand for, and where they fit, 16 bits of them.
+void sums_are_those_of_a_loop(std::mt19937& random, const Problem& p, bool as_values) {
   std::vector<float> ratio;
   const auto quantize = [&](const Weight& weight) {
     return quantize_per_channel_cuda(weight, kFloat32, p.of.weight_scheme, nullptr);
   };
   const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
-  const int skips[] = {0, 1, 4, 8};
-  const auto whole = convolve<int32_t>(p, kInt32, ratio, skips[random() % 4]);
-  const auto values = convolve<float>(p, kValue, ratio);
-  CHECK(std::equal(whole.begin(), whole.end(), expected.begin()));
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const float value = static_cast<float>(expected[i]) * ratio[i % ratio.size()];
-    CHECK(same(values[i], value));
+  const int skips[] = {0, 1, 4, 8}, skip = skips[random() % 4];
+  if (as_values) {
+    const auto values = convolve<float>(p, kValue, ratio, skip);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const float value = static_cast<float>(expected[i]) * ratio[i % ratio.size()];
+      CHECK(same(values[i], value));
+    }
+  } else {
+    const auto whole = convolve<int32_t>(p, kInt32, ratio, skip);
+    CHECK(std::equal(whole.begin(), whole.end(), expected.begin()));
   }
   if (!p.fits_16_bits()) return;
   const auto narrow = convolve<int16_t>(p, kInt16, ratio);
@@ -78,9 +82,9 @@ void what_is_pruned(std::mt19937& random, const ConvShape& s, const Precision& o
     uint8_t& eight = p.mask[static_cast<size_t>(i / 8)];
     if (!keeps) eight = static_cast<uint8_t>(eight & ~(1 << i % 8));
   }
-  sums_are_those_of_a_loop(random, p);
+  sums_are_those_of_a_loop(random, p, random() % 2 == 0);
   std::fill(p.mask.begin(), p.mask.end(), uint8_t{0});
-  sums_are_those_of_a_loop(random, p);
+  for (const bool as_values : {false, true}) sums_are_those_of_a_loop(random, p, as_values);
 }
 
 // A range or a channel that is not finite counts as one with a zero point of 0, and its ratio is
@@ -113,16 +117,16 @@ void what_is_not_finite(std::mt19937& random, const ConvShape& s, const Precisio
 
 void run_tests(std::mt19937& random) {
   // Each shape with half bytes on both sides and with two more, which are others for the next
-  // shape.
+  // shape; sums and values in turn, so that each shape and each precision comes to both.
   constexpr size_t kOthers = sizeof(kPrecisions) / sizeof(Precision) - 1;
-  size_t next = random() % kOthers;
+  size_t next = random() % kOthers, turn = random() % 2;
   for (const auto& shapes : {std::vector<ConvShape>(std::begin(kShapes), std::end(kShapes)),
                              std::vector<ConvShape>(std::begin(kTiles), std::end(kTiles))}) {
     for (const ConvShape& shape : shapes) {
-      sums_are_those_of_a_loop(random, draw(random, shape, kPrecisions[0], 0.5));
+      sums_are_those_of_a_loop(random, draw(random, shape, kPrecisions[0], 0.5), turn++ % 2 == 0);
       for (const double pruned : {0.5, 0.98}) {
         const Precision& of = kPrecisions[1 + next++ % kOthers];
-        sums_are_those_of_a_loop(random, draw(random, shape, of, pruned));
+        sums_are_those_of_a_loop(random, draw(random, shape, of, pruned), turn++ % 2 == 0);
       }
     }
   }
