@@ -36,14 +36,9 @@ namespace {
 
 #define SUM(form, register, number) \
   form " %%" register "30, %%" register "31, %%" register #number "\n"
-#define SUMS(form, r)                                                                              \
-  SUM(form, r, 0)                                                                                  \
-  SUM(form, r, 1)                                                                                  \
-  SUM(form, r, 2)                                                                                  \
-  SUM(form, r, 3)                                                                                  \
-  SUM(form, r, 4)                                                                                  \
-  SUM(form, r, 5) SUM(form, r, 6) SUM(form, r, 7) SUM(form, r, 8) SUM(form, r, 9) SUM(form, r, 10) \
-      SUM(form, r, 11)
+#define FOUR(form, r, a, b, c, d) SUM(form, r, a) SUM(form, r, b) SUM(form, r, c) SUM(form, r, d)
+#define SUMS(form, r) \
+  FOUR(form, r, 0, 1, 2, 3) FOUR(form, r, 4, 5, 6, 7) FOUR(form, r, 8, 9, 10, 11)
 #define CLOBBERED \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
 
