@@ -183,7 +183,7 @@ def _quantizers_of_layers(described: Document, where: str) -> dict[str, str]:
     return found
 
 
-def scale_and_zero_points(
+def stored_scale_and_zero_points(
     node: Quantize | Table | Pixels, tensors: dict[str, NDArray[Any]]
 ) -> tuple[float, list[int]]:
     """Return the scale S of a node's values ``i / S`` and the codes of 0, of pixels by channel.
@@ -198,7 +198,7 @@ def scale_and_zero_points(
     return scale, codes.tolist()
 
 
-def scale_and_zero_point(
+def stored_scale_and_zero_point(
     node: Quantize | Table, tensors: dict[str, NDArray[Any]]
 ) -> tuple[float, int]:
     """Return the same of a node with one code of 0.
@@ -206,12 +206,12 @@ def scale_and_zero_point(
     Raises:
         PackingError: the code is none of its levels.
     """
-    scale, codes = scale_and_zero_points(node, tensors)
+    scale, codes = stored_scale_and_zero_points(node, tensors)
     return scale, codes[0]
 
 
 def _quantizer(node: Quantize | Table | Pixels, tensors: dict[str, NDArray[Any]]) -> InputQuantizer:
-    scale, codes = scale_and_zero_points(node, tensors)
+    scale, codes = stored_scale_and_zero_points(node, tensors)
     if isinstance(node, Pixels):
         return grey_quantizer(node.mean, node.std, scale, codes)
     quantizer = quantizer_of(scale, codes[0], node.levels)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from micronet.artifact.format.document import INTEGER, SCALED, Layer
 from micronet.artifact.format.nodes import Quantize
-from micronet.artifact.reader import Packed, scale_and_zero_point, weights_of
+from micronet.artifact.reader import Packed, stored_scale_and_zero_point, weights_of
 from micronet.utils.errors import UserError
 
 Array = NDArray[Any]
@@ -75,7 +75,7 @@ def of_input(packed: Packed, node: Quantize) -> Affine:
     Raises:
         UserError: the step between two of its values is none of float32's normal numbers.
     """
-    scale, zero_point = scale_and_zero_point(node, packed.contents.tensors)
+    scale, zero_point = stored_scale_and_zero_point(node, packed.contents.tensors)
     with np.errstate(over="ignore", under="ignore"):
         step = np.array([np.float32(1) / np.float32(scale)], np.float32)
     _check(step, f"quantizer {node.name!r}", packed)

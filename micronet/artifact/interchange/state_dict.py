@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.artifact.format.document import About
 from micronet.artifact.network import PackedNetwork
-from micronet.artifact.quantizers import scale_and_zero_point
+from micronet.artifact.quantizers import scale_and_zero_points
 from micronet.models import architectures, shared_layers
 from micronet.models.shared_layers import weight_key
 from micronet.pruning.prune import Masks
@@ -125,7 +125,7 @@ def _described(layer: QuantizedLayer) -> dict[str, Any]:
     if layer.bits.reads_image:
         found["input"] = "grey values"
     elif quantizer is not None:
-        scale, zero_point = scale_and_zero_point(quantizer)
+        scale, (zero_point,) = scale_and_zero_points(quantizer)
         levels = {"levels": quantizer.levels, "zero_point": zero_point}
         found["input"] = levels | {"scale": float(scale)}
     return found
