@@ -85,8 +85,8 @@ void Engine::run(const float* images, int64_t batch, float* output) {
 void Engine::run_pixels(const uint8_t* pixels, bool channels_last, int64_t batch, float* output) {
   require(document_.has_normalization(), "the file does not say how pixels are normalized");
   reserve(batch);
-  run({batch, arena_.data(), placement_.offsets.data(), nullptr, output, Pool::loops, pixels,
-       channels_last});
+  run({batch, arena_.data(), placement_.offsets.data(), nullptr, output, Pool::loops,
+       pool_.threads(), pixels, channels_last});
 }
 
 void Engine::run(const Run& run) {
