@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from micronet.artifact import writer
+from micronet.artifact import state_dict, writer
 from micronet.artifact.format import container
 from micronet.artifact.format.document import About
 from micronet.artifact.format.packing import WHOLE
-from micronet.artifact.interchange import state_dict
 from micronet.artifact.reader import FILE, Packed, from_content, is_packed, network_of
 from micronet.models import custom
 from micronet.runs.checkpoint import write_together

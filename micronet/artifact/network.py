@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,12 @@ class PackedNetwork(nn.Module):
     def train(self, mode: bool = True) -> PackedNetwork:
         """Stay in evaluation mode: there is nothing to train."""
         return super().train(False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedNetwork:
+        """Move quantizers that no layer owns too: those are no submodules."""
+        for quantizer in self._quantizers.values():
+            quantizer._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the network's output for images (N, C, H, W) of the size that it was packed for.

@@ -10,6 +10,7 @@ from micronet.models import architectures
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.count import score_subject
 from micronet.scoring.network.plan_files import load_plan
+from packed_by_hand import integer_network
 from packed_networks import (
     CLASSIFIER,
     FOUR,
@@ -182,6 +183,31 @@ def test_a_packed_network_stays_in_evaluation_mode_and_copies_nothing_of_floats(
     assert not any(parameter.requires_grad for parameter in again.parameters())
     with pytest.raises(micronet.UserError, match=r"takes images of \[3, 32, 32\], not \[3, 33, 3"):
         again(torch.zeros(1, 3, 33, 33))
+
+
+def test_quantizers_that_no_layer_owns_move_with_the_network(rng):
+    again = reader.network_of(read(integer_network(rng)))
+    assert set(again._quantizers) == {"image", "gamma", "last"}
+    again.to("meta")
+    places = [b.device.type for q in again._quantizers.values() for b in q.buffers()]
+    places += [b.device.type for b in again.buffers()] + [p.device.type for p in again.parameters()]
+    assert len(places) > 6 and set(places) == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenetv2_cifar", "efficientnet-micro", "by hand"])
+def test_a_device_gives_the_same_bits(arch, rng):
+    size = 6 if arch == "by hand" else 32
+    if arch == "by hand":
+        again = reader.network_of(read(integer_network(rng)))
+    else:
+        again = reader.network_of(packed(network(arch, size), (3, size, size)))
+    batches = batches_for(rng, (3, size, size))
+    with torch.no_grad():
+        wanted = [again(images) for images in batches]
+        again.to("cuda")
+        for images, logits in zip(batches, wanted, strict=True):
+            assert torch.equal(bits_of(again(images.cuda()).cpu()), bits_of(logits))
 
 
 def test_a_trace_of_a_packed_network_computes_its_values(rng):

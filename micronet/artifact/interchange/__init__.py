@@ -1,8 +1,7 @@
-"""Compressed networks in the files of other programs: ONNX, QONNX, and a plain state dict.
+"""Packed files as graphs of other programs: ONNX and QONNX. Needs the package ``onnx``.
 
-The graphs are made of a packed file, the state dict of the network itself; the page "Other formats"
-says what each keeps. Only ``onnx_model`` and what it is made of need the package ``onnx``.
+The page "Other formats" says what each keeps. State dicts, which need no graph, are made next door.
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["onnx_model", "state_dict"]
+__all__ = ["onnx_model"]
