@@ -8,7 +8,7 @@ from torch import nn
 import grey_images
 import micronet
 import plain_reader
-from micronet.artifact import accounting, reader
+from micronet.artifact import accounting, inspection, reader
 from micronet.artifact import engine as engines
 from micronet.artifact.engine import Engine
 from micronet.artifact.format.nodes import Pixels
@@ -275,4 +275,4 @@ def test_what_the_file_says_of_images_is_the_layers_own(small, tmp_path):
     with pytest.raises(UserError, match="normalized by"):
         micronet.export(model, tmp_path, image_size=16, mean=[0.5] * 3, std=[0.5] * 3)
     assert moments_of(micronet.export(model, tmp_path, image_size=16)) == IMAGENET_STATISTICS
-    assert "grey values" in micronet.artifact.inspection.description(reader.read(tmp_path))
+    assert "grey values" in inspection.description(reader.read(tmp_path))
