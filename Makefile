@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # Each process of the tests imports torch; what the first one compiles of it serves the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-core build-core test-arm lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine coverage gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core cross-tools test-arm lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -55,9 +55,11 @@ build-core: .venv/.tools
 # The C++ tests and the engine for 64-bit ARM, by a cross compiler and on an emulator: as on a
 # processor that has all instructions, and those of products of bytes on one that lacks some.
 CROSS := build/aarch64
-test-arm: setup
+cross-tools:
 	@command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null \
-	  || { echo "make test-arm needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user)"; exit 1; }
+	  || { echo "test-arm needs aarch64-linux-gnu-g++ and qemu-aarch64 (of Debian, g++-aarch64-linux-gnu and qemu-user)"; exit 1; }
+
+test-arm: cross-tools setup
 	$(BIN)/cmake -S . -B $(CROSS) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	  --toolchain cmake/aarch64.cmake -DMICRONET_SANITIZE=OFF -DMICRONET_EMULATED_CUDA=OFF
 	$(BIN)/cmake --build $(CROSS)

@@ -18,7 +18,8 @@
 namespace micronet::engine {
 namespace {
 
-constexpr int kMostSeconds = 10;                  // of one input
+constexpr int kMostSeconds = 10;  // of one input
+constexpr int64_t kLeastInputs = 300;
 constexpr int64_t kMostArena = int64_t{1} << 18;  // of what is run
 
 // How far an input got. Of those that are refused only some are read again to see by what.
