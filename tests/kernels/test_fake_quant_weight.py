@@ -34,19 +34,20 @@ SHAPES += [(24, 96, 1, 1), (5, 1280), (5, 1283), (3, 5000), (3, 5003), (3, 40009
 @with_quantizers(LEVELS)
 def test_matches_reference_at_every_shape(on_all, rng, levels, scheme, dtype):
     levels = levels_for(scheme, levels)
+    # With a mask and without in turn, the other way around for half of all quantizers.
+    masked = bool(torch.randint(2, (), generator=rng))
     for shape in SHAPES:
-        w = torch.randn(shape, generator=rng).to(dtype)
-        for mask in (NOTHING, draw_mask(rng, shape)):
-            args = (w, mask, levels, scheme)
-            w_hat, scale, zero = on_all(lambda args=args: OP.fake_quant_per_channel(*args))
-            codes, same, least = on_all(lambda args=args: OP.quantize_per_channel(*args))
-            assert w_hat.dtype == dtype and scale.dtype == zero.dtype == torch.float32
-            # Codes of symmetric weights are stored from 0 on, which their zero point takes back.
-            n = (levels - 1) // 2 if scheme == kernels.Scheme.SYMMETRIC else 0
-            assert torch.equal(scale, same) and torch.equal(zero - n, least)
-            column = (-1,) + (1,) * (w.dim() - 1)
-            value = (codes.float() + least.view(column)) / scale.view(column)
-            assert torch.equal(value.to(dtype), w_hat), "codes must say what the values say"
+        w, masked = torch.randn(shape, generator=rng).to(dtype), not masked
+        args = (w, draw_mask(rng, shape) if masked else NOTHING, levels, scheme)
+        w_hat, scale, zero = on_all(lambda args=args: OP.fake_quant_per_channel(*args))
+        codes, same, least = on_all(lambda args=args: OP.quantize_per_channel(*args))
+        assert w_hat.dtype == dtype and scale.dtype == zero.dtype == torch.float32
+        # Codes of symmetric weights are stored from 0 on, which their zero point takes back.
+        n = (levels - 1) // 2 if scheme == kernels.Scheme.SYMMETRIC else 0
+        assert torch.equal(scale, same) and torch.equal(zero - n, least)
+        column = (-1,) + (1,) * (w.dim() - 1)
+        value = (codes.float() + least.view(column)) / scale.view(column)
+        assert torch.equal(value.to(dtype), w_hat), "codes must say what the values say"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

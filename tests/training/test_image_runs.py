@@ -34,8 +34,8 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def command(fitted, tmp_path_factory):
-    return qat_command(fitted, tmp_path_factory.mktemp("recipe"), RECIPE)
+def command(shallow, tmp_path_factory):
+    return qat_command(shallow, tmp_path_factory.mktemp("recipe"), RECIPE)
 
 
 @pytest.fixture(scope="module")
