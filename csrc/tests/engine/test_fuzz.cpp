@@ -33,8 +33,8 @@ int64_t number = 0;
 
 void say_which() {
   char text[80];
-  const int length = std::snprintf(text, sizeof(text), "seed %u, input %lld: ", seed,
-                                   static_cast<long long>(number));
+  const int length =
+      std::snprintf(text, sizeof(text), "input %lld: ", static_cast<long long>(number));
   (void)!write(2, text, static_cast<size_t>(length));
 }
 
@@ -161,6 +161,7 @@ void test_changed_files(std::mt19937& random) {
   const int64_t inputs = asked("MICRONET_FUZZ_INPUTS", 0);
   const Clock::time_point end = Clock::now() + std::chrono::seconds(3);
   Counts counts;
+  std::fflush(stdout);  // the seed that repeats it, before anything ends the process
   Memory::start();
   at_death(say_which);
   number = asked("MICRONET_FUZZ_FIRST", 0);
