@@ -17,7 +17,7 @@ MICRONET_INLINE void fma_block(const FmaTile& tile, int64_t pixel, int64_t outpu
   }
   const float *x = tile.x + pixel, *w = tile.w + output;
   for (int64_t k = 0; k < tile.depth; ++k, x += tile.pitch, w += tile.outputs) {
-    Vector weights[kVectors];
+    Vector weights[kVectors] = {};
     for (int v = 0; v < kVectors; ++v) {
       weights[v] = v + 1 < kVectors ? Vector::load(w + v * kWidth) : load(w + v * kWidth, last);
     }
