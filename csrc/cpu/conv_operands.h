@@ -21,6 +21,14 @@ constexpr int64_t kLine = 32;   // channels of a depthwise convolution side by s
 // Pairs of neighboring taps of a row; an odd last one is paired with a weight of zero.
 inline int64_t tap_pairs(const ConvShape& s) { return (s.kernel_width + 1) / 2; }
 
+// Products in a panel of weights. Tiles take up to 64 at a time (see tile_products), all as many:
+// what has no such divisor is filled up to a number that has.
+inline int64_t panel_depth(int64_t products) {
+  int64_t depth = round_up(products, kPack);
+  while (depth > kMostTileProducts && tile_products(depth) < kMostTileProducts / 2) depth += kPack;
+  return depth;
+}
+
 struct PanelWorkspace : ConvWorkspace {
   int64_t depth, group_channels;  // padded: products of an output, output channels of a group
   int64_t line_channels;          // and channels of a depthwise convolution
@@ -28,7 +36,7 @@ struct PanelWorkspace : ConvWorkspace {
 
   explicit PanelWorkspace(const ConvShape& s)
       : ConvWorkspace(s),
-        depth(round_up(s.depth(), kPack)),
+        depth(panel_depth(s.depth())),
         group_channels(round_up(s.out_channels / s.groups, kPanel)),
         line_channels(round_up(s.out_channels, kLine)) {
     const int64_t padded = s.is_depthwise() ? line_channels : s.groups * group_channels;

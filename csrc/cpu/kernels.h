@@ -61,6 +61,15 @@ struct ConvTile {
   bool streamed;
 };
 
+// The most products of a depth, a multiple of four, that tiles take at a time: its largest divisor
+// of at most kMostTileProducts that is one, too.
+constexpr int64_t kMostTileProducts = 64;
+static inline int64_t tile_products(int64_t depth) {
+  int64_t products = depth < kMostTileProducts ? depth : kMostTileProducts;
+  while (depth % products != 0) products -= 4;
+  return products;
+}
+
 // Four weights of an output channel in the order of their products, and where the codes for them
 // begin among those of a SparseTile.
 struct FourWeights {

@@ -10,7 +10,7 @@
 namespace micronet {
 namespace {
 
-constexpr int64_t kTilePixels = 96;
+constexpr int64_t kTilePixels = 96, kLeastPixels = 16;
 constexpr int64_t kTileChannels = 64;  // of sums that a reader finds in the nearest cache
 constexpr int64_t kTileBytes = 65536;  // of gathered codes, which are to stay in a near cache
 
@@ -133,7 +133,7 @@ struct Convolution : ConvOperands {
   // Pixels of a tile of dot products.
   int64_t dot_pixels() const {
     const int64_t fitting = kTileBytes / at.depth;
-    return is_in_place() || fitting > kTilePixels ? kTilePixels : fitting < 6 ? 6 : fitting;
+    return is_in_place() ? kTilePixels : std::clamp(fitting, kLeastPixels, kTilePixels);
   }
 
   void run_dots(const ParallelFor& parallel) const {

@@ -25,7 +25,7 @@ const ConvShape kShapes[] = {
     shape_of(1, 33, 9, 70, 1, 2, 1, 1),  shape_of(1, 5, 9, 17, 3, 2, 1, 1),
     shape_of(2, 6, 8, 4, 3, 1, 2, 2),    shape_of(1, 70, 17, 70, 5, 1, 1, 70),
     shape_of(3, 3, 6, 3, 3, 2, 2, 3),    shape_of(2, 16, 8, 16, 3, 1, 1, 16),
-    shape_of(3, 288, 7, 90, 1, 1, 1, 1), shape_of(1, 8, 14, 8, 5, 1, 2, 8),
+    shape_of(3, 290, 7, 90, 1, 1, 1, 1), shape_of(1, 8, 14, 8, 5, 1, 2, 8),
     shape_of(2, 40, 9, 40, 5, 2, 1, 40)};
 
 // How a convolution's input and weights are rounded.

@@ -14,7 +14,6 @@ namespace micronet {
 namespace {
 
 constexpr int64_t kMostRows = 16;   // pixels of a tile
-constexpr int64_t kMostDeep = 64;   // products of a row
 constexpr int64_t kLeastDeep = 16;  // below, vectors are as fast
 
 // What LDTILECFG reads: rows and bytes of a row of each tile, for palette 1.
@@ -32,13 +31,6 @@ struct alignas(64) TileConfig {
   }
 };
 static_assert(sizeof(TileConfig) == 64);
-
-// Products of a row: all rows of a depth are alike, as another size would empty the tiles.
-int64_t deep_of(int64_t depth) {
-  int64_t deep = depth < kMostDeep ? depth : kMostDeep;
-  while (depth % deep != 0) deep -= kPack;
-  return deep;
-}
 
 // The compiler's functions want the number of a tile as a token.
 template <int kTile>
@@ -167,7 +159,8 @@ void tile_channels(const TileSums& sums) {
 }  // namespace
 
 void dot_tile_amx(const ConvTile& tile) {
-  const int64_t deep = deep_of(tile.depth);
+  // All rows of a depth are alike, as another size would empty the tiles.
+  const int64_t deep = tile_products(tile.depth);
   const bool pays = tile.pixels >= kMostRows && deep >= kLeastDeep;
   if (!pays) return kVnniKernels.dot_tile(tile);
   // As few tiles as there can be, and pairs of them, each with as few rows as that leaves.

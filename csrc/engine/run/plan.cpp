@@ -83,16 +83,45 @@ class Planner {
 
   bool is(int index, Kind kind) const { return index != kNone && node(index).kind == kind; }
 
+  // The function of an activation if the core has it, else the identity. A relu6 is a relu where
+  // all that read it are quantizers that give 6 the last code.
+  Function core_function(int index) const {
+    switch (node(index).function) {
+      case NodeFunction::kRelu:
+        return kRelu;
+      case NodeFunction::kSwish:
+        return kSwish;
+      case NodeFunction::kSigmoid:
+        return kSigmoid;
+      case NodeFunction::kRelu6:
+        return index != document_.output && are_all(readers_[at(index)],
+                                                    [&](int reader) {
+                                                      return is(reader, Kind::kQuantize) &&
+                                                             ends_at(reader, 6.0f);
+                                                    })
+                   ? kRelu
+                   : kIdentity;
+      default:
+        return kIdentity;
+    }
+  }
+
+  bool ends_at(int index, float value) const {
+    const Quantizer q = quantizer_of(quantizers_[at(index)]);
+    return quantize(value, q) == q.code_max;
+  }
+
+  template <typename Holds>
+  static bool are_all(const std::vector<int>& indices, const Holds& holds) {
+    return std::all_of(indices.begin(), indices.end(), holds);
+  }
+
   // Takes the function behind a layer and the sum behind that into its step, where each is the only
   // reader of the one before; returns the node whose signal the step gives.
   int absorb(int index, Epilogue* epilogue) {
     int end = index, next = only_reader(end);
     if (is(next, Kind::kActivation)) {
-      const NodeFunction function = node(next).function;
-      epilogue->function = function == NodeFunction::kRelu      ? kRelu
-                           : function == NodeFunction::kSwish   ? kSwish
-                           : function == NodeFunction::kSigmoid ? kSigmoid
-                                                                : kIdentity;
+      epilogue->function = core_function(next);
       if (epilogue->function == kIdentity) return end;
       end = take(next), next = only_reader(end);
     }
