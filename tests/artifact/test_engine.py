@@ -92,6 +92,19 @@ def test_every_kind_of_node_at_every_precision(bits, rng, every_instruction_set)
     check(content_of(packed(model, shape)), model, shape, rng, every_instruction_set)
 
 
+@pytest.mark.parametrize("high", [6.0, 2.5, 8.0])
+def test_a_relu6_that_a_quantizer_cuts_or_does_not(high, rng, every_instruction_set):
+    model = nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU6(), nn.Conv2d(20, 4, 1))
+    model = compressed(model, (3, 9, 9), {"0": FOUR, "2": FOUR}, sparsity=0)
+    with torch.no_grad():
+        model[0].weight.mul_(9.0)  # so that many values are beyond 6
+    model[2].input_quantizer.start_from(0.0, high, 1)
+    content = content_of(packed(model, (3, 9, 9)))
+    check(content, model, (3, 9, 9), rng, every_instruction_set)
+    values = model[0](torch.randn(8, 3, 9, 9, generator=rng))
+    assert (values > 8.0).any()
+
+
 @pytest.mark.parametrize("block", ["1x4", "16x1", "4x4", "2x9"])
 def test_blocks(block, rng, every_instruction_set):
     rows, columns = map(int, block.split("x"))
