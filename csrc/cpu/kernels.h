@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/tiles.h"
 #include "include/block.h"
 #include "include/conv.h"
 #include "include/core.h"
@@ -40,81 +41,6 @@ struct LearnedRow {
   Bits mask;
   int64_t numel;
   bool streamed;  // whether the output is aligned to 64 bytes and is written past the caches
-};
-
-// Pixels [pixels] of `depth` codes each, a multiple of four, times panels of sixteen channels; the
-// weights of each are padded with zeros. correction, offset and ratio are padded to whole panels.
-// To each sum its channel's correction is added, and where there are offsets the channel's times
-// the pixel's entry in pixel_sums. A wide tile has pairs of products beyond 16 bits.
-struct ConvTile {
-  const uint8_t* x;
-  int64_t x_stride, pixels;
-  const int8_t* panels;
-  int64_t depth;
-  const int32_t* correction;
-  const int32_t *offset, *pixel_sums;
-  bool wide;
-  const float* ratio;
-  Accumulator kind;
-  void* out;
-  int64_t out_stride, out_channels;
-  bool streamed;
-};
-
-// The most products of a depth, a multiple of four, that tiles take at a time: its largest divisor
-// of at most kMostTileProducts that is one, too.
-constexpr int64_t kMostTileProducts = 64;
-static inline int64_t tile_products(int64_t depth) {
-  int64_t products = depth < kMostTileProducts ? depth : kMostTileProducts;
-  while (depth % products != 0) products -= 4;
-  return products;
-}
-
-// Four weights of an output channel in the order of their products, and where the codes for them
-// begin among those of a SparseTile.
-struct FourWeights {
-  int32_t weights, place;
-};
-
-constexpr int kSparsePixels = 64;
-
-// At most kSparsePixels pixels times the weights that are not zero; `out.x` is
-// [depth / 4, kSparsePixels, 4], `out.panels` is not used. The groups of output channel o and part
-// p of the depth are [starts[o * parts + p], starts[o * parts + p + 1]).
-struct SparseTile {
-  ConvTile out;
-  const FourWeights* groups;
-  const int64_t* starts;
-  int64_t parts;
-};
-
-// A line of a depthwise convolution: the codes below each row of taps, those of two neighboring
-// taps side by side for each channel, and the weights [tap_rows, tap_pairs, padded, 2] for them,
-// bytes where sums fit 16 bits and 16 bits wide where they do not. `padded` channels, which are
-// read, are whole vectors; the first `channels` are written.
-struct DepthwiseRow {
-  const uint8_t* const* lines;
-  int64_t next_output, next_pair;  // bytes from the codes of an output, or of a pair, to the next
-  int64_t tap_rows, tap_pairs, channels, padded;
-  const void* weights;
-  const int32_t* correction;
-  const float* ratio;
-  bool fits_int16;
-  Accumulator kind;
-  void* out;
-  int64_t out_width;
-};
-
-// Codes of `channels` channels of a line of `width` pixels, `stride` apart, to pairs
-// [positions, pitch, 2], pitch being 32 or 64: at position p those of the columns `first + p *
-// step` and `distance` to the right of it. Outside the line stands `zero`; what lies beyond the
-// channels is any code.
-struct PairLine {
-  const uint8_t* codes;
-  int64_t stride, width, channels;
-  int64_t first, step, distance, positions, pitch;
-  uint8_t zero;
-  uint8_t* pairs;
 };
 
 // Pixels of a line and where they go: sixteen channels side by side, [channels / 16, positions,
@@ -186,7 +112,8 @@ struct CodeTable {
   int32_t codes[kMost];  // below + 256 * from
 };
 
-// What is made of sums [pixels, channels]: value = function(fma(sum, scale, shift)), to which what
+// What is made of sums [pixels, channels]: value = function(fma(sum, scale, shift)), of ReLU `most`
+// where that is less, to which what
 // `addend` has there is added. Places of `addend`, `values` and `codes` are `out_stride` from a
 // pixel to the next; each may be null. Codes come from the table, where there is one and there are
 // neither values nor sums by lanes to make. The value of pixel p is added to
@@ -197,6 +124,7 @@ struct FinishTile {
   int64_t acc_stride, pixels, channels;
   const float *scale, *shift;
   Function function;
+  float most = std::numeric_limits<float>::infinity();
   bool is_near;  // whether all arguments of the function are at most kNearSwish
   int64_t out_stride;
   const float* addend;
@@ -206,17 +134,6 @@ struct FinishTile {
   const CodeTable* table;
   float* lanes;
   int64_t lane, lane_stride;
-};
-
-// Sums by fma from 0 on, in the order of `depth`: out [pixels, outputs] of x [depth, pitch], whose
-// first `pixels` columns are read, times w [depth, outputs].
-struct FmaTile {
-  const float* x;
-  int64_t pitch, pixels, depth;
-  const float* w;
-  int64_t outputs;
-  float* out;
-  int64_t out_stride;
 };
 
 // The gradient to values of a run; it passes where they lie inside.

@@ -93,7 +93,7 @@ def test_every_kind_of_node_at_every_precision(bits, rng, every_instruction_set)
 
 
 @pytest.mark.parametrize("high", [6.0, 2.5, 8.0])
-def test_a_relu6_that_a_quantizer_cuts_or_does_not(high, rng, every_instruction_set):
+def test_a_relu6_before_a_quantizer(high, rng, every_instruction_set):
     model = nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU6(), nn.Conv2d(20, 4, 1))
     model = compressed(model, (3, 9, 9), {"0": FOUR, "2": FOUR}, sparsity=0)
     with torch.no_grad():

@@ -16,12 +16,12 @@ struct Chosen {
 
 // Calls body(the function as a type).
 template <typename Body>
-MICRONET_INLINE void with_function(const BlockRun& run, const Body& body) {
-  if (run.function == kSwish) {
+MICRONET_INLINE void with_function(Function function, const Body& body) {
+  if (function == kSwish) {
     body(Chosen<kSwish>());
-  } else if (run.function == kSigmoid) {
+  } else if (function == kSigmoid) {
     body(Chosen<kSigmoid>());
-  } else if (run.function == kRelu) {
+  } else if (function == kRelu) {
     body(Chosen<kRelu>());
   } else {
     body(Chosen<kIdentity>());
@@ -72,7 +72,7 @@ inline void block_moments(const void* acc, Accumulator type, int64_t count, doub
 
 // Extremes of each place apart; `bad` is not 0 where a value was NaN.
 inline void block_extremes(BlockRun run, float* least, float* most, int32_t* bad) {
-  with_function(run, [=](auto function) {
+  with_function(run.function, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float v = value_at(run, i, function);
@@ -108,7 +108,7 @@ inline void block_ends(const void* acc, Accumulator type, int64_t count, const I
 }
 
 inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
-  with_function(run, [=](auto function) {
+  with_function(run.function, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float code = quantize(value_at(run, i, function), q) - q.code_min;
@@ -118,14 +118,14 @@ inline void block_codes(BlockRun run, Quantizer q, uint8_t* codes) {
 }
 
 inline void block_values(BlockRun run, float* values) {
-  with_function(run, [=](auto function) {
+  with_function(run.function, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) values[i] = value_at(run, i, function);
   });
 }
 
 inline void block_add(BlockRun run, float* sums) {
-  with_function(run, [=](auto function) {
+  with_function(run.function, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) sums[i] += value_at(run, i, function);
   });
@@ -142,7 +142,7 @@ MICRONET_INLINE float passed_at(const GradientRun& g, int64_t i, float value, L)
 // Calls body(the function as a type, whether the step is learned as a type).
 template <typename Body>
 MICRONET_INLINE void with_rounding(const BlockRun& run, const GradientRun& g, const Body& body) {
-  with_function(run, [&](auto function) {
+  with_function(run.function, [&](auto function) {
     if (g.q.is_learned) {
       body(function, Chosen<1>());
     } else {
@@ -223,7 +223,7 @@ inline void block_gate_gradient(BlockRun run, GradientRun g, float* grad_a, floa
 }
 
 inline void block_step_sums(BlockRun run, GradientRun g, float* steps, float* offsets) {
-  with_function(run, [=](auto function) {
+  with_function(run.function, [=](auto function) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float v = value_at(run, i, function), t = g.q.scale * v;

@@ -18,12 +18,14 @@ constexpr int64_t kFinishChannels = 256;  // whose values of a pixel are at hand
 constexpr int kSwishOfNear = 4;
 
 template <typename V, typename F>
-MICRONET_INLINE V activate_vector(V z, F) {
+MICRONET_INLINE V activate_vector(V z, V most, F) {
   if constexpr (F::value == kSwishOfNear) return V::swish_near(z);
   if constexpr (F::value == kSwish) return V::swish(z);
   if constexpr (F::value == kSigmoid) return V::sigmoid(z);
   // As `activate` chooses: NaN stays, and so does -0.
-  if constexpr (F::value == kRelu) return V::select(V::below(z, V::all(0.0f)), V::all(0.0f), z);
+  if constexpr (F::value == kRelu) {
+    return V::min(most, V::select(V::below(z, V::all(0.0f)), V::all(0.0f), z));
+  }
   return z;
 }
 
@@ -35,6 +37,7 @@ MICRONET_INLINE float* lane_of(const FinishTile& tile, int64_t pixel) {
 template <typename V, typename T, typename F>
 bool finish_in_registers(const FinishTile& tile, const T* acc, const Quantizer& q, F function) {
   const typename V::Rounder round(q);
+  const V most = V::all(tile.most);
   V bad = V::all(0.0f);  // NaN where a value has no code
   for (int64_t p = 0; p < tile.pixels; ++p) {
     const int64_t at = p * tile.out_stride;
@@ -43,7 +46,7 @@ bool finish_in_registers(const FinishTile& tile, const T* acc, const Quantizer& 
     for_vectors(tile.channels, [&](int64_t c, int count) MICRONET_LAMBDA {
       V v = activate_vector(V::fma(V::load_whole(sums + c, count), load(tile.scale + c, count),
                                    load(tile.shift + c, count)),
-                            function);
+                            most, function);
       if (tile.addend != nullptr) v = v + load(tile.addend + at + c, count);
       if (tile.values != nullptr) store(v, tile.values + at + c, count);
       if (lane != nullptr) store(load(lane + c, count) + v, lane + c, count);
@@ -58,11 +61,12 @@ bool finish_in_registers(const FinishTile& tile, const T* acc, const Quantizer& 
 
 // Values of `count` neighboring channels of a pixel.
 template <typename T, typename F>
-MICRONET_INLINE void finish_values(const T* acc, const float* scale, const float* shift,
+MICRONET_INLINE void finish_values(const T* acc, const float* scale, const float* shift, float most,
                                    int64_t count, float* values, F) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    values[i] = activate<F::value>(fmaf(static_cast<float>(acc[i]), scale[i], shift[i]));
+    const float v = activate<F::value>(fmaf(static_cast<float>(acc[i]), scale[i], shift[i]));
+    values[i] = F::value == kRelu && v > most ? most : v;
   }
 }
 
@@ -83,8 +87,8 @@ bool finish_in_passes(const FinishTile& tile, const T* acc, const Quantizer& qua
       const int64_t left = tile.channels - c, at = p * tile.out_stride + c;
       const int64_t count = left < kFinishChannels ? left : kFinishChannels;
       float* values = tile.values != nullptr ? tile.values + at : near;
-      finish_values(acc + p * tile.acc_stride + c, tile.scale + c, tile.shift + c, count, values,
-                    function);
+      finish_values(acc + p * tile.acc_stride + c, tile.scale + c, tile.shift + c, tile.most, count,
+                    values, function);
       if (tile.addend != nullptr) add_to(tile.addend + at, count, values);
       if (tile.lanes != nullptr) add_to(values, count, lane_of(tile, p) + c);
       if (tile.codes == nullptr) continue;
@@ -107,7 +111,7 @@ bool finish_by_values(const FinishTile& tile, const T* acc) {
       return finish_in_registers<V>(tile, acc, q, Chosen<kSwishOfNear>());
     }
   }
-  with_function(BlockRun{nullptr, 0, nullptr, nullptr, nullptr, tile.function}, [&](auto function) {
+  with_function(tile.function, [&](auto function) {
     if constexpr (V::kIsFinisher) {
       is_finite = finish_in_registers<V>(tile, acc, q, function);
     } else {

@@ -75,6 +75,11 @@ class Planner {
     return is_one ? readers_[at(index)][0] : kNone;
   }
 
+  // A quantizer as messages name it.
+  std::string quoted(int index) const {
+    return title_of(document_, index) + " '" + node(index).name + "'";
+  }
+
   // A node is done with the step that makes what it reads.
   int take(int index) {
     is_done_[at(index)] = true;
@@ -83,46 +88,12 @@ class Planner {
 
   bool is(int index, Kind kind) const { return index != kNone && node(index).kind == kind; }
 
-  // The function of an activation if the core has it, else the identity. A relu6 is a relu where
-  // all that read it are quantizers that give 6 the last code.
-  Function core_function(int index) const {
-    switch (node(index).function) {
-      case NodeFunction::kRelu:
-        return kRelu;
-      case NodeFunction::kSwish:
-        return kSwish;
-      case NodeFunction::kSigmoid:
-        return kSigmoid;
-      case NodeFunction::kRelu6:
-        return index != document_.output && are_all(readers_[at(index)],
-                                                    [&](int reader) {
-                                                      return is(reader, Kind::kQuantize) &&
-                                                             ends_at(reader, 6.0f);
-                                                    })
-                   ? kRelu
-                   : kIdentity;
-      default:
-        return kIdentity;
-    }
-  }
-
-  bool ends_at(int index, float value) const {
-    const Quantizer q = quantizer_of(quantizers_[at(index)]);
-    return quantize(value, q) == q.code_max;
-  }
-
-  template <typename Holds>
-  static bool are_all(const std::vector<int>& indices, const Holds& holds) {
-    return std::all_of(indices.begin(), indices.end(), holds);
-  }
-
   // Takes the function behind a layer and the sum behind that into its step, where each is the only
   // reader of the one before; returns the node whose signal the step gives.
   int absorb(int index, Epilogue* epilogue) {
     int end = index, next = only_reader(end);
     if (is(next, Kind::kActivation)) {
-      epilogue->function = core_function(next);
-      if (epilogue->function == kIdentity) return end;
+      if (!epilogue->apply(node(next).function)) return end;
       end = take(next), next = only_reader(end);
     }
     if (!is(next, Kind::kAdd)) return end;
@@ -140,7 +111,7 @@ class Planner {
       if (is(reader, Kind::kQuantize) && epilogue->codes == kNone) {
         epilogue->codes = codes_for(take(reader));
         epilogue->quantizer = quantizers_[at(reader)];
-        epilogue->reader = title_of(document_, reader) + " '" + node(reader).name + "'";
+        epilogue->reader = quoted(reader);
       } else if (is(reader, Kind::kPool) && node(reader).function == NodeFunction::kMean &&
                  epilogue->means == kNone) {
         epilogue->means = values_for(take(reader));
@@ -200,9 +171,8 @@ class Planner {
     const std::string& name = node(index).name;
     if (node(index).kind == Kind::kQuantize) {
       const int from = values_of(source), to = codes_for(index);
-      const std::string title = title_of(document_, index) + " '" + name + "'";
-      emit(quantize_values(quantizers_[at(index)], numel(index), from, to, title), index, name,
-           {from, to});
+      emit(quantize_values(quantizers_[at(index)], numel(index), from, to, quoted(index)), index,
+           name, {from, to});
       return;
     }
     std::vector<uint8_t> table = tensors_.table(node(index), node(source).levels);
@@ -251,9 +221,8 @@ class Planner {
     if (!is(reader, Kind::kQuantize) || !by_channel || numel(index) == shape[0]) return false;
     const int from = values_of(inputs[0]), by = values_of(inputs[1]), to = codes_for(take(reader));
     const std::string& name = node(reader).name;
-    emit(gate_codes(shape, quantizers_[at(reader)], from, by, to,
-                    title_of(document_, reader) + " '" + name + "'"),
-         index, name, {from, by, to});
+    emit(gate_codes(shape, quantizers_[at(reader)], from, by, to, quoted(reader)), index, name,
+         {from, by, to});
     return true;
   }
 

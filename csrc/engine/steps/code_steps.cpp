@@ -5,7 +5,6 @@
 #include <cfloat>
 
 #include "cpu/block_cut.h"
-#include "engine/format/error.h"
 #include "engine/steps/finish.h"
 
 namespace micronet::engine {
@@ -39,7 +38,7 @@ class QuantizeValues : public Step {
                }
                kernels().block_codes(part, q_, codes + first);
              });
-    require(is_finite, name_ + " reads a value that is not finite, which has no code");
+    require_finite(is_finite, name_);
   }
 
  private:
@@ -79,7 +78,7 @@ class GateCodes : public Step {
         if (!kernels().finish_tile(tile)) is_finite.store(false, std::memory_order_relaxed);
       }
     });
-    require(is_finite, name_ + " reads a value that is not finite, which has no code");
+    require_finite(is_finite, name_);
   }
 
  private:

@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "cpu/parallel.h"
-#include "engine/format/error.h"
 #include "engine/steps/code_table.h"
 #include "include/exact.h"
 
@@ -27,6 +26,25 @@ double reach_of(const std::vector<float>& scale, const std::vector<float>& shift
 }
 
 }  // namespace
+
+bool Epilogue::apply(NodeFunction of_node) {
+  switch (of_node) {
+    case NodeFunction::kRelu6:
+      most = 6.0f;
+      [[fallthrough]];
+    case NodeFunction::kRelu:
+      function = kRelu;
+      return true;
+    case NodeFunction::kSwish:
+      function = kSwish;
+      return true;
+    case NodeFunction::kSigmoid:
+      function = kSigmoid;
+      return true;
+    default:
+      return false;
+  }
+}
 
 Finish::Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<float> shift,
                int64_t positions, const std::vector<int64_t>& bounds)
@@ -59,6 +77,7 @@ void Finish::Use::take(const SumsTile& tile) {
   part.scale = f.scale_.data() + tile.channel;
   part.shift = f.shift_.data() + tile.channel;
   part.function = e.function;
+  part.most = e.most;
   part.is_near = f.is_near_;
   part.out_stride = f.channels_;
   if (e.addend != kNone) part.addend = run_.at<float>(e.addend) + at;
@@ -113,7 +132,7 @@ SumsReader Finish::Use::reader() {
 
 void Finish::Use::end() const {
   const Epilogue& e = finish_.epilogue_;
-  require(is_finite_, e.reader + " reads a value that is not finite, which has no code");
+  require_finite(is_finite_, e.reader);
   if (e.means == kNone || finish_.in_order(run_)) return;
   const size_t c = static_cast<size_t>(finish_.channels_);
   const std::vector<float> one(c, 1.0f), nothing(c, kNothing);

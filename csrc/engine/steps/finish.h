@@ -11,9 +11,6 @@
 
 namespace micronet::engine {
 
-// Adding it changes no float, not even -0.
-constexpr float kNothing = -0.0f;
-
 class Finish {
  public:
   // Integers of at most as much as `bounds` of their channel, or floats where there are none;

@@ -44,7 +44,9 @@ class IntegerLayer : public Step {
  public:
   IntegerLayer(const LayerCall& call, const LayerTensors& tensors, const StoredQuantizer& input)
       : call_(call),
-        kind_(accumulator_of(call.layer, call.shape, input.levels)),
+        kind_(accumulator_bound(call.shape, input.levels, call.layer.levels) <= kMostInt16
+                  ? kInt16
+                  : kInt32),
         levels_(input.levels),
         weight_levels_(call.layer.levels),
         range_{1.0f, -static_cast<float>(input.zero_point)},
@@ -197,10 +199,6 @@ Quantizer quantizer_of(const StoredQuantizer& stored) {
   Quantizer q = learned_quantizer(1.0f, -static_cast<float>(stored.zero_point), stored.levels);
   q.scale = stored.scale;
   return q;
-}
-
-Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int levels) {
-  return accumulator_bound(shape, levels, layer.levels) <= kMostInt16 ? kInt16 : kInt32;
 }
 
 StepPtr integer_layer(const LayerCall& call, const LayerTensors& tensors,

@@ -4,10 +4,12 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "engine/format/error.h"
 #include "engine/format/weights.h"
 #include "engine/graph/graph.h"
 #include "include/block.h"
@@ -47,6 +49,14 @@ class Step {
 
 using StepPtr = std::unique_ptr<Step>;
 
+// Adding it changes no float, not even -0.
+constexpr float kNothing = -0.0f;
+
+// Raises Refused where one of the values that a quantizer reads is not finite.
+inline void require_finite(bool is_finite, const std::string& quantizer) {
+  require(is_finite, quantizer + " reads a value that is not finite, which has no code");
+}
+
 // The quantizer of codes as the core has it.
 Quantizer quantizer_of(const StoredQuantizer& stored);
 
@@ -56,11 +66,15 @@ constexpr int kNone = -2;
 // their means and their codes are written where there is a buffer for them.
 struct Epilogue {
   Function function = kIdentity;
+  float most = std::numeric_limits<float>::infinity();  // that a ReLU gives
   int addend = kNone;
   int values = kNone, codes = kNone;
   int means = kNone, lanes = kNone;  // lanes: memory for kMeanLanes sums of each channel
   StoredQuantizer quantizer{};
   std::string reader;  // of the codes, for messages
+
+  // Takes a function on; false, and no change, where steps of layers do not have it.
+  bool apply(NodeFunction of_node);
 };
 
 // Convolutions and linear layers. Images may lie as planes where a float convolution reads them.
@@ -76,9 +90,6 @@ StepPtr integer_layer(const LayerCall& call, const LayerTensors& tensors,
                       const StoredQuantizer& input);
 StepPtr float_conv(const LayerCall& call, const LayerTensors& tensors);
 StepPtr float_linear(const LayerCall& call, const LayerTensors& tensors);
-
-// The accumulator of a layer over codes of so many levels.
-Accumulator accumulator_of(const Layer& layer, const ConvShape& shape, int levels);
 
 // A box of floats of each image, copied; all else of the output is 0 where `fills` says so.
 struct Box {

@@ -12,7 +12,7 @@
 namespace micronet::engine {
 namespace {
 
-const float kOne = 1.0f, kNothing = -0.0f;
+const float kOne = 1.0f;
 
 // The functions that the core has.
 class CoreFunction : public Step {
