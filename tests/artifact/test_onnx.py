@@ -14,25 +14,7 @@ from micronet.quantization.quantize import LayerBits
 from micronet.utils.errors import UserError
 from onnx_graphs import DIALECTS, check_nodes, run
 from packed_by_hand import integer_network
-from packed_networks import FOUR, Everything, compressed, network, packed, read
-
-LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")
-OFFSET = LayerBits(3, 5, weight_step="learned", activation_step="learned", offset=True)
-EVERY = [
-    FOUR,
-    LEARNED,
-    OFFSET,
-    LayerBits(4, 4, symmetric=True),
-    LayerBits(1, 1),
-    LayerBits(8, 8),
-    LayerBits(8, 8, symmetric=True),
-    LayerBits(2.4, 3.2),
-    LayerBits(4, 8),
-    LayerBits(2.9, 6, activation_step="learned"),
-    LayerBits(None, 4),
-    LayerBits(4, None),
-    LayerBits(3, None, symmetric=True),
-]
+from packed_networks import FOUR, PRECISIONS, Everything, compressed, network, packed, read
 
 
 def images_for(shape, count, rng):
@@ -41,7 +23,7 @@ def images_for(shape, count, rng):
     return torch.randn(count, *shape, generator=rng) * factors.view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("bits", EVERY, ids=str)
+@pytest.mark.parametrize("bits", PRECISIONS, ids=str)
 def test_every_node_computes_what_the_page_of_the_format_says(bits, rng):
     torch.manual_seed(torch.randint(10**6, (), generator=rng))
     model = Everything()

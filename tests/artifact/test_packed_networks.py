@@ -7,13 +7,14 @@ from torch import nn
 import micronet
 from micronet.artifact import accounting, reader
 from micronet.models import architectures
-from micronet.quantization.quantize import LayerBits
 from micronet.scoring.count import score_subject
 from micronet.scoring.network.plan_files import load_plan
 from packed_by_hand import integer_network
 from packed_networks import (
     CLASSIFIER,
     FOUR,
+    LEARNED,
+    PRECISIONS,
     Everything,
     assert_same,
     batches_for,
@@ -24,9 +25,6 @@ from packed_networks import (
     packed,
     read,
 )
-
-LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")
-OFFSET = LayerBits(3, 5, weight_step="learned", activation_step="learned", offset=True)
 
 
 def check(model, shape, rng):
@@ -76,25 +74,7 @@ def test_efficientnet_b1_by_the_schedule_of_2019(rng):
     assert account.factors == 32 * 32 and account.payload == own.storage_bits + account.factors
 
 
-@pytest.mark.parametrize(
-    "bits",
-    [
-        FOUR,
-        LEARNED,
-        OFFSET,
-        LayerBits(4, 4, symmetric=True),
-        LayerBits(1, 1),
-        LayerBits(8, 8),
-        LayerBits(2.4, 3.2),
-        LayerBits(2.9, 6, activation_step="learned"),
-        LayerBits(None, 4),
-        LayerBits(None, 4, activation_step="learned"),
-        LayerBits(4, None),
-        LayerBits(3, None, symmetric=True),
-        LayerBits(3, None, weight_step="learned"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("bits", PRECISIONS, ids=str)
 def test_every_kind_of_node_at_every_precision(bits, rng):
     torch.manual_seed(torch.randint(10**6, (), generator=rng))
     model = Everything()

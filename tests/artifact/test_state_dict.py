@@ -15,9 +15,8 @@ import micronet
 from micronet.models import architectures
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
-from packed_networks import FOUR, bits_of, compressed, network
+from packed_networks import FOUR, OFFSET, bits_of, compressed, network
 
-LEARNED = LayerBits(3, 5, weight_step="learned", activation_step="learned", offset=True)
 SIZE = {"image_size": 48}
 
 
@@ -62,7 +61,7 @@ def test_the_networks_own_code_loads_it(arch, make, tmp_path, rng):
     assert (wanted - found).abs().max() <= 2.0**-12 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("bits", [FOUR, LEARNED, LayerBits(None, 4), LayerBits(2.4, 8)], ids=str)
+@pytest.mark.parametrize("bits", [FOUR, OFFSET, LayerBits(None, 4), LayerBits(2.4, 8)], ids=str)
 def test_quantizers_are_left_out_and_told(bits, tmp_path):
     model = network("resnet20", 48, bits={"conv1": bits, "fc": LayerBits(2.4, None)})
     fresh = micronet.create_model("resnet20", num_classes=10).state_dict()

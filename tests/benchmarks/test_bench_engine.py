@@ -13,22 +13,12 @@ from benchmarks.engine import process, settings, table
 from benchmarks.engine.settings import B1, COMPILED, LITERT, OPENVINO, OURS, Job, Setting
 from benchmarks.engine.table import Row
 from benchmarks.engine.turns import Timed
+from engine_programs import program
 from micronet.utils.errors import UserError
 from paths import ROOT
 
 ONE, TWO = Setting(B1, 1, 1), Setting(B1, 2, 8)
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-@pytest.fixture
-def no_peers(monkeypatch, tmp_path):
-    monkeypatch.setattr(settings, "PEERS_PYTHON", tmp_path / "no-python")
-
-
-def program(path, text):
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def row(setting, engine, bits, ms, note=""):

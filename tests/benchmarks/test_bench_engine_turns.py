@@ -9,19 +9,9 @@ import pytest
 
 from benchmarks.engine import peer_models, settings, turns, worker
 from benchmarks.engine.settings import B1, LITERT, OPENVINO, OURS, TORCH, Job, Setting
+from engine_programs import program
 
 ONE = Setting(B1, 1, 1)
-
-
-@pytest.fixture
-def no_peers(monkeypatch, tmp_path):
-    monkeypatch.setattr(settings, "PEERS_PYTHON", tmp_path / "no-python")
-
-
-def program(path, text):
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def test_ours_takes_turns_in_each_form_and_each_peer_once(tmp_path):
@@ -113,7 +103,7 @@ def test_every_round_adds_the_runs_of_a_turn(monkeypatch, tmp_path):
 FAILS = """#!{python}
 import pathlib, sys
 pathlib.Path(r"{count}").open("a").write("x")
-sys.exit("first line\\nNotImplementedError: Keras has none")
+sys.exit("first line\\nLookupError: Keras has none")
 """
 MAKES = """#!{python}
 import pathlib
@@ -131,7 +121,7 @@ def test_models_are_made_once_and_failures_kept(monkeypatch, tmp_path):
         peer_models.make(tmp_path, ["resnet20"], [LITERT, OURS], str)
         assert len(count.read_text()) == made
         note = json.loads(settings.peer_note(tmp_path, LITERT, "resnet20").read_text())
-        assert note["failure"] == ("NotImplementedError: Keras has none" if text == FAILS else "")
+        assert note["failure"] == ("LookupError: Keras has none" if text == FAILS else "")
     monkeypatch.setattr(peer_models, "stamp", lambda: "another")
     peer_models.make(tmp_path, ["resnet20"], [LITERT, OURS], str)
     assert len(count.read_text()) == 3

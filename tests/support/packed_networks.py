@@ -21,6 +21,26 @@ from micronet.quantization.quantize import LayerBits, convert_
 FOUR = LayerBits(4, 4)
 # Five levels of weights over a float input, as the classifier of 2019.
 CLASSIFIER = LayerBits(2.4, None)
+LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")
+OFFSET = LayerBits(3, 5, weight_step="learned", activation_step="learned", offset=True)
+# Levels that fill a type and that do not, of either side, rounded by every scheme or left in float.
+PRECISIONS = [
+    FOUR,
+    LEARNED,
+    OFFSET,
+    LayerBits(4, 4, symmetric=True),
+    LayerBits(1, 1),
+    LayerBits(8, 8),
+    LayerBits(8, 8, symmetric=True),
+    LayerBits(2.4, 3.2),
+    LayerBits(4, 8),
+    LayerBits(2.9, 6, activation_step="learned"),
+    LayerBits(None, 4),
+    LayerBits(None, 4, activation_step="learned"),
+    LayerBits(4, None),
+    LayerBits(3, None, symmetric=True),
+    LayerBits(3, None, weight_step="learned"),
+]
 
 
 def masks_of(model, sparsity):

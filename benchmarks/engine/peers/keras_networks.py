@@ -27,7 +27,7 @@ def build(network: Network) -> tf.keras.Model:
         "resnet18": lambda: resnet18(shape, network.classes),
     }
     if network.name not in makers:
-        raise NotImplementedError(f"Keras has no {network.name}")
+        raise LookupError(f"Keras has no {network.name}")
     model = makers[network.name]()
     for layer in model._flatten_layers():
         if isinstance(layer, layers.BatchNormalization):
