@@ -10,6 +10,7 @@ from benchmarks.pipeline.recipes.__main__ import main
 from benchmarks.pipeline.recipes.runs import Case, NotRun, Result
 from benchmarks.pipeline.recipes.variants import Epochs
 from image_folders import make_folder
+from micronet.compression import plan
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.recipe.reader import Recipe
@@ -120,9 +121,23 @@ def test_bits_fall_to_four_in_the_first_half(epochs):
     at = [stage["epoch"] for stage in stages]
     assert at == sorted(set(at)) and at[0] == 0 and at[-1] <= epochs / 2
     reached = {key: value for stage in stages for key, value in stage.items()}
-    assert (reached["weights"], reached["activations"]) == (4, 4)
+    assert (reached["weights"], reached["activations"]) == (2.4, 4)
     # A stage of the bits that layers have anyway is refused.
     assert stages[0] == {"epoch": 0, "weights": 8, "activations": 8}
+
+
+@pytest.mark.parametrize("network", ["resnet20", "mobilenetv2_cifar"])
+@pytest.mark.parametrize("epochs", [2, 3, 4, 12])
+def test_every_recipe_fits_the_networks(network, epochs):
+    model = architectures.create_model(network, 10)
+    for name, variant in variants.table(Epochs(epochs, epochs, epochs)).items():
+        found = plan.resolve(model, Recipe.from_dict(variant.recipe))
+        bits = found.bits_at(epochs - 1)
+        assert bool(bits) == (variant.stage == "qat"), name
+        if bits:
+            assert bits["fc"].weight_bits == 2.4, name
+            rest = [layer for key, layer in bits.items() if key not in ("conv1", "fc")]
+            assert {(layer.weight_bits, layer.activation_bits) for layer in rest} == {(4, 4)}, name
 
 
 def test_one_epoch_has_no_stages_of_bits():

@@ -21,6 +21,8 @@ _OFFSET = {"weights": _STEP, "activations": {**_STEP, "offset": True, "start": "
 _BN = {"reestimate_batches": 50}
 _FREEZE = {"oscillations": {"freeze": 0.015, "momentum": 0.01}}
 _ADAM = {"step_optimizer": "adam", "step_lr": 1e-5}
+# Five levels, as few as any layer has: the last stage of bits has to reach each layer's own.
+_CLASSIFIER_BITS = 2.4
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _four_bits(epochs: int, start: str, quantize: tuple[Plain, ...], keys: Plain
     section: Plain = {
         "overrides": [
             {"layers": ["conv1"], "weights": None, "activations": None},
-            {"layers": ["fc"], "weights": {"bits": 2.4}, "activations": None},
+            {"layers": ["fc"], "weights": {"bits": _CLASSIFIER_BITS}, "activations": None},
         ]
     }
     for part in quantize:
@@ -112,14 +114,16 @@ def _four_bits(epochs: int, start: str, quantize: tuple[Plain, ...], keys: Plain
 def _progressive(epochs: int) -> list[Plain]:
     """Return 8 -> 5 -> 4 bits, activations first, in the first half of the training.
 
-    A training too short for all of these begins with 8 and skips some; one of a single epoch has no
+    The last number of weights is the classifier's; the others have their 4 bits, no fewer. A
+    training too short for all of these begins with 8 and skips some; one of a single epoch has no
     stages.
     """
+    last = {"weights": _CLASSIFIER_BITS, "activations": 4}
     stages = [
         {"weights": 8, "activations": 8},
         {"activations": 5},
-        {"weights": 5, "activations": 4},
-        {"weights": 4},
+        {"weights": 5, "activations": last["activations"]},
+        {"weights": last["weights"]},
     ]
     at = [index * epochs // 6 for index in range(len(stages))]
     together: dict[int, Plain] = {}
@@ -128,6 +132,6 @@ def _progressive(epochs: int) -> list[Plain]:
         together[epoch] = stage | before if epoch == 0 else before | stage
     if len(together) == 1:
         return []
-    reached = {key for epoch in together for key, bits in together[epoch].items() if bits == 4}
-    together[max(together)] |= dict.fromkeys({"weights", "activations"} - reached, 4)
+    reached = {item for stage in together.values() for item in stage.items()}
+    together[max(together)] |= dict(last.items() - reached)
     return [{"epoch": epoch, **stage} for epoch, stage in together.items()]
