@@ -3,9 +3,11 @@
 #define MICRONET_ENGINE_RUN_ENGINE_H_
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
+#include "engine/run/batch_cut.h"
 #include "engine/run/plan.h"
 #include "engine/run/pool.h"
 
@@ -31,7 +33,7 @@ class Engine {
   int threads() const { return pool_.threads(); }
 
   // Loops of the caller's, in place of the engine's own threads; none takes these again.
-  void set_loops(CallersLoops loops) { pool_.set_loops(loops); }
+  void set_loops(CallersLoops loops);
 
   // Bytes of the arena for a batch.
   int64_t arena_bytes(int64_t batch) const;
@@ -47,22 +49,29 @@ class Engine {
   // where it does not.
   void run_pixels(const uint8_t* pixels, bool channels_last, int64_t batch, float* output);
 
-  // From now on runs add up the time of each step.
+  // From now on runs add up the time of each step, of all threads that do it for images of their
+  // own.
   void start_profile();
   const std::vector<StepTime>& profile() const { return times_; }
 
  private:
   Engine(const Container& container, int threads);
 
-  void run(const Run& run);
+  void run(const Run& whole);
+  void run_apart(const Run& whole);
+  void run_steps(const Run& run);
+  // Images [first, first + count) of a run, whose signals have their places in `memory`.
+  Run some_of(const Run& whole, int64_t first, int64_t count, const Placement& places,
+              uint8_t* memory) const;
 
   Document document_;
   std::vector<Signal> signals_;
   Plan plan_;
   Pool pool_;
-  Placement placement_;
+  BatchCut cut_;
   AlignedBytes arena_;
-  int64_t batch_ = 0;  // that the arena is placed for
+  int64_t batch_ = 0;  // that is cut
+  std::mutex times_mutex_;
   std::vector<StepTime> times_;
 };
 

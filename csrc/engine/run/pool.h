@@ -32,8 +32,10 @@ class Pool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   void set_loops(CallersLoops loops) { callers_ = loops; }
+  bool is_lent() const { return callers_.share != nullptr; }
 
-  // While one lives, loops that this thread starts by `loops` run on a pool.
+  // While one lives, loops that this thread starts by `loops` run on a pool, or by it alone where
+  // that is null.
   class Use {
    public:
     explicit Use(Pool* pool);

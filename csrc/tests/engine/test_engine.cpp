@@ -34,6 +34,25 @@ void test_arena(std::mt19937& random) {
   }
 }
 
+void test_batch_cut(std::mt19937& random) {
+  for (int round = 0; round < 200; ++round) {
+    const int64_t large = random() % 2 == 0 ? 900000 : 3000;
+    const std::vector<Buffer> buffers{{static_cast<int64_t>(random() % large), 0, 1},
+                                      {static_cast<int64_t>(random() % large), 1, 2}};
+    const int64_t batch = 1 + random() % 70;
+    const int threads = 1 + static_cast<int>(random() % 6);
+    const BatchCut cut(buffers, batch, threads, false);
+    CHECK(cut.apart + cut.rest == batch && cut.rest < threads && cut.apart % threads == 0);
+    CHECK(cut.parts == threads || cut.apart == 0);
+    CHECK(1 <= cut.together && cut.together * threads <= std::max<int64_t>(cut.apart, threads));
+    CHECK(cut.together == 1 || cut.together * place(buffers, 1).bytes <= kNearBytes);
+    CHECK(cut.bytes() >= cut.parts * place(buffers, cut.apart > 0 ? cut.together : 0).bytes);
+    CHECK(cut.rest == 0 || cut.bytes() >= place(buffers, cut.rest).bytes);
+    const BatchCut lent(buffers, batch, threads, true);
+    CHECK(lent.apart == 0 && lent.rest == batch && lent.bytes() == place(buffers, batch).bytes);
+  }
+}
+
 void test_pool() {
   for (const int threads : {1, 2, 5}) {
     Pool pool(threads);
@@ -81,6 +100,39 @@ void test_one_answer(const Sample& s, std::mt19937& random) {
     }
   });
   CHECK(std::all_of(wanted.begin(), wanted.end(), [](float v) { return std::isfinite(v); }));
+}
+
+// Images by themselves and those that are left over: each its own output, and a step's time.
+void test_batches(const Sample& s, std::mt19937& random) {
+  const std::vector<uint8_t> file = s.file();
+  const std::vector<float> images = normals(random, 70 * 90);
+  Engine single(file, 1);
+  std::vector<float> wanted;
+  for (auto from = images.begin(); from != images.end(); from += 90) {
+    for (const float value : run(&single, {from, from + 90})) wanted.push_back(value);
+  }
+  for (const int threads : {1, 2, 3, 5}) {
+    Engine engine(file, threads);
+    for (const int64_t batch : {1, 2, 4, 7, 16, 70, 5}) {
+      if (batch == 5) engine.start_profile();
+      const std::vector<float> found = run(&engine, {images.begin(), images.begin() + 90 * batch});
+      for (size_t i = 0; i < found.size(); ++i) CHECK(same(found[i], wanted[i]));
+    }
+    for (const StepTime& step : engine.profile()) CHECK(step.seconds > 0.0);
+  }
+}
+
+void test_a_failure_among_many_images(const Sample& s) {
+  for (const int threads : {1, 2, 3}) {
+    Engine engine(s.file(), threads);
+    for (const size_t image : {0, 5, 7}) {
+      std::vector<float> images(8 * 90, 0.0f);
+      images[90 * image + 17] = NAN;
+      check_refused("an image has a value that is not finite", [&] { run(&engine, images); });
+      images[90 * image + 17] = 0.0f;
+      for (const float value : run(&engine, images)) CHECK(std::isfinite(value));
+    }
+  }
 }
 
 void test_values_without_codes(const Sample& s) {
@@ -155,8 +207,11 @@ namespace micronet {
 void run_tests(std::mt19937& random) {
   const engine::Sample s = engine::sample(random);
   engine::test_arena(random);
+  engine::test_batch_cut(random);
   engine::test_pool();
   engine::test_one_answer(s, random);
+  engine::test_batches(s, random);
+  engine::test_a_failure_among_many_images(s);
   engine::test_values_without_codes(s);
   engine::test_windows_beyond_the_image(s, random);
   engine::test_api(s);
