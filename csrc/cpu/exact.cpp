@@ -23,6 +23,17 @@ void transpose(const ConvShape& s, const float* w, float* to) {
 
 constexpr int64_t kPatchFloats = 8192;  // of a patch, which is to stay in the nearest cache
 
+// Floats that lie `step` apart, by loops that are vectors for the steps of common convolutions.
+void copy_apart(const float* from, int64_t step, int64_t count, float* to) {
+  if (step == 1) {
+    std::copy_n(from, count, to);
+  } else if (step == 2) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[step * i];
+  }
+}
+
 // What [depth, pixels] of a group the output pixels from `column` on are sums of, zeros outside the
 // image.
 void gather(const ConvShape& s, const Images& images, int64_t line, int64_t column, int64_t pixels,
@@ -33,15 +44,17 @@ void gather(const ConvShape& s, const Images& images, int64_t line, int64_t colu
     const int64_t c = k / s.taps(), tap = k % s.taps();
     const int64_t y = row * s.stride_y - s.top + tap / s.kernel_width * s.dilation_y;
     const int64_t first = column * s.stride_x - s.left + tap % s.kernel_width * s.dilation_x;
-    std::fill_n(patch, pixels, 0.0f);
-    if (y < 0 || y >= s.height) continue;
-    // The pixels whose columns [first + p * stride] are in the image.
-    const int64_t from = first < 0 ? (-first + s.stride_x - 1) / s.stride_x : 0;
+    // The pixels [from, end) whose columns [first + p * stride] are in the image.
+    const int64_t from = first < 0 ? std::min((-first + s.stride_x - 1) / s.stride_x, pixels) : 0;
     const int64_t inside = first < s.width ? (s.width - 1 - first) / s.stride_x + 1 : 0;
-    const float* in = images.x + image * images.image + y * images.row + first * images.column +
+    const int64_t end = y < 0 || y >= s.height ? from : std::max(std::min(inside, pixels), from);
+    std::fill_n(patch, from, 0.0f);
+    std::fill(patch + end, patch + pixels, 0.0f);
+    if (from == end) continue;
+    const float* in = images.x + image * images.image + y * images.row +
+                      (first + from * s.stride_x) * images.column +
                       (group * channels + c) * images.channel;
-    const int64_t step = s.stride_x * images.column, end = std::min(inside, pixels);
-    for (int64_t p = from; p < end; ++p) patch[p] = in[p * step];
+    copy_apart(in, s.stride_x * images.column, end - from, patch + from);
   }
 }
 

@@ -35,7 +35,8 @@ MICRONET_INLINE float* lane_of(const FinishTile& tile, int64_t pixel) {
 
 // Sums to all that is wanted of them in one pass, where a vector V has the functions.
 template <typename V, typename T, typename F>
-bool finish_in_registers(const FinishTile& tile, const T* acc, const Quantizer& q, F function) {
+bool finish_in_registers(const FinishTile& of, const T* acc, const Quantizer& q, F function) {
+  const FinishTile tile = of;  // a copy, which no store can change: bytes may alias everything
   const typename V::Rounder round(q);
   const V most = V::all(tile.most);
   V bad = V::all(0.0f);  // NaN where a value has no code
@@ -123,7 +124,8 @@ bool finish_by_values(const FinishTile& tile, const T* acc) {
 
 // The table in registers, where a vector V has them.
 template <typename V, int kEntries, typename T>
-void finish_by_table(const FinishTile& tile, const T* acc) {
+void finish_by_table(const FinishTile& of, const T* acc) {
+  const FinishTile tile = of;
   const CodeTable& table = *tile.table;
   const typename V::template Entries<kEntries> entries(table.thresholds, table.codes);
   const V spread = V::all(table.spread), offset = V::all(table.offset);

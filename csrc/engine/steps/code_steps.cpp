@@ -2,47 +2,56 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cfloat>
 
-#include "cpu/block_cut.h"
+#include "cpu/parallel.h"
 #include "engine/steps/finish.h"
 
 namespace micronet::engine {
 namespace {
 
-const float kOne = 1.0f;
+// Values that are taken for the channels of a pixel.
+constexpr int64_t kRow = 256;
 
 class QuantizeValues : public Step {
  public:
   QuantizeValues(const StoredQuantizer& to, int64_t numel, int from, int into, std::string name)
-      : q_(quantizer_of(to)), numel_(numel), from_(from), into_(into), name_(std::move(name)) {}
+      : q_(quantizer_of(to)),
+        ones_(kRow, 1.0f),
+        nothing_(kRow, kNothing),
+        numel_(numel),
+        from_(from),
+        into_(into),
+        name_(std::move(name)) {}
 
   void run(const Run& run) const override {
-    const Block block{run.at<float>(from_),
-                      kValue,
-                      1,
-                      run.batch * numel_,
-                      1,
-                      &kOne,
-                      &kNothing,
-                      kIdentity,
-                      nullptr};
-    uint8_t* codes = run.at<uint8_t>(into_);
     std::atomic<bool> is_finite{true};
-    each_run(block, nullptr, run.parallel,
-             [&](const Constants&, const BlockRun& part, int64_t first) {
-               Extremes found;
-               kernels().extremes(part.acc, kFloat32, part.count, &found);
-               if (found.has_nan || found.least < -FLT_MAX || found.most > FLT_MAX) {
-                 is_finite.store(false, std::memory_order_relaxed);
-               }
-               kernels().block_codes(part, q_, codes + first);
-             });
+    for_blocks(run.parallel, run.batch * numel_, [&](int64_t first, int64_t count) {
+      FinishTile tile = tile_of(run, first, kRow);
+      tile.pixels = count / kRow;
+      bool finite = kernels().finish_tile(tile);
+      tile = tile_of(run, first + count / kRow * kRow, count % kRow);
+      tile.pixels = 1;
+      if (tile.channels > 0) finite &= kernels().finish_tile(tile);
+      if (!finite) is_finite.store(false, std::memory_order_relaxed);
+    });
     require_finite(is_finite, name_);
   }
 
  private:
+  FinishTile tile_of(const Run& run, int64_t first, int64_t channels) const {
+    FinishTile tile{};
+    tile.acc = run.at<float>(from_) + first;
+    tile.type = kValue;
+    tile.acc_stride = tile.out_stride = tile.channels = channels;
+    tile.scale = ones_.data();
+    tile.shift = nothing_.data();
+    tile.codes = run.at<uint8_t>(into_) + first;
+    tile.quantizer = &q_;
+    return tile;
+  }
+
   Quantizer q_;
+  std::vector<float> ones_, nothing_;
   int64_t numel_;
   int from_, into_;
   std::string name_;

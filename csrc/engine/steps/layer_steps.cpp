@@ -132,7 +132,8 @@ class FloatConv : public Step {
   void run(const Run& run) const override {
     const ConvShape& s = call_.shape;
     const int64_t c = s.in_channels, size = s.height * s.width;
-    const float* x = run.at<float>(call_.from);
+    const bool reads_input = call_.has_planes && run.pixels == nullptr;
+    const float* x = reads_input ? run.images : run.at<float>(call_.from);
     const Images images = call_.has_planes ? Images{x, c * size, s.width, 1, size}
                                            : Images{x, c * size, s.width * c, c, 1};
     Finish::Use use(finish_, run);

@@ -77,7 +77,8 @@ struct Epilogue {
   bool apply(NodeFunction of_node);
 };
 
-// Convolutions and linear layers. Images may lie as planes where a float convolution reads them.
+// Convolutions and linear layers. The images of a run may lie as planes where a float convolution
+// reads them: floats where the caller has them, bytes normalized in the buffer.
 struct LayerCall {
   const Layer& layer;
   ConvShape shape;
@@ -101,7 +102,7 @@ struct Box {
 StepPtr copy_box(const Box& box, int from, int to);
 
 // The first steps, which raise Refused where an image is not finite. Images channels last or as
-// planes, bytes normalized as the document says:
+// planes, bytes normalized as the document says; planes of floats stay where they are.
 StepPtr read_images(const Document& document, bool as_planes, int to);
 // The grey values that a `pixels` node gives a layer, channels last, with the layer's border.
 StepPtr read_grey_values(const Node& node, const Sizes& shape, const Layer& layer, int to);
