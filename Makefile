@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # Each process of the tests imports torch; what the first one compiles of it serves the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-core build-core cross-tools test-arm lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine coverage gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core cross-tools test-arm test-races lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine bench-agreement coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -51,6 +51,14 @@ test-core: build-core
 build-core: .venv/.tools
 	$(BIN)/cmake -S . -B build/core -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 	$(BIN)/cmake --build build/core
+
+# What threads share in the engine, by the sanitizer for races.
+RACES := build/races
+test-races: .venv/.tools
+	$(BIN)/cmake -S . -B $(RACES) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DMICRONET_SANITIZE=thread -DMICRONET_EMULATED_CUDA=OFF
+	$(BIN)/cmake --build $(RACES) --target engine_test_engine engine_test_calls
+	$(BIN)/ctest --test-dir $(RACES) --output-on-failure --no-tests=error -R 'engine_test_(engine|calls)'
 
 # The C++ tests and the engine for 64-bit ARM, by a cross compiler and on an emulator: as on a
 # processor that has all instructions, and those of products of bytes on one that lacks some.
@@ -124,6 +132,9 @@ build/peers/.installed: benchmarks/engine/requirements.txt
 # ARGS are options of `python -m benchmarks.engine`: networks, engines, cores.
 bench-engine: setup build/peers/.installed
 	$(BIN)/python -m benchmarks.engine --compile $(ARGS)
+
+bench-agreement: setup
+	$(BIN)/python -m benchmarks.engine.agreement $(ARGS)
 
 coverage: setup
 	$(BIN)/python -m benchmarks.coverage

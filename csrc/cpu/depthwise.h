@@ -112,8 +112,9 @@ inline void correct(const ConvOperands& o, const TapRows& rows, int64_t first,
   }
 }
 
+// Where the sums have a reader, it has those of a row at a time, in `row_sums` until then.
 inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t to,
-                     DepthwiseLines* lines) {
+                     DepthwiseLines* lines, void* row_sums) {
   const ConvShape& s = o.s;
   const int64_t together = o.line_pixels(), row_size = s.out_width * s.out_channels;
   const int64_t to_output = 2 * together * s.stride_x / lines->step * lines->channels;
@@ -137,24 +138,31 @@ inline void run_band(const ConvOperands& o, int64_t image, int64_t from, int64_t
     corrected = which;
     const int64_t first_weight = rows.from * tap_pairs(s) * 2 * o.at.line_channels;
     const void* weights = o.panels() + first_weight * (narrow ? 1 : 2);
+    const int64_t row = image * s.out_height + y;
+    void* out = o.c.reader == nullptr ? o.out(row * row_size) : row_sums;
     kernels().depthwise_row({taps.data(), to_output, to_pair, rows.to - rows.from, tap_pairs(s),
                              together * s.out_channels, o.at.line_channels, weights,
-                             correction.data(), o.padded_ratio(), narrow, o.c.kind,
-                             o.out((image * s.out_height + y) * row_size), s.out_width / together});
+                             correction.data(), o.padded_ratio(), narrow, o.c.kind, out,
+                             s.out_width / together});
+    if (o.c.reader == nullptr) continue;
+    o.c.reader->read(o.c.reader->context, {out, o.c.kind, s.out_channels, row * s.out_width,
+                                           s.out_width, 0, s.out_channels});
   }
 }
 
 inline void run_depthwise(const ConvOperands& o, const ParallelFor& parallel) {
   const ConvShape& s = o.s;
-  const int64_t bands = (s.out_height + kBand - 1) / kBand;
-  parallel_for(parallel, s.images * bands, kBand * s.out_width * s.out_channels,
-               [&](int64_t from, int64_t to) {
-                 DepthwiseLines lines(o);
-                 for (int64_t b = from; b < to; ++b) {
-                   const int64_t y = b % bands * kBand, left = s.out_height - y;
-                   run_band(o, b / bands, y, y + (left < kBand ? left : kBand), &lines);
-                 }
-               });
+  const bool has_reader = o.c.reader != nullptr;
+  const int64_t band = has_reader && o.c.reader->in_order ? s.out_height : kBand;
+  const int64_t bands = (s.out_height + band - 1) / band, row_size = s.out_width * s.out_channels;
+  parallel_for(parallel, s.images * bands, band * row_size, [&](int64_t from, int64_t to) {
+    DepthwiseLines lines(o);
+    std::vector<uint8_t> sums(static_cast<size_t>(has_reader ? row_size * o.out_width_bytes() : 0));
+    for (int64_t b = from; b < to; ++b) {
+      const int64_t y = b % bands * band;
+      run_band(o, b / bands, y, std::min(y + band, s.out_height), &lines, sums.data());
+    }
+  });
 }
 
 }  // namespace

@@ -217,7 +217,9 @@ void lay_out(const Convolution& run, const ParallelFor& parallel) {
 
 int convolve(const Convolution& run, const ParallelFor& parallel) {
   if (run.s.is_depthwise()) {
-    run.c.reader != nullptr ? run_depthwise_blocks(run, parallel) : run_depthwise(run, parallel);
+    // Pixels that share a vector are together in whole lines.
+    const bool by_blocks = run.c.reader != nullptr && run.line_pixels() == 1;
+    by_blocks ? run_depthwise_blocks(run, parallel) : run_depthwise(run, parallel);
     return kOk;
   }
   if (!run.reads_codes()) run.unpack(parallel);

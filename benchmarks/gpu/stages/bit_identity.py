@@ -3,36 +3,31 @@
 import copy
 import math
 import os
-import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 import micronet_kernels as kernels
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Settings
+from benchmarks.harness.images import different, image_files, images
 from benchmarks.harness.machine import ROOT
-from micronet.data.batches import IMAGENET_STATISTICS
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.layers import QuantizedConv2d, quantized_layers
 from micronet.recipe import reader
 
-TABLE, LOGITS, COUNT, BATCH = "Bits", "logits", 1000, 25
+TABLE, LOGITS, COUNT = "Bits", "logits", 1000
 # Of a batch: images that the ranges come from, and those whose codes and sums are compared in every
 # layer, which takes three times as long as their logits.
 IN_TRAINING, IN_LAYERS = 16, 10
 # Seconds before the stage is killed: what is not compared until then is said not to be.
 REST = 5
-ENDINGS = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -100,53 +95,6 @@ def rows_of(case: Case, files: list[Path], count: int, settings: Settings) -> It
             yield [{"network": case.arch, **row} for row in rows]
     except TimeoutError:
         return
-
-
-# Images -----------------------------------------------------------------------------------------
-
-
-def image_files(where: str, scratch: Path) -> list[Path]:
-    """Return the image files of a folder or of a tar, which is unpacked first, in their order."""
-    if not where:
-        return []
-    folder = Path(where)
-    if not folder.is_dir():
-        folder = scratch / "images"
-        with tarfile.open(where) as archive:
-            archive.extractall(folder, filter="data")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-
-
-def images(files: list[Path], side: int, count: int) -> Iterator[Tensor]:
-    """Yield batches of normalized images, made ones where there are no files."""
-    if not files:
-        generator = torch.Generator().manual_seed(0)
-        whole = torch.randn(count, 3, side, side, generator=generator)
-        yield from (
-            batch.contiguous(memory_format=torch.channels_last) for batch in whole.split(BATCH)
-        )
-        return
-    cropped = v2.Compose(
-        [v2.Resize(round(side * 256 / 224)), v2.CenterCrop(side), v2.PILToTensor()]
-    )
-    normalized = v2.Compose(
-        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET_STATISTICS)]
-    )
-
-    def read(file: Path) -> Tensor:
-        with Image.open(file) as image:
-            return cropped(image.convert("RGB"))
-
-    # PIL lets other threads work while it decodes and resizes. All files are begun at once: as
-    # bytes the images are small.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        pending = threads.map(read, files)
-        try:
-            while batch := list(islice(pending, BATCH)):
-                whole = normalized(torch.stack(batch))
-                yield whole.contiguous(memory_format=torch.channels_last)
-        finally:
-            threads.shutdown(cancel_futures=True)
 
 
 # Networks ---------------------------------------------------------------------------------------
@@ -243,13 +191,3 @@ def codes_and_sums(layer: QuantizedConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     weights = kernels.QuantizedWeights.of_ranges(layer.weight, layer.mask)
     arguments = call.arguments(codes, layer.weight.contiguous(), weights)
     return codes.codes, torch.ops.micronet.quant_conv2d.default(*arguments)[0]
-
-
-def different(expected: Tensor, found: Tensor) -> int:
-    """Return how many values are not the same bits; all where the shapes or types differ."""
-    found = found.detach().cpu()
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        return expected.numel()
-    if expected.dtype.is_floating_point:
-        expected, found = (t.contiguous().view(torch.int32) for t in (expected, found))
-    return int((expected != found).sum())

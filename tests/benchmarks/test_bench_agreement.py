@@ -1,0 +1,60 @@
+"""The comparison of the engine's logits with torch's, on a few made images of small networks."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.engine import agreement
+from micronet.artifact import engine as engines
+
+
+def run(folder, *networks, count=agreement.PART + 3):
+    arguments = ["--networks", *networks, "--count", str(count), "--results", str(folder)]
+    return agreement.main(arguments)
+
+
+def test_every_way_has_the_same_bits(tmp_path, capsys):
+    before = engines.instruction_set()
+    assert run(tmp_path, "resnet20") == 0
+    assert engines.instruction_set() == before
+    rows = json.loads((tmp_path / "engine_agreement.json").read_text())["rows"]
+    seen = {row["way"]: row["images"] for row in rows}
+    names = agreement.available()
+    assert list(seen) == ["file in torch", *names] and before in names
+    # All images but for the one that takes long, of which one part is enough.
+    whole = agreement.PART + 3
+    assert seen == dict.fromkeys(seen, whole) | {agreement.SLOW: agreement.PART}
+    assert all(row["values"] == 10 * row["images"] and row["differ"] == 0 for row in rows)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f'RESULT {{"images": {whole}, "differ": 0}}'
+    assert "made images" in (tmp_path / "engine_agreement.md").read_text()
+
+
+def test_a_bit_that_differs_is_counted(tmp_path, monkeypatch):
+    def one_off(opened, batch):
+        found = whole(opened, batch)
+        found[1, 3] += 1.0
+        return found
+
+    whole = agreement.by_engine
+    monkeypatch.setattr(agreement, "by_engine", one_off)
+    assert run(tmp_path, "efficientnet-micro", count=5) == 1
+    rows = json.loads((tmp_path / "engine_agreement.json").read_text())["rows"]
+    assert [row["differ"] for row in rows] == [0, *[1] * (len(rows) - 1)]
+
+
+@pytest.mark.parametrize("count", [1, 5, agreement.PART])
+def test_runs_cover_all_images_once(count):
+    taken = []
+
+    def engine(threads):
+        def call(images):
+            taken.append((threads, len(images)))
+            return images
+
+        return call
+
+    batch = torch.arange(count, dtype=torch.float32).reshape(count, 1)
+    found = agreement.by_engine({1: engine(1), 2: engine(2)}, batch)
+    assert torch.equal(found, batch) and sum(size for _, size in taken) == count
