@@ -129,8 +129,8 @@ def markdown(rows: list[Row], what: str, facts: dict[str, str]) -> str:
     lines = [
         "# Logits of the engine beside torch's",
         "",
-        f"Made by `make bench-agreement` with {what}. Each logit of a file loaded back into torch, and "
-        "of the engine with each instruction set, is compared with torch's evaluation of the "
+        f"Made by `make bench-agreement` with {what}. Each logit of a file loaded back into torch, "
+        "and of the engine with each instruction set, is compared with torch's evaluation of the "
         f"compressed network, bit for bit. Runs of threads x images follow each other: {shapes}. "
         "Weights are random; statistics and ranges are those of the first images.",
         "",
