@@ -1,6 +1,7 @@
 // Tables of swish's codes have the code of the definition for every sum.
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/steps/code_table.h"
 #include "tests/check.h"
@@ -96,6 +97,35 @@ void arguments_around_a_threshold(std::mt19937& random) {
   }
 }
 
+// Sums so close that several have their arguments about a threshold, on either side of it and at
+// the ends of what there is, with scales of either sign.
+void many_sums_around_a_threshold(std::mt19937& random) {
+  const Quantizer q = make_quantizer(-0.2784645f, 3.0f, 16, kAffine);
+  const auto code = [&](float t) { return quantize(swish(t), q); };
+  std::uniform_real_distribution<float> exponent(-22.0f, -10.0f), share(-1.2f, 1.2f);
+  int found = 0;
+  for (int round = 0; round < 60; ++round) {
+    const float target = static_cast<float>(2 + random() % 12);
+    float low = 0.3f, high = 8.0f;
+    for (int i = 0; i < 60; ++i) {
+      const float middle = low + (high - low) / 2.0f;
+      (code(middle) >= target ? high : low) = middle;
+    }
+    Case of{{}, {}, {}, q};
+    for (int c = 0; c < 3; ++c) {
+      const int64_t bound = 1 + random() % 500;
+      const float scale = std::exp2(exponent(random)) * (random() % 2 == 0 ? 1.0f : -1.0f);
+      of.scale.push_back(scale), of.bounds.push_back(bound);
+      of.shift.push_back(high + share(random) * scale * static_cast<float>(bound));
+    }
+    const std::optional<CodeTable> table = of.table();
+    if (!table) continue;
+    ++found;
+    check_table(of, *table);
+  }
+  CHECK(found > 20);
+}
+
 // More sums about a threshold than can be looked at, and thresholds without number: no table.
 void what_has_no_table(std::mt19937& random) {
   Case of = draw(random, 16);
@@ -116,6 +146,7 @@ namespace micronet {
 void run_tests(std::mt19937& random) {
   on_every_instruction_set([&] { engine::every_sum_has_its_code(random); });
   engine::arguments_around_a_threshold(random);
+  engine::many_sums_around_a_threshold(random);
   engine::what_has_no_table(random);
 }
 
