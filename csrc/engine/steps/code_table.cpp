@@ -84,47 +84,10 @@ bool are_apart(const std::vector<Threshold>& thresholds) {
   return true;
 }
 
-// The sums of a channel whose arguments may be about a threshold: the whole numbers from `first` to
-// `last`.
-struct SumRange {
-  double first, last;
-};
-
-class Channel {
- public:
-  Channel(float scale, float shift, int64_t bound)
-      : scale_(scale),
-        shift_(shift),
-        per_sum_(scale == 0.0f ? 0.0 : 1.0 / double{scale}),
-        bound_(static_cast<double>(bound)),
-        margin_(bound < kExact ? kSmallMargin : bound_ * 0x1p-24 + 1.0) {}
-
-  float argument_of(double sum) const { return fmaf(static_cast<float>(sum), scale_, shift_); }
-
-  SumRange around(const Threshold& threshold) const {
-    // Arguments are rounded: what is found at an end may come from a little beyond.
-    double first = (threshold.low - std::fabs(threshold.low) * kRounding - shift_) * per_sum_;
-    double last = (threshold.high + std::fabs(threshold.high) * kRounding - shift_) * per_sum_;
-    if (scale_ < 0.0f) std::swap(first, last);
-    return {std::ceil(std::max(first - margin_, -bound_)),
-            std::floor(std::min(last + margin_, bound_))};
-  }
-
- private:
-  static constexpr double kRounding = 0x1p-22;
-  // Sums that are floats; what double precision loses of those is far below the small margin. Of
-  // others the float next to them makes the argument.
-  static constexpr int64_t kExact = int64_t{1} << 24;
-  static constexpr double kSmallMargin = 0x1p-20;
-
-  float scale_, shift_;
-  double per_sum_, bound_, margin_;
-};
-
 // Notes what codes arguments about a threshold have; false where one has another code than the
 // threshold's, or there are too many to look at.
-bool look_around(const SwishCode& code, const Channel& channel, Threshold* threshold) {
-  const SumRange sums = channel.around(*threshold);
+bool look_around(const SwishCode& code, const ChannelSums& channel, Threshold* threshold) {
+  const ChannelSums::Range sums = channel.within(threshold->low, threshold->high);
   if (sums.last - sums.first > kMostAround) return false;
   for (double sum = sums.first; sum <= sums.last; sum += 1.0) {
     const float t = channel.argument_of(sum);
@@ -192,7 +155,29 @@ std::optional<CodeTable> table_of(const std::vector<Threshold>& thresholds, int 
   return std::nullopt;
 }
 
+constexpr double kRounding = 0x1p-22;
+// Sums that are floats; what double precision loses of those is far below the small margin. Of
+// others the float next to them makes the argument.
+constexpr int64_t kExact = int64_t{1} << 24;
+constexpr double kSmallMargin = 0x1p-20;
+
 }  // namespace
+
+ChannelSums::ChannelSums(float scale, float shift, int64_t bound)
+    : scale_(scale),
+      shift_(shift),
+      per_sum_(scale == 0.0f ? 0.0 : 1.0 / double{scale}),
+      bound_(static_cast<double>(bound)),
+      margin_(bound < kExact ? kSmallMargin : bound_ * 0x1p-24 + 1.0) {}
+
+ChannelSums::Range ChannelSums::within(float low, float high) const {
+  // Arguments are rounded: what is found at an end may come from a little beyond.
+  double first = (low - std::fabs(low) * kRounding - shift_) * per_sum_;
+  double last = (high + std::fabs(high) * kRounding - shift_) * per_sum_;
+  if (scale_ < 0.0f) std::swap(first, last);
+  return {std::ceil(std::max(first - margin_, -bound_)),
+          std::floor(std::min(last + margin_, bound_))};
+}
 
 std::optional<CodeTable> swish_codes(const Quantizer& quantizer, const Arguments& arguments) {
   const SwishCode code{quantizer};
@@ -201,7 +186,7 @@ std::optional<CodeTable> swish_codes(const Quantizer& quantizer, const Arguments
   append(code, kLeastSwishAt, FLT_MAX, &thresholds);
   if (thresholds.size() > CodeTable::kMost || !are_apart(thresholds)) return std::nullopt;
   for (size_t c = 0; c < arguments.scale.size(); ++c) {
-    const Channel channel(arguments.scale[c], arguments.shift[c], arguments.bounds[c]);
+    const ChannelSums channel(arguments.scale[c], arguments.shift[c], arguments.bounds[c]);
     for (Threshold& threshold : thresholds) {
       if (!look_around(code, channel, &threshold)) return std::nullopt;
     }
