@@ -34,8 +34,8 @@ struct PanelWorkspace : ConvWorkspace {
   int64_t line_channels;          // and channels of a depthwise convolution
   int64_t codes, weights, correction, offset, ratio, groups;
 
-  explicit PanelWorkspace(const ConvShape& s)
-      : ConvWorkspace(s),
+  explicit PanelWorkspace(const ConvShape& s, bool has_weights = true)
+      : ConvWorkspace(s, has_weights),
         depth(panel_depth(s.depth())),
         group_channels(round_up(s.out_channels / s.groups, kPanel)),
         line_channels(round_up(s.out_channels, kLine)) {
@@ -52,11 +52,6 @@ struct PanelWorkspace : ConvWorkspace {
   }
 };
 
-// Four sums of bytes, without carries from one to the next.
-inline uint32_t add_bytes(uint32_t a, uint32_t b) {
-  return ((a & 0x7f7f7f7fu) + (b & 0x7f7f7f7fu)) ^ ((a ^ b) & 0x80808080u);
-}
-
 inline int as_int(float zero_point) {
   return std::isfinite(zero_point) ? static_cast<int>(zero_point) : 0;
 }
@@ -68,19 +63,20 @@ struct ConvOperands {
   Quantizer q;
   int zero_point;
   uint8_t* memory;
+  WeightCodes weights;  // read where they are laid out
 
+  // Of weights in the workspace.
   ConvOperands(const QuantConv& conv, void* workspace)
-      : c(conv),
-        s(conv.shape),
-        at(conv.shape),
-        q(conv.coding.quantizer()),
-        zero_point(as_int(q.zero_point)),
-        memory(static_cast<uint8_t*>(workspace)) {}
+      : ConvOperands(conv, PanelWorkspace(conv.shape), workspace) {
+    weights = at.codes_in(workspace);
+  }
+  // Of weights elsewhere.
+  ConvOperands(const QuantConv& conv, const WeightCodes& of, void* workspace)
+      : ConvOperands(conv, PanelWorkspace(conv.shape, false), workspace) {
+    weights = of;
+  }
 
   uint8_t* codes() const { return memory + at.codes; }
-  uint8_t* weight_codes() const { return memory + at.weight_codes; }
-  float* scale() const { return reinterpret_cast<float*>(memory + at.scale); }
-  float* weight_zero() const { return reinterpret_cast<float*>(memory + at.zero_point); }
   int8_t* panels() const { return reinterpret_cast<int8_t*>(memory + at.weights); }
   // The weights of a depthwise convolution, [kernel_height, tap_pairs, line_channels, 2], of 8 bits
   // or of 16.
@@ -148,7 +144,7 @@ struct ConvOperands {
 
   // What turns the integers of channel o into values; `padded` is its place beside the panels.
   void ratio_of(int64_t o, float* padded) const {
-    c.ratio[o] = 1.0f / (q.scale * scale()[o]);
+    c.ratio[o] = 1.0f / (q.scale * weights.scale[o]);
     *padded = c.ratio[o];
   }
 
@@ -164,10 +160,10 @@ struct ConvOperands {
   template <typename T>
   void pack_line(int64_t first, int64_t count) const {
     int32_t zeros[kLine];
-    for (int64_t i = 0; i < count; ++i) zeros[i] = as_int(weight_zero()[first + i]);
+    for (int64_t i = 0; i < count; ++i) zeros[i] = as_int(weights.zero_point[first + i]);
     for (int64_t t = 0; t < s.taps(); ++t) {
       const int64_t x = t % s.kernel_width, pair = t / s.kernel_width * tap_pairs(s) + x / 2;
-      const uint8_t* w = weight_codes() + first * s.taps() + t;
+      const uint8_t* w = weights.codes + first * s.taps() + t;
       T* out = line_weights<T>() + 2 * (pair * at.line_channels + first) + x % 2;
       int32_t* of_row = correction() + t / s.kernel_width * at.line_channels + first;
       for (int64_t i = 0; i < count; ++i) {
@@ -203,40 +199,41 @@ struct ConvOperands {
     std::vector<uint8_t> rows(static_cast<size_t>(kPanel * at.depth));
     for (int64_t p = from; p < to; ++p) {
       const int64_t first = p % in_group * kPanel, left = per_group - first;
-      uint32_t zeros[kPanel] = {};
       std::memset(rows.data(), 0, rows.size());
       for (int64_t lane = 0; lane < (left < kPanel ? left : kPanel); ++lane) {
         const int64_t o = p / in_group * per_group + first + lane, column = p * kPanel + lane;
-        const int whole_zero = as_int(weight_zero()[o]);
+        const int whole_zero = as_int(weights.zero_point[o]);
         offset()[column] = weight_offset(whole_zero, states());
         const int zero = whole_zero - offset()[column];
         const int64_t sum = copy_row(o, zero, rows.data() + lane * at.depth);
         correction()[column] = static_cast<int32_t>(zero_point * (sum + zero * s.depth()));
-        zeros[lane] = 0x01010101u * static_cast<uint8_t>(zero);
         ratio_of(o, padded_ratio() + column);
       }
       int8_t* panel = panels() + p * kPanel * at.depth;
       for (int64_t k = 0; k < at.depth; k += kPack) {
         for (int64_t lane = 0; lane < kPanel; ++lane, panel += kPack) {
-          uint32_t four;
-          std::memcpy(&four, rows.data() + lane * at.depth + k, kPack);
-          four = add_bytes(four, zeros[lane]);
-          std::memcpy(panel, &four, kPack);
+          std::memcpy(panel, rows.data() + lane * at.depth + k, kPack);
         }
       }
     }
   }
 
-  // The codes of channel o, tap by tap, filled up with the code of zero; returns their sum.
+  // The integers of channel o as bytes, tap by tap; returns the sum of its codes.
   int64_t copy_row(int64_t o, int zero, uint8_t* row) const {
-    const int64_t channels = s.group_channels(), taps = s.taps();
-    const uint8_t* w = weight_codes() + o * s.depth();
-    for (int64_t t = 0; t < taps; ++t) {
-      for (int64_t c = 0; c < channels; ++c) row[t * channels + c] = w[c * taps + t];
+    const int64_t channels = s.group_channels(), taps = s.taps(), depth = s.depth();
+    const uint8_t* w = weights.codes + o * depth;
+    const uint8_t added = static_cast<uint8_t>(zero);
+    if (taps == 1) {
+      for (int64_t k = 0; k < depth; ++k) row[k] = static_cast<uint8_t>(w[k] + added);
+    } else {
+      for (int64_t t = 0; t < taps; ++t) {
+        for (int64_t c = 0; c < channels; ++c, ++row) {
+          *row = static_cast<uint8_t>(w[c * taps + t] + added);
+        }
+      }
     }
-    for (int64_t k = s.depth(); k < at.depth; ++k) row[k] = static_cast<uint8_t>(-zero);
     int32_t sum = 0;
-    for (int64_t k = 0; k < s.depth(); ++k) sum += w[k];
+    for (int64_t k = 0; k < depth; ++k) sum += w[k];
     return sum;
   }
 
@@ -251,7 +248,7 @@ struct ConvOperands {
     return quantize_per_channel_cpu(at.weight_of(c, memory), c.type, c.weight_scheme, parallel);
   }
 
-  // From the codes of weights that are in the workspace.
+  // From the codes of weights.
   void lay_out(const ParallelFor& parallel) const {
     const int64_t first = s.is_depthwise() ? at.weights : at.correction;
     std::memset(memory + first, 0, static_cast<size_t>(at.codes - first));
@@ -262,6 +259,16 @@ struct ConvOperands {
                    [&](int64_t from, int64_t to) { pack_panels(from, to); });
     }
   }
+
+ private:
+  ConvOperands(const QuantConv& conv, const PanelWorkspace& places, void* workspace)
+      : c(conv),
+        s(conv.shape),
+        at(places),
+        q(conv.coding.quantizer()),
+        zero_point(as_int(q.zero_point)),
+        memory(static_cast<uint8_t*>(workspace)),
+        weights{} {}
 };
 
 }  // namespace

@@ -244,16 +244,19 @@ int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& 
   return convolve(run, parallel);
 }
 
-int64_t quant_conv2d_weight_bytes(const ConvShape& shape) { return PanelWorkspace(shape).codes; }
+int64_t quant_conv2d_weight_bytes(const ConvShape& shape) {
+  return PanelWorkspace(shape, false).codes;
+}
 
-int lay_out_weights_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel) {
-  lay_out(Convolution(conv, workspace), parallel);
+int lay_out_weights_cpu(const QuantConv& conv, const WeightCodes& weights, void* workspace,
+                        const ParallelFor& parallel) {
+  lay_out(Convolution(conv, weights, workspace), parallel);
   return kOk;
 }
 
 int quant_conv2d_laid_out_cpu(const QuantConv& conv, const void* workspace,
                               const ParallelFor& parallel) {
-  return convolve(Convolution(conv, const_cast<void*>(workspace)), parallel);
+  return convolve(Convolution(conv, WeightCodes{}, const_cast<void*>(workspace)), parallel);
 }
 
 }  // namespace micronet

@@ -90,11 +90,19 @@ void set_skipping(Skipping when);
 // Sums lie within what `kind` holds (32 bits where it is kValue).
 int quant_conv2d_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
 
-// The same in two steps, for weights that stay as they are. The first lays out weights whose codes,
-// scales and zero points stand in a workspace (see ConvWorkspace) of quant_conv2d_weight_bytes; the
-// second has images of any number, whose codes are whole bytes, and changes nothing but its output.
+// Codes [out_channels, depth] of weights with the scale and zero point of each output channel.
+struct WeightCodes {
+  const uint8_t* codes;
+  const float *scale, *zero_point;
+};
+
+// The same in two steps, for weights that stay as they are. The first lays out codes of weights in
+// a workspace of quant_conv2d_weight_bytes and writes their `ratio`; the codes are not read again.
+// The second has images of any number, whose codes are whole bytes, and changes nothing but its
+// output.
 int64_t quant_conv2d_weight_bytes(const ConvShape& shape);
-int lay_out_weights_cpu(const QuantConv& conv, void* workspace, const ParallelFor& parallel);
+int lay_out_weights_cpu(const QuantConv& conv, const WeightCodes& weights, void* workspace,
+                        const ParallelFor& parallel);
 int quant_conv2d_laid_out_cpu(const QuantConv& conv, const void* workspace,
                               const ParallelFor& parallel);
 

@@ -11,15 +11,16 @@ namespace micronet {
 static inline int64_t round_up(int64_t v, int64_t unit) { return (v + unit - 1) / unit * unit; }
 
 // Offsets of the parts, each on a cache line: first the quantized weights [out_channels, depth]
-// with the scale and zero point of each output channel, then what a launcher takes for itself.
+// with the scale and zero point of each output channel, where they are not elsewhere, then what a
+// launcher takes for itself.
 struct ConvWorkspace {
   int64_t bytes = 0;
   int64_t weight_codes, scale, zero_point;
 
-  explicit ConvWorkspace(const ConvShape& s)
-      : weight_codes(take(s.out_channels * s.depth())),
-        scale(take(4 * s.out_channels)),
-        zero_point(take(4 * s.out_channels)) {}
+  explicit ConvWorkspace(const ConvShape& s, bool has_weights = true)
+      : weight_codes(take(has_weights ? s.out_channels * s.depth() : 0)),
+        scale(take(has_weights ? 4 * s.out_channels : 0)),
+        zero_point(take(has_weights ? 4 * s.out_channels : 0)) {}
 
   int64_t take(int64_t size) {
     const int64_t at = bytes;
@@ -39,6 +40,13 @@ struct ConvWorkspace {
             reinterpret_cast<float*>(base + scale),
             reinterpret_cast<float*>(base + zero_point),
             conv.weight_steps};
+  }
+
+  // The same weights, once they are.
+  WeightCodes codes_in(const void* memory) const {
+    const uint8_t* base = static_cast<const uint8_t*>(memory);
+    return {base + weight_codes, reinterpret_cast<const float*>(base + scale),
+            reinterpret_cast<const float*>(base + zero_point)};
   }
 };
 

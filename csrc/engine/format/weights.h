@@ -42,7 +42,7 @@ class Tensors {
   std::span<const uint8_t> bytes_of(const std::string& name, bool is_float, int64_t bytes);
   std::vector<float> floats(const std::string& name, int64_t count);
   std::vector<uint8_t> codes(const std::string& name, int64_t count, int levels, Pair packing);
-  std::vector<uint8_t> kept(const Layer& layer);
+  std::span<const uint8_t> kept(const Layer& layer);
   StoredQuantizer grey_quantizer(const Node& node);
 
   const Container& container_;

@@ -45,6 +45,8 @@ struct Threshold {
   float at;
   int below, from;
   float low, high;
+  // Of the arguments of sums: the last of one code, the first of the other.
+  float last_below = -kInfinity, first_from = kInfinity;
 };
 
 Threshold threshold_at(float at, int below, int from) {
@@ -82,32 +84,29 @@ bool are_apart(const std::vector<Threshold>& thresholds) {
   return true;
 }
 
-// Puts a threshold between the arguments of both its codes; false where there is no such place.
-bool settle(const SwishCode& code, const Arguments& arguments, Threshold* threshold) {
-  float below = -kInfinity, from = kInfinity;  // the last of one code, the first of the other
-  for (size_t c = 0; c < arguments.scale.size(); ++c) {
-    const float scale = arguments.scale[c], shift = arguments.shift[c];
-    double first = (double{threshold->low} - shift) / scale;
-    double last = (double{threshold->high} - shift) / scale;
-    if (scale < 0.0f) std::swap(first, last);
-    if (scale == 0.0f) first = 0.0, last = 0.0;
-    const double bound = static_cast<double>(arguments.bounds[c]);
-    first = std::max(std::floor(first) - 1.0, -bound),
-    last = std::min(std::ceil(last) + 1.0, bound);
-    if (last - first > kMostAround) return false;
-    for (double sum = first; sum <= last; sum += 1.0) {
-      const float t = fmaf(static_cast<float>(sum), scale, shift);
-      if (t < threshold->low || t > threshold->high) continue;
-      const int is = code(t);
-      if (is == threshold->below) {
-        below = std::max(below, t);
-      } else if (is == threshold->from) {
-        from = std::min(from, t);
-      } else {
-        return false;
-      }
+// Notes what codes arguments about a threshold have; false where one has another code than the
+// threshold's, or there are too many to look at.
+bool look_around(const SwishCode& code, const ChannelSums& channel, Threshold* threshold) {
+  const ChannelSums::Range sums = channel.within(threshold->low, threshold->high);
+  if (sums.last - sums.first > kMostAround) return false;
+  for (double sum = sums.first; sum <= sums.last; sum += 1.0) {
+    const float t = channel.argument_of(sum);
+    if (t < threshold->low || t > threshold->high) continue;
+    const int is = code(t);
+    if (is == threshold->below) {
+      threshold->last_below = std::max(threshold->last_below, t);
+    } else if (is == threshold->from) {
+      threshold->first_from = std::min(threshold->first_from, t);
+    } else {
+      return false;
     }
   }
+  return true;
+}
+
+// Puts a threshold between the arguments of both its codes; false where there is no such place.
+bool settle(Threshold* threshold) {
+  const float below = threshold->last_below, from = threshold->first_from;
   if (below >= from) return false;
   if (threshold->at <= below) threshold->at = std::nextafter(below, kInfinity);
   threshold->at = std::min(threshold->at, from);
@@ -156,7 +155,29 @@ std::optional<CodeTable> table_of(const std::vector<Threshold>& thresholds, int 
   return std::nullopt;
 }
 
+constexpr double kRounding = 0x1p-22;
+// Sums that are floats; what double precision loses of those is far below the small margin. Of
+// others the float next to them makes the argument.
+constexpr int64_t kExact = int64_t{1} << 24;
+constexpr double kSmallMargin = 0x1p-20;
+
 }  // namespace
+
+ChannelSums::ChannelSums(float scale, float shift, int64_t bound)
+    : scale_(scale),
+      shift_(shift),
+      per_sum_(scale == 0.0f ? 0.0 : 1.0 / double{scale}),
+      bound_(static_cast<double>(bound)),
+      margin_(bound < kExact ? kSmallMargin : bound_ * 0x1p-24 + 1.0) {}
+
+ChannelSums::Range ChannelSums::within(float low, float high) const {
+  // Arguments are rounded: what is found at an end may come from a little beyond.
+  double first = (low - std::fabs(low) * kRounding - shift_) * per_sum_;
+  double last = (high + std::fabs(high) * kRounding - shift_) * per_sum_;
+  if (scale_ < 0.0f) std::swap(first, last);
+  return {std::ceil(std::max(first - margin_, -bound_)),
+          std::floor(std::min(last + margin_, bound_))};
+}
 
 std::optional<CodeTable> swish_codes(const Quantizer& quantizer, const Arguments& arguments) {
   const SwishCode code{quantizer};
@@ -164,8 +185,15 @@ std::optional<CodeTable> swish_codes(const Quantizer& quantizer, const Arguments
   append(code, -FLT_MAX, kLeastSwishAt, &thresholds);
   append(code, kLeastSwishAt, FLT_MAX, &thresholds);
   if (thresholds.size() > CodeTable::kMost || !are_apart(thresholds)) return std::nullopt;
-  for (Threshold& threshold : thresholds) {
-    if (!settle(code, arguments, &threshold)) return std::nullopt;
+  for (size_t c = 0; c < arguments.scale.size(); ++c) {
+    const ChannelSums channel(arguments.scale[c], arguments.shift[c], arguments.bounds[c]);
+    for (Threshold& threshold : thresholds) {
+      if (!look_around(code, channel, &threshold)) return std::nullopt;
+    }
+  }
+  if (!std::all_of(thresholds.begin(), thresholds.end(),
+                   [](Threshold& threshold) { return settle(&threshold); })) {
+    return std::nullopt;
   }
   return table_of(thresholds, code(-FLT_MAX));
 }

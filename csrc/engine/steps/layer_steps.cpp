@@ -1,12 +1,8 @@
 // Convolutions and linear layers: sums by the core's launchers, and what follows them.
 
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
-
 #include "engine/steps/arena.h"
 #include "engine/steps/finish.h"
-#include "include/conv_workspace.h"
+#include "engine/steps/layer_weights.h"
 #include "include/exact.h"
 
 namespace micronet::engine {
@@ -21,24 +17,9 @@ ConvShape for_batch(ConvShape shape, int64_t batch) {
   return shape;
 }
 
-// The largest |sum| that codes of an input can give each channel.
-std::vector<int64_t> bounds_of(const LayerCall& call, const LayerTensors& tensors,
-                               const StoredQuantizer& input) {
-  const size_t depth = static_cast<size_t>(call.layer.depth());
-  const int64_t least = -input.zero_point, most = input.levels - 1 - input.zero_point;
-  std::vector<int64_t> bounds(tensors.scale.size());
-  for (size_t o = 0; o < bounds.size(); ++o) {
-    int64_t positive = 0, negative = 0;
-    for (size_t k = 0; k < depth; ++k) {
-      const int64_t weight = int64_t{tensors.codes[o * depth + k]} - tensors.zero_point[o];
-      (weight > 0 ? positive : negative) += weight;
-    }
-    const int64_t low = positive * least + negative * most,
-                  high = positive * most + negative * least;
-    bounds[o] = std::max(std::abs(low), std::abs(high));
-  }
-  return bounds;
-}
+// Loops of a load, which one thread runs.
+constexpr ParallelFor kAlone{[](int64_t count, int64_t, void (*body)(void*, int64_t, int64_t),
+                                void* context) { body(context, 0, count); }};
 
 class IntegerLayer : public Step {
  public:
@@ -52,22 +33,16 @@ class IntegerLayer : public Step {
         range_{1.0f, -static_cast<float>(input.zero_point)},
         memory_(quant_conv2d_weight_bytes(call.shape)),
         finish_(call.epilogue, tensors.scale, or_all(tensors.bias, call.layer.outputs(), 0.0f),
-                call.shape.out_height * call.shape.out_width, bounds_of(call, tensors, input)) {
-    const ConvWorkspace at(call.shape);
-    uint8_t* memory = memory_.data();
-    std::memcpy(memory + at.weight_codes, tensors.codes.data(), tensors.codes.size());
-    float* scales = reinterpret_cast<float*>(memory + at.scale);
-    float* zeros = reinterpret_cast<float*>(memory + at.zero_point);
-    for (size_t o = 0; o < tensors.scale.size(); ++o) {
-      scales[o] = 1.0f;  // sums stay integers
-      zeros[o] = -static_cast<float>(tensors.zero_point[o]);
-    }
-    std::vector<float> ratio(tensors.scale.size());
+                call.shape.out_height * call.shape.out_width,
+                bounds_of(call.layer, tensors, input)) {
+    const size_t outputs = tensors.scale.size();
+    const std::vector<float> one(outputs, 1.0f);  // sums stay integers
+    std::vector<float> zeros(outputs), ratio(outputs);
+    for (size_t o = 0; o < outputs; ++o) zeros[o] = -static_cast<float>(tensors.zero_point[o]);
     QuantConv conv = operands(call.shape);
     conv.ratio = ratio.data();
-    lay_out_weights_cpu(conv, memory,
-                        {[](int64_t count, int64_t, void (*body)(void*, int64_t, int64_t),
-                            void* context) { body(context, 0, count); }});
+    lay_out_weights_cpu(conv, {tensors.codes.data(), one.data(), zeros.data()}, memory_.data(),
+                        kAlone);
   }
 
   void run(const Run& run) const override {
@@ -101,19 +76,6 @@ class IntegerLayer : public Step {
   AlignedBytes memory_;
   Finish finish_;
 };
-
-// The weights of float sums.
-std::vector<float> floats_of(const Layer& layer, const LayerTensors& tensors) {
-  if (layer.levels == 0) return tensors.floats;
-  std::vector<float> values(tensors.codes.size());
-  const size_t depth = static_cast<size_t>(layer.depth());
-  for (size_t i = 0; i < values.size(); ++i) {
-    const int whole = int{tensors.codes[i]} - tensors.zero_point[i / depth];
-    values[i] = static_cast<float>(whole);
-    if (layer.sums == Sums::kFloat) values[i] = values[i] / tensors.scale[i / depth];
-  }
-  return values;
-}
 
 class FloatConv : public Step {
  public:
@@ -149,48 +111,31 @@ class FloatConv : public Step {
   Finish finish_;
 };
 
-// Weights as whole numbers of a byte, which take a quarter of the memory; empty where one is none.
-std::vector<int8_t> bytes_of(const std::vector<float>& weights) {
-  std::vector<int8_t> bytes(weights.size());
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const float clipped = std::clamp(weights[i], -128.0f, 127.0f);
-    bytes[i] = static_cast<int8_t>(clipped);
-    // -0 is no whole number: its products have another sign.
-    const float again = static_cast<float>(bytes[i]);
-    if (std::memcmp(&again, &weights[i], sizeof(float)) != 0) return {};
-  }
-  return bytes;
-}
-
 class FloatLinear : public Step {
  public:
   FloatLinear(const LayerCall& call, const LayerTensors& tensors)
       : call_(call),
-        weights_(floats_of(call.layer, tensors)),
-        bytes_(bytes_of(weights_)),
+        weights_(call.layer, tensors),
         scale_(or_all(call.layer.sums == Sums::kScaled ? tensors.scale : std::vector<float>(),
                       call.layer.outputs(), 1.0f)),
-        bias_(or_all(tensors.bias, call.layer.outputs(), 0.0f)) {
-    if (!bytes_.empty()) weights_ = {};
-  }
+        bias_(or_all(tensors.bias, call.layer.outputs(), 0.0f)) {}
 
   void run(const Run& run) const override {
     const ConvShape& s = call_.shape;
     const float* x = run.at<float>(call_.from);
     float* y = run.at<float>(call_.epilogue.values);
-    if (bytes_.empty()) {
-      linear_deterministic_cpu(x, weights_.data(), scale_.data(), bias_.data(), run.batch,
+    if (weights_.bytes.empty()) {
+      linear_deterministic_cpu(x, weights_.floats.data(), scale_.data(), bias_.data(), run.batch,
                                s.in_channels, s.out_channels, y, run.parallel);
     } else {
-      linear_bytes_deterministic_cpu(x, bytes_.data(), scale_.data(), bias_.data(), run.batch,
-                                     s.in_channels, s.out_channels, y, run.parallel);
+      linear_bytes_deterministic_cpu(x, weights_.bytes.data(), scale_.data(), bias_.data(),
+                                     run.batch, s.in_channels, s.out_channels, y, run.parallel);
     }
   }
 
  private:
   const LayerCall call_;
-  std::vector<float> weights_;
-  std::vector<int8_t> bytes_;  // the weights where they are whole numbers of a byte
+  LinearWeights weights_;
   std::vector<float> scale_, bias_;
 };
 

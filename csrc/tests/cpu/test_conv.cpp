@@ -73,9 +73,12 @@ std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& para
   }
   QuantConv conv = p.conv(codes.data(), kInt32, out.data(), ratio.data());
   conv.has_whole_bytes = true;
-  const Weight weight = ConvWorkspace(p.s).weight_of(conv, aligned);
+  const ConvWorkspace at(p.s);
+  std::vector<float> memory(static_cast<size_t>(at.bytes / 4));
+  const Weight weight = at.weight_of(conv, memory.data());
   CHECK(quantize_per_channel_cpu(weight, kFloat32, p.of.weight_scheme, parallel) == kOk);
-  CHECK(lay_out_weights_cpu(conv, aligned, parallel) == kOk);
+  const WeightCodes weights = at.codes_in(memory.data());
+  CHECK(lay_out_weights_cpu(conv, weights, aligned, parallel) == kOk);
   CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
   for (const bool in_order : {false, true}) {
     for (const Accumulator kind : {kInt16, kInt32}) {
@@ -85,7 +88,7 @@ std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& para
       conv.kind = kind;  // which says how weights are laid out
       conv.reader = &reader;
       conv.out = nullptr;
-      CHECK(lay_out_weights_cpu(conv, aligned, parallel) == kOk);
+      CHECK(lay_out_weights_cpu(conv, weights, aligned, parallel) == kOk);
       CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
       CHECK(gathered.sums == out);
       CHECK(gathered.times == std::vector<int32_t>(out.size(), 1));

@@ -1,6 +1,7 @@
 // Tables of swish's codes have the code of the definition for every sum.
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/steps/code_table.h"
 #include "tests/check.h"
@@ -96,6 +97,80 @@ void arguments_around_a_threshold(std::mt19937& random) {
   }
 }
 
+// The first float found to have a code of a quantizer that makes 16 of swish.
+float start_of_code(const Quantizer& q, float target) {
+  float low = 0.3f, high = 16.0f;
+  for (int i = 0; i < 60; ++i) {
+    const float middle = low + (high - low) / 2.0f;
+    (quantize(swish(middle), q) >= target ? high : low) = middle;
+  }
+  return high;
+}
+
+struct Start {
+  Quantizer quantizer;
+  float at;
+};
+
+Start draw_start(std::mt19937& random) {
+  std::uniform_real_distribution<float> most(2.0f, 9.0f);
+  const Quantizer q = make_quantizer(-0.2784645f, most(random), 16, kAffine);
+  return {q, start_of_code(q, static_cast<float>(4 + random() % 10))};
+}
+
+// Every sum with an argument in a range of floats is in the range of sums, those too that are no
+// floats themselves.
+void no_sum_is_passed_by(std::mt19937& random) {
+  std::uniform_real_distribution<float> at(-9.0f, 9.0f), exponent(-28.0f, 2.0f);
+  int64_t inside = 0;
+  for (int round = 0; round < 4000; ++round) {
+    const int64_t few = 1 + random() % 900, many = (int64_t{1} << 24) + random() % (1 << 26);
+    const int64_t bound = random() % 4 == 0 ? 0 : random() % 4 == 0 ? many : few;
+    float scale = std::exp2(exponent(random)) * (random() % 2 == 0 ? 1.0f : -1.0f);
+    if (round % 50 == 0) scale = 0.0f;
+    // From the argument of one of the sums, or from a float beside it.
+    const int64_t of = static_cast<int64_t>(random()) % (2 * bound + 1) - bound;
+    const float shift = at(random) - static_cast<float>(of) * scale;
+    const ChannelSums channel(scale, shift, bound);
+    float low = channel.argument_of(static_cast<double>(of));
+    for (unsigned step = random() % 3; step > 0; --step) low = std::nextafter(low, 9.0f);
+    float high = low;
+    for (unsigned step = random() % 129; step > 0; --step) high = std::nextafter(high, 9.0f);
+    const ChannelSums::Range sums = channel.within(low, high);
+    CHECK(sums.first >= static_cast<double>(-bound) && sums.last <= static_cast<double>(bound));
+    for (int64_t sum = std::max(-bound, of - 2000); sum <= std::min(bound, of + 2000); ++sum) {
+      const double whole = static_cast<double>(scale == 0.0f ? 0 : sum);
+      const float t = channel.argument_of(static_cast<double>(sum));
+      if (t < low || t > high) continue;
+      ++inside;
+      CHECK(sums.first <= whole && whole <= sums.last);
+    }
+  }
+  CHECK(inside > 1000);
+}
+
+// Sums so close that several have their arguments about a threshold, on either side of it and at
+// the ends of what there is, with scales of either sign.
+void many_sums_around_a_threshold(std::mt19937& random) {
+  std::uniform_real_distribution<float> exponent(-22.0f, -10.0f), share(-1.2f, 1.2f);
+  int found = 0;
+  for (int round = 0; round < 60; ++round) {
+    const Start start = draw_start(random);
+    Case of{{}, {}, {}, start.quantizer};
+    for (int c = 0; c < 3; ++c) {
+      const int64_t bound = 1 + random() % 500;
+      const float scale = std::exp2(exponent(random)) * (random() % 2 == 0 ? 1.0f : -1.0f);
+      of.scale.push_back(scale), of.bounds.push_back(bound);
+      of.shift.push_back(start.at + share(random) * scale * static_cast<float>(bound));
+    }
+    const std::optional<CodeTable> table = of.table();
+    if (!table) continue;
+    ++found;
+    check_table(of, *table);
+  }
+  CHECK(found > 20);
+}
+
 // More sums about a threshold than can be looked at, and thresholds without number: no table.
 void what_has_no_table(std::mt19937& random) {
   Case of = draw(random, 16);
@@ -116,6 +191,8 @@ namespace micronet {
 void run_tests(std::mt19937& random) {
   on_every_instruction_set([&] { engine::every_sum_has_its_code(random); });
   engine::arguments_around_a_threshold(random);
+  engine::no_sum_is_passed_by(random);
+  engine::many_sums_around_a_threshold(random);
   engine::what_has_no_table(random);
 }
 
