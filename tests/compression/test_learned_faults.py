@@ -1,4 +1,4 @@
-"""Steps and offsets that an optimizer has taken to where they are none: nothing goes on with them."""
+"""Steps and offsets that an optimizer has taken to where they are none: nothing goes on."""
 
 import pytest
 import torch
@@ -100,7 +100,7 @@ def test_a_rate_that_is_too_high_ends_a_loop_in_one_sentence():
 
 
 def test_weights_that_are_not_finite_are_not_rounded_away(tmp_path):
-    model, compression, _ = begun()
+    model, _, _ = begun()
     with torch.no_grad():
         model.second[0].weight[3, 1, 0, 0] = torch.nan
     assert model.eval()(IMAGES).isnan().all() and model.train()(IMAGES).isnan().all()
