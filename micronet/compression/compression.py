@@ -117,7 +117,7 @@ class Compression(TrainedParameters):
             self._apply_plan(epoch)
             moved = self.plan.prunes(epoch) or self.bits != before
             self.stale = moved and not quantize.uninitialized(self.model)
-            self.epoch, self._steps_in_epoch = epoch, 0
+            self.epoch, self._steps_in_epoch, self._watch = epoch, 0, LearnedWatch()
         if optimizer is not None:
             self.train_steps(optimizer, schedulers)
 

@@ -28,9 +28,13 @@ class LearnedWatch:
 
     On the CPU at once. On a device it is decided there, so that the host need not wait, and found
     some steps later: by then every value that is computed is NaN, but the first bad step is known.
+
+    One watches one epoch, in which a network has the same parameters: finding them takes longer
+    than looking at them.
     """
 
     def __init__(self) -> None:
+        self._learned: Learned | None = None
         self._results: Deferred[_Look] | None = None
         self._sound = self._kept = torch.empty(0)
 
@@ -41,13 +45,13 @@ class LearnedWatch:
         Raises:
             UserError: a learned step is not positive and finite, or an offset is not finite.
         """
-        learned = Learned.of(model)
-        now = learned.together()
+        if self._learned is None:
+            self._learned = Learned.of(model)
+        learned, now = self._learned, self._learned.together()
         if not now.numel():
             return
         if self._results is None:
             self._results = Deferred(_TOGETHER if now.is_cuda else 1)
-        if self._kept.shape != now.shape or self._kept.device != now.device:
             self._sound = torch.ones((), dtype=torch.bool, device=now.device)
             self._kept = now
         # Of the newest step, or of the first that failed.
