@@ -14,7 +14,6 @@ from micronet.compression.calibration import check_several
 from micronet.compression.distillation import Teacher, section_loss
 from micronet.compression.ema import ModelEma
 from micronet.compression.features import Features
-from micronet.compression.learned_watch import LearnedWatch
 from micronet.compression.oscillations.following import Oscillations
 from micronet.compression.parameters import TrainedParameters
 from micronet.compression.plan import CompressionPlan, check_kept
@@ -24,7 +23,7 @@ from micronet.compression.state import CompressionState
 from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, precision_change, quantize, weight_uses
-from micronet.quantization.faults import require_sound_quantizers
+from micronet.quantization.faults import LearnedWatch, require_sound_quantizers
 from micronet.quantization.images.inputs import watch_inputs
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits

@@ -6,8 +6,7 @@ from torch import nn
 
 import micronet
 from compressed import LEARNED, recipe, small
-from micronet.compression.learned_watch import LearnedWatch
-from micronet.quantization.faults import Learned
+from micronet.quantization.faults import Learned, LearnedWatch
 from micronet.utils.errors import UserError
 
 OFFSET = {"weights": LEARNED, "activations": {**LEARNED, "offset": True}}
@@ -116,7 +115,7 @@ def test_weights_that_are_not_finite_are_not_rounded_away(tmp_path):
 def test_the_first_fault_is_told_however_late_it_is_found(monkeypatch):
     """As on a device, whose steps travel together: later ones are worse, and not what is told."""
     model, _, _ = begun()
-    monkeypatch.setattr("micronet.compression.learned_watch.Deferred", _Late)
+    monkeypatch.setattr("micronet.quantization.faults.Deferred", _Late)
     watch = LearnedWatch()
     watch.look(model, 1)
     break_(model, "weight_step", -0.5)
