@@ -2,7 +2,7 @@
 
     import micronet
 
-    recipe = micronet.Recipe.load("cifar10_resnet20_qat")
+    recipe = micronet.Recipe.load("cifar10_resnet20_learned_qat")
     compression = micronet.compress(model, recipe, steps_per_epoch=len(loader))
 
 What is here is the whole interface of the library; ``micronet train`` and the other commands are

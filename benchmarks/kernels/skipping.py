@@ -7,6 +7,7 @@ the break-even table under ``benchmarks/results/`` and ends with one RESULT line
 """
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ STEM = "skipping_cpu"
 SPARSITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 STRUCTURES = ("1x1", "4x1", "16x1", "1x4")  # outputs x inputs that are pruned together
 ROUNDS = 9
+# Where a layer widens sums are short; where it narrows few outputs share what is read.
+KINDS = ("expansion", "projection")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Row:
     """One layer pruned to one sparsity; times in seconds."""
 
     site: str
+    kind: str  # one of KINDS
     structure: str
     sparsity: float
     groups: float  # share of the groups of four integer weights with one that is not zero
@@ -93,7 +97,14 @@ def measure(site: Site, structure: str, sparsity: float, rounds: int = ROUNDS) -
     finally:
         _C.set_skipping(None)
     medians = {name: taken.median for name, taken in times.items()}
-    return Row(qat_layers.text(site), structure, sparsity, groups_with_weights(w), **medians)
+    groups = groups_with_weights(w)
+    return Row(qat_layers.text(site), kind(site), structure, sparsity, groups, **medians)
+
+
+def kind(site: Site) -> str:
+    """Return whether a layer has more outputs than inputs, or fewer."""
+    outputs, inputs = site.weight_size[:2]
+    return KINDS[outputs < inputs]
 
 
 def break_even(rows: Sequence[Row]) -> float | None:
@@ -122,10 +133,9 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
     def median(of: Sequence[float]) -> float:
         return round(of[len(of) // 2], 3)
 
-    # A layer that never breaks even counts as if it did where nothing is left.
     even = {
-        f"break_even_{structure}": median(sorted(break_even(own) or 1.0 for own in sites.values()))
-        for structure, sites in by_structure(rows).items()
+        f"break_even_{structure}": round(middle_break_even(rows, structure), 3)
+        for structure in dict.fromkeys(row.structure for row in rows)
     }
     return {
         "chosen_over_better_median": median(ordered),
@@ -136,12 +146,28 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def by_structure(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
-    """Return the rows of each structure, by layer."""
-    found: dict[str, dict[str, list[Row]]] = {}
+def middle_break_even(rows: Sequence[Row], structure: str, kind: str | None = None) -> float:
+    """Return the median over layers, of one kind or all, of the sparsity that breaks even.
+
+    A layer that never breaks even counts as if it did where nothing is left.
+    """
+    layers: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.structure, {}).setdefault(row.site, []).append(row)
-    return found
+        if row.structure == structure and kind in (None, row.kind):
+            layers.setdefault(row.site, []).append(row)
+    return statistics.median([break_even(own) or 1.0 for own in layers.values()])
+
+
+def by_kind(rows: Sequence[Row]) -> list[str]:
+    """Return the table of break-even sparsities by kind of layer and block."""
+    structures = list(dict.fromkeys(row.structure for row in rows))
+    lines = [["break-even, median", *structures], ["---", *["--:"] * len(structures)]]
+    for of in KINDS:
+        if count := len({row.site for row in rows if row.kind == of}):
+            even = [middle_break_even(rows, structure, of) for structure in structures]
+            cells = ["never" if share == 1.0 else f"{share:.0%}" for share in even]
+            lines.append([f"{count} {of}s", *cells])
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 ABOUT = (
@@ -149,8 +175,9 @@ ABOUT = (
     "included. Each cell is the time with all weights multiplied over that with pruned ones "
     "skipped: above 1 skipping gains. It skips groups of four weights of an output; break-even is "
     "the sparsity from which on it takes no longer, interpolated. A block is so many outputs by so "
-    "many inputs, pruned together: the four of 1x4 are a group that is skipped. Chosen over "
-    "better: the time of what the operator's rule chooses over the shorter of the two."
+    "many inputs, pruned together: the four of 1x4 are a group that is skipped. An expansion has "
+    "more outputs than inputs, a projection fewer. Chosen over better: the time of what the "
+    "operator's rule chooses over the shorter of the two; the rule is that of the instruction set."
 )
 
 
@@ -170,7 +197,8 @@ def markdown(rows: Sequence[Row], what: str, facts: dict[str, str]) -> str:
     table = ["| " + " | ".join(line) + " |" for line in lines]
     headlines = [f"- {name}: {value}" for name, value in summarize(rows).items()]
     title = f"# Skipping pruned weights on the CPU: {what}"
-    return "\n".join([title, "", ABOUT, "", *headlines, "", *table, "", report.facts(facts)]) + "\n"
+    parts = [title, "", ABOUT, "", *headlines, "", *by_kind(rows), "", *table, ""]
+    return "\n".join([*parts, report.facts(facts)]) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:

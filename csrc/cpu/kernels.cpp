@@ -60,6 +60,7 @@ struct Available {
         tables[count++] = &kVnniKernels;
         tiles.name = "avx512amx";
         tiles.dot_tile = dot_tile_amx;
+        tiles.skipping_share = kSkippingShareOfTiles;
         if (has_tiles()) tables[count++] = &tiles;
       }
     }

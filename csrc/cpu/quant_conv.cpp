@@ -14,9 +14,8 @@ constexpr int64_t kTilePixels = 96, kLeastPixels = 16;
 constexpr int64_t kTileChannels = 64;  // of sums that a reader finds in the nearest cache
 constexpr int64_t kTileBytes = 65536;  // of gathered codes, which are to stay in a near cache
 
-// The rule: of the groups of four weights at most this share has one that is not zero, and sums are
-// long enough to make up for bringing the codes into order.
-constexpr double kSkippingShare = 0.25;
+// The rule: of the groups of four weights no more than the instruction set's share has one that is
+// not zero, and sums are long enough to make up for bringing the codes into order.
 constexpr int64_t kSkippingDepth = 64;
 std::atomic<Skipping> skipping{kByRule};
 
@@ -197,7 +196,7 @@ struct Convolution : ConvOperands {
     if (s.groups > 1 || skipping != kByRule) return s.groups == 1 && skipping == kAlways;
     const int64_t all = s.out_channels * at.depth / kPack;
     return at.depth >= kSkippingDepth &&
-           static_cast<double>(count) <= kSkippingShare * static_cast<double>(all);
+           static_cast<double>(count) <= kernels().skipping_share * static_cast<double>(all);
   }
 };
 

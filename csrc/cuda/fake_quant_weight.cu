@@ -91,11 +91,14 @@ __device__ __forceinline__ Quantizer round_row(const Piece<T>& row, int member,
     seen.add(v);
   }
   const Extremes all = over_team<kTeam>(seen);
-  const Quantizer q = quantizer_of(weight, channel, scheme, all);
+  Quantizer q = quantizer_of(weight, channel, scheme, all);
   for (int64_t tile = member; tile < tiles; tile += kTeam) {
     if (tile != member) row.load(tile, lane, v);
     store_values(row, tile, lane, q, scheme, v, out);
   }
+  // A learned step does not see its weights as a range does: one that has no code takes the scale.
+  // A number less itself is 0, but for infinity and NaN.
+  if (scheme == kLearned) q.scale += (all.lo() - all.lo()) + (all.hi() - all.hi());
   return q;
 }
 

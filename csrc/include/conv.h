@@ -82,8 +82,8 @@ struct QuantConv {
 int64_t quant_conv2d_workspace(const ConvShape& shape);
 
 // Whether quant_conv2d_cpu lists the weights that are not zero and skips the others: by the rule of
-// the break-even table (benchmarks/skipping.py), never, or wherever it can. The integers are the
-// same; tests and benchmarks compare.
+// the break-even table (benchmarks/kernels/skipping.py), never, or wherever it can. The integers
+// are the same; tests and benchmarks compare.
 enum Skipping : int { kByRule = 0, kNever = 1, kAlways = 2 };
 void set_skipping(Skipping when);
 

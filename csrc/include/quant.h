@@ -58,10 +58,17 @@ MICRONET_HD float clamp_keep_nan(float v, float least, float most) {
   return v > most ? most : v;
 }
 
+// The scale of a learned step. An optimizer may take a step to where it is none: not positive, or
+// without a finite inverse. Then every value is NaN.
+MICRONET_HD float scale_of_step(float step) {
+  const float inverse = 1.0f / step;
+  return inverse > 0.0f && inverse <= FLT_MAX ? inverse : NAN;
+}
+
 // The quantizer of a learned step and its zero point, a whole number.
 MICRONET_HD Quantizer learned_quantizer(float step, float zero_point, int levels) {
   const float n = static_cast<float>(levels - 1), zero = zero_point + 0.0f;
-  return {zero, zero + n, 1.0f / step, zero, 0.0f, n, true};
+  return {zero, zero + n, scale_of_step(step), zero, 0.0f, n, true};
 }
 
 // The quantizer of `levels` levels for [lo, hi]; a NaN at either end makes every value NaN.

@@ -22,6 +22,7 @@ from micronet.models import architectures, shared_layers
 from micronet.models.shared_layers import weight_key
 from micronet.pruning.prune import Masks
 from micronet.quantization import quantize
+from micronet.quantization.faults import require_sound
 from micronet.quantization.layers import QuantizedLayer
 from micronet.recipe.strict import to_plain
 from micronet.utils.errors import UserError
@@ -51,6 +52,7 @@ def to_bytes(model: nn.Module, name: str) -> bytes:
         )
     if uninitialized := quantize.uninitialized(model):
         raise UserError(f"{name}: quantizer {uninitialized[0]!r} has never seen data")
+    require_sound(model, f"{name} cannot be exported: ")
     tensors: dict[str, Tensor] = {}
     replaced = _weights(model)
     for key, value in model.state_dict().items():

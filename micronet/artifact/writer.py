@@ -23,6 +23,7 @@ from micronet.artifact.recording.steps import Notes, Step
 from micronet.artifact.stored_layers import Call, stored
 from micronet.models.shared_layers import owners
 from micronet.quantization import quantize
+from micronet.quantization.faults import require_sound
 from micronet.quantization.images.layer import ImageConv2d
 from micronet.quantization.images.moments import check_moments
 from micronet.scoring.network.layer_facts import LayerFacts
@@ -76,6 +77,7 @@ def _check(model: nn.Module, name: str, about: About) -> None:
         check_moments(precision, (about.mean, about.std), name)
     if uninitialized := quantize.uninitialized(model):
         raise UserError(f"{name}: quantizer {uninitialized[0]!r} has never seen data")
+    require_sound(model, f"{name} cannot be exported: ")
     for parameter, value in model.named_parameters():
         if value.device.type != "cpu":
             raise UserError(f"{name} cannot be exported: {parameter!r} is on {value.device}")

@@ -23,6 +23,7 @@ from micronet.compression.state import CompressionState
 from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, precision_change, quantize, weight_uses
+from micronet.quantization.faults import LearnedWatch, require_sound_quantizers
 from micronet.quantization.images.inputs import watch_inputs
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
@@ -77,6 +78,7 @@ class Compression(TrainedParameters):
         self.stale = False
         self._steps_in_epoch = 0
         self._features: Features | None = None
+        self._watch = LearnedWatch()
         self.masks.attach(model)
         precision_change.start_as_(model, plan.bits)
 
@@ -114,7 +116,7 @@ class Compression(TrainedParameters):
             self._apply_plan(epoch)
             moved = self.plan.prunes(epoch) or self.bits != before
             self.stale = moved and not quantize.uninitialized(self.model)
-            self.epoch, self._steps_in_epoch = epoch, 0
+            self.epoch, self._steps_in_epoch, self._watch = epoch, 0, LearnedWatch()
         if optimizer is not None:
             self.train_steps(optimizer, schedulers)
 
@@ -154,8 +156,9 @@ class Compression(TrainedParameters):
 
         Raises:
             UserError: no epoch has begun, no optimizer is known that has the network's learned
-                steps, or whose gradients masks are to be chosen by, or the loss lacks
-                ``dampening_loss``.
+                steps, or whose gradients masks are to be chosen by, the loss lacks
+                ``dampening_loss``, or a learned step or offset is none any more; on a device that
+                is found some steps later.
         """
         if self.epoch < 0:
             raise UserError("step comes before begin_epoch: call begin_epoch before each epoch")
@@ -171,6 +174,7 @@ class Compression(TrainedParameters):
         self.num_updates += 1
         self._steps_in_epoch += 1
         self.update(self.num_updates)
+        self._watch.look(self.model, self.num_updates)
 
     def update(self, number: int, share: Tensor | None = None) -> None:
         """Do what ``step`` does to tensors; see ``ModelEma.update``."""
@@ -270,12 +274,10 @@ class Compression(TrainedParameters):
         """Hold what quantizers know to what they can compute with; waits for the device.
 
         Raises:
-            UserError: a range of activations is not finite, or a learned step is not positive.
+            UserError: a range of activations is not finite, a learned step is not positive and
+                finite, or a learned offset is not finite.
         """
-        for name in quantize.nonfinite_ranges(self.model):
-            raise UserError(f"the input of layer {name!r} held a value that is not finite")
-        for owner, value in quantize.invalid_steps(quantize.learned_steps(self.model)).items():
-            raise UserError(f"the learned step of {owner} is {value}, but must be positive")
+        require_sound_quantizers(self.model)
 
     def report(self) -> Report:
         """Return what becomes of each layer: its precision, its zeros, and why it is in float."""
@@ -325,7 +327,7 @@ class Compression(TrainedParameters):
         except (KeyError, RuntimeError) as error:
             raise UserError(f"the state's tensors are of another network: {error}") from None
         self.epoch, self.num_updates = new.epoch, new.num_updates
-        self._steps_in_epoch = new.steps_in_epoch
+        self._steps_in_epoch, self._watch = new.steps_in_epoch, LearnedWatch()
 
     def __repr__(self) -> str:
         """Return for example ``Compression(ResNet, epoch=3, num_updates=512)``."""

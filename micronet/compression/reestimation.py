@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from micronet.compression.calibration import called, check_several
 from micronet.models.failures import failures_of
 from micronet.models.unchanged import unchanged
+from micronet.quantization.faults import require_sound_quantizers
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
@@ -42,10 +43,12 @@ def reestimate_(
         forward: calls the network with a batch, where it takes something else.
 
     Raises:
-        UserError: no normalization is in training mode, there is no batch, the network fails, or an
-            average is not finite; no statistics change then.
+        UserError: no normalization is in training mode, there is no batch, the network fails, a
+            range, a learned step or offset is none, or an average is not finite; no statistics
+            change then.
     """
     check_several(batches, "reestimate_")
+    require_sound_quantizers(model, "statistics cannot be re-estimated: ")
     norms = trained_norms(model)
     if not norms:
         raise UserError(

@@ -34,7 +34,7 @@ from micronet.quantization.layers import (
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.quantizers.images import GREY_BITS
 from micronet.quantization.quantizers.inputs import ActivationQuantizer
-from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer, is_invalid
 from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
 from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
@@ -297,12 +297,6 @@ def invalid_steps(steps: Mapping[str, Tensor]) -> dict[str, float]:
     """Map each invalid step size (not positive, or not finite) to its first bad value."""
     invalid = {owner: step[is_invalid(step)] for owner, step in steps.items()}
     return {owner: float(values[0]) for owner, values in invalid.items() if values.numel()}
-
-
-def is_invalid(steps: Tensor) -> Tensor:
-    """Return where ``steps`` are no step sizes: not positive, or not finite, or the inverse is."""
-    inverse = steps.reciprocal()
-    return ~((inverse > 0) & (inverse < torch.inf))
 
 
 def reread_zero_points(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from micronet.quantization import quantize, shared_weights
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.inputs import ActivationQuantizer
-from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
+from micronet.quantization.quantizers.learned import LearnedActivationQuantizer, is_invalid
 from micronet.utils.errors import UserError
 
 
@@ -80,7 +80,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], masks: Masks) -> None:
 
 
 def _check_step(state: Mapping[str, Tensor], name: str) -> None:
-    if bool(quantize.is_invalid(state[name].float()).any()):
+    if bool(is_invalid(state[name].float()).any()):
         raise UserError(f"{name!r} holds a step that is not positive")
 
 

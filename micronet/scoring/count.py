@@ -11,6 +11,7 @@ from torch import nn
 
 from micronet.models.failures import failures_of
 from micronet.quantization import quantize
+from micronet.quantization.faults import require_sound
 from micronet.quantization.quantize import LayerBits
 from micronet.scoring.network.layer_facts import LayerFacts
 from micronet.scoring.network.scored_network import ScoredNetwork, describe_network
@@ -241,8 +242,9 @@ def score(
             takes something else or does more.
 
     Raises:
-        UserError: it is no network, there is no such rule set, an operation has no rule, or a
-            quantizer has seen no data yet.
+        UserError: it is no network, there is no such rule set, an operation has no rule, a
+            quantizer has seen no data yet, or a step, an offset, a range or quantized weights are
+            no numbers to compute with.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"score takes a torch network, not {type(model).__name__}")
@@ -250,6 +252,7 @@ def score(
         raise UserError(f"there are no rules {rules!r}{nearest(rules, RULES)}")
     if uninitialized := quantize.uninitialized(model):
         raise UserError(f"quantizer {uninitialized[0]!r} has never seen data")
+    require_sound(model, f"{type(model).__name__} cannot be scored: ")
     bits = quantize.precision_of(model)
     return score_model(
         model,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.models.failures import failures_of, logits_of
+from micronet.quantization.faults import require_sound_quantizers
 from micronet.training.optimizer import device_of, in_order, memory_order
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
@@ -60,9 +61,10 @@ def evaluate(
 
     Raises:
         UserError: the network fails, returns no logits of these classes, labels are no class
-            indices, or there is no image.
+            indices, there is no image, or a range, a learned step or offset is none.
     """
     name = name or type(model).__name__
+    require_sound_quantizers(model, f"{name} cannot be evaluated: ")
     sums: tuple[float, ...] = (0, 0, 0, 0, 0.0)
     with evaluation_mode(model):
         for images, labels in batches:

@@ -33,7 +33,7 @@ def test_counts_the_groups_that_are_multiplied():
 
 
 def _row(sparsity, multiplied, skipped, chosen=1.0):
-    return skipping.Row("a", "1x1", sparsity, 1.0, multiplied, skipped, chosen, 1.0)
+    return skipping.Row("a", "expansion", "1x1", sparsity, 1.0, multiplied, skipped, chosen, 1.0)
 
 
 def test_break_even_is_interpolated():
@@ -42,6 +42,37 @@ def test_break_even_is_interpolated():
     assert skipping.break_even([_row(0.5, 1.0, 2.0), _row(0.9, 1.0, 1.5)]) is None
     assert skipping.break_even([_row(0.5, 2.0, 1.0)]) == 0.5
     assert skipping.regret(_row(0.5, 2.0, 4.0, 3.0)) == 1.5
+
+
+def test_break_even_is_told_by_kind_of_layer_and_block():
+    """Two expansions break even at 0.6 and 0.8, of which one never does in blocks; a projection."""
+
+    def layer(site, kind, structure, even):
+        for sparsity in (0.5, 0.7, 0.9):
+            skipped = 1.0 if even is not None and sparsity > even else 2.0
+            yield skipping.Row(site, kind, structure, sparsity, 1.0, 1.5, skipped, 1.0, 1.0)
+
+    rows = [
+        *layer("a", "expansion", "1x1", 0.6),
+        *layer("b", "expansion", "1x1", 0.8),
+        *layer("c", "projection", "1x1", 0.4),
+        *layer("a", "expansion", "1x4", 0.6),
+        *layer("b", "expansion", "1x4", None),
+        *layer("c", "projection", "1x4", None),
+    ]
+    assert skipping.middle_break_even(rows, "1x1", "projection") == 0.5
+    # Gains of 0.75 and 1.5 on either side: a third of the way between the sparsities.
+    between = [0.5 + 0.2 / 3, 0.7 + 0.2 / 3]
+    assert skipping.middle_break_even(rows, "1x1", "expansion") == pytest.approx(sum(between) / 2)
+    head, _, expansions, projections = skipping.by_kind(rows)
+    assert head == "| break-even, median | 1x1 | 1x4 |"
+    assert expansions == "| 2 expansions | 67% | 78% |" and projections.endswith("| 50% | never |")
+
+
+def test_layers_are_told_apart_by_their_outputs():
+    assert skipping.kind(SITE) == "expansion"
+    narrow = Site((1, 8, 4, 4), (6, 8, 1, 1), (1, 1), (0, 0, 0, 0), 1)
+    assert skipping.kind(narrow) == "projection"
 
 
 @pytest.mark.slow

@@ -170,6 +170,37 @@ def test_what_is_not_finite_shows_and_spoils_nothing_else(on_all, rng):
     assert on_all(lambda: OP.quant_conv2d_values(*broken_input)).isnan().all()
 
 
+@pytest.mark.parametrize("hostile", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("case", [SHAPES[0], SHAPES[7], SHAPES[8]], ids=str)
+def test_a_learned_step_hides_no_weight_that_is_not_finite(on_all, rng, case, hostile):
+    given = arguments(rng, case, schemes=SCHEMES[1])
+    channels = torch.arange(len(given.w))
+    keep = torch.ones(given.w.shape, dtype=torch.bool)
+    w = given.w.clone()
+    w[3, -1, 0, 0] = w[5, 0, 0, 0] = hostile
+    keep[5, 0, 0, 0] = False  # what is pruned is not read
+    given = given._replace(mask=kernels.pack_bits(keep))
+    clean = OP.quant_conv2d_values(*given)
+    values = on_all(lambda: OP.quant_conv2d_values(*given._replace(w=w)))
+    on_all(lambda: OP.quant_conv2d(*given._replace(w=w)))
+    others = channels[(channels != 3) & (channels != 5)]
+    assert values[:, 3].isnan().all() and torch.equal(values[:, others], clean[:, others])
+    assert values[:, 5].isfinite().all()
+
+
+@pytest.mark.parametrize("step", [0.0, -0.1, 1e-39, torch.inf, torch.nan])
+def test_a_step_that_is_none_gives_no_number(on_all, rng, step):
+    given = arguments(rng, SHAPES[0], schemes=SCHEMES[1])
+    clean = OP.quant_conv2d_values(*given)
+    steps = given.weight_steps.clone()
+    steps[0, 3] = step
+    values = on_all(lambda: OP.quant_conv2d_values(*given._replace(weight_steps=steps)))
+    others = [channel for channel in range(16) if channel != 3]
+    assert values[:, 3].isnan().all() and torch.equal(values[:, others], clean[:, others])
+    of_input = given._replace(range=torch.tensor([step, given.range[1]]))
+    assert on_all(lambda: OP.quant_conv2d_values(*of_input)).isnan().all()
+
+
 def test_rejects(backend, rng):
     given = arguments(rng, SHAPES[0])
 

@@ -105,13 +105,25 @@ def test_odd_steps_and_odd_inputs(on_all, rng, dtype):
             on_all(lambda args=args: both_gradients(grad, x, *args))
 
 
-def test_nothing_beyond_a_row_adds_to_its_sum(on_all):
-    """The inverse of this step is infinite, and infinity times the 0 beyond a row is no number."""
+@pytest.mark.parametrize("step", [0.0, -0.0, -0.25, 2.0**-128, 1e-45, INF, -INF, NAN])
+def test_a_step_that_is_none_gives_no_number(on_all, rng, step):
+    """Neither values nor the gradient to the step; the other channel has its own."""
     for size in (1, 9, 17, 4097):
-        x, grad = torch.ones(size), torch.ones(size)
-        args = (NOTHING, torch.tensor([1e-45]), torch.tensor([-8.0]), 16)
-        _, grad_step = on_all(lambda x=x, grad=grad, args=args: both_gradients(grad, x, *args))
-        assert grad_step.tolist() == [7.0 * size]
+        x, grad = draw(rng, 2, size), draw(rng, 2, size)
+        steps, zero = torch.tensor([step, 0.25]), torch.tensor([-8.0, -8.0])
+        args = (NOTHING, steps, zero, 16)
+        y = on_all(lambda x=x, args=args: OP.fake_quant_learned_step(x, *args, 1.0))
+        assert y[0].isnan().all() and torch.equal(y[1], (x[1] * 4).round().clamp(-8, 7) / 4)
+        both = on_all(lambda x=x, grad=grad, args=args: both_gradients(grad, x, *args))
+        assert not both[0][0].any() and both[1].isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("step", [2.0**-127, 2.0**126])
+def test_the_least_and_the_largest_step(on_all, step):
+    x = torch.tensor([0.0, step, -step])
+    args = (NOTHING, torch.tensor([step]), torch.tensor([-8.0]), 16)
+    y = on_all(lambda: OP.fake_quant_learned_step(x, *args, 1.0))
+    assert y[:2].tolist() == [0.0, step]
 
 
 def test_values_are_whole_multiples_of_the_step(backend, rng):

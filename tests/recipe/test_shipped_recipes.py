@@ -7,13 +7,16 @@ import torch
 import yaml
 
 import micronet.score as score
+import micronet_kernels as kernels
 from micronet.cli import dry_run
 from micronet.compression.compress import compress
 from micronet.data.preprocessing import IMAGENET_STATISTICS
 from micronet.models import architectures
 from micronet.pruning import prune
-from micronet.quantization import quantize
-from micronet.quantization.layers import quantized_layers
+from micronet.quantization import conversion, quantize
+from micronet.quantization.deterministic_layers import ExactConv2d
+from micronet.quantization.faults import Learned
+from micronet.quantization.layers import QuantizedConv2d, QuantizedLinear, quantized_layers
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.reader import Recipe, load_recipe
 from micronet.runs import directory
@@ -75,27 +78,44 @@ def test_longer_recipe_prunes_the_share_that_it_says():
     assert rates[0] < rates[2] == schedule.train.lr and rates[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_longer_recipe_trains_every_layer_in_codes():
+def test_longer_recipe_trains_every_layer_in_integers(monkeypatch):
     """B1 itself, on images too small to mean anything: a step forward and back, in every layer."""
     schedule = load_recipe(SCHEDULES / "efficientnet_b1_longer_qat.yaml")
     torch.manual_seed(0)
     model = architectures.create_model("efficientnet-b1", 10)
     bits = quantize.plan(model, schedule.quantize)
-    learned = LayerBits(4, 4, 0.99, "learned", "learned")
+    learned = {"weight_step": "learned", "activation_step": "learned"}
+    offset = {"offset": True, "activation_start": "mse"}
     assert bits.pop("_conv_stem") == LayerBits(8, 8, activation_step="image")
-    assert bits.pop("_fc") == LayerBits(4, 8, 0.99, "learned", "learned")
-    assert len(bits) == 114 and set(bits.values()) == {learned}
+    assert bits.pop("_fc") == LayerBits(4, 8, **learned, **offset)
+    assert len(bits) == 114 and set(bits.values()) == {LayerBits(4, 4, **learned, **offset)}
     recipe = Recipe(quantize=schedule.quantize)
     mean, std = IMAGENET_STATISTICS
-    compress(model, recipe, mean=mean, std=std).begin_epoch()
+    compression = compress(model, recipe, mean=mean, std=std)
+    compression.begin_epoch()
+    rows = compression.report().layers
+    assert [row.layer for row in rows if row.arithmetic != conversion.INTEGER] == []
+    assert len(rows) == 116 and all(row.reason == "" for row in rows)
+    # What the report says is what is done: a convolution of codes in each layer, no other.
+    convolved, convolve = [], kernels.LazyTensor.convolve
+    monkeypatch.setattr(
+        kernels.LazyTensor,
+        "convolve",
+        staticmethod(lambda *args: convolved.append(args) or convolve(*args)),
+    )
+    for kind in (QuantizedConv2d, QuantizedLinear):
+        monkeypatch.setattr(kind, "combine", lambda *_: pytest.fail("a layer computed in float"))
+    monkeypatch.setattr(ExactConv2d, "convolve", lambda *_: pytest.fail("a float convolution"))
     model.train()
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert len(convolved) == 116
     assert quantize.uninitialized(model) == []
     for name, layer in quantized_layers(model):
         assert layer.weight.grad is not None and layer.weight.grad.isfinite().all(), name
-    steps = quantize.learned_steps(model)
-    assert len(steps) == 2 * 115
-    assert all(s.grad is not None and s.grad.isfinite().all() for s in steps.values())
+    steps, offsets = Learned.of(model)
+    assert len(steps) == 2 * 115 and len(offsets) == 115
+    for parameter in (*steps.values(), *offsets.values()):
+        assert parameter.grad is not None and parameter.grad.isfinite().all()
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,14 @@ from micronet.training.steps.step import Batch, Stepper
 
 
 def bits_of(model):
-    """Learned steps and ranges, and what stays in float."""
+    """Learned steps, an offset, ranges, and what stays in float."""
     bits = dict.fromkeys(architectures.layers(model), LayerBits(4, 4))
     for name in bits:
         if name.startswith("layer2"):
-            bits[name] = LayerBits(4, 4, weight_step="learned", activation_step="learned")
+            offset = name == "layer2.0.conv2"
+            bits[name] = LayerBits(
+                4, 4, weight_step="learned", activation_step="learned", offset=offset
+            )
     return bits | {"conv1": LayerBits(None, None), "fc": LayerBits(2.4, None)}
 
 

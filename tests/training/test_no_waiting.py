@@ -11,7 +11,7 @@ from micronet.compression.features import FeaturePlan
 from micronet.runs import checkpoint
 from micronet.train import main
 from micronet.training.steps import epoch
-from micronet.training.steps.deferred import Deferred
+from micronet.utils.deferred import Deferred
 
 # Operators whose result, or its size, the host has to wait for.
 READS = {

@@ -50,12 +50,24 @@ def with_negative_step(taker, monkeypatch):
     return batch(3)
 
 
+def with_lost_offset(taker, monkeypatch):
+    real = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        taker.state.model.layer2[0].conv2.input_quantizer.offset.detach().fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    return batch(3)
+
+
 CASES = {
     with_nan: ["the loss is nan in qat", "the input of layer 'layer1.0.conv1' is the first"],
     exploding: ["the loss is ", "in qat epoch 1, step 3; the last"],
     with_infinite_range: ["range is not finite in", "the input of layer 'layer3.0.conv1'"],
     with_infinite_gradient: ["the gradient norm is nan in qat epoch 1, step 3; the last good"],
     with_negative_step: ["step of the weights of layer 'layer2.0.conv2' is -0.25 after qat"],
+    with_lost_offset: ["offset of the input of layer 'layer2.0.conv2' is nan after qat"],
 }
 
 

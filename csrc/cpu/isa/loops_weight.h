@@ -82,20 +82,26 @@ MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int
 }
 
 // The code itself, in two's complement where it is signed; those of kSymmetric are made unsigned.
+// A learned step does not see its weights as a range does: one that has no code takes the scale.
 template <bool kMasked, typename T>
 MICRONET_INLINE Quantizer codes_row(const T* w, const MaskReader& mask, int64_t numel, int scheme,
                                     Quantizer found, uint8_t* codes) {
   const Lanes q(found);
   const Vector least = scheme == kSymmetric ? q.code_min : Vector::all(0.0f);
+  constexpr uint32_t kAllLanes = (1u << kWidth) - 1;
+  uint32_t lanes = kAllLanes;
   for_vectors(numel, [&](int64_t i, int count) {
     const Vector x = load_kept<kMasked>(w, mask, i, count);
     const Vector code = q.clamped_code(x);
-    const auto known = Vector::both(Vector::is_finite(x), Vector::is_finite(code));
+    const auto finite = Vector::is_finite(x);
+    const auto known = Vector::both(finite, Vector::is_finite(code));
+    lanes &= Vector::bits(finite);
     uint8_t bytes[kWidth];
     Vector::store_bytes(Vector::whole(Vector::keep(known, Vector::round(code) - least)), bytes);
     std::memcpy(codes + i, bytes, static_cast<size_t>(count));
   });
   if (scheme == kSymmetric) found.zero_point = found.code_min;
+  if (scheme == kLearned && lanes != kAllLanes) found.scale = NAN;
   return found;
 }
 

@@ -147,6 +147,7 @@ void image_gradient_row_any(const ImageGradientRow& row, DType type, void* to) {
 // A constant expression: no code of an instruction set runs before the set was chosen.
 constexpr Kernels table(const char* name) {
   return {name,
+          kSkippingShare,
           extremes_any,
           fake_quant_any,
           encode_any,

@@ -34,6 +34,17 @@ void clamp_keeps_nan() {
   CHECK(std::isnan(clamp_keep_nan(kNan, 0.0f, 15.0f)));
 }
 
+void steps_are_positive_with_a_finite_inverse() {
+  for (const float step : {0.3f, FLT_MIN, FLT_MAX, 0x1p-127f}) {
+    CHECK(scale_of_step(step) == 1.0f / step);
+  }
+  for (const float step : {0.0f, -0.0f, -0.3f, 0x1p-128f, kInfinity, -kInfinity, kNan}) {
+    CHECK(std::isnan(scale_of_step(step)));
+    const Quantizer q = learned_quantizer(step, -8.0f, 16);
+    for (const float x : {0.0f, 1.0f, -3.0f}) CHECK(std::isnan(dequantize(quantize(x, q), q)));
+  }
+}
+
 // Rounding first and clamping afterwards, as the definition has it, gives the same code.
 void quantize_is_its_definition(std::mt19937& random) {
   for (const int levels : {3, 5, 16, 255, 256}) {
@@ -89,6 +100,7 @@ void power_is_close_to_pow() {
 void run_tests(std::mt19937& random) {
   round_small_is_rint();
   clamp_keeps_nan();
+  steps_are_positive_with_a_finite_inverse();
   quantize_is_its_definition(random);
   schemes_follow_their_formulas();
   power_is_close_to_pow();

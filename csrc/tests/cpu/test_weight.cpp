@@ -53,6 +53,40 @@ void channels_have_their_own_ranges(std::mt19937& random, const Shape& shape, bo
   }
 }
 
+// Codes by learned steps: what has no code is 0, and takes the scale of its channel unless a mask
+// prunes it; so does a step that is none.
+void learned_steps_show_what_has_no_code(std::mt19937& random, const Shape& shape,
+                                         const ParallelFor& parallel) {
+  const int64_t numel = shape.channels * shape.each;
+  const size_t channels = static_cast<size_t>(shape.channels);
+  for (const float hostile : {NAN, INFINITY, -INFINITY}) {
+    std::vector<float> w = normals(random, numel), steps(2 * channels, -8.0f);
+    std::vector<uint8_t> bits(static_cast<size_t>(bytes_for(numel)), 0xff), codes(w.size());
+    std::vector<float> scale(channels), zero(channels);
+    std::vector<bool> is_lost(channels);
+    for (size_t c = 0; c < channels; ++c) {
+      steps[c] = 0.3f;
+      const unsigned what = random() % 4;
+      const size_t at =
+          c * static_cast<size_t>(shape.each) + random() % static_cast<unsigned>(shape.each);
+      if (what == 1 || what == 2) w[at] = hostile;
+      if (what == 2) bits[at / 8] &= static_cast<uint8_t>(~(1u << (at % 8)));
+      if (what == 3) steps[c] = -0.3f;
+      is_lost[c] = what == 1 || what == 3;
+    }
+    const Weight coded{w.data(),     bits.data(),  shape.channels, shape.each,  16,
+                       codes.data(), scale.data(), zero.data(),    steps.data()};
+    CHECK(quantize_per_channel_cpu(coded, kFloat32, kLearned, parallel) == kOk);
+    for (size_t i = 0; i < w.size(); ++i) {
+      const size_t c = i / static_cast<size_t>(shape.each);
+      CHECK(same(scale[c], is_lost[c] ? NAN : 1.0f / 0.3f) && zero[c] == -8.0f);
+      const Quantizer q = learned_quantizer(steps[c], -8.0f, 16);
+      const float code = quantize(bit(bits, static_cast<int64_t>(i)) ? w[i] : 0.0f, q);
+      CHECK(codes[i] == (code == code ? static_cast<uint8_t>(code) : 0));
+    }
+  }
+}
+
 void gradients_are_masked(std::mt19937& random, const Shape& shape, const ParallelFor& parallel) {
   const int64_t numel = shape.channels * shape.each;
   const std::vector<float> grad = normals(random, numel);
@@ -75,6 +109,7 @@ void run_tests(std::mt19937& random) {
     for (const Shape& shape : kShapes) {
       channels_have_their_own_ranges(random, shape, false, parallel);
       channels_have_their_own_ranges(random, shape, true, parallel);
+      learned_steps_show_what_has_no_code(random, shape, parallel);
       gradients_are_masked(random, shape, parallel);
     }
   });

@@ -30,13 +30,18 @@ def _integer_image(conv: CodesConvolution, zero_point: Tensor) -> Tensor:
 
 
 def _weight_integers(conv: CodesConvolution) -> tuple[Tensor, Tensor]:
-    """The integers of the weights, float64, and the scale [O] of each channel."""
+    """The integers of the weights, float64, and the scale [O] of each channel.
+
+    Where a weight of a channel is not finite its integer is that of the code 0, and the scale is
+    NaN.
+    """
     if conv.weight_scheme == Scheme.LEARNED:
         step, zero = conv.weight_steps[:, :, None, None, None]
         q = learned_quantizer(step, zero, conv.weight_levels)
-        masked = select_by_bits(conv.w, conv.mask) if conv.mask.numel() else conv.w
-        whole = codes(masked.float(), q).nan_to_num(nan=0.0)
-        scale, zero = q.scale.flatten(), q.zero_point.flatten()
+        masked = (select_by_bits(conv.w, conv.mask) if conv.mask.numel() else conv.w).float()
+        whole = codes(masked, q).nan_to_num(nan=0.0)
+        finite = masked.isfinite().flatten(1).all(1)
+        scale, zero = torch.where(finite, q.scale.flatten(), torch.nan), q.zero_point.flatten()
     else:
         whole, scale, zero = quantize_per_channel(
             conv.w, conv.mask, conv.weight_levels, conv.weight_scheme

@@ -23,10 +23,19 @@ class Quantizer(NamedTuple):
     is_learned: bool = False
 
 
+def scale_of_step(step: Tensor) -> Tensor:
+    """One over a learned step; NaN, as then is every value, where the step is none.
+
+    That is where it is not positive, or has no finite inverse.
+    """
+    inverse = torch.ones_like(step) / step
+    return torch.where((inverse > 0) & (inverse < torch.inf), inverse, torch.nan)
+
+
 def learned_quantizer(step: Tensor, zero_point: Tensor, levels: int) -> Quantizer:
     """The quantizer of a step and its zero point, a whole number; S is one over the step."""
     n, zero = levels - 1, zero_point + 0.0
-    return Quantizer(zero, zero + n, torch.ones_like(step) / step, zero, 0, n, True)
+    return Quantizer(zero, zero + n, scale_of_step(step), zero, 0, n, True)
 
 
 def make_quantizer(lo: Tensor, hi: Tensor, levels: int, scheme: int) -> Quantizer:

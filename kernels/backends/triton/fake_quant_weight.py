@@ -88,14 +88,17 @@ def fake_quant_per_channel_kernel(
     lo, hi, scale, zero, least, most = make_quantizer(lo, hi, levels, SCHEME)
     # Codes of SYMMETRIC are less the least, which the zero point takes back.
     base = least if CODES and SCHEME == _SYMMETRIC else tl.zeros_like(least)
-    tl.store(scale_out + channel, scale, mask=channel < channels)
     tl.store(zero_out + channel, zero + base, mask=channel < channels)
+    scale_of_channel = scale
     scale = scale[:, None]
     zero = zero[:, None]
+    lost = tl.zeros((ROWS, COLUMNS), tl.int32)
     start = tl.zeros((), tl.int64)
     while start < per_channel:
         at, here, v = _load_columns(w, mask, first, start, per_channel, some, COLUMNS)
         code = quantize(v, scale, zero, least, most)
+        if SCHEME == _LEARNED:
+            lost |= (v * 0.0 != 0.0).to(tl.int32)
         if CODES:
             whole = tl.where(code == code, code - base, 0.0).to(tl.int32)
             tl.store(out + at, whole.to(out.dtype.element_ty), mask=here)
@@ -103,6 +106,10 @@ def fake_quant_per_channel_kernel(
             value = dequantize(code, scale, zero)
             tl.store(out + at, narrow(value, out.dtype.element_ty), mask=here)
         start += COLUMNS
+    if SCHEME == _LEARNED:
+        # A step does not see its weights as a range does: those that have no code take the scale.
+        scale_of_channel = _keep_nan(scale_of_channel, tl.max(lost, axis=1))
+    tl.store(scale_out + channel, scale_of_channel, mask=channel < channels)
 
 
 def _per_channel(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...operands import LearnedStep, takes
 from ..reference.learned_step import LANES, ROWS
 from .launch import given, launch
-from .quantizer import dequantize, keeps, load_kept, narrow, quantize, widen
+from .quantizer import dequantize, keeps, load_kept, narrow, quantize, scale_of_step, widen
 
 # Elements that a program of the forward pass takes.
 TILE = 2048
@@ -19,7 +19,7 @@ SUMS = {"ROWS": ROWS, "LANES": LANES, "num_warps": 2}
 @triton.jit
 def _load_steps(step, zero_point, channel, levels):
     """Inverse step, zero point and largest code of a channel."""
-    inverse = tl.div_rn(1.0, tl.load(step + channel))
+    inverse = scale_of_step(tl.load(step + channel))
     return inverse, tl.load(zero_point + channel) + 0.0, (levels - 1).to(tl.float32)
 
 

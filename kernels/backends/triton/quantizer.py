@@ -56,6 +56,13 @@ def larger(a, b) -> tl.tensor:
 
 
 @triton.jit
+def scale_of_step(step) -> tl.tensor:
+    """One over a learned step, NaN where the step is not positive or has no finite inverse."""
+    inverse = tl.div_rn(1.0, step)
+    return tl.where((inverse > 0.0) & (inverse < float("inf")), inverse, float("nan"))
+
+
+@triton.jit
 def make_quantizer(lo, hi, levels, SCHEME: tl.constexpr) -> tuple[tl.tensor, ...]:
     """(lo, hi, scale, zero point, least code, largest code) of the range, widened to hold 0.
 
@@ -64,7 +71,7 @@ def make_quantizer(lo, hi, levels, SCHEME: tl.constexpr) -> tuple[tl.tensor, ...
     if SCHEME == _LEARNED:
         n = (levels - 1).to(tl.float32)
         zero_point = hi + 0.0
-        return zero_point, zero_point + n, tl.div_rn(1.0, lo), zero_point, tl.zeros_like(n), n
+        return zero_point, zero_point + n, scale_of_step(lo), zero_point, tl.zeros_like(n), n
     if SCHEME == _SYMMETRIC or SCHEME == _DISTILLER_SYMMETRIC:
         n = ((levels - 1) // 2).to(tl.float32)
         hi = larger(tl.abs(lo), tl.abs(hi))

@@ -92,7 +92,8 @@ class LearnedActivationQuantizer(InputQuantizer):
         if self.offset is None:
             return self.zero_point
         nearest = torch.round(self.offset * scale_of_steps(self.step_size))
-        return nearest.clamp(1 - self.levels, 0) + self.zero_point * 0.0
+        # Until it is set, and where the offset is not finite, it is NaN.
+        return nearest.clamp(1 - self.levels, 0) + (self.zero_point + self.offset) * 0.0
 
     @torch.no_grad()
     def start_from(self, low: float, high: float, batches: int) -> None:
@@ -180,9 +181,19 @@ def _features(x: Tensor) -> Any:
     return x.shape[1:].numel() if isinstance(x, Tensor) else x[:1].numel()
 
 
+def is_invalid(steps: Tensor) -> Tensor:
+    """Return where ``steps`` are no step sizes: not positive, or not finite, or the inverse is."""
+    inverse = steps.reciprocal()
+    return ~((inverse > 0) & (inverse < torch.inf))
+
+
 def scale_of_steps(steps: Tensor) -> Tensor:
-    """Return the scales S of values ``i / S``, one over each learned step, without a gradient."""
-    return torch.ones_like(steps) / steps.detach()
+    """Return the scales S of values ``i / S``, one over each learned step, without a gradient.
+
+    That of an invalid step is NaN, and with it every value.
+    """
+    steps = steps.detach()
+    return torch.where(is_invalid(steps), torch.nan, torch.ones_like(steps) / steps)
 
 
 def step_factor(before: int | None, after: int | None) -> float:

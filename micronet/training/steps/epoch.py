@@ -20,12 +20,12 @@ from micronet.training.optimizer import device_of, learning_rate, runs_ahead, se
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.signals import Stopped, StopRequest
 from micronet.training.state import State
-from micronet.training.steps.deferred import Deferred
 from micronet.training.steps.failure import step_error
 from micronet.training.steps.graph import GraphedStepper
 from micronet.training.steps.guard import StepGuard
 from micronet.training.steps.step import Batch, Stepper
 from micronet.utils import distributed
+from micronet.utils.deferred import Deferred
 from micronet.utils.progress import Running, track
 
 # Steps whose results travel together where the host runs ahead of the device.

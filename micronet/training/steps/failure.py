@@ -37,10 +37,10 @@ def step_error(
     wrong = _before_update(guard, plan.train.loss_limit)
     if wrong is None:
         key = "lr" if plan.train.step_lr is None else "step_lr"
-        for owner, value in quantize.invalid_steps(guard.rejected_steps()).items():
+        for what, value, must in guard.rejected_learned().faults():
             return UserError(
-                f"the learned step of {owner} is {value} after {where}, but must stay positive and "
-                f"finite: a lower train.{key} may help{where.last_good}"
+                f"{what} is {value} after {where}, but must stay {must}: a lower train.{key} may "
+                f"help{where.last_good}"
             )
         return UserError(f"another process's step is not finite in {where}{where.last_good}")
     layers = _nonfinite_inputs(model, plan, batch) or guard.rejected_ranges()

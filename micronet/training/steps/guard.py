@@ -13,6 +13,7 @@ from torch import Tensor
 
 from micronet.compression.parameters import learned_by_quantizers
 from micronet.quantization import quantize
+from micronet.quantization.faults import Learned
 from micronet.training.optimizer import optimizer_tensors
 from micronet.training.state import State
 from micronet.training.steps.snapshot import Snapshot
@@ -46,8 +47,8 @@ class StepGuard:
     """Keeps what a step changes until the step turns out to be sound.
 
     It is sound if its losses, the ranges of activations, the norm of the gradient where that is
-    clipped, and the learned steps afterwards are all finite, no loss is above the limit, and every
-    learned step is positive.
+    clipped, and the learned steps and offsets afterwards are all finite, no loss is above the
+    limit, and every learned step is positive.
 
     Args:
         state: of the run, at the start of an epoch.
@@ -58,7 +59,7 @@ class StepGuard:
     def __init__(self, state: State, loss_limit: float, deferred: bool) -> None:
         self._state, self._loss_limit, self._deferred = state, loss_limit, deferred
         self._before_forward, self._before_update = Snapshot(deferred), Snapshot(deferred)
-        self._steps = quantize.learned_steps(state.model)
+        self._learned = Learned.of(state.model)
         self._ranges = quantize.input_ranges(state.model)
         device = next(state.model.parameters()).device
         # These are written in place, so that a captured step finds what the one before it left.
@@ -100,7 +101,7 @@ class StepGuard:
         sums = distributed.sum_of_all(torch.stack(own))
         self._sound.logical_and_(sums[3] == 0)
         # Where the host may ask, a sound step without learned steps has nothing left to fail.
-        if self._deferred or self._steps or not bool(self._sound):
+        if self._deferred or self._learned.steps or not bool(self._sound):
             self._before_update.save(self._updated())
         return sums
 
@@ -116,9 +117,9 @@ class StepGuard:
             Of all processes, float64 (4,): correct images, images, the sum of their losses, and
             1 where this step and all before it are sound, else 0.
         """
-        if self._steps:
-            steps = self._note("steps", torch.cat(list(self._steps.values())))
-            self._sound.logical_and_(~quantize.is_invalid(steps).any())
+        if self._learned.steps:
+            learned = self._note("learned", self._learned.together())
+            self._sound.logical_and_(self._learned.are_sound(learned))
         self._before_update.restore_unless(self._sound)
         self._before_forward.restore_unless(self._sound)
         names = self._names()
@@ -159,7 +160,7 @@ class StepGuard:
         quantize.reread_zero_points(self._state.model)
 
     def evidence(self, name: str) -> Tensor:
-        """Return the loss, the norm, the ranges or the steps of the first step that failed.
+        """Return the loss, the norm, the ranges or what is learned of the first step that failed.
 
         They are on the CPU, at least of one dimension, and empty where the step has none.
         """
@@ -170,8 +171,6 @@ class StepGuard:
         found = self.evidence("ranges").view(-1, 2).isfinite().all(1).tolist()
         return [name for name, finite in zip(self._ranges, found, strict=True) if not finite]
 
-    def rejected_steps(self) -> dict[str, Tensor]:
-        """Return the learned steps after the step that failed, each by what it is the step of."""
-        sizes = [step.numel() for step in self._steps.values()]
-        parts = self.evidence("steps").split(sizes) if sizes else []
-        return dict(zip(self._steps, parts, strict=True))
+    def rejected_learned(self) -> Learned:
+        """Return the learned steps and offsets after the step that failed."""
+        return self._learned.with_values(self.evidence("learned"))
