@@ -90,8 +90,8 @@ MICRONET_EXPORT const char* micronet_class_name(const micronet_engine* engine, i
    Returns 0, or 1 and writes nothing where the file does not say. */
 MICRONET_EXPORT int micronet_normalization(const micronet_engine* engine, float* mean, float* std);
 
-/* From now on runs add up the time of each step, of all threads that run it for images of their own;
-   steps are one or several nodes. */
+/* From now on runs add up the time of each step, of all threads that run it for images of their
+   own; steps are one or several nodes. */
 MICRONET_EXPORT void micronet_start_profile(micronet_engine* engine);
 MICRONET_EXPORT int64_t micronet_step_count(const micronet_engine* engine);
 /* The title of a step, the engine's, and its seconds; null beyond the last. */
