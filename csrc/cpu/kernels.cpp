@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cpu/isa/kernels_avx512amx.h"
+#include "cpu/isa/kernels_avx512.h"
 #endif
 #if defined(MICRONET_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -40,7 +40,7 @@ bool has_tiles() {
 struct Available {
   const Kernels* tables[6] = {};
 #ifdef MICRONET_X86
-  Kernels tiles = kVnniKernels;
+  Kernels vnni = kAvx512Kernels, tiles = kAvx512Kernels;
 #endif
 
   Available() {
@@ -57,7 +57,11 @@ struct Available {
         __builtin_cpu_supports("bmi2")) {
       tables[count++] = &kAvx512Kernels;
       if (__builtin_cpu_supports("avx512vnni")) {
-        tables[count++] = &kVnniKernels;
+        vnni.name = "avx512vnni";
+        vnni.dot_tile = dot_tile_vnni;
+        vnni.sparse_tile = sparse_tile_vnni;
+        tables[count++] = &vnni;
+        tiles = vnni;
         tiles.name = "avx512amx";
         tiles.dot_tile = dot_tile_amx;
         tiles.skipping_share = kSkippingShareOfTiles;

@@ -235,7 +235,6 @@ extern const Kernels kBaselineKernels;
 #ifdef MICRONET_X86
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
-extern const Kernels kVnniKernels;
 #elif defined(MICRONET_ARM64)
 extern const Kernels kNeonKernels;
 extern const Kernels kNeonDotKernels;

@@ -7,7 +7,7 @@
 // The vector first, then what is built on it.
 #include "cpu/isa/dots_avx512.h"
 // The loops need both above them.
-#include "cpu/isa/kernels_avx512amx.h"
+#include "cpu/isa/kernels_avx512.h"
 #include "cpu/isa/loops_conv.h"
 
 namespace micronet {
@@ -162,7 +162,7 @@ void dot_tile_amx(const ConvTile& tile) {
   // All rows of a depth are alike, as another size would empty the tiles.
   const int64_t deep = tile_products(tile.depth);
   const bool pays = tile.pixels >= kMostRows && deep >= kLeastDeep;
-  if (!pays) return kVnniKernels.dot_tile(tile);
+  if (!pays) return dot_tile_vnni(tile);
   // As few tiles as there can be, and pairs of them, each with as few rows as that leaves.
   const int64_t tiles = (tile.pixels + 2 * kMostRows - 1) / (2 * kMostRows) * 2;
   const int64_t rows = std::min((tile.pixels + tiles - 1) / tiles, kMostRows);

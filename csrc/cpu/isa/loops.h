@@ -7,16 +7,13 @@
 
 #include <cstring>
 
+#include "cpu/isa/inlining.h"
 #include "cpu/kernels.h"
 
 namespace micronet {
 namespace {
 
 constexpr int kWidth = 16;
-
-// Functions that only pay where the compiler sees through them.
-#define MICRONET_INLINE __attribute__((always_inline)) inline
-#define MICRONET_LAMBDA __attribute__((always_inline))
 
 // Calls body(index, count) for each vector of [0, numel), count below kWidth only at the end.
 template <typename Body>
@@ -59,6 +56,13 @@ MICRONET_INLINE uint32_t load_bits(const uint8_t* p, int count) {
   return count > 8 ? p[0] | static_cast<uint32_t>(p[1]) << 8 : p[0];
 }
 
+// The word that the last bytes of a mask begin.
+MICRONET_OUTLINE uint32_t last_word(const uint8_t* p, int64_t bytes) {
+  uint32_t word = 0;
+  for (int64_t b = 0; b < bytes; ++b) word |= static_cast<uint32_t>(p[b]) << (8 * b);
+  return word;
+}
+
 // Sixteen bits of a mask at a time, those beyond its last byte being 0.
 struct MaskReader {
   const uint8_t* first;
@@ -74,11 +78,11 @@ struct MaskReader {
   // The bits from element i on, a multiple of eight.
   MICRONET_INLINE uint32_t operator()(int64_t i) const {
     const uint8_t* p = first + static_cast<uint64_t>(i) / 8;
-    uint32_t word = 0;
+    uint32_t word;
     if (i <= quick) {
       std::memcpy(&word, p, 4);
     } else {
-      for (int64_t b = 0; b < size - i / 8; ++b) word |= static_cast<uint32_t>(p[b]) << (8 * b);
+      word = last_word(p, size - i / 8);
     }
     return (word >> shift) & 0xffffu;
   }

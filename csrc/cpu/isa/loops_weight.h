@@ -21,8 +21,8 @@ constexpr int64_t kShortRow = 4 * kWidth;
 // The quantizer of a row of weights from its own extremes; 0 belongs to the range in any case, so
 // that the zeros of a partial vector do no harm.
 template <bool kMasked, typename T>
-MICRONET_INLINE Quantizer extremes_quantizer(const T* w, const MaskReader& mask, int64_t numel,
-                                             int levels, int scheme) {
+MICRONET_OUTLINE Quantizer extremes_quantizer(const T* w, const MaskReader& mask, int64_t numel,
+                                              int levels, int scheme) {
   LaneExtremes seen;
   int64_t i = 0;
   if (numel >= kShortRow) {
@@ -58,9 +58,8 @@ MICRONET_INLINE void fill_values(const Lanes& q, float* values) {
 }
 
 template <bool kMasked, bool kStreamed, typename T>
-MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int64_t numel,
-                                         int levels, int scheme, T* w_hat) {
-  const Quantizer found = extremes_quantizer<kMasked>(w, mask, numel, levels, scheme);
+MICRONET_INLINE void fake_quant_row(const T* w, const MaskReader& mask, int64_t numel,
+                                    const Quantizer& found, T* w_hat) {
   float values[kWidth] = {};
   const Lanes q(found, values);
   // Also tells that the row is finite: its range is, and a NaN would have made that NaN.
@@ -78,7 +77,6 @@ MICRONET_INLINE Quantizer fake_quant_row(const T* w, const MaskReader& mask, int
       store(q.template value<false>(x), w_hat + i, count);
     });
   }
-  return found;
 }
 
 // The code itself, in two's complement where it is signed; those of kSymmetric are made unsigned.
@@ -133,12 +131,14 @@ void fake_quant_rows(const Weight& weight, int scheme, int64_t from, int64_t to,
   for (int64_t c = from; c < to; ++c) {
     const Row<T> row(weight, c);
     T* w_hat = static_cast<T*>(weight.w_hat) + row.first;
-    const bool past = streamed && reinterpret_cast<uintptr_t>(w_hat) % 64 == 0;
-    note(weight, c,
-         past ? fake_quant_row<kMasked, true>(row.w, row.mask, row.numel, weight.levels, scheme,
-                                              w_hat)
-              : fake_quant_row<kMasked, false>(row.w, row.mask, row.numel, weight.levels, scheme,
-                                               w_hat));
+    const Quantizer found =
+        extremes_quantizer<kMasked>(row.w, row.mask, row.numel, weight.levels, scheme);
+    note(weight, c, found);
+    if (streamed && reinterpret_cast<uintptr_t>(w_hat) % 64 == 0) {
+      fake_quant_row<kMasked, true>(row.w, row.mask, row.numel, found, w_hat);
+    } else {
+      fake_quant_row<kMasked, false>(row.w, row.mask, row.numel, found, w_hat);
+    }
   }
   Vector::fence();
 }

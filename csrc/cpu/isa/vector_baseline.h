@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/half.h"
+#include "cpu/isa/inlining.h"
 #include "include/quant.h"
 
 namespace micronet {
@@ -44,10 +45,13 @@ struct Vector {
   static Vector load(const T* p) {
     return each([&](int l) { return widen(p[l]); });
   }
+  MICRONET_OUTLINE static Vector load(const Float16* p) {
+    return each([&](int l) { return widen(p[l]); });
+  }
 
   // Lanes from `count` on are 0 and not read.
   template <typename T>
-  static Vector load_some(const T* p, int count) {
+  MICRONET_OUTLINE static Vector load_some(const T* p, int count) {
     return each([&](int l) { return l < count ? widen(p[l]) : 0.0f; });
   }
 
@@ -55,9 +59,12 @@ struct Vector {
   void store(T* p) const {
     for (int l = 0; l < 16; ++l) narrow(of[l], p + l);
   }
+  MICRONET_OUTLINE void store(Float16* p) const {
+    for (int l = 0; l < 16; ++l) narrow(of[l], p + l);
+  }
 
   template <typename T>
-  void store_some(T* p, int count) const {
+  MICRONET_OUTLINE void store_some(T* p, int count) const {
     for (int l = 0; l < count; ++l) narrow(of[l], p + l);
   }
 
@@ -160,7 +167,7 @@ struct Vector {
   static void store_bytes(const Whole& w, uint8_t* p) {
     for (int l = 0; l < 16; ++l) p[l] = static_cast<uint8_t>(w.of[l]);
   }
-  static void store_bytes_some(const Whole& w, uint8_t* p, int count) {
+  MICRONET_OUTLINE static void store_bytes_some(const Whole& w, uint8_t* p, int count) {
     for (int l = 0; l < count; ++l) p[l] = static_cast<uint8_t>(w.of[l]);
   }
   // Two a byte: the lowest four bits, the first in the low half.

@@ -72,18 +72,22 @@ void every_sum_has_its_code(std::mt19937& random) {
   CHECK(found * 10 >= drawn * 9);
 }
 
+// A float beyond 0.3 from which on codes are those of `target`, but for a few next to it.
+float threshold_of(const Quantizer& q, float target) {
+  float low = 0.3f, high = 8.0f;
+  for (int i = 0; i < 60; ++i) {
+    const float middle = low + (high - low) / 2.0f;
+    (quantize(swish(middle), q) >= target ? high : low) = middle;
+  }
+  return high;
+}
+
 // Sums that fall where codes go back and forth: the argument of one is each float around a
 // threshold in turn.
 void arguments_around_a_threshold(std::mt19937& random) {
   const Quantizer q = make_quantizer(-0.2784645f, 3.0f, 16, kAffine);
-  const auto code = [&](float t) { return quantize(swish(t), q); };
   for (int round = 0; round < 40; ++round) {
-    const float target = static_cast<float>(2 + random() % 12);
-    float low = 0.3f, high = 8.0f;
-    for (int i = 0; i < 60; ++i) {
-      const float middle = low + (high - low) / 2.0f;
-      (code(middle) >= target ? high : low) = middle;
-    }
+    const float high = threshold_of(q, static_cast<float>(2 + random() % 12));
     Case of{{1.0f}, {0.0f}, {0}, q};
     for (int step = -20; step <= 20; ++step) {
       of.shift[0] = high;
@@ -177,8 +181,7 @@ void what_has_no_table(std::mt19937& random) {
   of.scale[3] = 1e-30f, of.shift[3] = 0.0f;
   CHECK(of.table().has_value());  // all its sums are far from any threshold
   const Quantizer q = make_quantizer(-0.2784645f, 3.0f, 16, kAffine);
-  float at = 0.3f;
-  while (quantize(swish(at), q) == quantize(swish(0.3f), q)) at = std::nextafter(at, 9.0f);
+  const float at = threshold_of(q, quantize(swish(0.3f), q) + 1.0f);
   CHECK(!swish_codes(q, {{1e-12f}, {at}, {100000}}).has_value());
   CHECK(!draw(random, 256).table().has_value());
 }
