@@ -2,29 +2,21 @@
 
 from .dispatch import available_backends, use_backend
 from .flops import register_flop_formulas
-from .lazy import (
-    RECOMPUTED,
-    ConvCall,
+from .lazy.convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
+from .lazy.integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
+from .lazy.pending import PendingTensor
+from .lazy.recompute import RECOMPUTED, recompute_in_backward
+from .lazy.stored import conv2d_of_nonfinite, conv2d_of_stored, scaled_sums
+from .lazy.tensor import (
     LazyTensor,
-    Learned,
-    PendingTensor,
-    QuantizedInput,
-    QuantizedWeights,
     batch_norm,
-    conv2d_of_integers,
-    conv2d_of_nonfinite,
-    conv2d_of_stored,
     extremes,
-    is_eager,
     is_finite,
     position_means,
     quantize_input,
     quantize_input_by_step,
-    recompute_in_backward,
-    scale_of_range,
-    scaled_sums,
-    with_gradient_of,
 )
+from .lazy.tracing import is_eager
 from .memory import kept_output_bytes, limit_kept_outputs
 from .onnx_symbolics import register as _register_onnx_symbolics
 from .ops.bits_and_counts import (

@@ -2,6 +2,8 @@
 
 #include "include/conv.h"
 
+#include <type_traits>
+
 #include "bindings/images.h"
 #include "bindings/operators.h"
 #include "bindings/tensors.h"
@@ -61,31 +63,29 @@ TensorPair quant_conv2d_as(const Tensor& codes, const Coding& coding, const Quan
   return {out, ratio};
 }
 
-TensorPair quant_conv2d(const Tensor& codes, const Tensor& range, int64_t levels, int64_t scheme,
-                        const Tensor& w, const Tensor& mask, int64_t weight_levels,
-                        int64_t weight_scheme, const Tensor& weight_steps, const Sizes& input,
-                        const Sizes& stride, const Sizes& padding, const Sizes& dilation,
-                        int64_t groups) {
+// The sums of a convolution in the narrowest integers that hold them, and the ratio of each channel
+// that makes values of them; or the values alone.
+template <bool kAsValues>
+std::conditional_t<kAsValues, Tensor, TensorPair> convolve_codes(
+    const Tensor& codes, const Tensor& range, int64_t levels, int64_t scheme, const Tensor& w,
+    const Tensor& mask, int64_t weight_levels, int64_t weight_scheme, const Tensor& weight_steps,
+    const Sizes& input, const Sizes& stride, const Sizes& padding, const Sizes& dilation,
+    int64_t groups) {
   check_state(range, at::kFloat, 2);
   const ConvShape s = conv_shape_of(input, w, stride, padding, dilation, groups);
-  const int64_t bound =
-      accumulator_bound(s, static_cast<int>(levels), static_cast<int>(weight_levels));
-  return quant_conv2d_as(codes, coding_of(range, levels, scheme),
-                         {w, mask, weight_levels, weight_scheme, weight_steps}, s,
-                         bound <= kMostInt16 ? kInt16 : kInt32);
+  const Coding coding = coding_of(range, levels, scheme);
+  const QuantWeights weights{w, mask, weight_levels, weight_scheme, weight_steps};
+  if constexpr (kAsValues) {
+    return std::get<0>(quant_conv2d_as(codes, coding, weights, s, kValue));
+  } else {
+    const int64_t bound =
+        accumulator_bound(s, static_cast<int>(levels), static_cast<int>(weight_levels));
+    return quant_conv2d_as(codes, coding, weights, s, bound <= kMostInt16 ? kInt16 : kInt32);
+  }
 }
 
-Tensor quant_conv2d_values(const Tensor& codes, const Tensor& range, int64_t levels, int64_t scheme,
-                           const Tensor& w, const Tensor& mask, int64_t weight_levels,
-                           int64_t weight_scheme, const Tensor& weight_steps, const Sizes& input,
-                           const Sizes& stride, const Sizes& padding, const Sizes& dilation,
-                           int64_t groups) {
-  check_state(range, at::kFloat, 2);
-  const ConvShape s = conv_shape_of(input, w, stride, padding, dilation, groups);
-  return std::get<0>(quant_conv2d_as(codes, coding_of(range, levels, scheme),
-                                     {w, mask, weight_levels, weight_scheme, weight_steps}, s,
-                                     kValue));
-}
+constexpr auto quant_conv2d = convolve_codes<false>;
+constexpr auto quant_conv2d_values = convolve_codes<true>;
 
 }  // namespace
 

@@ -11,23 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.artifact.format import nodes
 from micronet.artifact.format.document import Document
-from micronet.artifact.format.nodes import (
-    Activation,
-    Add,
-    Concat,
-    Conv,
-    Gate,
-    Linear,
-    Node,
-    Pad,
-    Pixels,
-    Pool,
-    Quantize,
-    Reshape,
-    Slice,
-    Table,
-)
 from micronet.quantization.quantizers.inputs import InputQuantizer
 from micronet.utils.errors import UserError
 
@@ -107,18 +92,18 @@ class PackedNetwork(nn.Module):
                     found.pop(i, None)
         return _values(found[self.document.output])
 
-    def _step(self, node: Node, inputs: list[_Signal]) -> _Signal:
-        if isinstance(node, (Quantize, Pixels)):
+    def _step(self, node: nodes.Node, inputs: list[_Signal]) -> _Signal:
+        if isinstance(node, (nodes.Quantize, nodes.Pixels)):
             return _Rounded(_values(inputs[0]), self._quantizers[node.name])
-        if isinstance(node, Table):
+        if isinstance(node, nodes.Table):
             return self._looked_up(node, inputs[0])
-        if isinstance(node, (Conv, Linear)):
+        if isinstance(node, (nodes.Conv, nodes.Linear)):
             x = inputs[0]
             # A layer of codes rounds its input itself, by the quantizer of the node before it.
             return self.get_submodule(node.layer)(x.source if isinstance(x, _Rounded) else x)
         return _OPERATIONS[type(node)](node, *map(_values, inputs))
 
-    def _looked_up(self, node: Table, x: _Signal) -> _Rounded:
+    def _looked_up(self, node: nodes.Table, x: _Signal) -> _Rounded:
         assert isinstance(x, _Rounded)
         scale, zero = x.quantizer.scale, x.quantizer.ends()[0]
         codes = torch.round(x.values() * scale - torch.round(zero * scale))
@@ -157,7 +142,7 @@ def _values(x: _Signal) -> Tensor:
     return x.values() if isinstance(x, _Rounded) else x
 
 
-def _activation(node: Activation, x: Tensor) -> Tensor:
+def _activation(node: nodes.Activation, x: Tensor) -> Tensor:
     if node.exact and node.function in _LAZY:
         return _LAZY[node.function](_waiting(x))
     return _FUNCTIONS[node.function](x)
@@ -180,7 +165,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = _LAZY | {
 }
 
 
-def _pool(node: Pool, x: Tensor) -> Tensor:
+def _pool(node: nodes.Pool, x: Tensor) -> Tensor:
     if node.function == "max":
         return F.max_pool2d(x, node.kernel, node.stride, node.padding, node.dilation)  # type: ignore[arg-type]
     if node.exact and kernels.is_eager(x):
@@ -188,39 +173,39 @@ def _pool(node: Pool, x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
 
 
-def _gate(node: Gate, x: Tensor, factors: Tensor) -> Tensor:
+def _gate(node: nodes.Gate, x: Tensor, factors: Tensor) -> Tensor:
     return x * factors
 
 
-def _add(node: Add, x: Tensor, y: Tensor) -> Tensor:
+def _add(node: nodes.Add, x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
-def _concat(node: Concat, *inputs: Tensor) -> Tensor:
+def _concat(node: nodes.Concat, *inputs: Tensor) -> Tensor:
     return torch.cat(inputs, 1)
 
 
-def _reshape(node: Reshape, x: Tensor) -> Tensor:
+def _reshape(node: nodes.Reshape, x: Tensor) -> Tensor:
     return x.reshape(len(x), *node.shape)
 
 
-def _slice(node: Slice, x: Tensor) -> Tensor:
+def _slice(node: nodes.Slice, x: Tensor) -> Tensor:
     parts = zip(node.start, node.stop, node.step, strict=True)
     return x[(slice(None), *(slice(a, b, s) for a, b, s in parts))]
 
 
-def _pad(node: Pad, x: Tensor) -> Tensor:
+def _pad(node: nodes.Pad, x: Tensor) -> Tensor:
     sides = zip(reversed(node.before), reversed(node.after), strict=True)
     return F.pad(x, [n for pair in sides for n in pair])
 
 
 _OPERATIONS: dict[type, Callable[..., Tensor]] = {
-    Activation: _activation,
-    Pool: _pool,
-    Gate: _gate,
-    Add: _add,
-    Concat: _concat,
-    Reshape: _reshape,
-    Slice: _slice,
-    Pad: _pad,
+    nodes.Activation: _activation,
+    nodes.Pool: _pool,
+    nodes.Gate: _gate,
+    nodes.Add: _add,
+    nodes.Concat: _concat,
+    nodes.Reshape: _reshape,
+    nodes.Slice: _slice,
+    nodes.Pad: _pad,
 }

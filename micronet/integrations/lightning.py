@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from micronet.compression.compress import compress
-from micronet.compression.compression import Compression
+from micronet.integrations.callback import RecipeCallback
 from micronet.integrations.optimizers import follow_steps, optimizer_of
 from micronet.models import architectures
 from micronet.recipe.reader import Recipe
@@ -27,7 +25,7 @@ except ImportError:
         ) from None
 
 
-class CompressionCallback(Callback):
+class CompressionCallback(RecipeCallback, Callback):
     """Prunes and quantizes a LightningModule's network while a Trainer fits it.
 
     Masks and quantized layers come at the start of the epochs that the recipe says; what was pruned
@@ -43,9 +41,8 @@ class CompressionCallback(Callback):
             learned steps. The loss and the optimizer are the LightningModule's own.
         network: name of the module that is compressed, in the LightningModule, whose layers the
             recipe names; by default the only one that has layers. Empty for the LightningModule.
-        mean: of the channels of pixels in [0, 1], where a layer is to read images; as in
-            ``micronet.compress``.
-        std: the standard deviation that goes with it.
+        mean: of pixels, where a layer is to read images; as in ``micronet.compress``.
+        std: likewise.
 
     Attributes:
         compression: of the network; None before the first run.
@@ -59,10 +56,8 @@ class CompressionCallback(Callback):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        self.recipe, self.network, self._moments = recipe, network, (mean, std)
-        self.compression: Compression | None = None
-        self._running = contextlib.ExitStack()
-        self._averaged = contextlib.ExitStack()
+        super().__init__(recipe, mean=mean, std=std)
+        self.network = network
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Hold the recipe to the network, before a checkpoint is loaded.
@@ -76,8 +71,7 @@ class CompressionCallback(Callback):
         model = pl_module.get_submodule(_network_name(pl_module, self.network))
         begins = stage == "fit" and trainer.current_epoch == 0
         if begins or self.compression is None or self.compression.model is not model:
-            mean, std = self._moments
-            self.compression = compress(model, self.recipe, mean=mean, std=std)
+            self.compression = self._compress(model)
         load = pl_module.on_load_checkpoint
 
         def load_ahead(checkpoint: dict[str, Any]) -> None:
@@ -152,11 +146,6 @@ class CompressionCallback(Callback):
             UserError: it is of another network or another recipe.
         """
         self._known().load_state_dict(state_dict)
-
-    def _known(self) -> Compression:
-        if self.compression is None:
-            raise UserError("this callback has not been set up by a Trainer yet")
-        return self.compression
 
 
 def _schedulers(trainer: Any) -> list[Any]:

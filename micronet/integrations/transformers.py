@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from micronet.compression.compress import compress
-from micronet.compression.compression import Compression
+from micronet.integrations.callback import RecipeCallback
 from micronet.integrations.optimizers import follow_steps
-from micronet.recipe.reader import Recipe
 from micronet.utils.errors import UserError
 
 try:
@@ -26,7 +22,7 @@ except ImportError:
 _FILE = "micronet_compression.pt"
 
 
-class CompressionCallback(TrainerCallback):
+class CompressionCallback(RecipeCallback, TrainerCallback):
     """Prunes and quantizes a network while a Trainer trains it.
 
     Masks and quantized layers come at the start of the epochs that the recipe says; what was pruned
@@ -40,31 +36,16 @@ class CompressionCallback(TrainerCallback):
     Args:
         recipe: ``prune`` and ``quantize``; of ``train``, the average of weights and the rate of
             learned steps. The loss and the optimizer are the Trainer's own.
-        mean: of the channels of pixels in [0, 1], where a layer is to read images; as in
-            ``micronet.compress``.
-        std: the standard deviation that goes with it.
+        mean: of pixels, where a layer is to read images; as in ``micronet.compress``.
+        std: likewise.
 
     Attributes:
         compression: of the network; None before the first run.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
-        self.recipe, self._moments = recipe, (mean, std)
-        self.compression: Compression | None = None
-        self._next_epoch = 0
-        self._resumed = False
-        self._running = contextlib.ExitStack()
-        self._averaged = contextlib.ExitStack()
-
-    def _compress(self, model: Any) -> Compression:
-        mean, std = self._moments
-        return compress(model, self.recipe, mean=mean, std=std)
+    # The epoch that begins next, and whether ``resume`` has been called for the run to come.
+    _next_epoch = 0
+    _resumed = False
 
     def resume(self, trainer: Any, checkpoint: str | Path | None = None) -> str:
         """Make a Trainer's network and optimizer such as a checkpoint has them.
@@ -147,8 +128,3 @@ class CompressionCallback(TrainerCallback):
     def _average_before(self, control: Any) -> None:
         if control.should_evaluate:
             self._averaged.enter_context(self._known().averaged())
-
-    def _known(self) -> Compression:
-        if self.compression is None:
-            raise UserError("this callback has not been set up by a Trainer yet")
-        return self.compression

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from micronet.data.preprocessing import Preprocessing
 from micronet.models import custom, timm_networks
-from micronet.models.replacement import replace_
+from micronet.models.replacement import options_of, replace_
 from micronet.models.small import networks
 from micronet.models.weights import load_weights
 from micronet.utils.errors import UserError, nearest
@@ -258,16 +258,8 @@ def _replace_layer(
     old = model.get_submodule(name)
     new: nn.Module
     if isinstance(old, nn.Conv2d):
-        new = nn.Conv2d(
-            channels or old.in_channels,
-            outputs or old.out_channels,
-            old.kernel_size,  # type: ignore[arg-type]
-            old.stride,  # type: ignore[arg-type]
-            old.padding,  # type: ignore[arg-type]
-            old.dilation,  # type: ignore[arg-type]
-            old.groups,
-            old.bias is not None,
-        )
+        sizes = channels or old.in_channels, outputs or old.out_channels
+        new = nn.Conv2d(*sizes, **options_of(old))
     elif isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, outputs or old.out_features, old.bias is not None)
     else:

@@ -1,11 +1,19 @@
-"""Putting one module in another's place, under every name that it has."""
+"""Putting one module in another's place, under every name that it has, and making one like it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
 _HOOKS = {key for key in vars(nn.Module()) if "hook" in key}
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+def options_of(conv: nn.Conv2d) -> dict[str, Any]:
+    """Return the arguments that make a convolution like another, but its numbers of channels."""
+    names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
 
 
 def replace_(module: nn.Module, new: nn.Module) -> None:

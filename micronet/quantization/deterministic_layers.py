@@ -17,6 +17,7 @@ from torch.nn.modules.utils import _pair
 
 import micronet_kernels as kernels
 from micronet.models import timm_networks
+from micronet.models.replacement import options_of
 
 # For every network that is made of the operators, before a counter can look at it.
 kernels.register_flop_formulas()
@@ -52,18 +53,8 @@ class ExactConv2d(nn.Conv2d):
     """A convolution with the source's own parameters, whose padding follows the image if "SAME"."""
 
     def __init__(self, source: nn.Conv2d) -> None:
-        super().__init__(
-            source.in_channels,
-            source.out_channels,
-            source.kernel_size,  # type: ignore[arg-type]
-            source.stride,  # type: ignore[arg-type]
-            source.padding,  # type: ignore[arg-type]
-            source.dilation,  # type: ignore[arg-type]
-            source.groups,
-            source.bias is not None,
-            source.padding_mode,
-            device="meta",
-        )
+        sizes = source.in_channels, source.out_channels
+        super().__init__(*sizes, **options_of(source), device="meta")
         self.weight, self.bias = source.weight, source.bias
         dynamic = Conv2dDynamicSamePadding, *timm_networks.same_padding_layers()
         is_dynamic = isinstance(source, dynamic)

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "cpu/isa/lanes.h"
 #include "cpu/isa/transpose.h"
 #include "cpu/isa/vector_avx2.h"
 
@@ -14,6 +15,8 @@ struct Dots {
   __m256i a, b;  // channels 0 to 7, 8 to 15
 
   static constexpr int kPixels = 2, kPanels = 2;
+  static constexpr int kLanes = 16;
+  using Lane = int32_t;
 
   struct Weights {
     __m256i a, b;
@@ -51,10 +54,11 @@ struct Dots {
   }
   template <typename T>
   void store(T* p, int count, bool) const {
-    int32_t lanes[16];
+    store_lanes_of(*this, p, count);
+  }
+  void put(int32_t* lanes) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
   }
   Vector value() const { return {_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)}; }
 
@@ -76,8 +80,7 @@ struct Dots {
   }
 };
 
-struct Longs {
-  static constexpr int kLanes = 16;
+struct LongRegisters {
   using Weight = int16_t;
   __m256i a, b;
 
@@ -85,22 +88,15 @@ struct Longs {
     __m256i a, b;
   };
 
-  static Longs start(const int32_t* p) { return {half(p), half(p + 8)}; }
+  static LongRegisters start(const int32_t* p) { return {half(p), half(p + 8)}; }
   static Weights weights(const int16_t* p) { return {half(p), half(p + 16)}; }
   void add(const uint8_t* x, const Weights& two) {
     a = _mm256_add_epi32(a, _mm256_madd_epi16(sixteen(x), two.a));
     b = _mm256_add_epi32(b, _mm256_madd_epi16(sixteen(x + 16), two.b));
   }
-  template <typename T>
-  void store(T* p, int count) const {
-    int32_t lanes[kLanes];
-    put(lanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
-  }
-  void store_values(const float* ratio, float* p, int count) const {
-    int32_t lanes[kLanes];
-    put(lanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  void put(int32_t* lanes) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
   }
 
  private:
@@ -111,14 +107,11 @@ struct Longs {
   static __m256i sixteen(const uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  void put(int32_t* lanes) const {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
-  }
 };
 
-struct Shorts {
-  static constexpr int kLanes = 32;
+using Longs = ByLanes<LongRegisters, int32_t, 16>;
+
+struct ShortRegisters {
   using Weight = int8_t;
   __m256i a, b;
 
@@ -126,9 +119,9 @@ struct Shorts {
     __m256i a, b;
   };
 
-  static Shorts start(const int32_t* p) {
-    int16_t lanes[kLanes];
-    for (int l = 0; l < kLanes; ++l) lanes[l] = static_cast<int16_t>(p[l]);
+  static ShortRegisters start(const int32_t* p) {
+    int16_t lanes[32];
+    for (int l = 0; l < 32; ++l) lanes[l] = static_cast<int16_t>(p[l]);
     return {half(lanes), half(lanes + 16)};
   }
   static Weights weights(const int8_t* p) { return {half(p), half(p + 32)}; }
@@ -146,30 +139,14 @@ struct Shorts {
       _mm_storeu_si128(to + 1, _mm_unpackhi_epi8(l, r));
     }
   }
-  static void interleave(const uint8_t* left, const uint8_t* right, int count, uint8_t* pairs) {
-    uint8_t bytes[32] = {}, out[64];
-    if (count < 16) {
-      std::memcpy(bytes, left, static_cast<size_t>(count));
-      std::memcpy(bytes + 16, right, static_cast<size_t>(count));
-      interleave(bytes, bytes + 16, 16, out);
-      std::memcpy(pairs, out, 4 * static_cast<size_t>(count));
-      return;
-    }
+  static void interleave_sixteen(const uint8_t* left, const uint8_t* right, uint8_t* pairs) {
     const __m128i l = quarter(left), r = quarter(right);
     spread(_mm256_cvtepu16_epi32(_mm_unpacklo_epi8(l, r)), pairs);
     spread(_mm256_cvtepu16_epi32(_mm_unpackhi_epi8(l, r)), pairs + 32);
   }
-  void store(int16_t* p, int count) const {
-    int16_t lanes[kLanes];
-    int16_t* to = count == kLanes ? p : lanes;
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16), b);
-    if (to == lanes) std::memcpy(p, lanes, sizeof(int16_t) * static_cast<size_t>(count));
-  }
-  void store_values(const float* ratio, float* p, int count) const {
-    int16_t lanes[kLanes];
-    store(lanes, kLanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  void put(int16_t* lanes) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 16), b);
   }
 
  private:
@@ -186,6 +163,8 @@ struct Shorts {
                         _mm256_and_si256(split, _mm256_set1_epi8(15)));
   }
 };
+
+using Shorts = ByLanes<ShortRegisters, int16_t, 32>;
 
 }  // namespace
 }  // namespace micronet

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "cpu/isa/lanes.h"
 #include "cpu/isa/transpose.h"
 #include "cpu/isa/vector_neon.h"
 
@@ -12,10 +13,6 @@ namespace micronet {
 namespace {
 
 inline uint8x16_t four_times(int32_t four) { return vreinterpretq_u8_s32(vdupq_n_s32(four)); }
-
-inline void store_lanes(const int32x4_t* v, int32_t* lanes) {
-  for (int q = 0; q < 4; ++q) vst1q_s32(lanes + 4 * q, v[q]);
-}
 
 struct Dots {
   int32x4_t v[4];  // channels 0 to 3, 4 to 7, ...
@@ -27,6 +24,8 @@ struct Dots {
 
   static constexpr int kPixels = 2, kPanels = 2;
   static constexpr int kChains = 1;
+  static constexpr int kLanes = 16;
+  using Lane = int32_t;
 
   static Dots zero() { return all(vdupq_n_s32(0)); }
   static Dots load(const int32_t* p) {
@@ -97,10 +96,11 @@ struct Dots {
   }
   template <typename T>
   void store(T* p, int count, bool) const {
-    int32_t lanes[16];
+    store_lanes_of(*this, p, count);
+  }
+  void put(int32_t* lanes) const {
     const Dots sums = settled();
-    store_lanes(sums.v, lanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
+    for (int q = 0; q < 4; ++q) vst1q_s32(lanes + 4 * q, sums.v[q]);
   }
   Vector value() const {
     const Dots sums = settled();
@@ -137,8 +137,7 @@ struct Dots {
 #endif
 };
 
-struct Longs {
-  static constexpr int kLanes = 16;
+struct LongRegisters {
   using Weight = int16_t;
   int32x4_t v[4];
 
@@ -147,7 +146,7 @@ struct Longs {
     int16x8x2_t w[2];
   };
 
-  static Longs start(const int32_t* p) {
+  static LongRegisters start(const int32_t* p) {
     return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
   }
   static Weights weights(const int16_t* p) { return {{vld2q_s16(p), vld2q_s16(p + 16)}}; }
@@ -158,16 +157,8 @@ struct Longs {
       add_half(2, vmovl_u8(vget_high_u8(pairs.val[i])), two.w[1].val[i]);
     }
   }
-  template <typename T>
-  void store(T* p, int count) const {
-    int32_t lanes[kLanes];
-    store_lanes(v, lanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<T>(lanes[l]);
-  }
-  void store_values(const float* ratio, float* p, int count) const {
-    int32_t lanes[kLanes];
-    store_lanes(v, lanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  void put(int32_t* lanes) const {
+    for (int q = 0; q < 4; ++q) vst1q_s32(lanes + 4 * q, v[q]);
   }
 
  private:
@@ -178,8 +169,9 @@ struct Longs {
   }
 };
 
-struct Shorts {
-  static constexpr int kLanes = 32;
+using Longs = ByLanes<LongRegisters, int32_t, 16>;
+
+struct ShortRegisters {
   using Weight = int8_t;
   int16x8_t v[4];
 
@@ -188,8 +180,8 @@ struct Shorts {
     int16x8_t first[4], second[4];
   };
 
-  static Shorts start(const int32_t* p) {
-    Shorts r;
+  static ShortRegisters start(const int32_t* p) {
+    ShortRegisters r;
     for (int q = 0; q < 4; ++q) {
       r.v[q] = vcombine_s16(vmovn_s32(vld1q_s32(p + 8 * q)), vmovn_s32(vld1q_s32(p + 8 * q + 4)));
     }
@@ -221,28 +213,12 @@ struct Shorts {
       vst2q_u8(pairs + 2 * i, {{vld1q_u8(left + i), vld1q_u8(right + i)}});
     }
   }
-  static void interleave(const uint8_t* left, const uint8_t* right, int count, uint8_t* pairs) {
-    uint8_t bytes[32] = {}, out[64];
-    if (count < 16) {
-      std::memcpy(bytes, left, static_cast<size_t>(count));
-      std::memcpy(bytes + 16, right, static_cast<size_t>(count));
-      interleave(bytes, bytes + 16, 16, out);
-      std::memcpy(pairs, out, 4 * static_cast<size_t>(count));
-      return;
-    }
+  static void interleave_sixteen(const uint8_t* left, const uint8_t* right, uint8_t* pairs) {
     const uint8x16_t l = vld1q_u8(left), r = vld1q_u8(right), low = vdupq_n_u8(15);
     vst4q_u8(pairs, {{vandq_u8(l, low), vandq_u8(r, low), vshrq_n_u8(l, 4), vshrq_n_u8(r, 4)}});
   }
-  void store(int16_t* p, int count) const {
-    int16_t lanes[kLanes];
-    int16_t* to = count == kLanes ? p : lanes;
-    for (int q = 0; q < 4; ++q) vst1q_s16(to + 8 * q, v[q]);
-    if (to == lanes) std::memcpy(p, lanes, sizeof(int16_t) * static_cast<size_t>(count));
-  }
-  void store_values(const float* ratio, float* p, int count) const {
-    int16_t lanes[kLanes];
-    store(lanes, kLanes);
-    for (int l = 0; l < count; ++l) p[l] = static_cast<float>(lanes[l]) * ratio[l];
+  void put(int16_t* lanes) const {
+    for (int q = 0; q < 4; ++q) vst1q_s16(lanes + 8 * q, v[q]);
   }
 
  private:
@@ -251,6 +227,8 @@ struct Shorts {
     v[q] = vmlaq_s16(v[q], vreinterpretq_s16_u16(x), w[q]);
   }
 };
+
+using Shorts = ByLanes<ShortRegisters, int16_t, 32>;
 
 }  // namespace
 }  // namespace micronet

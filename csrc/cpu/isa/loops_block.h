@@ -160,28 +160,28 @@ MICRONET_INLINE float gradient_at(const BlockRun& run, const GradientRun& g, int
   return through<F::value>(passed + g.mean_grad[i], z);
 }
 
-inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float* products) {
+// Adds the gradients to z and their products with what a block sums; keep(i, gradient) sees each.
+template <typename Keep>
+MICRONET_INLINE void add_gradients(const BlockRun& run, const GradientRun& g, float* sums,
+                                   float* products, Keep keep) {
   with_rounding(run, g, [=](auto function, auto learned) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < run.count; ++i) {
       const float dz = gradient_at(run, g, i, function, learned);
       sums[i] += dz;
       products[i] += dz * run.acc[i];
+      keep(i, dz);
     }
   });
 }
 
+inline void block_gradient_sums(BlockRun run, GradientRun g, float* sums, float* products) {
+  add_gradients(run, g, sums, products, [](int64_t, float) {});
+}
+
 inline void block_gradient_kept(BlockRun run, GradientRun g, float* sums, float* products,
                                 float* kept) {
-  with_rounding(run, g, [=](auto function, auto learned) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < run.count; ++i) {
-      const float dz = gradient_at(run, g, i, function, learned);
-      sums[i] += dz;
-      products[i] += dz * run.acc[i];
-      kept[i] = dz;
-    }
-  });
+  add_gradients(run, g, sums, products, [=](int64_t i, float dz) { kept[i] = dz; });
 }
 
 template <typename T>

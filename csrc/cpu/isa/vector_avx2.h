@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpu/half.h"
+#include "cpu/isa/lanes.h"
 #include "cpu/isa/nibbles.h"
 
 namespace micronet {
@@ -33,9 +34,7 @@ struct Vector {
 
   template <typename T>
   static Vector load_some(const T* p, int count) {
-    T lanes[16] = {};
-    for (int l = 0; l < count; ++l) lanes[l] = p[l];
-    return load(lanes);
+    return load_lanes_of<Vector, T>(p, count);
   }
 
   void store(float* p) const {
@@ -150,9 +149,7 @@ struct Vector {
   // Whole numbers, or floats.
   template <typename T>
   static Vector load_whole(const T* p, int count) {
-    float lanes[16] = {};
-    for (int l = 0; l < count; ++l) lanes[l] = static_cast<float>(p[l]);
-    return load(lanes);
+    return load_lanes_of<Vector, float>(p, count);
   }
   static float least_lane(Vector x) {
     const __m256 eight = _mm256_min_ps(x.a, x.b);

@@ -6,6 +6,7 @@
 
 #include "cpu/half.h"
 #include "cpu/isa/inlining.h"
+#include "cpu/isa/lanes.h"
 #include "include/quant.h"
 
 namespace micronet {
@@ -185,9 +186,7 @@ struct Vector {
   // Whole numbers, or floats.
   template <typename T>
   static Vector load_whole(const T* p, int count) {
-    float lanes[16] = {};
-    for (int l = 0; l < count; ++l) lanes[l] = static_cast<float>(p[l]);
-    return load(lanes);
+    return load_lanes_of<Vector, float>(p, count);
   }
   static float least_lane(const Vector& v) {
     float r = v.of[0];

@@ -13,13 +13,15 @@ from .function import activate, fma
 from .lanes import LANES, sum_lanes
 from .launch import codes_in_a_byte, given, launch, row_and_columns
 from .moving_range import store_extremes
-from .quantizer import make_quantizer, quantize
+from .quantizer import load_quantizer, quantize
 
 # Elements that a program takes, and channels, where one sums over positions.
 TILE = 1024
 CHANNELS = 64
 # Positions that a program adds up before their sums meet others.
 ROWS = 512
+# How rows are cut for sums: positions of a program, lanes of them, channels.
+CUT = (ROWS, LANES, CHANNELS)
 
 
 class Sizes(NamedTuple):
@@ -105,9 +107,7 @@ def block_codes_kernel(
     TILE: tl.constexpr,
 ) -> None:
     """packed [numel / EACH]: the codes of EACH neighboring values in a byte."""
-    _, _, code_scale, zero, low, high = make_quantizer(
-        tl.load(ends), tl.load(ends + 1), levels, SCHEME
-    )
+    _, _, code_scale, zero, low, high = load_quantizer(ends, levels, SCHEME)
     byte = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     all_of_byte = tl.zeros((TILE,), tl.int32)
     for part in tl.static_range(EACH):
@@ -148,18 +148,34 @@ def block_means_kernel(affine, means, sizes, LANES: tl.constexpr, CHANNELS: tl.c
 
 
 @triton.jit
-def part_of(sizes, ROWS: tl.constexpr, CHANNELS: tl.constexpr) -> tuple[tl.tensor, ...]:
+def part_of(sizes, CUT: tl.constexpr) -> tuple[tl.tensor, ...]:
     """The part of the rows that a program sums, its channels, and where its rows begin and end."""
+    ROWS: tl.constexpr = CUT[0]
+    CHANNELS: tl.constexpr = CUT[2]
     part, channel = row_and_columns(sizes.blocks, CHANNELS)
     return part, channel, part * ROWS, tl.minimum(part * ROWS + ROWS, sizes.rows)
 
 
 @triton.jit
-def rows_from(start, last, channel, sizes, LANES: tl.constexpr) -> tuple[tl.tensor, ...]:
-    """LANES rows from `start` on, [LANES, 1], their elements, and which are there."""
+def no_sums(CUT: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Two sums by lane and channel, before the first row."""
+    LANES: tl.constexpr = CUT[1]
+    CHANNELS: tl.constexpr = CUT[2]
+    zero = tl.zeros((LANES, CHANNELS), tl.float64)
+    return zero, zero
+
+
+@triton.jit
+def rows_from(start, last, column, sizes, CUT: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """A row for each lane from `start` on: elements, their channels and images, which are there.
+
+    The images are [LANES, 1], the others [LANES, CHANNELS], as `fma` wants them.
+    """
+    LANES: tl.constexpr = CUT[1]
     row = (start + tl.arange(0, LANES))[:, None]
-    here = (row < last) & (channel < sizes.channels)[None, :]
-    return row, row * sizes.channels + channel[None, :], here
+    here = (row < last) & (column < sizes.channels)[None, :]
+    element = row * sizes.channels + column[None, :]
+    return element, element % sizes.channels, row // sizes.positions, here
 
 
 @triton.jit
@@ -171,20 +187,17 @@ def store_sums(partial, part, first, second, channel, channels) -> None:
 
 
 @triton.jit
-def moments_kernel(
-    acc, partial, sizes, ROWS: tl.constexpr, LANES: tl.constexpr, CHANNELS: tl.constexpr
-) -> None:
-    """partial [parts, 2, C]: float64 sums of the accumulators of ROWS rows, and of squares."""
-    part, channel, start, last = part_of(sizes, ROWS, CHANNELS)
-    first = tl.zeros((LANES, CHANNELS), tl.float64)
-    second = tl.zeros((LANES, CHANNELS), tl.float64)
+def moments_kernel(acc, partial, sizes, CUT: tl.constexpr) -> None:
+    """partial [parts, 2, C]: float64 sums of the accumulators of a part, and of squares."""
+    part, column, start, last = part_of(sizes, CUT)
+    first, second = no_sums(CUT)
     while start < last:
-        _, element, here = rows_from(start, last, channel, sizes, LANES)
+        element, _, _, here = rows_from(start, last, column, sizes, CUT)
         found = tl.load(acc + element, mask=here, other=0).to(tl.float64)
         first = first + found
         second = second + found * found
-        start += LANES
-    store_sums(partial, part, first, second, channel, sizes.channels)
+        start += CUT[1]
+    store_sums(partial, part, first, second, column, sizes.channels)
 
 
 def new_images(acc: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -239,8 +252,8 @@ def sum_parts(kernel: Any, acc: Tensor, *operands: Any, **constants: Any) -> Ten
     """The two sums by channel, float64 [2, C], by a kernel that finds those of parts of rows."""
     sizes = Rows.of(acc)
     partial = acc.new_empty((triton.cdiv(sizes.rows, ROWS), 2, sizes.channels), dtype=torch.float64)
-    tile = {"ROWS": ROWS, "LANES": LANES, "CHANNELS": CHANNELS}
-    launch(kernel, len(partial) * sizes.blocks, *operands, partial, sizes, **constants, **tile)
+    programs = len(partial) * sizes.blocks
+    launch(kernel, programs, *operands, partial, sizes, CUT=CUT, **constants)
     return partial.sum(0)
 
 

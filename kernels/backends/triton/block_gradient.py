@@ -13,6 +13,7 @@ from .block import (
     Sizes,
     constant,
     new_images,
+    no_sums,
     part_of,
     positions_from,
     preactivation,
@@ -23,14 +24,14 @@ from .block import (
 from .function import activate, through
 from .lanes import LANES, sum_lanes
 from .launch import given, launch, row_and_columns
-from .quantizer import is_inside, make_quantizer, narrow, quantize, widen
+from .quantizer import is_inside, load_quantizer, narrow, quantize, widen
 
 
 @triton.jit
 def _passed(grad, value, ends, levels, SCHEME: tl.constexpr):
     """The gradient where the value lies inside of what the ends [2] and the scheme make; else 0."""
     if ends is not None:
-        lo, hi, scale, _, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+        lo, hi, scale, _, _, _ = load_quantizer(ends, levels, SCHEME)
         return tl.where(is_inside(value, lo, hi, scale, SCHEME), grad, 0.0)
     else:
         return grad
@@ -79,63 +80,35 @@ def block_gradient_kernel(
 
 @triton.jit(do_not_specialize=["levels"])
 def block_gradient_sums_kernel(
-    grad,
-    affine,
-    ends,
-    mean_grad,
-    levels,
-    partial,  # [parts, 2, C]
-    sizes,
-    SCHEME: tl.constexpr,
-    ROWS: tl.constexpr,
-    LANES: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    grad, affine, ends, mean_grad, levels, partial, sizes, SCHEME: tl.constexpr, CUT: tl.constexpr
 ) -> None:
-    """Float64 sums over ROWS rows of the gradient to z, and of its products with acc."""
-    part, column, start, last = part_of(sizes, ROWS, CHANNELS)
-    first = tl.zeros((LANES, CHANNELS), tl.float64)
-    second = tl.zeros((LANES, CHANNELS), tl.float64)
+    """partial [parts, 2, C]: float64 sums over rows of the gradient to z, and times acc."""
+    part, column, start, last = part_of(sizes, CUT)
+    first, second = no_sums(CUT)
     channels = sizes.channels
     while start < last:
-        row, element, here = rows_from(start, last, column, sizes, LANES)
-        # Each operand of the shape of both, as `fma` wants them.
-        channel, image = element % channels, row // sizes.positions
+        element, channel, image, here = rows_from(start, last, column, sizes, CUT)
         at = (element, channel, image, channels, here)
         dz = _gradient(grad, affine, ends, levels, mean_grad, *at, SCHEME)
         dz = tl.where(here, dz, 0.0)
         found = tl.load(affine.acc + element, mask=here, other=0).to(tl.float32)
         first = first + dz.to(tl.float64)
         second = second + (dz * found).to(tl.float64)
-        start += LANES
+        start += CUT[1]
     store_sums(partial, part, first, second, column, channels)
 
 
 @triton.jit(do_not_specialize=["levels"])
 def block_step_sums_kernel(
-    grad,
-    affine,
-    gate,
-    ends,
-    levels,
-    partial,  # [parts, 2, C]
-    sizes,
-    SCHEME: tl.constexpr,
-    ROWS: tl.constexpr,
-    LANES: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    grad, affine, gate, ends, levels, partial, sizes, SCHEME: tl.constexpr, CUT: tl.constexpr
 ) -> None:
-    """Float64 sums over ROWS rows of what a learned step and its offset get of each value."""
-    part, column, start, last = part_of(sizes, ROWS, CHANNELS)
-    lo, hi, scale, zero, least, most = make_quantizer(
-        tl.load(ends), tl.load(ends + 1), levels, SCHEME
-    )
-    steps = tl.zeros((LANES, CHANNELS), tl.float64)
-    offsets = tl.zeros((LANES, CHANNELS), tl.float64)
+    """partial [parts, 2, C]: float64 sums over rows of what a learned step and its offset get."""
+    part, column, start, last = part_of(sizes, CUT)
+    lo, hi, scale, zero, least, most = load_quantizer(ends, levels, SCHEME)
+    steps, offsets = no_sums(CUT)
     channels = sizes.channels
     while start < last:
-        row, element, here = rows_from(start, last, column, sizes, LANES)
-        # Each operand of the shape of both, as `fma` wants them.
-        channel, image = element % channels, row // sizes.positions
+        element, channel, image, here = rows_from(start, last, column, sizes, CUT)
         value = activate(preactivation(affine, element, channel, here), affine.function)
         if gate is not None:
             value = value * tl.load(gate + image * channels + channel, mask=here, other=0.0)
@@ -145,7 +118,7 @@ def block_step_sums_kernel(
         terms = g * tl.where(inside, whole - scale * value, whole)
         steps = steps + tl.where(here, terms, 0.0).to(tl.float64)
         offsets = offsets + tl.where(inside, 0.0, g).to(tl.float64)
-        start += LANES
+        start += CUT[1]
     store_sums(partial, part, steps, offsets, column, channels)
 
 

@@ -20,6 +20,7 @@ from .quantizer import (
     elements_of,
     gather_bits,
     larger,
+    load_quantizer,
     make_quantizer,
     narrow,
     quantize,
@@ -72,9 +73,7 @@ def fake_quant_kernel(
     x, ends, y, inside, numel, levels, SCHEME: tl.constexpr, BYTES: tl.constexpr
 ) -> None:
     """y [numel] and inside [numel / 8] of x [numel] for the range ends [2]."""
-    lo, hi, scale, zero, least, most = make_quantizer(
-        tl.load(ends), tl.load(ends + 1), levels, SCHEME
-    )
+    lo, hi, scale, zero, least, most = load_quantizer(ends, levels, SCHEME)
     byte, element, v = _load_tile(x, tl.program_id(0).to(tl.int64), numel, BYTES)
     _store_rounded(y, inside, byte, v, element, numel, lo, hi, scale, zero, least, most)
 
@@ -125,9 +124,7 @@ def quantize_kernel(
     BYTES: tl.constexpr,
 ) -> None:
     """codes, EACH a byte, and inside [numel / 8] of x [numel], with partial extremes of x."""
-    lo, hi, scale, zero, least, most = make_quantizer(
-        tl.load(ends), tl.load(ends + 1), levels, SCHEME
-    )
+    lo, hi, scale, zero, least, most = load_quantizer(ends, levels, SCHEME)
     seen_lo, seen_hi = _nothing_seen(BYTES)
     tile = tl.program_id(0).to(tl.int64)
     while tile < tl.cdiv(numel, BYTES * 8):
@@ -147,17 +144,10 @@ def quantize_kernel(
 
 @triton.jit(do_not_specialize=["levels"])
 def dequantize_kernel(
-    codes,
-    ends,
-    y,
-    numel,
-    levels,
-    SCHEME: tl.constexpr,
-    EACH: tl.constexpr,
-    BYTES: tl.constexpr,
+    codes, ends, y, numel, levels, SCHEME: tl.constexpr, EACH: tl.constexpr, BYTES: tl.constexpr
 ) -> None:
     """y [numel], of any type: the values of codes, EACH a byte."""
-    _, _, scale, zero, least, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+    _, _, scale, zero, least, _ = load_quantizer(ends, levels, SCHEME)
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
     part = tl.arange(0, EACH)[None, :]
     element = byte[:, None] * EACH + part
@@ -172,18 +162,9 @@ def fake_quant_per_tensor(
 ) -> tuple[Tensor, Tensor]:
     """Values of the codes of x in x's dtype, and the bits of lo <= x <= hi in memory order."""
     y, inside = torch.empty_like(x), empty_bits(x, x.numel())
-    launch(
-        fake_quant_kernel,
-        triton.cdiv(inside.numel(), BYTES),
-        x,
-        range.contiguous(),
-        y,
-        inside,
-        x.numel(),
-        levels,
-        SCHEME=scheme,
-        BYTES=BYTES,
-    )
+    operands = (x, range.contiguous(), y, inside, x.numel(), levels)
+    programs = triton.cdiv(inside.numel(), BYTES)
+    launch(fake_quant_kernel, programs, *operands, SCHEME=scheme, BYTES=BYTES)
     return y, inside
 
 
@@ -194,22 +175,9 @@ def fake_quant_per_tensor_observed(
     y, inside = torch.empty_like(x), empty_bits(x, x.numel())
     first, _ = find_extremes(x, step, first_only=True)
     partial, programs = partial_extremes(x)
-    launch(
-        fake_quant_observed_kernel,
-        programs,
-        x,
-        range.contiguous(),
-        step,
-        first,
-        partial,
-        y,
-        inside,
-        x.numel(),
-        levels,
-        SCHEME=scheme,
-        BYTES=BYTES,
-        MOST=MOST_PROGRAMS,
-    )
+    operands = (x, range.contiguous(), step, first, partial, y, inside, x.numel(), levels)
+    constants = {"SCHEME": scheme, "BYTES": BYTES, "MOST": MOST_PROGRAMS}
+    launch(fake_quant_observed_kernel, programs, *operands, **constants)
     return y, inside, reduce_extremes(partial, programs)
 
 
@@ -220,20 +188,9 @@ def quantize_per_tensor(
     codes = x.new_empty(code_bytes(x.numel(), levels), dtype=torch.uint8)
     inside = empty_bits(x, x.numel())
     partial, programs = partial_extremes(x)
-    launch(
-        quantize_kernel,
-        programs,
-        x,
-        range.contiguous(),
-        partial,
-        codes,
-        inside,
-        x.numel(),
-        levels,
-        SCHEME=scheme,
-        EACH=codes_in_a_byte(levels),
-        BYTES=BYTES,
-    )
+    operands = (x, range.contiguous(), partial, codes, inside, x.numel(), levels)
+    constants = {"SCHEME": scheme, "EACH": codes_in_a_byte(levels), "BYTES": BYTES}
+    launch(quantize_kernel, programs, *operands, **constants)
     return codes, inside, reduce_extremes(partial, programs)
 
 
@@ -242,16 +199,7 @@ def dequantize_per_tensor(
 ) -> Tensor:
     """The values of packed codes, [numel], rounded to a dtype."""
     y = packed.new_empty(numel, dtype=dtype)
-    launch(
-        dequantize_kernel,
-        triton.cdiv(packed.numel(), BYTES * 4),
-        packed,
-        range.contiguous(),
-        y,
-        numel,
-        levels,
-        SCHEME=scheme,
-        EACH=codes_in_a_byte(levels),
-        BYTES=BYTES * 4,
-    )
+    operands = (packed, range.contiguous(), y, numel, levels)
+    constants = {"SCHEME": scheme, "EACH": codes_in_a_byte(levels), "BYTES": BYTES * 4}
+    launch(dequantize_kernel, triton.cdiv(packed.numel(), BYTES * 4), *operands, **constants)
     return y

@@ -18,7 +18,7 @@ from ...shapes import accumulator_dtype
 from .fake_quant_weight import quantize_per_channel
 from .geometry import Geometry, corner_of, tap_of
 from .launch import codes_in_a_byte, given, launch, row_and_columns
-from .quantizer import make_quantizer
+from .quantizer import load_quantizer
 from .tiles import DEPTHWISE_TILES, PRODUCT_TILES, Tile
 from .tuning import choose, device_name
 
@@ -37,7 +37,7 @@ def conv_ratio_kernel(
     ends, scale, ratio, levels, outputs, SCHEME: tl.constexpr, TILE: tl.constexpr
 ) -> None:
     """ratio [O] = 1 / (S_x * S_w)."""
-    _, _, of_input, _, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+    _, _, of_input, _, _, _ = load_quantizer(ends, levels, SCHEME)
     channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
     here = channel < outputs
     both = of_input * tl.load(scale + channel, mask=here, other=1.0)
@@ -45,15 +45,16 @@ def conv_ratio_kernel(
 
 
 @triton.jit
-def _input_zero_point(ends, levels, SCHEME: tl.constexpr):
-    _, _, _, zero, _, _ = make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+def _input_zero_point(ends, levels, CODES: tl.constexpr):
+    SCHEME: tl.constexpr = CODES[0]
+    _, _, _, zero, _, _ = load_quantizer(ends, levels, SCHEME)
     return _finite_or_zero(zero)
 
 
 @triton.jit
-def _integers(codes, element, here, zero, EACH: tl.constexpr):
-    """The integers of codes, EACH a byte, 0 where there is no image."""
-    if EACH == 2:
+def _integers(codes, element, here, zero, CODES: tl.constexpr):
+    """The integers of codes, 0 where there is no image; CODES is (scheme, codes in a byte)."""
+    if CODES[1] == 2:
         both = tl.load(codes + (element >> 1), mask=here, other=0).to(tl.int32)
         code = (both >> ((element & 1).to(tl.int32) * 4)) & 15
     else:
@@ -73,21 +74,15 @@ def _store(out, ratio, total, element, channel, here):
 
 @triton.jit(do_not_specialize=["levels"])
 def depthwise_kernel(
-    codes,
-    ends,
-    w,
-    ratio,
-    out,
-    g,
-    levels,
-    blocks,
-    SCHEME: tl.constexpr,
-    EACH: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    codes, ends, w, ratio, out, g, levels, blocks, CODES: tl.constexpr, TILE: tl.constexpr
 ) -> None:
-    """out [pixels, C] by integers w [taps, C]; a pruned weight is a zero in a register."""
-    zero = _input_zero_point(ends, levels, SCHEME)
+    """out [pixels, C] by integers w [taps, C]; a pruned weight is a zero in a register.
+
+    TILE is how many pixels and channels a program takes.
+    """
+    PIXELS: tl.constexpr = TILE[0]
+    CHANNELS: tl.constexpr = TILE[1]
+    zero = _input_zero_point(ends, levels, CODES)
     row, channel = row_and_columns(blocks, CHANNELS)
     pixel = row * PIXELS + tl.arange(0, PIXELS)
     here = channel < g.channels
@@ -97,7 +92,7 @@ def depthwise_kernel(
     while tap < g.kernel_height * g.kernel_width:
         source, inside = tap_of(pixel, corner, tap, g)
         element = source[:, None] * g.channels + channel[None, :]
-        found = _integers(codes, element, inside[:, None] & here[None, :], zero, EACH)
+        found = _integers(codes, element, inside[:, None] & here[None, :], zero, CODES)
         weight = tl.load(w + tap * g.channels + channel, mask=here, other=0).to(tl.int32)
         total += found * weight[None, :]
         tap += 1
@@ -108,12 +103,21 @@ def depthwise_kernel(
 
 
 @triton.jit
-def _byte_integers(codes, element, inside, there, zero, EACH: tl.constexpr):
+def _byte_integers(codes, element, inside, there, zero, CODES: tl.constexpr):
     """Integers as signed bytes, 0 where no such channel is; of bytes less BYTE_SHIFT + zero."""
-    found = _integers(codes, element, inside & there, zero, EACH)
-    if EACH == 1:
+    found = _integers(codes, element, inside & there, zero, CODES)
+    if CODES[1] == 1:
         found = tl.where(there, found - (zero + _BYTE_SHIFT), 0)
     return found
+
+
+@triton.jit
+def _outputs_of(block, blocks, g, OUTPUTS: tl.constexpr):
+    """The group of a block, its outputs [OUTPUTS], and which of them the group has."""
+    per_group, blocks_per_group = g.outputs // g.groups, blocks // g.groups
+    group = block // blocks_per_group
+    in_group = block % blocks_per_group * OUTPUTS + tl.arange(0, OUTPUTS)
+    return group, group * per_group + in_group, in_group < per_group
 
 
 @triton.jit(do_not_specialize=["levels"])
@@ -129,20 +133,20 @@ def product_kernel(
     g,
     levels,
     blocks,
-    SCHEME: tl.constexpr,
-    EACH: tl.constexpr,
-    PIXELS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    CODES: tl.constexpr,
+    TILE: tl.constexpr,
 ) -> None:
-    """out [pixels, O]: for each tap a product of tiles, left out where all weights are pruned."""
-    zero = _input_zero_point(ends, levels, SCHEME)
+    """out [pixels, O]: for each tap a product of tiles, left out where all weights are pruned.
+
+    TILE is how many pixels, outputs and inputs a program multiplies at a time.
+    """
+    PIXELS: tl.constexpr = TILE[0]
+    OUTPUTS: tl.constexpr = TILE[1]
+    DEPTH: tl.constexpr = TILE[2]
+    zero = _input_zero_point(ends, levels, CODES)
     block = tl.program_id(0) % blocks
-    per_group, group_channels = g.outputs // g.groups, g.channels // g.groups
-    blocks_per_group = blocks // g.groups
-    group = block // blocks_per_group
-    in_group = block % blocks_per_group * OUTPUTS + tl.arange(0, OUTPUTS)
-    output = group * per_group + in_group
+    group, output, is_output = _outputs_of(block, blocks, g, OUTPUTS)
+    group_channels = g.channels // g.groups
     pixel = tl.program_id(0).to(tl.int64) // blocks * PIXELS + tl.arange(0, PIXELS)
     corner = corner_of(pixel, g)
     total = tl.zeros((PIXELS, OUTPUTS), tl.int32)
@@ -158,9 +162,9 @@ def product_kernel(
                 c = step * DEPTH + tl.arange(0, DEPTH)
                 there = c < group_channels
                 element = base[:, None] + c[None, :]
-                a = _byte_integers(codes, element, inside[:, None], there[None, :], zero, EACH)
+                a = _byte_integers(codes, element, inside[:, None], there[None, :], zero, CODES)
                 at = (output[None, :] * taps + tap) * group_channels + c[:, None]
-                known = there[:, None] & (in_group < per_group)[None, :]
+                known = there[:, None] & is_output[None, :]
                 b = tl.load(w + at, mask=known, other=0)
                 total = tl.dot(a.to(tl.int8), b, total, out_dtype=tl.int32)
                 if offset is not None:
@@ -168,11 +172,11 @@ def product_kernel(
             step += 1
         tap += 1
     element = pixel[:, None] * g.outputs + output[None, :]
-    both = (pixel < g.pixels)[:, None] & (in_group < per_group)[None, :]
-    column = tl.where(in_group < per_group, output, 0)
+    both = (pixel < g.pixels)[:, None] & is_output[None, :]
+    column = tl.where(is_output, output, 0)
     if offset is not None:
         total += of_pixel[:, None] * tl.load(offset + column)[None, :]
-    if EACH == 1:
+    if CODES[1] == 1:
         total += ((zero + _BYTE_SHIFT) * tl.load(sums + column))[None, :]
     _store(out, ratio, total, element, column[None, :], both)
 
@@ -220,9 +224,9 @@ def _tiles_with_weights(integers: Tensor, groups: int, tile: Tile) -> Tensor:
     return (tiles != 0).any(5).any(2).flatten(0, 1).to(torch.uint8).contiguous()
 
 
-def _constants(conv: CodesConvolution) -> dict[str, int]:
-    """What kernels that read codes are compiled for."""
-    return {"SCHEME": int(conv.scheme), "EACH": codes_in_a_byte(conv.levels)}
+def _codes(conv: CodesConvolution) -> tuple[int, int]:
+    """What kernels that read codes are compiled for: their scheme, and how many share a byte."""
+    return int(conv.scheme), codes_in_a_byte(conv.levels)
 
 
 def _ratio(conv: CodesConvolution, scale: Tensor) -> Tensor:
@@ -241,8 +245,8 @@ def _depthwise(
     by_tap = weights.integers[:, :, 0].t().contiguous()
     programs = triton.cdiv(g.pixels, tile.pixels) * blocks
     operands = (conv.codes, conv.range, by_tap, factors, out, g, conv.levels, blocks)
-    sizes = {"PIXELS": tile.pixels, "CHANNELS": tile.channels}
-    launch(depthwise_kernel, programs, *operands, **_constants(conv), **sizes, **tile.launch)
+    constants = {"CODES": _codes(conv), "TILE": (tile.pixels, tile.channels), **tile.launch}
+    launch(depthwise_kernel, programs, *operands, **constants)
 
 
 def _product(
@@ -255,8 +259,8 @@ def _product(
     operands = (conv.codes, conv.range, weights.bytes(), weights.sums(), weights.offset, used)
     rest = (factors, out, g, conv.levels, blocks)
     programs = triton.cdiv(g.pixels, tile.pixels) * blocks
-    sizes = {"PIXELS": tile.pixels, "OUTPUTS": tile.channels, "DEPTH": tile.depth}
-    constants = {**_constants(conv), **sizes, **tile.launch}
+    sizes = (tile.pixels, tile.channels, tile.depth)
+    constants = {"CODES": _codes(conv), "TILE": sizes, **tile.launch}
     launch(product_kernel, programs, *operands, *rest, **constants)
 
 

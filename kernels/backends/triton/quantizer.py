@@ -97,6 +97,12 @@ def make_quantizer(lo, hi, levels, SCHEME: tl.constexpr) -> tuple[tl.tensor, ...
 
 
 @triton.jit
+def load_quantizer(ends, levels, SCHEME: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """The quantizer of a range, or of a step and a zero point, ends [2]."""
+    return make_quantizer(tl.load(ends), tl.load(ends + 1), levels, SCHEME)
+
+
+@triton.jit
 def is_inside(x, lo, hi, scale, SCHEME: tl.constexpr) -> tl.tensor:
     """Where a gradient passes: from lo to hi, strictly between them where the step is learned."""
     if SCHEME == _LEARNED:

@@ -79,7 +79,15 @@ class MatrixProduct:
 
 
 @dataclass(frozen=True)
-class BatchNorm:
+class Elementwise:
+    """An operation on each of ``numel`` elements."""
+
+    name: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class BatchNorm(Elementwise):
     """A batch normalization of ``numel`` elements in ``channels`` channels.
 
     ``folds_into`` names the convolution or linear layer whose output only it reads, so that in
@@ -87,19 +95,15 @@ class BatchNorm:
     ``parameters`` are those of a normalization that no module of its own does.
     """
 
-    name: str
-    numel: int
     channels: int
     folds_into: str | None = None
     parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(Elementwise):
     """A layer normalization of ``numel`` elements, in ``groups`` groups with their own moments."""
 
-    name: str
-    numel: int
     groups: int
     affine: bool
 
@@ -114,11 +118,9 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Elementwise):
     """A softmax, or its logarithm, of ``numel`` elements in ``groups`` with a sum of their own."""
 
-    name: str
-    numel: int
     groups: int
     is_log: bool
 
@@ -139,28 +141,20 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Interpolation:
+class Interpolation(Elementwise):
     """``numel`` elements between others, each a sum of ``taps`` of them with fixed weights."""
 
-    name: str
-    numel: int
     taps: int
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Elementwise):
     """A product, broadcast as squeeze-excite ends in it, over ``numel`` elements."""
-
-    name: str
-    numel: int
 
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(Elementwise):
     """An element-wise addition, as residual blocks end in it, over ``numel`` elements."""
-
-    name: str
-    numel: int
 
 
 @dataclass(frozen=True)
@@ -179,11 +173,8 @@ class Permutation:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Elementwise):
     """A dropout layer, which is the identity in evaluation."""
-
-    name: str
-    numel: int
 
 
 Op = (
