@@ -26,7 +26,8 @@ from micronet.quantization import conversion, precision_change, quantize, weight
 from micronet.quantization.images.inputs import watch_inputs
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import Recipe, TrainSection
+from micronet.recipe.reader import Recipe
+from micronet.recipe.schema import TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
