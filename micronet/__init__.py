@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from micronet.data.datasets import Data, open_data
     from micronet.data.preprocessing import Preprocessing
     from micronet.models.architectures import create_model, load_weights, preprocessing
-    from micronet.recipe.reader import (
+    from micronet.recipe.reader import Recipe
+    from micronet.recipe.schema import (
         ActivationPrecision,
         AugmentSection,
         DistillSection,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         PruneSection,
         QuantizeOverride,
         QuantizeSection,
-        Recipe,
         TrainSection,
         WeightPrecision,
     )
@@ -64,10 +64,10 @@ _HOMES = {
     "micronet.data.datasets": "Data open_data",
     "micronet.data.preprocessing": "Preprocessing",
     "micronet.models.architectures": "create_model load_weights preprocessing",
-    "micronet.recipe.reader": (
+    "micronet.recipe.reader": "Recipe",
+    "micronet.recipe.schema": (
         "ActivationPrecision AugmentSection DistillSection OscillationSection ProgressiveStage "
-        "PruneGroup PruneSection QuantizeOverride QuantizeSection Recipe TrainSection "
-        "WeightPrecision"
+        "PruneGroup PruneSection QuantizeOverride QuantizeSection TrainSection WeightPrecision"
     ),
     "micronet.runs.folder": "Loaded load save",
     "micronet.scoring.count": "Score score",

@@ -14,13 +14,8 @@ from micronet.pruning import prune
 from micronet.pruning.patterns import outputs_first_shape
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import (
-    PruneGroup,
-    PruneSection,
-    Recipe,
-    load_recipe,
-    recipe_to_dict,
-)
+from micronet.recipe.reader import Recipe, load_recipe, recipe_to_dict
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.scoring.network import plan_files
 from micronet.training.optimizer import learning_rate
 

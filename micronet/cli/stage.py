@@ -18,13 +18,9 @@ from micronet.data.preprocessing import Preprocessing, Statistics, of_record
 from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.images.moments import check_moments
-from micronet.recipe.reader import (
-    DistillSection,
-    Recipe,
-    TrainSection,
-    check_train,
-    load_recipe,
-)
+from micronet.recipe.checks import check_train
+from micronet.recipe.reader import Recipe, load_recipe
+from micronet.recipe.schema import DistillSection, TrainSection
 from micronet.recipe.yaml_source import line_of
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.runs.run_config import Request, RunConfig

@@ -27,7 +27,8 @@ from micronet.quantization.faults import LearnedWatch, require_sound_quantizers
 from micronet.quantization.images.inputs import watch_inputs
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import Recipe, TrainSection
+from micronet.recipe.reader import Recipe
+from micronet.recipe.schema import TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 

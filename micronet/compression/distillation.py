@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from micronet.recipe.reader import DistillSection
+from micronet.recipe.schema import DistillSection
 from micronet.utils.errors import UserError
 
 

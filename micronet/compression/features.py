@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from micronet.quantization.layers import quantized_layers
 from micronet.recipe.layer_patterns import layers_meant
-from micronet.recipe.reader import DistillSection
+from micronet.recipe.schema import DistillSection
 from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 

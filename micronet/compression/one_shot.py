@@ -10,13 +10,13 @@ from torch import nn
 
 from micronet.compression.compress import compress
 from micronet.compression.compression import Compression
-from micronet.recipe.reader import (
+from micronet.recipe.reader import Recipe
+from micronet.recipe.schema import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,
     QuantizeOverride,
     QuantizeSection,
-    Recipe,
     WeightPrecision,
 )
 from micronet.utils.errors import UserError

@@ -10,7 +10,7 @@ from torch import nn
 
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.quantizers.inputs import InputQuantizer
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 

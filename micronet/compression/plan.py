@@ -15,13 +15,13 @@ from micronet.quantization import quantize
 from micronet.quantization.images.moments import with_moments
 from micronet.quantization.precision_change import fewest_bits
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import (
+from micronet.recipe.reader import Recipe
+from micronet.recipe.schema import (
     DistillSection,
     OscillationSection,
     PruneGroup,
     PruneSection,
     QuantizeSection,
-    Recipe,
 )
 from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from micronet.models import architectures
 from micronet.pruning.sparsity_schedule import firing_epochs
-from micronet.recipe.reader import SECOND_ORDER, PruneGroup, PruneSection
+from micronet.recipe.schema import SECOND_ORDER, PruneGroup, PruneSection
 from micronet.utils.errors import UserError
 
 # Of the moving average of squared gradients: the weight of what it held before each step.

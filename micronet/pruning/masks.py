@@ -17,7 +17,7 @@ from micronet.models import architectures, shared_layers
 from micronet.pruning import patterns
 from micronet.pruning.curvature import Curvature
 from micronet.pruning.sparsity_schedule import firing_epochs, pruned_weights, target_sparsity
-from micronet.recipe.reader import SECOND_ORDER, PruneGroup, PruneSection
+from micronet.recipe.schema import SECOND_ORDER, PruneGroup, PruneSection
 from micronet.utils.errors import UserError
 
 # Under this name a layer carries the bits of its weight's mask, see ``Masks.attach``.

@@ -30,7 +30,7 @@ from micronet.pruning.sparsity_schedule import (
 )
 from micronet.quantization.plain_weights import check_weight
 from micronet.recipe.layer_patterns import assign_layers
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from micronet.pruning import patterns
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 
 
 def firing_epochs(section: PruneSection, group: PruneGroup | None = None) -> range:

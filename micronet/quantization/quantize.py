@@ -37,8 +37,8 @@ from micronet.quantization.quantizers.inputs import ActivationQuantizer
 from micronet.quantization.quantizers.learned import LearnedActivationQuantizer, is_invalid
 from micronet.quantization.sync_batch_norm import synchronize_in_integers_
 from micronet.recipe.layer_patterns import assign_layers
-from micronet.recipe.reader import ActivationPrecision, Inherit, QuantizeSection, WeightPrecision
-from micronet.recipe.schema import IMAGE
+from micronet.recipe.schema import IMAGE, ActivationPrecision, QuantizeSection, WeightPrecision
+from micronet.recipe.strict import Inherit
 from micronet.recipe.yaml_source import line_of
 from micronet.utils.errors import UserError
 

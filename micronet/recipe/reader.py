@@ -9,48 +9,13 @@ from typing import Any
 
 import yaml
 
-from micronet.recipe.checks import check, check_train
+from micronet.recipe.checks import check
 from micronet.recipe.distiller import schedules
-from micronet.recipe.schema import (
-    SECOND_ORDER,
-    ActivationPrecision,
-    AugmentSection,
-    DistillSection,
-    OscillationSection,
-    ProgressiveStage,
-    PruneGroup,
-    PruneSection,
-    QuantizeOverride,
-    QuantizeSection,
-    Sections,
-    TrainSection,
-    WeightPrecision,
-)
+from micronet.recipe.schema import Sections
 from micronet.recipe.shipped import located
-from micronet.recipe.strict import Inherit, build, to_plain
+from micronet.recipe.strict import build, to_plain
 from micronet.recipe.yaml_source import line_of, read_yaml
 from micronet.utils.errors import UserError
-
-__all__ = [
-    "SECOND_ORDER",
-    "ActivationPrecision",
-    "AugmentSection",
-    "DistillSection",
-    "Inherit",
-    "OscillationSection",
-    "ProgressiveStage",
-    "PruneGroup",
-    "PruneSection",
-    "QuantizeOverride",
-    "QuantizeSection",
-    "Recipe",
-    "TrainSection",
-    "WeightPrecision",
-    "check_train",
-    "load_recipe",
-    "recipe_from_dict",
-    "recipe_to_dict",
-]
 
 
 class Recipe(Sections):

@@ -15,7 +15,8 @@ import micronet_kernels as kernels
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.layers import QuantizedLayer
-from micronet.recipe.reader import PruneGroup, recipe_from_dict
+from micronet.recipe.reader import recipe_from_dict
+from micronet.recipe.schema import PruneGroup
 from micronet.runs import directory
 from micronet.runs.directory import RunDirectory
 from micronet.scoring.count import DEFAULT_RULES, Score, score_subject

@@ -17,7 +17,7 @@ from micronet.compression.epoch_facts import epoch_facts
 from micronet.data.batches import Batch
 from micronet.data.datasets import Data
 from micronet.pruning import prune
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.training.checkpoint_saver import CheckpointSaver
 from micronet.training.evaluation import Accuracy, evaluate
 from micronet.training.optimizer import (

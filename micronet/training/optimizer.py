@@ -14,7 +14,7 @@ from torch import nn
 from micronet.compression.compression import Compression
 from micronet.models import shared_layers
 from micronet.models.shared_tensors import first_names
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.training.joint_optimizer import JointOptimizer
 from micronet.utils.errors import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from micronet.compression.plan import CompressionPlan
-from micronet.recipe.reader import AugmentSection, TrainSection
+from micronet.recipe.schema import AugmentSection, TrainSection
 
 
 @dataclass(frozen=True)

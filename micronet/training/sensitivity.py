@@ -23,7 +23,7 @@ from micronet.models import architectures, shared_layers
 from micronet.pruning import prune
 from micronet.quantization.plain_weights import check_weight
 from micronet.recipe.layer_patterns import assign_layers
-from micronet.recipe.reader import PruneGroup
+from micronet.recipe.schema import PruneGroup
 from micronet.runs.checkpoint import write_atomically
 from micronet.training.evaluation import Accuracy, evaluate
 from micronet.utils.errors import UserError

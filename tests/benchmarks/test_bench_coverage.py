@@ -12,7 +12,7 @@ from benchmarks.coverage import examination, networks, table
 from benchmarks.coverage.examination import STEPS, Coverage
 from micronet.models import architectures
 from micronet.quantization import conversion, quantize
-from micronet.recipe import reader
+from micronet.recipe import schema
 from micronet.scoring.count import score_model
 
 TEN = [
@@ -34,8 +34,8 @@ TEN = [
 def test_ten_families_compute_in_integers(name):
     """Nearly all of them, in training and to the same logits whatever the batch and threads."""
     model = architectures.create_model(f"timm:{name}", 2)
-    precision = reader.WeightPrecision(4), reader.ActivationPrecision(4)
-    bits = quantize.plan(model, reader.QuantizeSection(*precision))
+    precision = schema.WeightPrecision(4), schema.ActivationPrecision(4)
+    bits = quantize.plan(model, schema.QuantizeSection(*precision))
     rows = conversion.report(model, bits)
     assert {row.arithmetic for row in rows} == {conversion.INTEGER}
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from torch import nn
 from micronet.compression.ema import ModelEma, averaged_tensors
 from micronet.models import architectures
 from micronet.pruning import prune
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.runs import checkpoint, directory
 from micronet.train import main
 

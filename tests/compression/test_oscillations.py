@@ -13,7 +13,7 @@ from micronet.compression.oscillations.weight_grid import weight_grid
 from micronet.models.shared_layers import owners
 from micronet.quantization.layers import quantized_layers
 from micronet.quantization.quantize import LayerBits, convert_
-from micronet.recipe.reader import OscillationSection
+from micronet.recipe.schema import OscillationSection
 from micronet.utils.errors import UserError
 
 STEPS = ("range", "learned")

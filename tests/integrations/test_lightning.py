@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import plain_loops
 from micronet.compression.one_shot import quantize_
-from micronet.recipe.reader import (
+from micronet.recipe.schema import (
     ActivationPrecision,
     OscillationSection,
     ProgressiveStage,

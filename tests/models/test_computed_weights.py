@@ -16,7 +16,7 @@ from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.quantization import conversion, quantize
 from micronet.quantization.plain_weights import check_weight, computed
-from micronet.recipe import reader
+from micronet.recipe import schema
 from micronet.runs import directory
 from micronet.scoring.network.layer_facts import LayerBits
 from micronet.train import main
@@ -173,9 +173,9 @@ def test_the_layers_of_a_conversion_are_no_computed_ones():
 @pytest.mark.parametrize("kind", COMPUTED)
 def test_pruning_quantizing_and_scoring_refuse_by_name(kind):
     model = nn.Sequential(COMPUTED[kind](), nn.Linear(4, 4))
-    s = reader.PruneSection((reader.PruneGroup(("*",), final_sparsity=0.5),), method="one-shot")
-    precision = reader.WeightPrecision(4), reader.ActivationPrecision(4)
-    named = reader.QuantizeSection(*precision, (reader.QuantizeOverride(("0",)),))
+    s = schema.PruneSection((schema.PruneGroup(("*",), final_sparsity=0.5),), method="one-shot")
+    precision = schema.WeightPrecision(4), schema.ActivationPrecision(4)
+    named = schema.QuantizeSection(*precision, (schema.QuantizeOverride(("0",)),))
     for verb, act in {
         "pruned": lambda: prune.layer_groups(model, s, "x.yaml"),
         "quantized": lambda: quantize.plan(model, named, "x.yaml"),
@@ -184,16 +184,16 @@ def test_pruning_quantizing_and_scoring_refuse_by_name(kind):
         with pytest.raises(UserError, match=rf"layer '0' \(\w+\) cannot be {verb}: its "):
             act()
     # What only the defaults reach stays in float, and its report says why.
-    reached = quantize.plan(model, reader.QuantizeSection(*precision))
+    reached = quantize.plan(model, schema.QuantizeSection(*precision))
     assert reached["0"].is_float and not reached["1"].is_float
     row = conversion.report(model, reached)[0]
     assert row.arithmetic == "float" and row.reason == computed(model[0])
     assert quantize.bits_from_dict(quantize.bits_to_dict(reached)) == reached
     # What is left alone is not refused.
-    rest = reader.PruneSection((reader.PruneGroup(("1",), final_sparsity=0.5),), method="one-shot")
+    rest = schema.PruneSection((schema.PruneGroup(("1",), final_sparsity=0.5),), method="one-shot")
     assert list(prune.layer_groups(model, rest)) == ["1"]
-    override = reader.QuantizeOverride(("0",), None, None)
-    plan = quantize.plan(model, reader.QuantizeSection(*precision, (override,)))
+    override = schema.QuantizeOverride(("0",), None, None)
+    plan = quantize.plan(model, schema.QuantizeSection(*precision, (override,)))
     before, kept = model[0], dict(vars(model[0]))
     quantize.convert_(model, plan)
     assert model[0] is before and vars(model[0]).keys() == kept.keys()

@@ -19,7 +19,7 @@ from micronet.quantization.deterministic_layers import FloatConv2d
 from micronet.quantization.layers import QuantizedConv2d
 from micronet.quantization.sync_batch_norm import SyncBatchNorm, synchronized
 from micronet.recipe import layer_patterns
-from micronet.recipe.reader import (
+from micronet.recipe.schema import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,

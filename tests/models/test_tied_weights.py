@@ -11,7 +11,7 @@ from micronet.models import architectures, shared_layers
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.layers import QuantizedLayer
-from micronet.recipe.reader import (
+from micronet.recipe.schema import (
     ActivationPrecision,
     QuantizeOverride,
     QuantizeSection,

@@ -7,7 +7,7 @@ from torch import nn
 import micronet_kernels as kernels
 from micronet.models import architectures
 from micronet.pruning import patterns, prune
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.utils.errors import UserError
 
 SHAPES = [(8, 8, 3, 3), (5, 7, 1, 1), (6, 1, 5, 5), (10, 13), (1, 1)]

@@ -9,7 +9,7 @@ from torch import nn
 import micronet_kernels as kernels
 from micronet.models import architectures
 from micronet.pruning import prune
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.utils.errors import UserError
 from paths import DATA
 

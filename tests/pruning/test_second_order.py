@@ -14,7 +14,7 @@ from compressed import epoch_of, recipe, same, small, states, trained
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.pruning.curvature import DECAY, Curvature
-from micronet.recipe.reader import PruneGroup
+from micronet.recipe.schema import PruneGroup
 from micronet.reporting import facts as report_facts
 from micronet.reporting.page import page
 from micronet.runs import checkpoint

@@ -11,7 +11,7 @@ import micronet_kernels as kernels
 from micronet.cli import summary
 from micronet.pruning import patterns, prune
 from micronet.quantization.precision import LayerBits
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.scoring.network import layer_facts
 from micronet.training import sensitivity
 from micronet.training.evaluation import Accuracy

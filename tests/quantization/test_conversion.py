@@ -12,7 +12,7 @@ from micronet.models import architectures
 from micronet.quantization import conversion, quantize
 from micronet.quantization.layers import QuantizedLayer
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import ActivationPrecision, QuantizeSection, WeightPrecision
+from micronet.recipe.schema import ActivationPrecision, QuantizeSection, WeightPrecision
 
 PRECISIONS = [
     LayerBits(weights, inputs, 0.99, weight_step, input_step)

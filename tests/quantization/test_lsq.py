@@ -17,7 +17,7 @@ from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits, QuantizedConv2d
 from micronet.quantization.quantizers.learned import LearnedActivationQuantizer
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.training import optimizer
 
 LEARNED = LayerBits(4, 4, weight_step="learned", activation_step="learned")

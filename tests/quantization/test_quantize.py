@@ -13,7 +13,7 @@ from micronet.models import architectures
 from micronet.quantization import quantize
 from micronet.quantization.deterministic_layers import FloatConv2d
 from micronet.quantization.quantize import LayerBits, QuantizedConv2d, QuantizedLinear
-from micronet.recipe.reader import (
+from micronet.recipe.schema import (
     ActivationPrecision,
     QuantizeOverride,
     QuantizeSection,

@@ -27,15 +27,15 @@ from micronet.quantization import conversion, quantize
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLinear
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.sync_batch_norm import SyncBatchNorm, synchronized
-from micronet.recipe import reader
+from micronet.recipe import schema
 from micronet.utils.errors import UserError
 
-PRECISION = reader.WeightPrecision(4), reader.ActivationPrecision(4)
+PRECISION = schema.WeightPrecision(4), schema.ActivationPrecision(4)
 BITS = LayerBits(4, 4)
 
 
 def planned(model, *overrides):
-    return quantize.plan(model, reader.QuantizeSection(*PRECISION, overrides))
+    return quantize.plan(model, schema.QuantizeSection(*PRECISION, overrides))
 
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 9)])
@@ -134,10 +134,10 @@ def test_standardized_weights_stay_in_float_or_are_refused_by_name(kind):
     assert type(model[0]).__name__ == kind and isinstance(model[1], QuantizedConv2d)
     model = nn.Sequential(COMPUTED[kind](), nn.Conv2d(8, 8, 1))
     with pytest.raises(UserError, match=rf"layer '0' \({kind}\) cannot be quantized: its own"):
-        planned(model, reader.QuantizeOverride(("0",), reader.WeightPrecision(8)))
-    group = reader.PruneGroup(("0",), final_sparsity=0.5)
+        planned(model, schema.QuantizeOverride(("0",), schema.WeightPrecision(8)))
+    group = schema.PruneGroup(("0",), final_sparsity=0.5)
     with pytest.raises(UserError, match=rf"layer '0' \({kind}\) cannot be pruned"):
-        prune.layer_groups(model, reader.PruneSection((group,), method="one-shot"))
+        prune.layer_groups(model, schema.PruneSection((group,), method="one-shot"))
 
 
 def test_a_convolution_of_channels_stays_in_float():
@@ -145,7 +145,7 @@ def test_a_convolution_of_channels_stays_in_float():
     row = conversion.report(model, planned(model))[1]
     assert (row.layer, row.arithmetic) == ("1.conv", conversion.FLOAT)
     assert row.reason == "no quantized layer takes the place of Conv1d"
-    named = reader.QuantizeOverride(("1.conv",), reader.WeightPrecision(8))
+    named = schema.QuantizeOverride(("1.conv",), schema.WeightPrecision(8))
     with pytest.raises(UserError, match=r"layer '1\.conv' \(Conv1d\) cannot be quantized: set its"):
         planned(model, named)
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from micronet.recipe.reader import Inherit, load_recipe, recipe_from_dict, recipe_to_dict
+from micronet.recipe.reader import load_recipe, recipe_from_dict, recipe_to_dict
+from micronet.recipe.strict import Inherit
 from micronet.utils.errors import UserError
 
 WHOLE = """

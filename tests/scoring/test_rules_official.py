@@ -10,7 +10,7 @@ from torch import nn
 import micronet.score as score
 from micronet.pruning.prune import Masks, layer_groups
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import PruneGroup, PruneSection
+from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.scoring.rules.tracks import TRACKS, Track
 
 FOUR = LayerBits(4, 4)

@@ -20,13 +20,8 @@ import torch
 from torch import nn
 
 from micronet.compression.one_shot import prune_, quantize_
-from micronet.recipe.reader import (
-    ActivationPrecision,
-    QuantizeOverride,
-    Recipe,
-    WeightPrecision,
-    load_recipe,
-)
+from micronet.recipe.reader import Recipe, load_recipe
+from micronet.recipe.schema import ActivationPrecision, QuantizeOverride, WeightPrecision
 from micronet.runs import checkpoint
 from micronet.runs.folder import load, save
 from micronet.runs.folder_files import CONFIG, WEIGHTS

@@ -7,7 +7,7 @@ from micronet.compression.plan import CompressionPlan
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import (
+from micronet.recipe.schema import (
     SECOND_ORDER,
     DistillSection,
     OscillationSection,

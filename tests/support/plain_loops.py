@@ -8,12 +8,12 @@ from torch import nn
 
 from micronet.compression.compress import compress
 from micronet.quantization.layers import quantized_layers
-from micronet.recipe.reader import (
+from micronet.recipe.reader import Recipe
+from micronet.recipe.schema import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,
     QuantizeSection,
-    Recipe,
     TrainSection,
     WeightPrecision,
 )

@@ -2,7 +2,7 @@
 
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
-from micronet.recipe.reader import (
+from micronet.recipe.schema import (
     ActivationPrecision,
     PruneGroup,
     PruneSection,

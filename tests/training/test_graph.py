@@ -8,7 +8,7 @@ from guarded_steps import batch, everything, stepper, take
 from micronet.compression.compression import Compression
 from micronet.compression.ema import ModelEma
 from micronet.compression.plan import CompressionPlan
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.runs import checkpoint
 from micronet.train import main
 from micronet.training.optimizer import convolutions, make_optimizer, set_learning_rate

@@ -2,7 +2,7 @@
 
 import pytest
 
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.training.optimizer import Plateau, learning_rate
 from micronet.utils.errors import UserError
 

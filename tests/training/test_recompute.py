@@ -6,7 +6,7 @@ import torch
 
 from micronet.pruning import prune
 from micronet.quantization import quantize
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.training import loop
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.steps import step

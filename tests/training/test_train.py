@@ -13,7 +13,7 @@ from micronet.compression.compression import Compression
 from micronet.models import architectures
 from micronet.pruning import prune
 from micronet.quantization import quantize
-from micronet.recipe.reader import TrainSection
+from micronet.recipe.schema import TrainSection
 from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training import loop

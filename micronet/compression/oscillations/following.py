@@ -25,7 +25,7 @@ import micronet_kernels as kernels
 from micronet.compression.oscillations.weight_grid import WeightGrid, beyond_levels, weight_grid
 from micronet.models import shared_layers
 from micronet.quantization.layers import QuantizedLayer, quantized_layers
-from micronet.recipe.reader import OscillationSection
+from micronet.recipe.schema import OscillationSection
 from micronet.utils.errors import UserError
 
 # What is kept of each weight; all of them lie in one tensor, so that a step takes few kernels.

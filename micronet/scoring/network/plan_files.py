@@ -21,13 +21,8 @@ from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
 from micronet.recipe.checks import check
-from micronet.recipe.reader import (
-    PruneSection,
-    QuantizeSection,
-    Recipe,
-    load_recipe,
-    recipe_from_dict,
-)
+from micronet.recipe.reader import Recipe, load_recipe, recipe_from_dict
+from micronet.recipe.schema import PruneSection, QuantizeSection
 from micronet.recipe.shipped import located
 from micronet.recipe.strict import build
 from micronet.recipe.yaml_source import read_yaml
