@@ -7,6 +7,7 @@ Arithmetic is in the package ``micronet_kernels``; here are the modules that cal
 __all__ = [
     "conversion",
     "deterministic_layers",
+    "faults",
     "images",
     "layers",
     "plain_weights",

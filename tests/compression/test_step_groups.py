@@ -48,7 +48,7 @@ def test_what_quantizers_learn_has_one_list():
     ],
 )
 def test_a_schedule_of_torch_moves_late_steps_in_proportion(schedule, batches):
-    model, compression = compressed(1, step_lr=0.002)
+    model, compression = compressed(1, step_lr=2e-4)
     optimizer = torch.optim.AdamW(compression.parameter_groups(), lr=0.1)
     scheduler = schedule(optimizer)
     began = optimizer.param_groups[0]["initial_lr"]
@@ -62,7 +62,7 @@ def test_a_schedule_of_torch_moves_late_steps_in_proportion(schedule, batches):
             scheduler.step()
             if epoch:
                 first, last = (optimizer.param_groups[i]["lr"] for i in (0, -1))
-                assert last / 0.002 == pytest.approx(first / began)
+                assert last / 2e-4 == pytest.approx(first / began)
 
 
 @pytest.mark.parametrize("start", [0, 1])

@@ -66,11 +66,13 @@ def test_learned_steps_are_tied_too():
     steps = quantize.learned_steps(model)
     assert len({id(step) for step in steps.values()}) == len(steps) == 5
     model(torch.randn(2, 3, 8, 8)).sum().backward()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-3)  # steps stay positive
+    before = model[2].quantized_weight()
     group = parameters.step_group(model, {})
     torch.optim.SGD([model[0].weight], lr=0.1).add_param_group(group)
     sgd.step()
     assert torch.equal(model[2].quantized_weight(), model[4].quantized_weight())
+    assert not torch.equal(model[2].quantized_weight(), before)
 
 
 def test_a_weight_that_is_something_else_too_is_refused():
