@@ -1,7 +1,16 @@
-"""What every package may use: the user's error, several processes, numbers as text, progress.
+"""What every package may use: the user's error, several processes, results that are read
+later, numbers as text, progress.
 
 Knows nothing of what networks are made of. Nothing here imports another package of micronet.
 """
 
 # The modules that other packages may use; the others are this one's own.
-__all__ = ["distributed", "errors", "function_watch", "modes", "number_format", "progress"]
+__all__ = [
+    "deferred",
+    "distributed",
+    "errors",
+    "function_watch",
+    "modes",
+    "number_format",
+    "progress",
+]
