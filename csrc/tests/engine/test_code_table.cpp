@@ -74,7 +74,7 @@ void every_sum_has_its_code(std::mt19937& random) {
 
 // A float beyond 0.3 from which on codes are those of `target`, but for a few next to it.
 float threshold_of(const Quantizer& q, float target) {
-  float low = 0.3f, high = 8.0f;
+  float low = 0.3f, high = 16.0f;
   for (int i = 0; i < 60; ++i) {
     const float middle = low + (high - low) / 2.0f;
     (quantize(swish(middle), q) >= target ? high : low) = middle;
@@ -101,16 +101,6 @@ void arguments_around_a_threshold(std::mt19937& random) {
   }
 }
 
-// The first float found to have a code of a quantizer that makes 16 of swish.
-float start_of_code(const Quantizer& q, float target) {
-  float low = 0.3f, high = 16.0f;
-  for (int i = 0; i < 60; ++i) {
-    const float middle = low + (high - low) / 2.0f;
-    (quantize(swish(middle), q) >= target ? high : low) = middle;
-  }
-  return high;
-}
-
 struct Start {
   Quantizer quantizer;
   float at;
@@ -119,7 +109,7 @@ struct Start {
 Start draw_start(std::mt19937& random) {
   std::uniform_real_distribution<float> most(2.0f, 9.0f);
   const Quantizer q = make_quantizer(-0.2784645f, most(random), 16, kAffine);
-  return {q, start_of_code(q, static_cast<float>(4 + random() % 10))};
+  return {q, threshold_of(q, static_cast<float>(4 + random() % 10))};
 }
 
 // Every sum with an argument in a range of floats is in the range of sums, those too that are no
