@@ -98,6 +98,24 @@ struct TileSums {
       }
     }
   }
+
+  // Those of panels side by side. Of lines that leave the caches both halves are written one after
+  // the other: a half that leaves alone takes as long as a line.
+  template <int kTile>
+  void store_two(int64_t pixel, int64_t channel) const {
+    if (!tile.streamed) {
+      store<kTile>(pixel, channel);
+      store<kTile + 1>(pixel, channel + kWidth);
+      return;
+    }
+    alignas(64) int32_t sums[2][kMostRows * kWidth];
+    store_tile<kTile>(sums[0], 4 * kWidth);
+    store_tile<kTile + 1>(sums[1], 4 * kWidth);
+    for (int64_t p = 0; p < rows; ++p) {
+      store_sums(Dots::load(sums[0] + p * kWidth), tile, pixel + p, channel);
+      store_sums(Dots::load(sums[1] + p * kWidth), tile, pixel + p, channel + kWidth);
+    }
+  }
 };
 
 // Products [k, k + deep) of two panels, or of one.
@@ -129,10 +147,13 @@ void tile_block(const TileSums& sums, int64_t pixel, int64_t channel) {
     }
     if constexpr (kTall && kWide) _tile_dpbusd(3, 5, 7);
   }
-  sums.store<0>(pixel, channel);
-  if constexpr (kWide) sums.store<1>(pixel, channel + kWidth);
-  if constexpr (kTall) sums.store<2>(pixel + sums.rows, channel);
-  if constexpr (kTall && kWide) sums.store<3>(pixel + sums.rows, channel + kWidth);
+  if constexpr (kWide) {
+    sums.store_two<0>(pixel, channel);
+    if constexpr (kTall) sums.store_two<2>(pixel + sums.rows, channel);
+  } else {
+    sums.store<0>(pixel, channel);
+    if constexpr (kTall) sums.store<2>(pixel + sums.rows, channel);
+  }
 }
 
 // All pixels, the last ones together with some before them where they do not fill a tile.
