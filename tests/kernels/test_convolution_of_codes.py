@@ -55,6 +55,17 @@ def test_integers_and_values_are_the_same_everywhere(on_all, rng, threads, case,
     assert torch.equal(values, acc.float() * ratio[:, None, None])
 
 
+@pytest.mark.parametrize("levels", [(16, 16), (256, 256)], ids=str)
+@pytest.mark.parametrize("outputs", [96, 160])
+def test_sums_that_are_written_past_the_caches_are_the_same(on_all, rng, threads, levels, outputs):
+    """More than 4 MiB of whole cache lines, by even and by odd numbers of sixteen outputs."""
+    given = arguments(rng, ((13, 20, 41, 43), outputs, 1, 1, [0, 0, 0, 0], 1, 1), levels)
+    acc, ratio = on_all(lambda: OP.quant_conv2d(*given))
+    assert acc.numel() * acc.element_size() > 4 << 20
+    assert acc.element_size() * outputs % 64 == 0
+    assert ratio.shape == (outputs,)
+
+
 @pytest.mark.parametrize("kept", [0.5, 0.05, 0.0])
 @pytest.mark.parametrize("case", [*SHAPES[:6], ((1, 300, 5, 6), 70, 1, 1, [0, 0, 0, 0], 1, 1)])
 def test_skipping_pruned_weights_changes_nothing(on_all, rng, threads, case, kept):
