@@ -1,72 +1,14 @@
-"""Schedules in Distiller's form: what becomes of them, what is noted, and what is refused."""
+"""Schedules in Distiller's form: what becomes of them, and what is noted."""
 
 import pytest
-import yaml
 
+from distiller_schedules import AGP, QAT, changed, write
 from micronet.models.architectures import create_model
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.recipe.reader import load_recipe, recipe_to_dict
 from micronet.train import main
 from micronet.utils.errors import UserError
-
-AGP = """
-version: 1
-pruners:
-  early:
-    class: AutomatedGradualPruner
-    initial_sparsity: 0.05
-    final_sparsity: 0.25
-    weights: [module.layer1.0.conv1.weight, layer1.0.conv2.weight]
-  late:
-    class: AutomatedGradualPruner
-    initial_sparsity: 0.05
-    final_sparsity: 0.7
-    weights: [module.layer3.0.conv1.weight]
-lr_schedulers:
-  lr:
-    class: ExponentialLR
-    gamma: 0.9
-policies:
-  - pruner: {instance_name: early}
-    starting_epoch: 0
-    ending_epoch: 20
-    frequency: 2
-  - pruner: {instance_name: late}
-    starting_epoch: 0
-    ending_epoch: 20
-    frequency: 2
-  - lr_scheduler: {instance_name: lr}
-    starting_epoch: 20
-    ending_epoch: 200
-    frequency: 1
-"""
-QAT = """
-quantizers:
-  linear_quantizer:
-    class: QuantAwareTrainRangeLinearQuantizer
-    bits_activations: 4
-    bits_weights: 4
-    bits_bias: null
-    mode: ASYMMETRIC_UNSIGNED
-    ema_decay: 0.99
-    per_channel_wts: True
-    overrides:
-      .*: {bits_bias: null}
-      fc: {bits_weights: 2.4, bits_activations: null}
-      conv1: {bits_weights: null, bits_activations: null}
-policies:
-  - quantizer: {instance_name: linear_quantizer}
-    starting_epoch: 3
-    ending_epoch: 300
-    frequency: 1
-"""
-
-
-def write(tmp_path, document):
-    path = tmp_path / "distiller.yaml"
-    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
-    return str(path)
 
 
 def test_gradual_pruning(tmp_path):
@@ -239,80 +181,6 @@ def test_learning_rates(tmp_path, name):
     document = {"lr_schedulers": {"x": settings}, "policies": [{**policy, "frequency": 1}]}
     train = load_recipe(write(tmp_path, document)).train
     assert {key: getattr(train, key) for key in expected} == expected
-
-
-def changed(text, old, new):
-    assert old in text
-    return text.replace(old, new)
-
-
-MISTAKES = {
-    "unknown class": (changed(AGP, "AutomatedGradualPruner", "AutoPruner"), ["AutoPruner", ":4"]),
-    "unknown key": (changed(AGP, "final_sparsity: 0.7", "final_sparsty: 0.7"), ["final_sparsty"]),
-    "unknown instance": (
-        changed(AGP, "instance_name: late", "instance_name: latte"),
-        ["'latte'", "did you mean 'late'"],
-    ),
-    "no frequency": (changed(AGP, "    frequency: 2\n  - lr", "  - lr"), ["frequency is None"]),
-    "regularizer": (
-        changed(AGP, "- pruner: {instance_name: early}", "- regularizer: {instance_name: early}"),
-        ["regularizer, which has no counterpart"],
-    ),
-    "another extension": (
-        changed(
-            changed(AGP, "policies:", "extensions: {x: {class: Foo}}\npolicies:"),
-            "- pruner: {instance_name: early}",
-            "- extension: {instance_name: x}",
-        ),
-        [":18: extensions.x.class 'Foo' has no counterpart"],
-    ),
-    "an extension that is not there": (
-        changed(AGP, "- pruner: {instance_name: early}", "- extension: {instance_name: early}"),
-        ["'early', which extensions lacks"],
-    ),
-    "an unknown key of a policy": (
-        changed(AGP, "starting_epoch: 20", "start_epoch: 20"),
-        ["policies[2].start_epoch is unknown", "'starting_epoch'"],
-    ),
-    "two rates": (
-        AGP + "  - lr_scheduler: {instance_name: lr}\n    epochs: [1]\n",
-        ["policies[3] is the second policy of a lr_scheduler"],
-    ),
-    "a weight of two pruners": (
-        changed(AGP, "layer3.0.conv1.weight", "layer1.0.conv1.weight"),
-        ["prune 'layer1.0.conv1.weight' twice"],
-    ),
-    "no policies": ("policies: []", ["policies is not a list"]),
-    "policy is text": ("policies: [a]", ["policies[0] is not a mapping"]),
-    "no weights": (changed(AGP, "weights: [module.layer3.0.conv1.weight]", "weights: x"), ["late"]),
-    "a bias": (changed(AGP, "layer3.0.conv1.weight", "layer3.0.conv1.bias"), ["no layer's weight"]),
-    "other quantizer": (
-        changed(QAT, "QuantAwareTrainRangeLinearQuantizer", "DorefaQuantizer"),
-        ["DorefaQuantizer"],
-    ),
-    "bits": (changed(QAT, "bits_weights: 4\n", "bits_weights: many\n"), ["many"]),
-    "code": ("policies: !!python/object/apply:os.system ['true']", ["not valid YAML"]),
-    "uneven epochs": (
-        changed(
-            AGP,
-            "starting_epoch: 0\n    ending_epoch: 20\n    frequency: 2\n  - lr",
-            "epochs: [1, 2, 4]\n  - lr",
-        ),
-        ["not evenly spaced"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_is_one_sentence(tmp_path, name):
-    text, parts = MISTAKES[name]
-    path = write(tmp_path, text)
-    with pytest.raises(UserError) as caught:
-        load_recipe(path)
-    message = str(caught.value)
-    assert path in message and "\n" not in message
-    for part in parts:
-        assert part in message
 
 
 def test_dry_run_prints_layers_epochs_and_notes(tmp_path, capsys):

@@ -29,6 +29,7 @@ from micronet.models import architectures, custom
 from micronet.pruning import prune
 from micronet.runs import directory
 from micronet.train import main as train
+from network_kinds import FAULTY, KINDS, WHOLE
 
 PRUNE = {
     "train": {"epochs": 1, "lr": 0.01},
@@ -112,9 +113,9 @@ def through(kind, seed, folder, data):
     common = ["--batch-size", batch, "--threads", 1]
     start = ["fit", "--arch", spec, "--data", data, "--image-size", side, "--lr", 0.01]
     said, refused = stage(fit, *start, "--epochs", 1, *common)
-    if kind in random_networks.FAULTY:
+    if kind in FAULTY:
         check(refused and not fit.exists(), f"not refused at once: {said}")
-    if kind in random_networks.WHOLE:
+    if kind in WHOLE:
         check(not refused, f"refused: {said}")
     ask(score.main, "--arch", spec, "--num-classes", 2, "--image-size", side)
     ask(train, "summary", "--arch", spec, "--num-classes", 2, "--image-size", side)
@@ -142,7 +143,7 @@ def fuzz(networks, seed, folder, kinds=None):
     """Return how many networks were answered wrongly."""
     chance, wrong = random.Random(seed), 0
     data = make_folder(folder / "data", 12, count=6)
-    kinds = kinds or random_networks.KINDS
+    kinds = kinds or KINDS
     for index in range(networks):
         # Every kind comes, and whole ones half of the time.
         kind = list(kinds)[index // 2 % len(kinds)] if index % 2 else "whole"

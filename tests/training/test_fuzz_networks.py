@@ -10,6 +10,7 @@ import pytest
 
 import fuzz_networks
 import random_networks
+from network_kinds import KINDS
 
 
 @pytest.mark.slow
@@ -33,7 +34,7 @@ def test_a_name_always_makes_the_same_network():
 
 def test_a_wrong_answer_would_be_seen(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fuzz_networks.custom, "_allowed", set())
-    monkeypatch.setitem(random_networks.KINDS, "raising", random_networks.KINDS["whole"])
+    monkeypatch.setitem(KINDS, "raising", KINDS["whole"])
     assert fuzz_networks.fuzz(2, 0, tmp_path, ["raising", "raising"]) >= 1
     assert "random_networks:raising_" in capsys.readouterr().err
     monkeypatch.setattr(fuzz_networks, "train", lambda words: 1)
