@@ -152,9 +152,8 @@ def _check_timing(p: PruneSection, g: PruneGroup, where: str, path: str) -> None
         _require(end is None, path, key("end_epoch"), unused)
     else:
         _require(end is not None, path, key("end_epoch"), "is missing, which gradual needs")
-        _require(
-            end is not None and end > start, path, key("end_epoch"), f"{end} is not after {start}"
-        )
+        order = f"{end} is not after {key('start_epoch')} {start}"
+        _require(end is not None and end > start, path, key("end_epoch"), order)
 
 
 def _check_target(p: PruneSection, g: PruneGroup, where: str, path: str) -> None:

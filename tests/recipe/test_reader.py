@@ -167,7 +167,7 @@ MISTAKES = {
     ],
     "prune: {end_epoch: 2, groups: [{layers: [a], structure: '2:4', scope: group}]}": ["scope"],
     "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, start_epoch: 3}]}": [
-        "prune.end_epoch 2 is not after 3"
+        "prune.end_epoch 2 is not after prune.groups[0].start_epoch 3"
     ],
     "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, criterion: secondorder}]}": [
         "prune.groups[0].criterion 'secondorder'",
