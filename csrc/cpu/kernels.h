@@ -188,6 +188,8 @@ struct Kernels {
   void (*pair_bytes)(const uint8_t* left, const uint8_t* right, int64_t bytes, uint8_t* pairs);
   void (*pair_line)(const PairLine& line);
   void (*dot_tile)(const ConvTile& tile);
+  // The sum of each of `pixels` rows of codes, `stride` bytes apart.
+  void (*sum_codes)(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth, int32_t* sums);
   void (*depthwise_row)(const DepthwiseRow& row);
   // Codes [pixels, depth], rows `stride` bytes apart, as a SparseTile reads them.
   void (*interleave_pixels)(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth,
@@ -228,6 +230,8 @@ struct Kernels {
   void (*dot_lanes_bytes)(const float* x, const int8_t* w, int64_t count, int64_t rows,
                           float* sums);
 
+  // The larger of two, into the second; NaN is the largest.
+  void (*widen)(const float* x, int64_t numel, float* most);
   void (*copy)(const float* from, int64_t numel, float* to);
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "cpu/code_rows.h"
 #include "cpu/conv_operands.h"
 #include "cpu/depthwise_blocks.h"
 #include "cpu/sparse.h"
@@ -28,35 +29,10 @@ struct Convolution : ConvOperands {
   }
   const uint8_t* bytes() const { return reads_codes() ? c.codes : codes(); }
 
-  // The codes of a line of an image, null outside it.
-  const uint8_t* line_of(int64_t image, int64_t y) const {
-    if (y < 0 || y >= s.height) return nullptr;
-    return bytes() + (image * s.height + y) * s.width * s.in_channels;
-  }
-
   // Whether the codes of a pixel lie as a dot product wants them.
   bool is_in_place() const {
     return s.taps() == 1 && s.stride_y == 1 && s.stride_x == 1 && s.top == 0 && s.left == 0 &&
            s.out_height == s.height && s.out_width == s.width;
-  }
-
-  // The codes that make output pixel `pixel` of a group, padded with the code of zero.
-  void gather(int64_t pixel, int64_t group, uint8_t* to) const {
-    const int64_t channels = s.group_channels(), x = pixel % s.out_width;
-    const int64_t y = pixel / s.out_width % s.out_height;
-    const int64_t image = pixel / s.out_width / s.out_height;
-    for (int64_t ky = 0; ky < s.kernel_height; ++ky) {
-      const uint8_t* line = line_of(image, y * s.stride_y - s.top + ky * s.dilation_y);
-      for (int64_t kx = 0; kx < s.kernel_width; ++kx, to += channels) {
-        const int64_t column = x * s.stride_x - s.left + kx * s.dilation_x;
-        if (line == nullptr || column < 0 || column >= s.width) {
-          std::memset(to, -zero_point, static_cast<size_t>(channels));
-        } else {
-          std::memcpy(to, line + column * s.in_channels + group * channels,
-                      static_cast<size_t>(channels));
-        }
-      }
-    }
   }
 
   ConvTile tile_of(int64_t group, int64_t first, int64_t pixels, bool streamed, const uint8_t* x,
@@ -87,11 +63,9 @@ struct Convolution : ConvOperands {
 
   // The sums of the integers of some pixels.
   void add_up(const uint8_t* x, int64_t stride, int64_t pixels, int32_t* sums) const {
-    for (int64_t p = 0; p < pixels; ++p) {
-      uint32_t sum = 0;
-      for (int64_t k = 0; k < s.depth(); ++k) sum += x[p * stride + k];
-      sums[p] = static_cast<int32_t>(int64_t{sum} + zero_point * s.depth());
-    }
+    kernels().sum_codes(x, stride, pixels, s.depth(), sums);
+    const int32_t of_zeros = static_cast<int32_t>(zero_point * s.depth());
+    for (int64_t p = 0; p < pixels; ++p) sums[p] += of_zeros;
   }
 
   // Calls body(group, first pixel, pixels, codes, stride, sums of integers or null, memory) for
@@ -106,6 +80,7 @@ struct Convolution : ConvOperands {
     const int64_t unit = by_image ? run : tile, units = (s.pixels() + unit - 1) / unit;
     parallel_for(parallel, units, unit * s.out_channels, [&](int64_t from, int64_t to) {
       std::vector<uint8_t> gathered(in_place ? 0 : static_cast<size_t>(tile * at.depth));
+      CodeRows rows(s, bytes(), code_of_zero());
       std::vector<uint8_t> memory(static_cast<size_t>(scratch));
       std::vector<int32_t> sums(summed ? static_cast<size_t>(tile) : 0);
       const auto call = [&](int64_t g, int64_t first, int64_t pixels, const uint8_t* x,
@@ -122,7 +97,7 @@ struct Convolution : ConvOperands {
                  s.in_channels);
             continue;
           }
-          for (int64_t p = 0; p < pixels; ++p) gather(first + p, g, gathered.data() + p * at.depth);
+          rows.gather(first, pixels, g, gathered.data(), at.depth);
           call(g, first, pixels, gathered.data(), at.depth);
         }
       }

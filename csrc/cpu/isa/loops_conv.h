@@ -66,6 +66,27 @@ inline void pair_line(const PairLine& line) {
   }
 }
 
+inline void sum_codes(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth,
+                      int32_t* sums) {
+  constexpr int64_t kOnce = kWidth * kPack;
+  const int32_t ones = 0x01010101;
+  const auto each_once = Dots::signed_four(ones);
+  for (int64_t p = 0; p < pixels; ++p, x += stride) {
+    Dots found = Dots::zero();
+    int64_t k = 0;
+    for (; k + kOnce <= depth; k += kOnce) found.template add_pixels<false>(x + k, each_once);
+    if (k < depth) {
+      uint8_t last[kOnce] = {};
+      std::memcpy(last, x + k, static_cast<size_t>(depth - k));
+      found.template add_pixels<false>(last, each_once);
+    }
+    int32_t lanes[kWidth];
+    found.store(lanes, kWidth, false);
+    sums[p] = 0;
+    for (int32_t lane : lanes) sums[p] += lane;
+  }
+}
+
 // Writes the first `count` of sixteen sums.
 MICRONET_INLINE void store_sums(const Dots& sums, const ConvTile& tile, int64_t pixel,
                                 int64_t channel) {

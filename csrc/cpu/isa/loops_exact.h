@@ -90,6 +90,14 @@ inline void dot_lanes_of(const float* x, const T* w, int64_t count, int64_t rows
   for (; r < rows; ++r) dot_rows<1>(x, w + r * count, count, sums + r);
 }
 
+inline void widen(const float* x, int64_t numel, float* most) {
+  for_vectors(numel, [&](int64_t i, int count) MICRONET_LAMBDA {
+    const Vector v = load(x + i, count), w = load(most + i, count);
+    const auto wins = Vector::either(Vector::below(w, v), Vector::is_nan(v));
+    store(Vector::select(wins, v, w), most + i, count);
+  });
+}
+
 }  // namespace
 }  // namespace micronet
 

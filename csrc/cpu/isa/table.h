@@ -164,6 +164,7 @@ constexpr Kernels table(const char* name) {
           pair_bytes,
           pair_line,
           dot_tile,
+          sum_codes,
           depthwise_row,
           interleave_pixels,
           sparse_tile,
@@ -188,6 +189,7 @@ constexpr Kernels table(const char* name) {
           fma_tile,
           dot_lanes_of<float>,
           dot_lanes_of<int8_t>,
+          widen,
           copy};
 }
 

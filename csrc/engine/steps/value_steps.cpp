@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "engine/format/error.h"
 #include "engine/steps/step.h"
@@ -116,7 +117,6 @@ class Max : public Step {
     return {start, first, std::min(kernel[axis], beyond <= 0 ? 0 : (beyond - 1) / d + 1)};
   }
 
-  // NaN is the largest.
   void window(const float* image, int64_t row, int64_t column, float* y) const {
     const Taps rows = taps(0, row), columns = taps(1, column);
     const Sizes& dilation = numbers_[3];
@@ -125,7 +125,7 @@ class Max : public Step {
       for (int64_t kx = columns.first; kx < columns.end; ++kx) {
         const int64_t in_row = rows.start + ky * dilation[0];
         const float* x = image + (in_row * in_[2] + columns.start + kx * dilation[1]) * in_[0];
-        for (int64_t c = 0; c < out_[0]; ++c) y[c] = x[c] > y[c] || x[c] != x[c] ? x[c] : y[c];
+        kernels().widen(x, out_[0], y);
       }
     }
   }
