@@ -125,7 +125,8 @@ struct FinishTile {
   const float *scale, *shift;
   Function function;
   float most = std::numeric_limits<float>::infinity();
-  bool is_near;  // whether all arguments of the function are at most kNearSwish
+  bool is_near;    // whether all arguments of the function are at most kNearSwish
+  bool is_finite;  // whether it is known that none is infinite or NaN
   int64_t out_stride;
   const float* addend;
   float* values;

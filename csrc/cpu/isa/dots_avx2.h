@@ -15,6 +15,7 @@ struct Dots {
   __m256i a, b;  // channels 0 to 7, 8 to 15
 
   static constexpr int kPixels = 2, kPanels = 2;
+  static constexpr bool kReadsSome = false;
   static constexpr int kLanes = 16;
   using Lane = int32_t;
 

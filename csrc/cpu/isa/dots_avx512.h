@@ -14,6 +14,7 @@ struct Dots {
   __m512i v;
 
   static constexpr int kPixels = 6, kPanels = 4;
+  static constexpr bool kReadsSome = true;
 
   struct Weights {
     __m512i w;
@@ -43,6 +44,10 @@ struct Dots {
   template <bool kWide>
   void add_pixels(const uint8_t* x, __m512i four) {
     add<kWide>(_mm512_loadu_si512(x), four);
+  }
+  // Of `count` < 64 codes, the others 0.
+  void add_some_pixels(const uint8_t* x, int count, __m512i four) {
+    add<false>(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, x), four);
   }
 
   friend Dots operator+(const Dots& x, const Dots& y) { return {_mm512_add_epi32(x.v, y.v)}; }

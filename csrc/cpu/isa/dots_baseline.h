@@ -15,6 +15,7 @@ struct Dots {
 
   // How large a block of sums the registers hold: pixels, and sixteens of output channels.
   static constexpr int kPixels = 2, kPanels = 2;
+  static constexpr bool kReadsSome = false;  // whether add_some_pixels is there
 
   struct Weights {
     const int8_t* w;

@@ -23,6 +23,7 @@ struct Dots {
 #endif
 
   static constexpr int kPixels = 2, kPanels = 2;
+  static constexpr bool kReadsSome = false;
   static constexpr int kChains = 1;
   static constexpr int kLanes = 16;
   using Lane = int32_t;

@@ -66,24 +66,27 @@ inline void pair_line(const PairLine& line) {
   }
 }
 
-inline void sum_codes(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth,
-                      int32_t* sums) {
+template <typename D>
+void sum_codes(const uint8_t* x, int64_t stride, int64_t pixels, int64_t depth, int32_t* sums) {
   constexpr int64_t kOnce = kWidth * kPack;
   const int32_t ones = 0x01010101;
-  const auto each_once = Dots::signed_four(ones);
+  const auto each_once = D::signed_four(ones);
   for (int64_t p = 0; p < pixels; ++p, x += stride) {
-    Dots found = Dots::zero();
+    D found = D::zero();
     int64_t k = 0;
     for (; k + kOnce <= depth; k += kOnce) found.template add_pixels<false>(x + k, each_once);
-    if (k < depth) {
+    const int64_t left = depth - k;
+    if constexpr (D::kReadsSome) {
+      if (left > 0) found.add_some_pixels(x + k, static_cast<int>(left), each_once);
+    } else if (left > 0) {
       uint8_t last[kOnce] = {};
-      std::memcpy(last, x + k, static_cast<size_t>(depth - k));
+      std::memcpy(last, x + k, static_cast<size_t>(left));
       found.template add_pixels<false>(last, each_once);
     }
-    int32_t lanes[kWidth];
+    int32_t lanes[kWidth], sum = 0;
     found.store(lanes, kWidth, false);
-    sums[p] = 0;
-    for (int32_t lane : lanes) sums[p] += lane;
+    for (int32_t lane : lanes) sum += lane;
+    sums[p] = sum;
   }
 }
 

@@ -60,6 +60,32 @@ bool finish_in_registers(const FinishTile& of, const T* acc, const Quantizer& q,
   return V::bits(V::is_nan(bad)) == 0;
 }
 
+// Nothing but codes, of finite arguments, where the function only brings them to a range.
+template <typename V, typename T>
+void finish_codes(const FinishTile& of, const T* acc, const Quantizer& q) {
+  const FinishTile tile = of;
+  typename V::Rounder round(q);
+  if (tile.function == kRelu) round.keep_between(0.0f, tile.most);
+  const auto code_at = [&](const T* sums, int64_t c, int count) MICRONET_LAMBDA {
+    return round(V::fma(V::load_whole(sums + c, count), load(tile.scale + c, count),
+                        load(tile.shift + c, count)));
+  };
+  constexpr int64_t kFour = 4 * kWidth;
+  for (int64_t p = 0; p < tile.pixels; ++p) {
+    const T* sums = acc + p * tile.acc_stride;
+    uint8_t* codes = tile.codes + p * tile.out_stride;
+    int64_t c = 0;
+    for (; c + kFour <= tile.channels; c += kFour) {
+      typename V::Whole four[4];
+      for (int i = 0; i < 4; ++i) four[i] = code_at(sums, c + i * kWidth, kWidth);
+      V::store_bytes_of_four(four, codes + c);
+    }
+    for_vectors(tile.channels - c, [&](int64_t i, int count) MICRONET_LAMBDA {
+      store_codes<false>(code_at(sums, c + i, count), c + i, count, codes);
+    });
+  }
+}
+
 // Values of `count` neighboring channels of a pixel.
 template <typename T, typename F>
 MICRONET_INLINE void finish_values(const T* acc, const float* scale, const float* shift, float most,
@@ -146,7 +172,13 @@ void finish_by_table(const FinishTile& of, const T* acc) {
 template <typename V, typename T>
 bool finish_sums(const FinishTile& tile, const T* acc) {
   if constexpr (V::kIsFinisher && std::is_integral<T>::value) {
-    if (tile.table != nullptr && tile.values == nullptr && tile.lanes == nullptr) {
+    const bool only_codes = tile.values == nullptr && tile.lanes == nullptr;
+    const bool only_clamps = tile.function == kIdentity || tile.function == kRelu;
+    if (only_codes && only_clamps && tile.is_finite && tile.addend == nullptr) {
+      finish_codes<V>(tile, acc, *tile.quantizer);
+      return true;
+    }
+    if (tile.table != nullptr && only_codes) {
       tile.table->entries == 32 ? finish_by_table<V, 32>(tile, acc)
                                 : finish_by_table<V, 64>(tile, acc);
       return true;

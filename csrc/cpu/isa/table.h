@@ -164,7 +164,7 @@ constexpr Kernels table(const char* name) {
           pair_bytes,
           pair_line,
           dot_tile,
-          sum_codes,
+          sum_codes<Dots>,
           depthwise_row,
           interleave_pixels,
           sparse_tile,

@@ -109,6 +109,15 @@ struct Vector {
   static void store_bytes_some(Whole w, uint8_t* p, int count) {
     _mm_mask_storeu_epi8(p, first(count), _mm512_cvtepi32_epi8(w.w));
   }
+  // The lowest bytes of four, which are all that they hold.
+  static void store_bytes_of_four(const Whole* w, uint8_t* p) {
+    const __m512i low = _mm512_packs_epi32(w[0].w, w[1].w);
+    const __m512i high = _mm512_packs_epi32(w[2].w, w[3].w);
+    // Quarter q of the registers has bytes [4 * q, 4 * q + 4) of each of the four.
+    const __m512i quarters = _mm512_packus_epi16(low, high);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, quarters));
+  }
   static uint64_t nibbles(Whole w) { return nibbles_of_bytes(_mm512_cvtepi32_epi8(w.w)); }
   static Vector from_nibbles(uint64_t word) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes_of_nibbles(word)))};
@@ -152,9 +161,19 @@ struct Vector {
           most(_mm512_set1_ps(q.code_max)),
           first(_mm512_cvtps_epi32(least)) {}
 
-    Whole operator()(Vector x) const {
+    // Of values that are first brought to [low, high]: rounding keeps their order, so that their
+    // codes may be brought to those of the ends.
+    void keep_between(float low, float high) {
+      const __m512 lowest = clamped(Vector::all(low)), highest = clamped(Vector::all(high));
+      least = lowest, most = highest;
+    }
+
+    __m512 clamped(Vector x) const {
       const __m512 t = _mm512_sub_ps(_mm512_mul_ps(scale, x.v), zero_point);
-      const __m512 code = _mm512_min_ps(_mm512_max_ps(t, least), most);
+      return _mm512_min_ps(_mm512_max_ps(t, least), most);
+    }
+    Whole operator()(Vector x) const {
+      const __m512 code = clamped(x);
       return {_mm512_sub_epi32(_mm512_cvtps_epi32(code), first)};
     }
   };

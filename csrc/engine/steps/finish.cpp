@@ -55,11 +55,12 @@ Finish::Finish(const Epilogue& epilogue, std::vector<float> scale, std::vector<f
       channels_(static_cast<int64_t>(scale_.size())) {
   const double reach = reach_of(scale_, shift_, bounds);
   is_near_ = reach < 0.999 * kNearSwish;  // rounding moves an argument by less
+  has_finite_arguments_ = reach < FLT_MAX / 2.0;
   if (epilogue_.codes == kNone) return;
   quantizer_ = quantizer_of(epilogue_.quantizer);
   const bool only_codes =
       epilogue_.addend == kNone && epilogue_.values == kNone && epilogue_.means == kNone;
-  if (epilogue_.function == kSwish && only_codes && reach < FLT_MAX / 2.0) {
+  if (epilogue_.function == kSwish && only_codes && has_finite_arguments_) {
     table_ = swish_codes(quantizer_, {scale_, shift_, bounds});
   }
 }
@@ -79,6 +80,7 @@ void Finish::Use::take(const SumsTile& tile) {
   part.function = e.function;
   part.most = e.most;
   part.is_near = f.is_near_;
+  part.is_finite = f.has_finite_arguments_;
   part.out_stride = f.channels_;
   if (e.addend != kNone) part.addend = run_.at<float>(e.addend) + at;
   if (e.values != kNone) part.values = run_.at<float>(e.values) + at;

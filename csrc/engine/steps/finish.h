@@ -48,7 +48,7 @@ class Finish {
   Epilogue epilogue_;
   std::vector<float> scale_, shift_;
   int64_t positions_, channels_;
-  bool is_near_;
+  bool is_near_, has_finite_arguments_;
   Quantizer quantizer_{};
   std::optional<CodeTable> table_;
 };

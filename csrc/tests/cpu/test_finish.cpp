@@ -20,7 +20,8 @@ struct Finishing {
 
   int wanted;
   Function function;
-  float most;  // that a ReLU gives
+  float most;      // that a ReLU gives
+  bool is_finite;  // what the tile is told of its arguments, which are
   int64_t pixels, channels, stride, first;
   std::vector<float> scale, shift, addend, floats, sums;
   std::vector<int32_t> wholes;
@@ -31,6 +32,7 @@ struct Finishing {
       : wanted(all),
         function(f),
         most(random() % 2 == 0 ? 1.25f : INFINITY),
+        is_finite(random() % 2 == 0),
         pixels(p),
         channels(c),
         stride(c + 3),
@@ -59,6 +61,7 @@ struct Finishing {
     t.type = type, t.acc_stride = t.out_stride = stride, t.pixels = pixels, t.channels = channels;
     t.scale = scale.data(), t.shift = shift.data(), t.function = function;
     t.most = most;
+    t.is_finite = is_finite;
     if (wanted & kAddend) t.addend = addend.data();
     return t;
   }
@@ -158,6 +161,13 @@ void run_tests(std::mt19937& random) {
                                 channels[random() % 5]);
         }
       }
+    }
+    // Nothing but codes, of whole vectors and of fours of them.
+    for (int round = 0; round < 64; ++round) {
+      const int64_t channels[] = {48, 64, 67, 128, 200};
+      all_is_that_of_a_loop(random, round % 2 == 0 ? kInt16 : kInt32,
+                            round % 4 < 2 ? kIdentity : kRelu, Finishing::kCodes, 1 + round % 3,
+                            channels[random() % 5]);
     }
     no_code_of_infinity(random);
     for (const int64_t outputs : {1, 16, 17, 33, 70}) {
