@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
+# As many compilers at a time as there are cores, for each of the builds that run side by side.
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
+
 # Each process of the tests imports torch; what the first one compiles of it serves the others.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -30,18 +30,9 @@ inline bool same(float a, float b) { return a != a ? b != b : word_of(a) == word
 // Each program of tests defines its own; csrc/tests/main.cpp calls it.
 void run_tests(std::mt19937& random);
 
-inline std::vector<float> normals(std::mt19937& random, int64_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) v = normal(random);
-  return values;
-}
-
-inline std::vector<uint8_t> bytes(std::mt19937& random, int64_t count) {
-  std::vector<uint8_t> values(static_cast<size_t>(count));
-  for (uint8_t& v : values) v = static_cast<uint8_t>(random());
-  return values;
-}
+// Of csrc/tests/plain.cpp.
+std::vector<float> normals(std::mt19937& random, int64_t count);
+std::vector<uint8_t> bytes(std::mt19937& random, int64_t count);
 
 inline bool bit(const std::vector<uint8_t>& bits, int64_t i) {
   return (bits[static_cast<size_t>(i / 8)] >> (i % 8)) & 1;

@@ -139,29 +139,12 @@ std::vector<int> integers(const Problem& p, const Quantize& quantize, std::vecto
   return whole;
 }
 
+// The sums of the products of two lists of integers. Of csrc/tests/plain.cpp.
+std::vector<int> convolve_plainly(const ConvShape& s, const std::vector<int>& images,
+                                  const std::vector<int>& weights);
+
 inline std::vector<int> expected_sums(const Problem& p, const std::vector<int>& weights) {
-  const ConvShape& s = p.s;
-  const int64_t per_group = s.out_channels / s.groups, channels = s.group_channels(),
-                taps = s.taps();
-  const std::vector<int> images = image_integers(p);
-  std::vector<int> sums(static_cast<size_t>(s.pixels() * s.out_channels));
-  for (int64_t at = 0; at < s.pixels() * s.out_channels; ++at) {
-    const int64_t o = at % s.out_channels, x = at / s.out_channels % s.out_width;
-    const int64_t y = at / s.out_channels / s.out_width % s.out_height;
-    const int64_t image = at / s.out_channels / s.out_width / s.out_height;
-    int sum = 0;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      const int64_t iy = y * s.stride_y - s.top + tap / s.kernel_width * s.dilation_y;
-      const int64_t ix = x * s.stride_x - s.left + tap % s.kernel_width * s.dilation_x;
-      if (iy < 0 || iy >= s.height || ix < 0 || ix >= s.width) continue;
-      const int64_t pixel = (image * s.height + iy) * s.width + ix;
-      const int* i = images.data() + pixel * s.in_channels + o / per_group * channels;
-      const int* w = weights.data() + o * s.depth() + tap;
-      for (int64_t c = 0; c < channels; ++c) sum += i[c] * w[c * taps];
-    }
-    sums[static_cast<size_t>(at)] = sum;
-  }
-  return sums;
+  return convolve_plainly(p.s, image_integers(p), weights);
 }
 
 }  // namespace micronet

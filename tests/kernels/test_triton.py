@@ -36,14 +36,16 @@ def silent_interpreter():
 @pytest.fixture(autouse=True, scope="module")
 def quick_interpreter():
     """At each call of a function the interpreter looks through all of its language for what to
-    replace: the same names each time, and a third of all seconds. They are found once here."""
+    replace: the same names each time, and a third of all seconds. They are found once here, and
+    what a kernel calls finds them replaced."""
     if not INTERPRETED:
         yield
         return
+    import triton.language as tl
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
 
-    names = {}
+    names, languages, real = {}, {}, interpreter._patch_lang
 
     def replace(package, builder, scope):
         if package not in names:  # nothing in it is replaced as yet
@@ -53,7 +55,18 @@ def quick_interpreter():
             if is_builtin(member):
                 interpreter._patch_attr(package, name, member, builder, scope)
 
-    with mock.patch.object(interpreter, "_patch_builtin", replace):
+    def replace_all(function):
+        if function not in languages:
+            modules = [m for m in function.__globals__.values() if inspect.ismodule(m)]
+            languages[function] = [m for m in (tl, tl.core) if m in modules]
+        if any(is_builtin(language.load) for language in languages[function]):
+            return real(function)
+        return interpreter._LangPatchScope()
+
+    with (
+        mock.patch.object(interpreter, "_patch_builtin", replace),
+        mock.patch.object(interpreter, "_patch_lang", replace_all),
+    ):
         yield
 
 

@@ -97,27 +97,44 @@ std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& para
   return out;
 }
 
-void sums_are_those_of_a_loop(std::mt19937& random, const ConvShape& s, const Precision& of,
-                              Skipping when) {
-  set_skipping(when);
-  const Problem p = draw(random, s, of, when == kAlways ? 0.9 : 0.5);
-  const auto quantize = [&](const Weight& weight) {
-    return quantize_per_channel_cpu(weight, kFloat32, of.weight_scheme, kRunners[0]);
-  };
+// A problem, and what every instruction set has to make of it.
+struct Expected {
+  Problem p;
+  Skipping when;
+  std::vector<int> weights, sums;
+  std::vector<float> ratio, values;
+
+  Expected(std::mt19937& random, const ConvShape& s, const Precision& of, Skipping skipping)
+      : p(draw(random, s, of, skipping == kAlways ? 0.9 : 0.5)), when(skipping) {
+    weights = quantized(&ratio);
+    sums = expected_sums(p, weights);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      values.push_back(static_cast<float>(sums[i]) * ratio[i % ratio.size()]);
+    }
+  }
+
+  std::vector<int> quantized(std::vector<float>* found) const {
+    const auto quantize = [&](const Weight& weight) {
+      return quantize_per_channel_cpu(weight, kFloat32, p.of.weight_scheme, kRunners[0]);
+    };
+    return integers(p, quantize, found);
+  }
+};
+
+void sums_are_those_of_a_loop(const Expected& expected) {
+  const Problem& p = expected.p;
+  set_skipping(expected.when);
   std::vector<float> ratio;
-  const std::vector<int> expected = expected_sums(p, integers(p, quantize, &ratio));
+  CHECK(expected.quantized(&ratio) == expected.weights && ratio == expected.ratio);
   for (const ParallelFor& parallel : kRunners) {
     const auto whole = convolve<int32_t>(p, kInt32, ratio, parallel);
+    CHECK(whole == expected.sums);
     CHECK(convolve_laid_out(p, parallel) == whole);
     const auto values = convolve<float>(p, kValue, ratio, parallel);
-    for (size_t i = 0; i < expected.size(); ++i) {
-      CHECK(whole[i] == expected[i]);
-      CHECK(same(values[i],
-                 static_cast<float>(expected[i]) * ratio[i % static_cast<size_t>(s.out_channels)]));
-    }
+    for (size_t i = 0; i < values.size(); ++i) CHECK(same(values[i], expected.values[i]));
     if (!p.fits_16_bits()) continue;
     const auto narrow = convolve<int16_t>(p, kInt16, ratio, parallel);
-    CHECK(std::equal(narrow.begin(), narrow.end(), expected.begin()));
+    CHECK(std::equal(narrow.begin(), narrow.end(), expected.sums.begin()));
   }
 }
 
@@ -196,15 +213,16 @@ void run_tests(std::mt19937& random) {
   const unsigned seed = static_cast<unsigned>(random());
   std::vector<std::vector<std::vector<float>>> found;
   constexpr Skipping kSkippings[] = {kByRule, kNever, kAlways};
-  on_every_instruction_set([&] {
-    // Each shape with each precision, and with them one way to skip: all pairs of the three meet.
-    size_t first = random() % 3;
-    for (const ConvShape& shape : kShapes) {
-      size_t next = first++;
-      for (const Precision& of : kPrecisions) {
-        sums_are_those_of_a_loop(random, shape, of, kSkippings[next++ % 3]);
-      }
+  // Each shape with each precision, and with them one way to skip: all pairs of the three meet.
+  size_t first = random() % 3;
+  for (const ConvShape& shape : kShapes) {
+    size_t next = first++;
+    for (const Precision& of : kPrecisions) {
+      const Expected expected(random, shape, of, kSkippings[next++ % 3]);
+      on_every_instruction_set([&] { sums_are_those_of_a_loop(expected); });
     }
+  }
+  on_every_instruction_set([&] {
     lanes_are_summed_in_order(random);
     std::mt19937 again(seed);
     std::vector<std::vector<float>> answers;

@@ -122,7 +122,7 @@ class Block {
       static_assert(sizeof(T) <= sizeof(Offer), "more bytes than an offer holds are exchanged");
       const unsigned lane = block->lane();
       if (!holds(lane)) fail("a lane is not in its own mask");
-      Offers& all = block->offers_[{block->thread().x / kWarp, mask}];
+      Offers& all = block->offers(mask);
       const uint64_t mine = all.released;
       values_ = all.values[mine % 2];
       std::memcpy(&all.values[mine % 2][lane], &value, sizeof(T));
@@ -152,6 +152,11 @@ class Block {
   Copies& copies() { return running_->copies; }
 
  private:
+  Offers& offers(unsigned mask) {
+    const unsigned warp = running_->index.x / kWarp;
+    return mask == 0xffffffffu ? whole_warps_[warp] : offers_[{warp, mask}];
+  }
+
   void start() {
     if (size.x % kWarp != 0 || size.y != 1 || size.z != 1) fail("a block is not of whole warps");
     if (fibers_.size() > size.x) fibers_.resize(size.x);
@@ -159,6 +164,7 @@ class Block {
     alive_ = size.x;
     arrived_ = 0;
     offers_.clear();
+    whole_warps_.assign(size.x / kWarp, {});
     for (unsigned t = 0; t < size.x; ++t) {
       fibers_[t]->index = dim3(t, 0, 0);
       fibers_[t]->is_done = false;
@@ -243,7 +249,8 @@ class Block {
 #endif
 
   std::vector<std::unique_ptr<Fiber>> fibers_;
-  std::map<std::pair<unsigned, unsigned>, Offers> offers_;  // of each warp and mask
+  std::vector<Offers> whole_warps_;                         // of each warp, all lanes
+  std::map<std::pair<unsigned, unsigned>, Offers> offers_;  // of each warp and other mask
   Fiber* running_ = nullptr;
   Place scheduler_;
   const void* scheduler_stack_ = nullptr;

@@ -12,24 +12,25 @@ struct Fragments {
   unsigned a[4], b[2];
 };
 
-template <typename Byte>
-int byte_of(unsigned word, unsigned byte) {
-  return static_cast<Byte>(word >> (8 * byte));
-}
-
 // Each lane makes its four sums of 32 products. The layout of fragments is that of the PTX ISA.
 inline void multiply_add(const unsigned (&a)[4], unsigned b0, unsigned b1, int (&sums)[4]) {
   const Block::Exchange<Fragments> all(Block::current, 0xffffffffu,
                                        {{a[0], a[1], a[2], a[3]}, {b0, b1}});
-  const unsigned lane = Block::current->lane();
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
-    for (unsigned t = 0; t < 4; ++t) {  // lanes that have a part of the row and of the column
-      const Fragments of_row = all.seen(row * 4 + t), of_column = all.seen(column * 4 + t);
-      for (unsigned k = 0; k < 8; ++k) {
-        const int factor = byte_of<uint8_t>(of_row.a[k / 4 * 2 + i / 2], k % 4);
-        const int product = factor * byte_of<int8_t>(of_column.b[k / 4], k % 4);
-        sums[i] = static_cast<int>(static_cast<unsigned>(sums[i]) + static_cast<unsigned>(product));
+  const unsigned lane = Block::current->lane(), row = lane / 4, columns = lane % 4 * 2;
+  for (unsigned t = 0; t < 4; ++t) {  // lanes that have a part of the row and of the columns
+    const Fragments of_row = all.seen(row * 4 + t);
+    for (unsigned column = 0; column < 2; ++column) {
+      const Fragments of_column = all.seen((columns + column) * 4 + t);
+      int8_t b[8];
+      std::memcpy(b, of_column.b, sizeof b);
+      for (unsigned half = 0; half < 2; ++half) {
+        const unsigned words[2] = {of_row.a[half], of_row.a[half + 2]};
+        uint8_t a[8];
+        std::memcpy(a, words, sizeof a);
+        int sum = 0;  // 8 products of bytes fit
+        for (unsigned k = 0; k < 8; ++k) sum += a[k] * b[k];
+        int& into = sums[2 * half + column];
+        into = static_cast<int>(static_cast<unsigned>(into) + static_cast<unsigned>(sum));
       }
     }
   }
