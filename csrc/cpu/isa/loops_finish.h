@@ -172,7 +172,8 @@ void finish_by_table(const FinishTile& of, const T* acc) {
 template <typename V, typename T>
 bool finish_sums(const FinishTile& tile, const T* acc) {
   if constexpr (V::kIsFinisher && std::is_integral<T>::value) {
-    const bool only_codes = tile.values == nullptr && tile.lanes == nullptr;
+    const bool only_codes =
+        tile.codes != nullptr && tile.values == nullptr && tile.lanes == nullptr;
     const bool only_clamps = tile.function == kIdentity || tile.function == kRelu;
     if (only_codes && only_clamps && tile.is_finite && tile.addend == nullptr) {
       finish_codes<V>(tile, acc, *tile.quantizer);

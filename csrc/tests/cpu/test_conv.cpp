@@ -91,7 +91,8 @@ std::vector<int32_t> convolve_laid_out(const Problem& p, const ParallelFor& para
       CHECK(lay_out_weights_cpu(conv, weights, aligned, parallel) == kOk);
       CHECK(quant_conv2d_laid_out_cpu(conv, aligned, parallel) == kOk);
       CHECK(gathered.sums == out);
-      CHECK(gathered.times == std::vector<int32_t>(out.size(), 1));
+      CHECK(gathered.times.size() == out.size());
+      for (const int32_t times : gathered.times) CHECK(times == 1);
     }
   }
   return out;
