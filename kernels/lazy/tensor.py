@@ -165,20 +165,6 @@ def is_finite(x: Tensor) -> bool:
     return block.is_finite() if block is not None else bool(torch.isfinite(extremes(x)).all())
 
 
-def position_means(x: Tensor) -> Tensor:
-    """The means of float32 images [N, C, H, W] over their positions, [N, C, 1, 1].
-
-    They are summed by sixteen lanes, as those of a block that nobody has read yet: the same bits on
-    every device, which torch's own mean does not promise.
-    """
-    block = block_of(x)
-    if block is None or block.gate is not None:
-        x = LazyTensor.wait(x.plain() if isinstance(x, PendingTensor) else x)
-        block = block_of(x)
-    assert block is not None
-    return MeansNode.apply(x, block, True)
-
-
 def _block_of_values(x: Tensor) -> Block:
     """Images as a block of their own."""
     values = _plain_images(x).float()
