@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _get_function_stack_at as _at
+from torch._C import _len_torch_function_stack as _depth
+from torch._C import _pop_torch_function_stack as _pop
+from torch._C import _push_on_torch_function_stack as _push
 from torch.overrides import TorchFunctionMode
-from torch.overrides import _get_current_function_mode as _innermost
-from torch.overrides import _get_current_function_mode_stack as _stack
-from torch.overrides import _pop_mode as _pop
-from torch.overrides import _push_mode as _push
 
 import micronet_kernels as kernels
 
@@ -64,7 +64,7 @@ def _leave(module: nn.Module, inputs: object, output: object) -> None:
 
 def _remove(unwanted: Callable[[_ExactFunctions], bool]) -> None:
     """Take modes of ours off this thread's stack, whatever others lie upon them."""
-    found = _stack()
+    found = [_at(i) for i in range(_depth())]
     kept = [m for m in found if not (isinstance(m, _ExactFunctions) and unwanted(m))]
     if len(kept) < len(found):
         for _ in found:
@@ -108,12 +108,22 @@ class _ExactFunctions(TorchFunctionMode):
             result = None if bound is None else answer(bound)
             if result is not None:
                 return result
+        if kernels.LazyTensor in types and _OURS.issuperset(types) and not _depth():
+            # As torch would, after it had looked at all arguments once more.
+            return kernels.LazyTensor.__torch_function__(func, types, args, kwargs)
         return func(*args, **kwargs)
 
 
+_OURS = {kernels.LazyTensor, Tensor}
+
+
 def _takes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call's first argument is a tensor that the kernels compute with."""
+    """Whether a call's first argument is a tensor that the kernels compute with, and torch not."""
     x = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    block = x.block() if isinstance(x, kernels.LazyTensor) else None
+    if block is not None and block.takes_function:
+        # Its own functions are the stated ones.
+        return False
     if not isinstance(x, Tensor) or not kernels.is_eager(x):
         return False
     return x.dtype == torch.float32 and x.numel() > 0
@@ -153,10 +163,6 @@ def _activation(function: Callable[[Tensor], Tensor], in_place: bool = False) ->
         x = given["x"]
         if not (in_place or given.get("inplace")):
             return function(x)
-        block = x.block() if isinstance(x, kernels.LazyTensor) else None
-        if block is not None and block.takes_function:
-            # A tensor that waits takes the function without being computed, exactly.
-            return None
         # A copy where a gradient is wanted: what is read for it may not be written to.
         return x.copy_(function(x.clone() if x.requires_grad else x))
 
@@ -192,9 +198,12 @@ def apart(forward: Callable[[_Layer, Tensor], Tensor]) -> Callable[[_Layer, Tens
 
     @functools.wraps(forward)
     def call(self: _Layer, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or not isinstance(_innermost(), _ExactFunctions):
+        if torch.compiler.is_compiling() or not (depth := _depth()):
             return forward(self, input)
-        mode = _pop()
+        mode = _at(depth - 1)
+        if type(mode) is not _ExactFunctions:
+            return forward(self, input)
+        _pop()
         try:
             return forward(self, input)
         finally:
