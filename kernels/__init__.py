@@ -1,9 +1,9 @@
 """Quantizers, masks and counts of micronet: one arithmetic on every backend."""
 
 from .dispatch import available_backends, use_backend
+from .exact_functions import hardsigmoid, hardswish, position_means, sigmoid, swish
 from .flops import register_flop_formulas
 from .lazy.convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
-from .lazy.exact import hardsigmoid, hardswish, position_means, sigmoid, swish
 from .lazy.integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
 from .lazy.pending import PendingTensor
 from .lazy.recompute import RECOMPUTED, recompute_in_backward

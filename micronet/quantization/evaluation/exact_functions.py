@@ -101,9 +101,8 @@ class _ExactFunctions(TorchFunctionMode):
     ) -> Any:
         """Answer a call, or hand it on."""
         kwargs = kwargs or {}
-        found = _TABLE.get(func)
-        if found is not None and _takes(args, kwargs) and self.is_alive():
-            names, answer = found
+        if func in _TABLE and _takes(args, kwargs) and self.is_alive():
+            names, answer = _TABLE[func]
             bound = _bound(names, args, kwargs)
             result = None if bound is None else answer(bound)
             if result is not None:

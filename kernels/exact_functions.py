@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..scheme import Function
-from ..shapes import is_channels_last
-from .block import Block
-from .integer_sums import with_gradient_of
-from .nodes import ActivationNode, MeansNode
-from .pending import PendingTensor
-from .tensor import LazyTensor, block_of
+from .lazy.block import Block
+from .lazy.integer_sums import with_gradient_of
+from .lazy.nodes import MeansNode
+from .lazy.pending import PendingTensor
+from .lazy.tensor import LazyTensor, activation, block_of
+from .scheme import Function
+from .shapes import is_channels_last
+
 
 _Unary = Callable[[Tensor], Tensor]
 
@@ -117,7 +118,7 @@ def _with_gradient(exact: Tensor, x: Tensor, ordinary: _Unary) -> Tensor:
 def _activated(x: Tensor, function: Function, ordinary: _Unary) -> Tensor:
     block = block_of(x)
     if block is not None and block.takes_function:
-        return ActivationNode.apply(x, block.with_function(function), LazyTensor.of, False)
+        return activation(x, block, function)
     values = _ordinary(x)
     if not values.numel():
         return ordinary(values)
