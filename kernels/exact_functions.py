@@ -1,7 +1,7 @@
 """Functions of evaluation that have one arithmetic, whatever tensor they are called with.
 
-torch's own sum in an order, and round in ways, that depend on the device. Modes of torch's functions
-see calls of these as they see torch's own.
+torch's own sum in an order, and round in ways, that depend on the device. Modes of torch's
+functions see calls of these as they see torch's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from .lazy.pending import PendingTensor
 from .lazy.tensor import LazyTensor, activation, block_of
 from .scheme import Function
 from .shapes import is_channels_last
-
 
 _Unary = Callable[[Tensor], Tensor]
 
