@@ -299,7 +299,7 @@ class _Blocks:
         return None
 
 
-def _activate(x: Tensor, function: Function, in_place: bool) -> Tensor | None:
+def _activate(x: Any, function: Function, in_place: bool) -> Tensor | None:
     block = block_of(x)
     if block is None or not block.takes_function:
         return None

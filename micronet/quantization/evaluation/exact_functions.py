@@ -41,9 +41,10 @@ def evaluate_exactly_(model: nn.Module) -> None:
     gets torch's own functions. Under tracing, too, they stay torch's.
     """
     model._forward_pre_hooks[_KEY] = _enter
-    model._forward_hooks[_KEY] = _leave
+    hooks: Any = model._forward_hooks
+    hooks[_KEY] = _leave
     # The first to leave is the last that entered.
-    model._forward_hooks.move_to_end(_KEY, last=False)
+    hooks.move_to_end(_KEY, last=False)
     model._forward_hooks_always_called[_KEY] = True
 
 
