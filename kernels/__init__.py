@@ -1,6 +1,7 @@
 """Quantizers, masks and counts of micronet: one arithmetic on every backend."""
 
 from .dispatch import available_backends, use_backend
+from .exact_functions import hardsigmoid, hardswish, position_means, sigmoid, swish
 from .flops import register_flop_formulas
 from .lazy.convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
 from .lazy.integer_sums import conv2d_of_integers, scale_of_range, with_gradient_of
@@ -12,7 +13,6 @@ from .lazy.tensor import (
     batch_norm,
     extremes,
     is_finite,
-    position_means,
     quantize_input,
     quantize_input_by_step,
 )
@@ -79,6 +79,8 @@ __all__ = [
     "fake_quant_per_tensor_observed",
     "fake_quant_weights",
     "fits_32_bits",
+    "hardsigmoid",
+    "hardswish",
     "is_channels_last",
     "is_eager",
     "is_finite",
@@ -98,7 +100,9 @@ __all__ = [
     "register_flop_formulas",
     "scale_of_range",
     "scaled_sums",
+    "sigmoid",
     "smallest_magnitude_mask",
+    "swish",
     "unpack_bits",
     "unpack_codes",
     "update_range_",

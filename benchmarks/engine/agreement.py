@@ -9,6 +9,7 @@ real images. Writes a table and ends with one RESULT line.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -46,11 +47,15 @@ SLOW = "baseline"
 
 @dataclass
 class Row:
-    """Logits of one way, and how many are not the bits of torch's evaluation."""
+    """Logits of one way, and how many are not the bits of torch's evaluation.
+
+    ``micronet`` is the revision that was compared.
+    """
 
     network: str
     side: int
     way: str
+    micronet: str
     images: int = 0
     values: int = 0
     differ: int = 0
@@ -71,6 +76,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     names = list(dict.fromkeys(network.name for network in NETWORKS))
     add("--networks", nargs="+", choices=names, default=names, metavar="NAME")
     add("--results", type=Path, default=report.RESULTS)
+    add("--keep", action="store_true", help="what the results have of other networks")
     return parser.parse_args(argv)
 
 
@@ -109,7 +115,8 @@ def compared(network: Network, batches: Iterator[Tensor], folder: Path) -> list[
     ways: dict[str, nn.Module] = {"file in torch": micronet.load_packed(folder).eval()}
     opened = {threads: micronet.Engine(folder, threads) for threads in {t for t, _ in SHAPES}}
     names = available()
-    rows = {way: Row(network.name, network.side, way) for way in (*ways, *names)}
+    commit = machine.revision()
+    rows = {way: Row(network.name, network.side, way, commit) for way in (*ways, *names)}
     for part in (first, *batches):
         with torch.no_grad():
             expected = ours(part)
@@ -123,22 +130,53 @@ def compared(network: Network, batches: Iterator[Tensor], folder: Path) -> list[
     return list(rows.values())
 
 
+def kept(folder: Path, others: list[str], what: str, facts: dict[str, str]) -> list[Row]:
+    """Return the rows that a folder's results have of networks besides others.
+
+    Raises:
+        UserError: there are none, or they are of other images or of another machine.
+    """
+    path = folder / f"{STEM}.json"
+    try:
+        record, page = json.loads(path.read_text()), path.with_suffix(".md").read_text()
+    except OSError as error:
+        raise UserError(f"cannot keep {str(path)!r}: {error.strerror}") from None
+    before = record["machine"]
+    differing = [key for key in facts if key != "micronet" and before.get(key) != facts[key]]
+    if differing or made_with(what) not in page:
+        raise UserError(f"{str(path)!r} is of other {differing[0] if differing else 'images'}")
+    revision = {"micronet": before["micronet"]}
+    return [Row(**(revision | row)) for row in record["rows"] if row["network"] not in others]
+
+
+def made_with(what: str) -> str:
+    """Return the words that the page begins with."""
+    return f"Made by `make bench-agreement` with {what}."
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """Return rows in the order of the networks."""
+    places = {(network.name, network.side): i for i, network in enumerate(NETWORKS)}
+    return sorted(rows, key=lambda row: places[row.network, row.side])
+
+
 def markdown(rows: list[Row], what: str, facts: dict[str, str]) -> str:
     """Return the page."""
     shapes = ", ".join(f"{threads} x {batch}" for threads, batch in SHAPES)
     lines = [
         "# Logits of the engine beside torch's",
         "",
-        f"Made by `make bench-agreement` with {what}. Each logit of a file loaded back into torch, "
+        f"{made_with(what)} Each logit of a file loaded back into torch, "
         "and of the engine with each instruction set, is compared with torch's evaluation of the "
         f"compressed network, bit for bit. Runs of threads x images follow each other: {shapes}. "
         "Weights are random; statistics and ranges are those of the first images.",
         "",
-        "| network | side | logits of | images | values | differ |",
-        "| --- | --: | --- | --: | --: | --: |",
+        "| network | side | logits of | images | values | differ | micronet |",
+        "| --- | --: | --- | --: | --: | --: | --- |",
     ]
     lines += [
-        f"| {row.network} | {row.side} | {row.way} | {row.images} | {row.values} | {row.differ} |"
+        f"| {row.network} | {row.side} | {row.way} | {row.images} | {row.values} | {row.differ} "
+        f"| {row.micronet} |"
         for row in rows
     ]
     return "\n".join([*lines, "", report.facts(facts), ""])
@@ -152,6 +190,10 @@ def main(argv: list[str] | None = None) -> int:
     files: list[Path] = []
     with tempfile.TemporaryDirectory() as scratch:
         files = image_files(args.images, Path(scratch))[: args.count]
+        what = f"{len(files)} real images" if files else f"{args.count} made images, normal values"
+        facts = machine.describe()
+        if args.keep:
+            rows += kept(args.results, args.networks, what, facts)
         for network in NETWORKS:
             if network.name not in args.networks:
                 continue
@@ -159,8 +201,7 @@ def main(argv: list[str] | None = None) -> int:
             parts = images(files, network.side, len(files) or args.count, PART)
             rows += compared(network, parts, Path(scratch) / f"{network.name}-{network.side}")
     engines.choose_instruction_set(chosen)
-    what = f"{len(files)} real images" if files else f"{args.count} made images, normal values"
-    facts = machine.describe()
+    rows = in_order(rows)
     summary = {"images": len(files) or args.count, "differ": sum(row.differ for row in rows)}
     record = {"rows": [asdict(row) for row in rows], "machine": facts}
     report.publish(args.results, STEM, markdown(rows, what, facts), record, summary)

@@ -78,7 +78,10 @@ class LazyTensor(PendingTensor):
             channels_last = is_channels_last(y)
         sums = y.detach().contiguous(memory_format=torch.channels_last)
         ones = torch.ones(y.shape[1], dtype=torch.float32, device=y.device)
-        return WaitNode.apply(y, Block(sums, ones, None, channels_last), LazyTensor.of)
+        block = Block(sums, ones, None, channels_last)
+        if not _is_recorded():
+            return LazyTensor.of(block)
+        return WaitNode.apply(y, block, LazyTensor.of)
 
     # What it is ----------------------------------------------------------------------------------
 
@@ -163,20 +166,6 @@ def is_finite(x: Tensor) -> bool:
     """
     block = block_of(x)
     return block.is_finite() if block is not None else bool(torch.isfinite(extremes(x)).all())
-
-
-def position_means(x: Tensor) -> Tensor:
-    """The means of float32 images [N, C, H, W] over their positions, [N, C, 1, 1].
-
-    They are summed by sixteen lanes, as those of a block that nobody has read yet: the same bits on
-    every device, which torch's own mean does not promise.
-    """
-    block = block_of(x)
-    if block is None or block.gate is not None:
-        x = LazyTensor.wait(x.plain() if isinstance(x, PendingTensor) else x)
-        block = block_of(x)
-    assert block is not None
-    return MeansNode.apply(x, block, True)
 
 
 def _block_of_values(x: Tensor) -> Block:
@@ -264,6 +253,8 @@ class _Blocks:
         else:
             statistics, scale, shift = of_running(norm, block.scale, block.shift)
         new = block.with_affine(scale, shift)
+        if not _is_recorded():
+            return LazyTensor.of(new)
         return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
 
     relu = _activation(Function.RELU)
@@ -301,7 +292,10 @@ class _Blocks:
                 # A copy: the product is that of the factors as they are now.
                 factors = factors.flatten(1).to(torch.float32, copy=True)
                 factors = factors.contiguous()
-                return GateNode.apply(images, gate, block.with_gate(factors), LazyTensor.of)
+                new = block.with_gate(factors)
+                if not _is_recorded():
+                    return LazyTensor.of(new)
+                return GateNode.apply(images, gate, new, LazyTensor.of)
         return None
 
 
@@ -309,9 +303,8 @@ def _activate(x: Any, function: Function, in_place: bool) -> Tensor | None:
     block = block_of(x)
     if block is None or not block.takes_function:
         return None
-    new = block.with_function(function)
     if not in_place:
-        return ActivationNode.apply(x, new, LazyTensor.of, False)
+        return activation(x, block, function)
     if x.is_leaf and x.requires_grad and torch.is_grad_enabled():
         # Torch refuses it, in its own words.
         return None
@@ -320,7 +313,20 @@ def _activate(x: Any, function: Function, in_place: bool) -> Tensor | None:
         x._cell.replace(block)
         return x
 
-    return ActivationNode.apply(x, new, replace, True)
+    return ActivationNode.apply(x, block.with_function(function), replace, True)
+
+
+def activation(x: Tensor, block: Block, function: Function) -> Tensor:
+    """The function of x, whose block takes one."""
+    new = block.with_function(function)
+    if not _is_recorded():
+        return LazyTensor.of(new)
+    return ActivationNode.apply(x, new, LazyTensor.of, False)
+
+
+def _is_recorded() -> bool:
+    """Whether derivatives may be asked for, of which a node takes care."""
+    return torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _fit(block: Block, *of_channels: Tensor | None) -> bool:

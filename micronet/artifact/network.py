@@ -143,25 +143,23 @@ def _values(x: _Signal) -> Tensor:
 
 
 def _activation(node: nodes.Activation, x: Tensor) -> Tensor:
-    if node.exact and node.function in _LAZY:
-        return _LAZY[node.function](_waiting(x))
-    return _FUNCTIONS[node.function](x)
+    is_stated = node.exact and kernels.is_eager(x)
+    return (_STATED if is_stated else _FUNCTIONS)[node.function](x)
 
 
-def _waiting(x: Tensor) -> Tensor:
-    """Return values as a tensor that functions of the page wait for, where x is none."""
-    block = x.block() if isinstance(x, kernels.LazyTensor) else None
-    if (block is not None and block.takes_function) or not kernels.is_eager(x):
-        return x
-    return kernels.LazyTensor.wait(x.plain() if isinstance(x, kernels.PendingTensor) else x)
-
-
-_LAZY: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "sigmoid": torch.sigmoid}
-_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = _LAZY | {
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "hardswish": F.hardswish,
     "hardsigmoid": F.hardsigmoid,
+    "swish": F.silu,
+    "sigmoid": torch.sigmoid,
+}
+_STATED: dict[str, Callable[[Tensor], Tensor]] = _FUNCTIONS | {
+    "hardswish": kernels.hardswish,
+    "hardsigmoid": kernels.hardsigmoid,
+    "swish": kernels.swish,
+    "sigmoid": kernels.sigmoid,
 }
 
 

@@ -18,6 +18,7 @@ from torch.nn.modules.utils import _pair
 import micronet_kernels as kernels
 from micronet.models import timm_networks
 from micronet.models.replacement import options_of
+from micronet.quantization.evaluation.exact_functions import apart
 
 # For every network that is made of the operators, before a counter can look at it.
 kernels.register_flop_formulas()
@@ -118,6 +119,7 @@ class ExactConv2d(nn.Conv2d):
 class FloatConv2d(ExactConv2d):
     """A convolution in float; what follows it waits for its reader, as after quantized ones."""
 
+    @apart
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (batch, in, height, width) into (batch, out, height', width')."""
         x = input
@@ -141,6 +143,7 @@ class FloatLinear(nn.Linear):
         super().__init__(source.in_features, source.out_features, bias=has_bias, device="meta")
         self.weight, self.bias = source.weight, source.bias
 
+    @apart
     def forward(self, input: Tensor) -> Tensor:
         """Map ``input`` (..., in_features) to (..., out_features)."""
         x = input
@@ -164,6 +167,7 @@ class MeanPool2d(nn.AdaptiveAvgPool2d):
         """Whether a module is torch's own average of all positions."""
         return type(module) is nn.AdaptiveAvgPool2d and _pair(module.output_size) == (1, 1)
 
+    @apart
     def forward(self, input: Tensor) -> Tensor:
         """Average ``input`` (batch, channels, height, width) to (batch, channels, 1, 1)."""
         x = input

@@ -21,6 +21,7 @@ from micronet.quantization.deterministic_layers import (
     flat_batch,
     summed,
 )
+from micronet.quantization.evaluation.exact_functions import apart
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.quantizers.images import ImageQuantizer
 from micronet.quantization.quantizers.inputs import ActivationQuantizer, InputQuantizer
@@ -229,6 +230,7 @@ class QuantizedConv2d(QuantizedLayer, ExactConv2d):
         """Return the convolution of images with weights as they are."""
         return self.convolve(x, weight)
 
+    @apart
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (batch, in, height, width) into (batch, out, height', width')."""
         x = input
@@ -276,6 +278,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         """Return the linear map of inputs by weights as they are."""
         return F.linear(x, weight, self.bias)
 
+    @apart
     def forward(self, input: Tensor) -> Tensor:
         """Map ``input`` (..., in_features) to (..., out_features)."""
         x = input

@@ -23,7 +23,8 @@ from micronet.quantization.eligibility import (
     is_plain_linear,
     without_others,
 )
-from micronet.quantization.fast_paths import leave_fast_paths_
+from micronet.quantization.evaluation.exact_functions import evaluate_exactly_
+from micronet.quantization.evaluation.fast_paths import leave_fast_paths_
 from micronet.quantization.images.layer import ImageConv2d
 from micronet.quantization.layers import (
     QuantizedConv2d,
@@ -156,6 +157,7 @@ def convert_(
         synchronize_in_integers_(model)
         leave_fast_paths_(model)
         _evaluate_floats_exactly(model)
+        evaluate_exactly_(model)
 
 
 def precision_of(model: nn.Module) -> dict[str, LayerBits]:

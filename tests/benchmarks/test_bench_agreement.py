@@ -9,9 +9,9 @@ from benchmarks.engine import agreement
 from micronet.artifact import engine as engines
 
 
-def run(folder, *networks, count=agreement.PART + 3):
+def run(folder, *networks, count=agreement.PART + 3, more=()):
     arguments = ["--networks", *networks, "--count", str(count), "--results", str(folder)]
-    return agreement.main(arguments)
+    return agreement.main([*arguments, *more])
 
 
 def test_every_way_has_the_same_bits(tmp_path, capsys):
@@ -42,6 +42,27 @@ def test_a_bit_that_differs_is_counted(tmp_path, monkeypatch):
     assert run(tmp_path, "efficientnet-micro", count=5) == 1
     rows = json.loads((tmp_path / "engine_agreement.json").read_text())["rows"]
     assert [row["differ"] for row in rows] == [0, *[1] * (len(rows) - 1)]
+
+
+def test_results_of_other_networks_are_kept(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "engine_agreement.json"
+    assert run(tmp_path, "efficientnet-micro", count=2) == 0
+    before = json.loads(file.read_text())["rows"]
+    monkeypatch.setattr(agreement.machine, "revision", lambda: "later")
+    assert run(tmp_path, "resnet20", count=2, more=["--keep"]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    # In the order of the networks, each row with the revision that it is of.
+    assert rows[len(before) :] == before and len(rows) == 2 * len(before)
+    assert {row["micronet"] for row in rows[: len(before)]} == {"later"} != {before[0]["micronet"]}
+    assert "| resnet20 | 32 | avx2 | 2 | 20 | 0 | later |" in file.with_suffix(".md").read_text()
+    capsys.readouterr()
+    assert run(tmp_path, "resnet20", count=1, more=["--keep"]) == 2
+    assert "is of other images" in capsys.readouterr().err
+    monkeypatch.setattr(agreement.machine, "_version", lambda package: "another")
+    assert run(tmp_path, "resnet20", count=2, more=["--keep"]) == 2
+    assert "is of other torchvision" in capsys.readouterr().err
+    assert json.loads(file.read_text())["rows"] == rows
+    assert run(tmp_path / "none", "resnet20", count=2, more=["--keep"]) == 2
 
 
 @pytest.mark.parametrize("count", [1, 5, agreement.PART])

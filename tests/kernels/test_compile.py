@@ -37,6 +37,10 @@ NOT_COMPILED = {
     # Of evaluation, in float32 only; tests/test_exact_evaluation.py.
     "conv2d_deterministic",
     "linear_deterministic",
+    "hardsigmoid",
+    "hardswish",
+    "sigmoid",
+    "swish",
     "available_backends",
     "bits_of_levels",
     "fits_32_bits",

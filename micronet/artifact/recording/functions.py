@@ -12,6 +12,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils._pytree import tree_leaves
 
 import micronet_kernels as kernels
+from micronet.artifact.format.nodes import INEXACT
 from micronet.artifact.recording.steps import Notes
 
 _Arguments = dict[str, Any]
@@ -86,10 +87,10 @@ def _norm(notes: Notes, given: _Arguments, result: Any) -> None:
     notes.add("norm", [given["x"]], result, scale=block.scale, shift=block.shift)
 
 
-def _activation(function: str) -> _Handler:
+def _activation(function: str, is_stated: bool = False) -> _Handler:
     def noted(notes: Notes, given: _Arguments, result: Any) -> None:
-        is_exact = function not in ("swish", "sigmoid") or isinstance(result, kernels.LazyTensor)
-        notes.add("activation", [given["x"]], result, function=function, exact=is_exact)
+        exact = is_stated or function not in INEXACT or isinstance(result, kernels.LazyTensor)
+        notes.add("activation", [given["x"]], result, function=function, exact=exact)
 
     return noted
 
@@ -138,16 +139,27 @@ def _average(notes: Notes, given: _Arguments, result: Any) -> None:
     _pooled(notes, given, result)
 
 
-def _pooled(notes: Notes, given: _Arguments, result: Tensor) -> None:
-    # The mean of a tensor that waits is summed in the order of the page, any other in torch's.
+def _pooled(notes: Notes, given: _Arguments, result: Tensor, is_stated: bool = False) -> None:
+    # Torch's mean of a tensor that waits is summed in the order of the page, any other is not.
     shape = (*result.shape[:2], 1, 1)
-    exact = given["is_block"]
+    exact = is_stated or given["is_block"]
     if result.shape == shape:
         notes.add("pool", [given["x"]], result, function="mean", exact=exact)
         return
     pooled = result.view(shape)
     notes.add("pool", [given["x"]], pooled, function="mean", exact=exact)
     notes.add("reshape", [pooled], result, shape=tuple(result.shape[1:]))
+
+
+def _stated_means(notes: Notes, given: _Arguments, result: Tensor) -> None:
+    _pooled(notes, given, result, is_stated=True)
+
+
+def _overwrite(notes: Notes, given: _Arguments, result: Tensor) -> None:
+    source = given["source"]
+    if not _are_alike(result, source) or result.dtype != source.dtype:
+        raise _Unlike("of another shape or type")
+    notes.alias(result, source)
 
 
 def _max_pool(notes: Notes, given: _Arguments, result: Any) -> None:
@@ -219,6 +231,8 @@ _TABLE: dict[Any, tuple[Sequence[str], _Handler]] = {
     **_entries("x", _activation("swish"), F.silu),
     **_entries("x", _activation("sigmoid"), torch.sigmoid, _T.sigmoid, F.sigmoid),
     **_entries("x", _activation("sigmoid"), torch.sigmoid_, _T.sigmoid_),
+    **_entries("x", _activation("swish", is_stated=True), kernels.swish),
+    **_entries("x", _activation("sigmoid", is_stated=True), kernels.sigmoid),
     **_entries("x", _activation("hardswish"), F.hardswish),
     **_entries("x", _activation("hardsigmoid"), F.hardsigmoid),
     **_entries("x other", _add, torch.add, _T.add, _T.add_, _T.__add__, _T.__radd__, _T.__iadd__),
@@ -226,12 +240,14 @@ _TABLE: dict[Any, tuple[Sequence[str], _Handler]] = {
     **_entries("x other", _multiply, _T.__mul__, _T.__rmul__, _T.__imul__),
     **_entries("x size", _average, F.adaptive_avg_pool2d),
     **_entries("x dim keepdim", _mean, torch.mean, _T.mean),
+    **_entries("x", _stated_means, kernels.position_means),
     **_entries("x kernel_size stride padding dilation", _max_pool, F.max_pool2d),
     **_entries("x", _reshape, torch.flatten, _T.flatten, _T.view, _T.reshape, torch.reshape),
     **_entries("x", _reshape, torch.squeeze, _T.squeeze, torch.unsqueeze, _T.unsqueeze),
     **_entries("x index", _slice, _T.__getitem__),
     **_entries("x pad mode value", _pad, F.pad),
     **_entries("x dim", _concat, torch.cat, torch.concat),
+    **_entries("x source", _overwrite, _T.copy_),
     **_entries("x p training", _identity, F.dropout, F.dropout2d),
     **_entries("x", _identity, _T.contiguous, _T.float, _T.clone, _T.detach, _T.to),
 }

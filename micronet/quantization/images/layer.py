@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import micronet_kernels as kernels
 from micronet.quantization.deterministic_layers import flat_batch, summed
+from micronet.quantization.evaluation.exact_functions import apart
 from micronet.quantization.layers import QuantizedConv2d
 from micronet.quantization.precision import LayerBits
 from micronet.quantization.quantizers.images import ImageQuantizer
@@ -78,6 +79,7 @@ class ImageConv2d(QuantizedConv2d):
         total = total * step.double()
         return (-total if self.bias is None else self.bias.double() - total).float()
 
+    @apart
     def forward(self, input: Tensor) -> Tensor:
         """Convolve normalized images (batch, in, height, width) into (batch, out, ...)."""
         x = input

@@ -1,0 +1,385 @@
+"""Torch's functions while a quantized network is called in evaluation, and everywhere else."""
+
+import contextlib
+import copy
+import io
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+import micronet
+import micronet_kernels as kernels
+from mean_networks import Means
+from micronet.quantization.evaluation import exact_functions
+from packed_networks import FOUR, bits_of, compressed
+
+SHAPE = (3, 17, 11)
+
+
+class Body(nn.Module):
+    """A network of one layer that does something with what follows it, or with its input."""
+
+    def __init__(self, do):
+        super().__init__()
+        self.conv, self.do = nn.Conv2d(3, 6, 1), do
+
+    def forward(self, x):
+        return self.do(self.conv(x), x)
+
+
+def quantized(do):
+    model = compressed(Body(lambda y, _: y), SHAPE, {"conv": FOUR}, sparsity=0)
+    model.do = do
+    return model
+
+
+def means_network(rng):
+    torch.manual_seed(torch.randint(10**6, (), generator=rng))
+    return compressed(Means(), SHAPE, {name: FOUR for name in ("stem", "mix", "again")})
+
+
+def images_of(rng, count=4):
+    return torch.randn(count, *SHAPE, generator=rng)
+
+
+def in_lanes(x):
+    """The mean over positions as the page says, in float32."""
+    terms = F.pad(x.flatten(2), [0, -x.shape[2:].numel() % 16]).unflatten(2, (-1, 16)).unbind(2)
+    lanes = torch.zeros_like(terms[0])
+    for term in terms:
+        lanes = lanes + term
+    for half in (8, 4, 2, 1):
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes / x.shape[2:].numel()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """No test leaves a mode behind."""
+    yield
+    assert _get_current_function_mode_stack() == []
+
+
+MEANS = {
+    "method": lambda x: x.mean((2, 3)),
+    "list": lambda x: x.mean([-1, 2]),
+    "axis": lambda x: x.mean(axis=(3, 2)),
+    "kept": lambda x: torch.mean(x, (-2, -1), True).flatten(1),
+    "keyword": lambda x: torch.mean(input=x, dim=(2, 3), keepdim=True).flatten(1),
+    "pool": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+    "pool of a pair": lambda x: F.adaptive_avg_pool2d(x, output_size=(1, 1)).flatten(1),
+    "module": nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("mean", MEANS.values(), ids=MEANS)
+@pytest.mark.parametrize("last", [False, True])
+def test_every_spelling_of_a_mean_has_the_stated_order(mean, last, rng):
+    images = images_of(rng)
+    if last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert torch.equal(quantized(lambda _, x: mean(x))(images), in_lanes(images)[..., 0])
+        values = quantized(lambda y, x: y + 0.0)
+        of_values = copy.deepcopy(values)
+        of_values.do = lambda y, x: mean(F.hardswish(y))
+        expected = in_lanes(F.hardswish(values(images)))[..., 0]
+        assert torch.equal(of_values(images), expected)
+
+
+OTHERS = {
+    "one axis": lambda x: x.mean(3),
+    "other axes": lambda x: x.mean((1, 2)),
+    "all": lambda x: x.mean(),
+    "dtype": lambda x: x.mean((2, 3), dtype=torch.float64),
+    "double": lambda x: x.double().mean((2, 3)),
+    "rows": lambda x: x[0].mean((1, 2)),
+    "two positions": lambda x: F.adaptive_avg_pool2d(x, (2, 1)),
+    "out": lambda x: torch.mean(x, (2, 3), out=x.new_empty(x.shape[:2])),
+    "out of sigmoid": lambda x: torch.sigmoid(x, out=torch.empty_like(x)),
+    "half": lambda x: F.silu(x.bfloat16()),
+    "nothing": lambda x: F.silu(x[:0]),
+    "five": lambda x: x[:, :, None].mean((2, 3)),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_other_functions_are_torchs_own(other, rng):
+    images = images_of(rng)
+    with torch.no_grad():
+        found, wanted = quantized(lambda _, x: other(x))(images), other(images)
+    assert found.dtype == wanted.dtype and torch.equal(found, wanted)
+
+
+def stated(x, function):
+    """The function by a block of values."""
+    return bits_of(function(kernels.LazyTensor.wait(x.reshape(1, -1, 1, 1)))).view(x.shape)
+
+
+ACTIVATIONS = {
+    "silu": (F.silu, F.silu, False),
+    "silu in place": (lambda x: F.silu(x, inplace=True), F.silu, True),
+    "module in place": (nn.SiLU(inplace=True), F.silu, True),
+    "sigmoid": (torch.sigmoid, torch.sigmoid, False),
+    "sigmoid of a tensor": (torch.Tensor.sigmoid, torch.sigmoid, False),
+    "sigmoid in place": (torch.sigmoid_, torch.sigmoid, True),
+    "functional": (F.sigmoid, torch.sigmoid, False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:nn.functional.sigmoid")
+@pytest.mark.parametrize(("call", "function", "in_place"), ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("axes", [1, 2, 3, 4, 5])
+def test_activations_of_any_tensor_are_the_stated_ones(call, function, in_place, axes, rng):
+    x = torch.randn((9, 50, 3, 2, 7)[:axes], generator=rng)
+    for lies in (x, x.mT.clone().mT if axes > 1 else x, last_of(x)):
+        given, model = lies.clone(), quantized(lambda *_: call(given))  # noqa: B023
+        with torch.no_grad():
+            found = model(images_of(rng))
+        assert torch.equal(bits_of(found), stated(x, function))
+        assert found.is_contiguous() or not lies.is_contiguous()
+        assert (found is given) == in_place and torch.equal(given, found if in_place else lies)
+
+
+def last_of(x):
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def test_zeros_keep_their_sign_and_what_is_no_number_stays_none():
+    x = torch.tensor([-0.0, 0.0, torch.nan, torch.inf])
+    assert kernels.swish(x).isnan().tolist() == [False, False, True, False]
+    assert torch.equal(torch.signbit(kernels.swish(x))[:2], torch.tensor([True, False]))
+    assert kernels.sigmoid(-x)[3] == 0 and kernels.swish(x)[3] == torch.inf
+
+
+def test_hard_functions_are_the_stated_ones_whatever_vectors_they_are_cut_into(rng):
+    """Of torch on the CPU: one float in seven of some exponents, one in thousands of all others."""
+    every = torch.arange(int(torch.randint(7, (), generator=rng)), 2**23, 7, dtype=torch.int32)
+    exponents = [127, 128, 129, int(torch.randint(1, 255, (), generator=rng))]
+    some = torch.arange(-(2**31), 2**31, 2999).to(torch.int32)
+    for bits in [*(every + (e << 23) for e in exponents), some]:
+        for x in (bits.view(torch.float32), -bits.view(torch.float32)):
+            x = x[~x.isnan()]
+            start = int(torch.randint(1, 16, (), generator=rng))
+            odd = x[start : start + 7 * 600].view(-1, 7)[:, :5]
+            lies = x[: 2**20].view(2, 8, -1, 64)
+            for part in (x, x[start:], odd, last_of(lies)):
+                hard = (part + 3).clamp(0, 6)
+                six = torch.full((1,), 6.0)
+                sixth, product = hard / six, part * hard / six
+                for call, wanted in ((F.hardsigmoid, sixth), (F.hardswish, product)):
+                    found = call(part)
+                    nans = wanted.isnan()
+                    assert torch.equal(found.isnan(), nans)
+                    assert torch.equal(bits_of(found[~nans]), bits_of(wanted[~nans]))
+                by_steps = kernels.exact_functions.hardswish_by_steps(part)
+                assert torch.equal(bits_of(by_steps[~nans]), bits_of(product[~nans]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "function",
+    [F.hardswish, F.hardsigmoid, nn.Hardswish(inplace=True), F.silu, lambda x: x.mean((2, 3))],
+)
+def test_a_device_gives_the_bits_of_the_cpu(function, rng):
+    model, images = quantized(lambda _, x: function(4 * x)), images_of(rng)
+    with torch.no_grad():
+        wanted = bits_of(model(images))
+        assert torch.equal(bits_of(model.cuda()(images.cuda()).cpu()), wanted)
+
+
+def test_training_is_torchs_own(rng):
+    model = means_network(rng).train()
+    plain = copy.deepcopy(model)
+    plain._forward_pre_hooks.clear()
+    plain._forward_hooks.clear()
+    images = images_of(rng)
+    found = [net(images.clone().requires_grad_()) for net in (model, plain)]
+    assert torch.equal(bits_of(found[0]), bits_of(found[1]))
+    for logits in found:
+        logits.logsumexp(1).sum().backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(bits_of(one.grad), bits_of(other.grad))
+
+
+def test_gradients_in_evaluation_are_those_of_torchs_own_functions(rng):
+    """But for rounding, which the logits differ by too; the forward pass has the same bits."""
+    model, images = means_network(rng), images_of(rng)
+    found = []
+    for call in (model, model.forward):
+        x = images.clone().requires_grad_()
+        logits = call(x)
+        weights = list(model.parameters())
+        found.append(torch.autograd.grad(logits.logsumexp(1).sum(), [x, *weights]))
+    for one, other in zip(*found, strict=True):
+        # A code that changes by one step moves few of many gradients.
+        assert (one - other).norm() <= 0.05 * other.norm() + 1e-4
+    with torch.no_grad():
+        assert torch.equal(bits_of(model(images)), bits_of(model(images.requires_grad_())))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.silu(x * 1, inplace=True),
+        lambda x: torch.sigmoid_(x * 1),
+        lambda x: F.silu(x).sigmoid(),
+        lambda x: x.mean((2, 3)),
+    ],
+)
+def test_derivatives_of_both_orders(function, rng):
+    """Of the first two, which torch's own functions have."""
+    x = torch.randn(2, *SHAPE, generator=rng).requires_grad_()
+    found = []
+    model = quantized(lambda _, x: function(x))
+    for call in (model, model.forward):
+        (first,) = torch.autograd.grad(call(x).square().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), x)
+        found.append((first.detach(), second))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=2**-18, atol=2**-20)
+
+
+# Of so many numbers torch's order gives another mean.
+TELLING = torch.full((1, 1, 1, 4096), 0.1) + torch.linspace(0, 1, 4096)
+
+
+def test_outside_of_a_call_functions_are_torchs_own(rng):
+    torchs = TELLING.mean((2, 3))
+    model = quantized(lambda *_: TELLING.mean((2, 3)))
+    with torch.no_grad():
+        stated = model(images_of(rng))
+    assert torch.equal(stated, in_lanes(TELLING)[..., 0]) and not torch.equal(stated, torchs)
+    assert torch.equal(TELLING.mean((2, 3)), torchs)
+    assert torch.equal(model.forward(images_of(rng)), torchs)
+    assert torch.equal(model.train()(images_of(rng)), torchs)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_call_that_does_not_end_leaves_functions_as_they_were(error, rng):
+    torchs, images = TELLING.mean((2, 3)), images_of(rng)
+
+    def stop(*_):
+        raise error("stopped")
+
+    model = quantized(lambda *_: TELLING.mean((2, 3)))
+    stated = model(images)
+    model.do, before = stop, model.do
+    with pytest.raises(error, match=r"stopped"):
+        model(images)
+    # Hooks hear of no interrupt, and the mode of that call answers no more.
+    assert len(_get_current_function_mode_stack()) == (error is KeyboardInterrupt)
+    assert torch.equal(TELLING.mean((2, 3)), torchs)
+    model.do = before
+    assert torch.equal(model(images), stated)
+    assert torch.equal(TELLING.mean((2, 3)), torchs)
+
+
+def test_two_threads_do_not_meet(rng):
+    inside, done = threading.Event(), threading.Event()
+    found = {}
+
+    def wait(*_):
+        inside.set()
+        assert done.wait(60)
+        return TELLING.mean((2, 3))
+
+    model, images = quantized(wait), images_of(rng)
+    torchs = TELLING.mean((2, 3))
+    worker = threading.Thread(target=lambda: found.update(stated=model(images)))
+    worker.start()
+    assert inside.wait(60)
+    found["here"] = TELLING.mean((2, 3))
+    done.set()
+    worker.join()
+    assert torch.equal(found["here"], torchs)
+    assert torch.equal(found["stated"], in_lanes(TELLING)[..., 0])
+
+
+def test_networks_in_networks(rng):
+    """Each ends its own call; the outer one goes on, and a network may call itself."""
+    kept = []
+    inner = quantized(lambda y, _: y.mean((2, 3)))
+    outer = quantized(lambda _, x: (kept.append(inner(x)), TELLING.mean((2, 3)))[1])
+    images = images_of(rng)
+    with torch.no_grad():
+        assert torch.equal(outer(images), in_lanes(TELLING)[..., 0])
+        deep = quantized(lambda _, x: (len(x) > 1 and deep(x[1:]), TELLING.mean((2, 3)))[1])
+        assert torch.equal(deep(images), in_lanes(TELLING)[..., 0])
+
+
+def test_hooks_that_watch_a_call_lie_around_or_inside(rng):
+    """Modes that hooks of others begin and end in the order of the hooks, not of a stack."""
+
+    class Watch(TorchFunctionMode):
+        seen = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    for first in (True, False):
+        watch, model = Watch(), Body(lambda *_: TELLING.mean((2, 3)))
+        if not first:
+            model = compressed(model, SHAPE, {"conv": FOUR}, sparsity=0)
+        model.register_forward_pre_hook(lambda *_, w=watch: w.__enter__() and None)
+        model.register_forward_hook(lambda *_, w=watch: w.__exit__(None, None, None))
+        if first:
+            model = compressed(model, SHAPE, {"conv": FOUR}, sparsity=0)
+        assert torch.equal(model(images_of(rng)), in_lanes(TELLING)[..., 0])
+        assert watch.seen and _get_current_function_mode_stack() == []
+
+
+def test_copies_and_pickles_are_exact_too(rng):
+    model = compressed(Means(), SHAPE, {"stem": FOUR, "mix": FOUR})
+    images = images_of(rng)
+    again = io.BytesIO()
+    torch.save(model, again)
+    again.seek(0)
+    stored = torch.load(again, weights_only=False)
+    # Numbers of hooks begin anew in a process that reads a network.
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            handle = stored.register_forward_pre_hook(lambda *_: None)
+            stack.callback(handle.remove)
+        with torch.no_grad():
+            wanted = bits_of(model(images))
+            for net in (copy.deepcopy(model), stored, model._replicate_for_data_parallel()):
+                assert torch.equal(bits_of(net(images)), wanted)
+    micronet.quantize_(model, weights=4, activations=4)
+    assert list(model._forward_pre_hooks).count(exact_functions._KEY) == 1
+
+
+def test_statistics_are_re_estimated_in_the_arithmetic_of_evaluation(rng):
+    model = means_network(rng).train()
+    micronet.reestimate_(model, [images_of(rng), images_of(rng)])
+    assert model.eval()(images_of(rng)).isfinite().all()
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+def test_compiled_networks_are_torchs_own(part, rng):
+    model, images = means_network(rng), images_of(rng)
+    with torch.no_grad():
+        wanted = model(images)
+        if part:
+            model.squeeze = torch.compile(model.squeeze, backend="eager")
+            found = model(images)
+        else:
+            found = torch.compile(model, backend="eager")(images)
+        torch._dynamo.reset()
+    assert (found - wanted).norm() <= 0.1 * wanted.norm()
+
+
+def test_exported_and_traced_networks_are_torchs_own(rng):
+    model, images = means_network(rng), images_of(rng)
+    with torch.no_grad():
+        wanted = model(images)
+        program = torch.export.export(model, (images,))
+        names = {str(node.target) for node in program.graph.nodes}
+        assert any("mean" in name for name in names)
+        assert not any("block" in name for name in names)
+        assert (program.module()(images) - wanted).norm() <= 0.1 * wanted.norm()
