@@ -32,6 +32,11 @@ class ConvCall:
         numbers = w.shape[2:], self.stride, self.padding, self.groups
         return numbers == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
 
+    def skips_pixels(self, w: Tensor) -> bool:
+        """Whether an output is a sum over the channels of one pixel, and some pixels have none."""
+        numbers = w.shape[2:], self.padding, self.groups
+        return numbers == ((1, 1), (0, 0, 0, 0), 1) and self.stride != (1, 1)
+
     def arguments(self, x: QuantizedInput, w: Tensor, weights: QuantizedWeights) -> tuple[Any, ...]:
         """The arguments of the operator `quant_conv2d`."""
         return self.arguments_on_codes(x.codes, x.coding, x.size, w, weights)

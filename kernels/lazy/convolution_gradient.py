@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,8 @@ def torchs(
     grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
 ) -> Gradients:
     """Those of torch over values, all in one dtype."""
+    if grad.device.type == "cpu" and call.skips_pixels(w):
+        return _of_read_pixels(grad, x, w, call, wanted)
     top, left, bottom, right = call.padding
     is_even = (top, left) == (bottom, right)
     padding = [top, left] if is_even else [0, 0]
@@ -131,4 +133,23 @@ def torchs(
         grad_x = grad_x[:, :, top : top + height, left : left + width]
     if grad_x is not None:
         grad_x = grad_x.contiguous(memory_format=torch.channels_last)
+    return grad_x, grad_w
+
+
+def _of_read_pixels(
+    grad: Tensor, x: Tensor, w: Tensor, call: ConvCall, wanted: tuple[bool, bool]
+) -> Gradients:
+    """Those of a convolution of single pixels that reads only each so many of them.
+
+    Given such a stride, images channels last and fewer channels than a vector of the processor
+    holds, oneDNN writes beyond its memory: a wrong gradient to w, a crash or no end.
+    Source: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    y, across = call.stride
+    read = x[:, :, ::y, ::across].contiguous(memory_format=torch.channels_last)
+    grad_read, grad_w = torchs(grad, read, w, replace(call, stride=(1, 1)), wanted)
+    if grad_read is None:
+        return None, grad_w
+    grad_x = torch.zeros_like(x, dtype=grad_read.dtype, memory_format=torch.channels_last)
+    grad_x[:, :, ::y, ::across] = grad_read
     return grad_x, grad_w
