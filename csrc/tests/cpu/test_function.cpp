@@ -82,15 +82,19 @@ struct Order {
   float before = -kInfinity, neighbor = -kInfinity, most = -kInfinity;
   bool holds = true;
   std::vector<float> last = std::vector<float>(kSwishFloats, -kInfinity);
-  size_t count = 0;
+  size_t next_of_last = 0;
+  bool is_empty = true;  // nothing was added to those since they were forgotten
   float long_before = -kInfinity;
 
   void add(float z, float value) {
     if (std::fabs(z - kLeastSwishAt) < kSwishFlat || std::fabs(z) < kSwishDense) {
       // Floats that are left out are none that lie between.
-      std::fill(last.begin(), last.end(), -kInfinity);
+      if (!is_empty) std::fill(last.begin(), last.end(), -kInfinity);
+      is_empty = true;
     } else {
-      float& of_before = last[count++ % last.size()];
+      is_empty = false;
+      float& of_before = last[next_of_last];
+      if (++next_of_last == last.size()) next_of_last = 0;
       long_before = of_before > long_before ? of_before : long_before;
       of_before = value;
       holds = holds && value >= long_before;
