@@ -33,6 +33,8 @@ class Call:
             return None
         bound = dict(zip(self.names, args, strict=False))
         for spelled, value in kwargs.items():
+            if value is None and spelled in ("dtype", "out"):
+                continue
             name = self.spellings.get(spelled, spelled)
             if name not in self.names or name in bound:
                 return None

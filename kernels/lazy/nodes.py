@@ -62,6 +62,21 @@ def _backward(gradients: Callable[[Any, Tensor], Gradients]) -> Callable[..., Gr
     return first_order(run)
 
 
+def convolved(
+    x: QuantizedInput,
+    w: Tensor,
+    bias: Tensor | None,
+    weights: QuantizedWeights,
+    call: ConvCall,
+    remade: Remade | None = None,
+) -> Block:
+    """The values of a convolution of codes, whose sums are made again where they are not kept."""
+    sums, scale = sums_of(x.codes, x.coding, x.size, w, weights, call)
+    shift = None if bias is None else bias.detach().float().clone()
+    is_last = x.lies_channels_last or is_channels_last(w)
+    return Block(sums, scale, shift, is_last, remade, None if remade is None else x.codes)
+
+
 class ConvolutionNode(torch.autograd.Function):
     """From the tensor that was rounded to the values of a convolution of its codes.
 
@@ -84,16 +99,13 @@ class ConvolutionNode(torch.autograd.Function):
         remakes: bool,
         wrap: Wrap,
     ) -> Tensor:
-        sums, scale = sums_of(x.codes, x.coding, x.size, w, weights, call)
-        shift = None if bias is None else bias.detach().float().clone()
         remade = Remade(_remaking(x.coding, x.size, w, weights, call)) if remakes else None
         passes = x.passes.to_save() if isinstance(x.passes, Block) else (x.passes,)
-        is_last = x.lies_channels_last or is_channels_last(w)
-        block = Block(sums, scale, shift, is_last, remade, x.codes if remakes else None)
+        block = convolved(x, w, bias, weights, call, remade)
         # Not the sums: the backward pass of a convolution has no use for its own output.
         ctx.save_for_backward(w, x.codes, x.coding.range, weights.mask, weights.steps, *passes)
         ctx.input, ctx.weights = _InputRounding.of(x), weights.without_tensors()
-        ctx.call, ctx.precision = call, backward_precision(sums.device.type)
+        ctx.call, ctx.precision = call, backward_precision(w.device.type)
         ctx.block, ctx.has_bias = block.outline(), bias is not None
         ctx.set_materialize_grads(False)
         return wrap(block)

@@ -20,7 +20,15 @@ from ..shapes import is_channels_last, strides_of
 from . import functions, tracing
 from .block import Block
 from .convolution import ConvCall, Learned, QuantizedInput, QuantizedWeights
-from .nodes import ActivationNode, ConvolutionNode, GateNode, MeansNode, NormNode, WaitNode
+from .nodes import (
+    ActivationNode,
+    ConvolutionNode,
+    GateNode,
+    MeansNode,
+    NormNode,
+    WaitNode,
+    convolved,
+)
 from .norm import Norm, of_batch, of_running
 from .pending import Cell, PendingTensor
 from .recompute import is_recomputed
@@ -60,6 +68,8 @@ class LazyTensor(PendingTensor):
         2018, arXiv:1712.05877, section 2; learned steps as in `fake_quant_learned_step`, offsets as
         in Bhalgat et al. 2020, arXiv:2004.09576, section 3.
         """
+        if not _is_recorded():
+            return LazyTensor.of(convolved(x, w, bias, weights, call))
         remakes = torch.is_grad_enabled() and is_recomputed(x, w, call)
         of_input, of_weights = (side.learned or _FIXED for side in (x, weights))
         parameters = of_input.step, of_input.offset, of_weights.step

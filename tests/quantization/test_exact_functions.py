@@ -68,6 +68,7 @@ MEANS = {
     "method": lambda x: x.mean((2, 3)),
     "list": lambda x: x.mean([-1, 2]),
     "axis": lambda x: x.mean(axis=(3, 2)),
+    "of no type": lambda x: torch.mean(x, (2, 3), dtype=None, out=None),
     "kept": lambda x: torch.mean(x, (-2, -1), True).flatten(1),
     "keyword": lambda x: torch.mean(input=x, dim=(2, 3), keepdim=True).flatten(1),
     "pool": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
@@ -89,6 +90,11 @@ def test_every_spelling_of_a_mean_has_the_stated_order(mean, last, rng):
         of_values.do = lambda y, x: mean(F.hardswish(y))
         expected = in_lanes(F.hardswish(values(images)))[..., 0]
         assert torch.equal(of_values(images), expected)
+        # Of what waits for its reader, behind a function or not, and with a gate.
+        for wait in (lambda y: y, F.relu, lambda y: y * torch.full((len(y), 6, 1, 1), 0.7)):
+            of_values.do = lambda y, x, wait=wait: mean(wait(y))
+            values.do = lambda y, x, wait=wait: wait(y) + 0.0
+            assert torch.equal(of_values(images), in_lanes(values(images))[..., 0])
 
 
 OTHERS = {

@@ -102,7 +102,7 @@ class _ExactFunctions(TorchFunctionMode):
     ) -> Any:
         """Answer a call, or hand it on."""
         kwargs = kwargs or {}
-        if func in _TABLE and _takes(args, kwargs) and self.is_alive():
+        if func in _TABLE and _takes(func, args, kwargs) and self.is_alive():
             names, answer = _TABLE[func]
             bound = _bound(names, args, kwargs)
             result = None if bound is None else answer(bound)
@@ -117,12 +117,12 @@ class _ExactFunctions(TorchFunctionMode):
 _OURS = {kernels.LazyTensor, Tensor}
 
 
-def _takes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call's first argument is a tensor that the kernels compute with, and torch not."""
+def _takes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call's first argument is a tensor that the kernels are to compute with."""
     x = args[0] if args else kwargs.get("input", kwargs.get("self"))
     block = x.block() if isinstance(x, kernels.LazyTensor) else None
-    if block is not None and block.takes_function:
-        # Its own functions are the stated ones.
+    if block is not None and (block.gate is None if func in _MEANS else block.takes_function):
+        # A tensor that waits knows the function, as the stated one.
         return False
     if not isinstance(x, Tensor) or not kernels.is_eager(x):
         return False
@@ -133,7 +133,11 @@ def _bound(
     names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> _Arguments | None:
     """Return arguments by name, the first called ``x``; None where there are others."""
-    spelled = {_SPELLINGS.get(name, name): value for name, value in kwargs.items()}
+    spelled = {
+        _SPELLINGS.get(name, name): value
+        for name, value in kwargs.items()
+        if value is not None or name not in ("dtype", "out")
+    }
     if len(args) > len(names) or not spelled.keys() <= set(names[len(args) :]):
         return None
     return dict(zip(names, args, strict=False)) | spelled
@@ -179,9 +183,12 @@ def _entries(names: str, answer: _Answer, *functions: Any) -> dict[Any, Any]:
 
 
 _T: Any = Tensor
-_TABLE: dict[Any, tuple[tuple[str, ...], _Answer]] = {
+_MEANS: dict[Any, tuple[tuple[str, ...], _Answer]] = {
     **_entries("x dim keepdim", _mean, torch.mean, _T.mean),
     **_entries("x output_size", _average, F.adaptive_avg_pool2d),
+}
+_TABLE: dict[Any, tuple[tuple[str, ...], _Answer]] = {
+    **_MEANS,
     **_entries("x inplace", _activation(kernels.swish), F.silu),
     **_entries("x", _activation(kernels.sigmoid), torch.sigmoid, _T.sigmoid, F.sigmoid),
     **_entries("x", _activation(kernels.sigmoid, True), torch.sigmoid_, _T.sigmoid_),
