@@ -16,7 +16,17 @@ from ..checks import (
     check_selection,
 )
 from ..scheme import Scheme, check_quantizer, code_bytes
-from .registry import call_with_gradient, define, dense, differentiate, empty, empty_bits, laid_out
+from .registry import (
+    call_backward,
+    call_with_gradient,
+    define,
+    dense,
+    differentiate,
+    differentiate_again,
+    empty,
+    empty_bits,
+    laid_out,
+)
 
 # What the operators refuse ----------------------------------------------------------------------
 
@@ -145,11 +155,17 @@ def _gradient(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         return None, *nothing
     (inside,) = ctx.saved_tensors
     grad = laid_out(grad, grad.shape, ctx.strides)
-    return _OP.fake_quant_per_tensor_backward.default(grad, inside), *nothing
+    return call_backward("fake_quant_per_tensor_backward", grad, inside), *nothing
+
+
+def _save_inside_again(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _save_inside(ctx, inputs, (output, inputs[1]))
 
 
 differentiate("fake_quant_per_tensor", _gradient, _save_inside)
 differentiate("fake_quant_per_tensor_observed", _gradient, _save_inside)
+# It is linear, so its own gradient is itself: torch would leave that out with a warning.
+differentiate_again("fake_quant_per_tensor_backward", _gradient, _save_inside_again)
 
 # What callers use -------------------------------------------------------------------------------
 

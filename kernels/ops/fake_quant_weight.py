@@ -16,7 +16,16 @@ from ..checks import (
     check_weights,
 )
 from ..scheme import Scheme
-from .registry import LIBRARY, call_with_gradient, define, differentiate, empty, no_mask
+from .registry import (
+    LIBRARY,
+    call_backward,
+    call_with_gradient,
+    define,
+    differentiate,
+    differentiate_again,
+    empty,
+    no_mask,
+)
 
 # What the operators refuse ----------------------------------------------------------------------
 
@@ -111,8 +120,21 @@ def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
 def _masked(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
     (mask,) = ctx.saved_tensors
     if grad is not None and mask.numel() > 0:
-        grad = _OP.mask_gradient.default(grad.contiguous(), mask)
+        grad = call_backward("mask_gradient", grad.contiguous(), mask)
     return grad, None, None, None
+
+
+def _masked_again(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+    return _masked(ctx, grad)[:2]
+
+
+def _mask_one_by_one(grads: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+    if not (torch.is_grad_enabled() and any(g.requires_grad for g in grads)):
+        with torch._C._AutoDispatchBelowAutograd():
+            return _OP.mask_gradients.default(grads, masks)
+    _check_gradients(grads, masks)
+    each = zip(grads, masks, strict=True)
+    return [call_backward("mask_gradient", g, m) if m.numel() else g.clone() for g, m in each]
 
 
 def _one_by_one(
@@ -123,6 +145,9 @@ def _one_by_one(
 
 
 differentiate("fake_quant_per_channel", _masked, _save_mask)
+# What is linear has a second derivative, too: torch would leave it out with a warning.
+differentiate_again("mask_gradient", _masked_again, _save_mask)
+LIBRARY.impl("mask_gradients", _mask_one_by_one, "Autograd")
 # For devices to which the extension brings no gradient of its own (csrc/bindings/weight_lists.cpp).
 LIBRARY.impl("fake_quant_weights", _one_by_one, "Autograd")
 

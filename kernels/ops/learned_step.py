@@ -8,7 +8,16 @@ from torch import Tensor
 from ..checks import check, check_bits, check_dense, check_order, check_same_device
 from ..operands import LearnedStep, schema_of, takes
 from ..scheme import check_quantizer
-from .registry import call_with_gradient, define, dense, differentiate, laid_out, no_mask
+from .registry import (
+    call_backward,
+    call_with_gradient,
+    define,
+    dense,
+    differentiate,
+    differentiate_again,
+    laid_out,
+    no_mask,
+)
 
 
 @takes(LearnedStep)
@@ -66,13 +75,22 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, mask, step, zero_point = ctx.saved_tensors
     grad = laid_out(grad, x.shape, x.stride())
-    grad_x, grad_step = _OP.fake_quant_learned_step_backward.default(
-        grad, x, mask, step, zero_point, ctx.levels, ctx.gradient_scale
+    grad_x, grad_step = call_backward(
+        "fake_quant_learned_step_backward",
+        *(grad, x, mask, step, zero_point, ctx.levels, ctx.gradient_scale),
     )
     return grad_x, None, grad_step, None, None, None
 
 
+def _refuse(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "rounding to a learned step has a first derivative only: what create_graph=True was asked "
+        "for needs a second one"
+    )
+
+
 differentiate("fake_quant_learned_step", _gradient, _save)
+differentiate_again("fake_quant_learned_step_backward", _refuse, lambda ctx, inputs, output: None)
 
 _OP = torch.ops.micronet
 

@@ -44,6 +44,14 @@ def define(signature: str, check: Callable[..., None], fake: Callable[..., Any])
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
     """Registers the gradient of an operator and what its forward pass saves for it."""
     torch.library.register_autograd(f"micronet::{name}", backward, setup_context=save, lib=LIBRARY)
+    differentiate_again(name, backward, save)
+
+
+def differentiate_again(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+    """As `differentiate`, for an operator of backward passes, which `call_backward` calls.
+
+    The dispatcher does not get to know, since that would make every first derivative slower.
+    """
     overload = getattr(torch.ops.micronet, name).default
     members = {
         "generate_vmap_rule": True,
@@ -62,6 +70,13 @@ def call_with_gradient(name: str, *args: Any) -> Any:
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
         return getattr(torch.ops.micronet, name).default(*args)
     return _NODES[name].apply(*args)
+
+
+def call_backward(name: str, *args: Any) -> Any:
+    """Calls an operator of a backward pass, with its own gradient where one may be asked for."""
+    if torch.is_grad_enabled():
+        return _NODES[name].apply(*args)
+    return getattr(torch.ops.micronet, name).default(*args)
 
 
 def empty(x: Tensor, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
