@@ -29,8 +29,8 @@ HAS = {
 
 
 # Thousands of tests and the modules that they import are no garbage: looking for it among them took
-# a twentieth of all seconds, and every 700 objects that a test makes as much again. What tests leave
-# behind is collected, by the ten thousands.
+# a twentieth of all seconds, and looking at every 700 objects that a test makes nearly as much.
+# What tests leave behind is collected, by the ten thousands.
 gc.disable()
 
 

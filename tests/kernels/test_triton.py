@@ -1,5 +1,6 @@
 """The Triton kernels against the reference: on a GPU, and without one in Triton's interpreter."""
 
+import functools
 import importlib
 import inspect
 import os
@@ -33,6 +34,14 @@ def silent_interpreter():
         yield
 
 
+def languages_of(function):
+    """The modules with Triton's language that a kernel's function sees."""
+    import triton.language as tl
+
+    seen = [found for found in function.__globals__.values() if inspect.ismodule(found)]
+    return [language for language in (tl, tl.core) if language in seen]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quick_interpreter():
     """At each call of a function the interpreter looks through all of its language for what to
@@ -41,11 +50,10 @@ def quick_interpreter():
     if not INTERPRETED:
         yield
         return
-    import triton.language as tl
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
 
-    names, languages, real = {}, {}, interpreter._patch_lang
+    names = {}
 
     def replace(package, builder, scope):
         if package not in names:  # nothing in it is replaced as yet
@@ -55,11 +63,10 @@ def quick_interpreter():
             if is_builtin(member):
                 interpreter._patch_attr(package, name, member, builder, scope)
 
+    real, seen_by = interpreter._patch_lang, functools.cache(languages_of)
+
     def replace_all(function):
-        if function not in languages:
-            modules = [m for m in function.__globals__.values() if inspect.ismodule(m)]
-            languages[function] = [m for m in (tl, tl.core) if m in modules]
-        if any(is_builtin(language.load) for language in languages[function]):
+        if any(is_builtin(language.load) for language in seen_by(function)):
             return real(function)
         return interpreter._LangPatchScope()
 
