@@ -1,6 +1,5 @@
 """The Triton kernels against the reference: on a GPU, and without one in Triton's interpreter."""
 
-import functools
 import importlib
 import inspect
 import os
@@ -34,19 +33,10 @@ def silent_interpreter():
         yield
 
 
-def languages_of(function):
-    """The modules with Triton's language that a kernel's function sees."""
-    import triton.language as tl
-
-    seen = [found for found in function.__globals__.values() if inspect.ismodule(found)]
-    return [language for language in (tl, tl.core) if language in seen]
-
-
 @pytest.fixture(autouse=True, scope="module")
 def quick_interpreter():
     """At each call of a function the interpreter looks through all of its language for what to
-    replace: the same names each time, and a third of all seconds. They are found once here, and
-    what a kernel calls finds them replaced."""
+    replace: the same names each time, and a third of all seconds. They are found once here."""
     if not INTERPRETED:
         yield
         return
@@ -63,17 +53,7 @@ def quick_interpreter():
             if is_builtin(member):
                 interpreter._patch_attr(package, name, member, builder, scope)
 
-    real, seen_by = interpreter._patch_lang, functools.cache(languages_of)
-
-    def replace_all(function):
-        if any(is_builtin(language.load) for language in seen_by(function)):
-            return real(function)
-        return interpreter._LangPatchScope()
-
-    with (
-        mock.patch.object(interpreter, "_patch_builtin", replace),
-        mock.patch.object(interpreter, "_patch_lang", replace_all),
-    ):
+    with mock.patch.object(interpreter, "_patch_builtin", replace):
         yield
 
 

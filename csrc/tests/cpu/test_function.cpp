@@ -82,19 +82,15 @@ struct Order {
   float before = -kInfinity, neighbor = -kInfinity, most = -kInfinity;
   bool holds = true;
   std::vector<float> last = std::vector<float>(kSwishFloats, -kInfinity);
-  size_t next_of_last = 0;
-  bool is_empty = true;  // nothing was added to those since they were forgotten
+  size_t count = 0;
   float long_before = -kInfinity;
 
   void add(float z, float value) {
     if (std::fabs(z - kLeastSwishAt) < kSwishFlat || std::fabs(z) < kSwishDense) {
       // Floats that are left out are none that lie between.
-      if (!is_empty) std::fill(last.begin(), last.end(), -kInfinity);
-      is_empty = true;
+      std::fill(last.begin(), last.end(), -kInfinity);
     } else {
-      is_empty = false;
-      float& of_before = last[next_of_last];
-      if (++next_of_last == last.size()) next_of_last = 0;
+      float& of_before = last[count++ % last.size()];
       long_before = of_before > long_before ? of_before : long_before;
       of_before = value;
       holds = holds && value >= long_before;
