@@ -18,7 +18,7 @@ from typing import Any
 from micronet.artifact import accounting, exporting, inspection, reader, writer
 from micronet.artifact.reader import Packed
 from micronet.cli.train_arguments import Parser, add_own, allow_own
-from micronet.data.preprocessing import of_record
+from micronet.data.preprocessing import statistics_of_record
 from micronet.runs import directory
 from micronet.runs.directory import LoadedRun
 from micronet.scoring.count import score_subject
@@ -109,8 +109,7 @@ def _exported_run(run: LoadedRun, out: Path, **options: Any) -> Packed | Path:
     size = meta.get("image_size")
     if not isinstance(size, int):
         raise UserError(f"{where!r} does not say its image size")
-    images = of_record(meta, where)
-    mean, std = (None, None) if images is None else images.statistics
+    mean, std = statistics_of_record(meta, where) or (None, None)
     return exporting.export(
         run.model,
         out,

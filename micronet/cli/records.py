@@ -33,6 +33,13 @@ def facts(model: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
+def _normalization(data: Data) -> dict[str, list[float]] | None:
+    if data.statistics is None:
+        return None
+    mean, std = map(list, data.statistics)
+    return {"mean": mean, "std": std}
+
+
 def header(
     config: RunConfig,
     model: nn.Module,
@@ -47,6 +54,7 @@ def header(
         "channels": data.channels,
         "image_size": data.image_size,
         "preprocessing": to_record(preprocessing),
+        "normalization": _normalization(data),
         "transform_input": architectures.transforms_input(model),
         "stage": config.stage,
         "data": config.request.data,

@@ -106,7 +106,11 @@ def _stage_options(command: argparse.ArgumentParser) -> None:
     add("--lr", type=float, help="overrides the recipe's base learning rate")
     add("--seed", type=whole, help="overrides the recipe")
     add("--accumulate", type=positive, help="train each batch in so many parts, one by one")
-    add("--amp", choices=("none", "bf16"), help="the type that float layers compute in")
+    add(
+        "--amp",
+        choices=("none", "bf16"),
+        help="the type that float layers and backward passes compute in",
+    )
     add("--model-ema", type=fraction, metavar="DECAY", help="validate and keep averaged weights")
     add("--compile", action="store_true", default=None, help="train through torch.compile")
     order = argparse.BooleanOptionalAction

@@ -105,6 +105,30 @@ def of_record(meta: Mapping[str, Any], path: object = "") -> Preprocessing | Non
         moments = {key: tuple(map(float, record[key])) for key in ("mean", "deviation")}
         return Preprocessing(**{**record, **moments})
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"checkpoint {str(path)!r} does not say how images are prepared: {error}"
-        ) from None
+        raise _unsaid(path, error) from None
+
+
+def statistics_of_record(meta: Mapping[str, Any], path: object = "") -> Statistics | None:
+    """Read by what mean and deviation a run's images were normalized, whoever decided on them.
+
+    Args:
+        meta: the header of a checkpoint; those written before it said so have None.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        UserError: it is no such record.
+    """
+    if (preprocessing := of_record(meta, path)) is not None:
+        return preprocessing.statistics
+    record = meta.get("normalization")
+    if record is None:
+        return None
+    try:
+        mean, std = (tuple(map(float, record[key])) for key in ("mean", "std"))
+        return Preprocessing(mean=mean, deviation=std).statistics
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unsaid(path, error) from None
+
+
+def _unsaid(path: object, error: Exception) -> UserError:
+    return UserError(f"checkpoint {str(path)!r} does not say how images are prepared: {error}")

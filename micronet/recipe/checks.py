@@ -195,7 +195,8 @@ def _check_structure(g: PruneGroup, where: str, path: str) -> None:
         inside = 0 < kept < of
         _require(inside, path, f"{where}.structure", f"{g.structure!r} does not keep some of {of}")
         agrees = g.final_sparsity in (None, 1 - kept / of)
-        _require(agrees, path, f"{where}.final_sparsity", f"is not that of {g.structure}")
+        other = f"{g.final_sparsity} is not the {1 - kept / of:g} of {g.structure}"
+        _require(agrees, path, f"{where}.final_sparsity", other)
         _require(
             g.scope == "layer", path, f"{where}.scope", f"group is of no use for {g.structure}"
         )
@@ -248,13 +249,15 @@ def _check_activation(p: ActivationPrecision, where: str, path: str) -> None:
         _require(default, path, f"{where}.decay", unused)
         return
     for key, given in (("offset", p.offset), ("start", p.start != ActivationPrecision.start)):
-        unused = f"{getattr(p, key)} is of no use: it belongs to a learned step"
+        value = getattr(p, key)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        unused = f"{shown} is of no use: it belongs to a learned step"
         _require(not given, path, f"{where}.{key}", unused)
 
 
 def _check_weight(p: WeightPrecision, where: str, path: str) -> None:
     learned = p.step == "learned"
-    both = "True is of no use: a learned step has no range that could be symmetric"
+    both = "true is of no use: a learned step has no range that could be symmetric"
     _require(not (learned and p.symmetric), path, f"{where}.symmetric", both)
     if learned or p.symmetric:
         # Two levels would be -step and 0: no positive level, which the initial step divides by.
@@ -268,7 +271,7 @@ def _check_levels(p: WeightPrecision | ActivationPrecision, where: str, path: st
     one = (p.bits is None) != (p.levels is None)
     _require(one, path, where, "needs one of bits and levels")
     if p.bits is not None:
-        problem = f"{p.bits} is not between 1 and {MOST_BITS}"
+        problem = f"{p.bits:g} is not between 1 and {MOST_BITS}"
         _require(1 <= p.bits <= MOST_BITS, path, f"{where}.bits", problem)
     if p.levels is not None:
         problem = f"{p.levels} is not between 2 and {2**MOST_BITS}"

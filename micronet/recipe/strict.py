@@ -30,6 +30,13 @@ def _is_said(field: dataclasses.Field[Any], value: object) -> bool:
     return value not in (Inherit.INHERIT, ()) and not (value is None and field.default is None)
 
 
+# What is looked for in one section and stands in another.
+_BELONGS = {
+    ("weights", "offset"): ", which activations have",
+    ("activations", "symmetric"): ", which weights have",
+}
+
+
 def build(cls: type, mapping: object, where: str, path: str) -> Any:
     """Build the dataclass ``cls`` from ``mapping``; ``where`` is the dotted key so far.
 
@@ -45,7 +52,7 @@ def build(cls: type, mapping: object, where: str, path: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in mapping:
         if key not in known:
-            hint = nearest(str(key), known)
+            hint = _BELONGS.get((where.rpartition(".")[2], str(key))) or nearest(str(key), known)
             key = _join(where, key)
             raise UserError(f"{line_of(path, key)}: unknown key {key!r}{hint}")
     hints = typing.get_type_hints(cls)
@@ -109,7 +116,7 @@ def _convert_scalar(hint: type, value: object, where: str, path: str) -> object:
         return _as_float(typing.cast(int, value), where, path)
     if type(value) is not hint:
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
-        raise UserError(f"{line_of(path, where)}: {where} must be {kind}, not {_short(value)}")
+        raise UserError(f"{line_of(path, where)}: {where} must be {kind}, not {_as_written(value)}")
     return value
 
 
@@ -118,6 +125,11 @@ def _as_float(value: int, where: str, path: str) -> float:
         return float(value)
     except OverflowError:
         raise UserError(f"{line_of(path, where)}: {where} is too large a number") from None
+
+
+def _as_written(value: object) -> str:
+    """Return a value as YAML spells it, whose yes and no are true and false, too."""
+    return str(value).lower() if isinstance(value, bool) else _short(value)
 
 
 def _short(value: object) -> str:

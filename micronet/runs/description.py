@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torchvision
 
-from micronet.data.preprocessing import Preprocessing
+from micronet.data.preprocessing import Preprocessing, Statistics
 from micronet.models import architectures
 from micronet.models.architectures import Created
 from micronet.quantization.quantize import LayerBits
@@ -188,13 +188,17 @@ class Description:
         return moments | size | ({} if self.resize is None else vars(self.resize))
 
 
-def about_images(preprocessing: Preprocessing | None) -> dict[str, Any]:
+def about_images(
+    preprocessing: Preprocessing | None, statistics: Statistics | None
+) -> dict[str, Any]:
     """Return as plain data of a description how images are prepared."""
-    if preprocessing is None:
-        return {"normalization": None, "resize": None}
-    resize = {f.name: getattr(preprocessing, f.name) for f in dataclasses.fields(Resize)}
-    mean, std = map(list, preprocessing.statistics)
-    return {"normalization": {"mean": mean, "std": std}, "resize": resize}
+    normalization, resize = None, None
+    if statistics is not None:
+        mean, std = map(list, statistics)
+        normalization = {"mean": mean, "std": std}
+    if preprocessing is not None:
+        resize = {f.name: getattr(preprocessing, f.name) for f in dataclasses.fields(Resize)}
+    return {"normalization": normalization, "resize": resize}
 
 
 def versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from micronet.compression.compression import Compression
 from micronet.compression.plan import CompressionPlan
-from micronet.data.preprocessing import of_record
+from micronet.data.preprocessing import of_record, statistics_of_record
 from micronet.models import architectures, custom
 from micronet.models.architectures import Created
 from micronet.models.failures import failures_of
@@ -298,7 +298,9 @@ def _config_of_run(path: Path, found: Checkpoint, subject: _Subject) -> dict[str
         "recipe": run.config()["recipe"] if run.config_file.is_file() else None,
         "image_size": found.meta.get("image_size"),
         "classes": found.meta.get("classes") or None,
-        **about_images(of_record(found.meta, found.path)),
+        **about_images(
+            of_record(found.meta, found.path), statistics_of_record(found.meta, found.path)
+        ),
     }
     created = architectures.created_as(subject.model)
     return _description(subject, created, {}, about, str(found.path)).to_dict()

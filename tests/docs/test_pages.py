@@ -257,9 +257,9 @@ def test_results_are_those_of_the_benchmarks():
 STEPS = {
     "micronet, 4/4 bits": "micronet",
     "micronet, 8/8 bits": "micronet-8/8",
-    "micronet, learned steps": "micronet-learned",
-    "micronet, learned steps and offsets": "micronet-offset",
-    "micronet, integers made again": "micronet-recompute",
+    "micronet, 4/4 bits, learned steps": "micronet-learned",
+    "micronet, 4/4 bits, learned steps and offsets": "micronet-offset",
+    "micronet, 4/4 bits, integers made again": "micronet-recompute",
     "plain, as the package makes it": "plain",
     "plain, torch.compile": "plain-compiled",
     "straight-through QAT, torch.compile": "compiled-qat",

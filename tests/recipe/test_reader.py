@@ -87,7 +87,9 @@ MISTAKES = {
         "prunes nothing"
     ],
     "quantize: {weights: {bits: 4}}": ["quantize.activations", "missing"],
-    "quantize: {weights: {bits: 9}, activations: null}": ["quantize.weights.bits 9"],
+    "quantize: {weights: {bits: 9}, activations: null}": [
+        "quantize.weights.bits 9 is not between 1 and 8"
+    ],
     "quantize: {weights: null, activations: {bits: 4, decay: 1}}": ["decay 1"],
     "quantize: {weights: {bits: 4, step: learnd}, activations: null}": [
         "quantize.weights.step 'learnd'",
@@ -95,8 +97,18 @@ MISTAKES = {
         "did you mean 'learned'",
     ],
     "quantize: {weights: {bits: 4, step: true}, activations: null}": [
-        "quantize.weights.step must be text",
+        "quantize.weights.step must be text, not true",
     ],
+    "quantize: {weights: {bits: 4, offset: true}, activations: null}": [
+        "unknown key 'quantize.weights.offset', which activations have",
+    ],
+    "quantize: {weights: null, activations: {bits: 4, symmetric: true}}": [
+        "unknown key 'quantize.activations.symmetric', which weights have",
+    ],
+    "quantize: {weights: null, activations: {bits: 4, offset: true}}": [
+        "quantize.activations.offset true is of no use: it belongs to a learned step",
+    ],
+    "train: {recompute: yes}": ["train.recompute must be text, not true"],
     "quantize: {weights: null, activations: {bits: 4, steps: learned}}": [
         "quantize.activations.steps",
         "did you mean 'step'",
@@ -163,7 +175,7 @@ MISTAKES = {
     ],
     "prune: {end_epoch: 2, groups: [{layers: [a], structure: '4:4'}]}": ["'4:4' does not keep"],
     "prune: {end_epoch: 2, groups: [{layers: [a], structure: '2:4', final_sparsity: 0.6}]}": [
-        "final_sparsity is not that of 2:4"
+        "prune.groups[0].final_sparsity 0.6 is not the 0.5 of 2:4"
     ],
     "prune: {end_epoch: 2, groups: [{layers: [a], structure: '2:4', scope: group}]}": ["scope"],
     "prune: {end_epoch: 2, groups: [{layers: [a], final_sparsity: 0.5, start_epoch: 3}]}": [

@@ -143,7 +143,7 @@ CONFIGS = {
     "no format": (lambda c: c.pop("format"), "config.json' does not describe a network"),
     "a later format": (lambda c: c.update(format=2), "format 2, this program reads 1"),
     "format of text": (lambda c: c.update(format="1"), "format '1'"),
-    "true": (lambda c: c.update(format=True), "format must be a whole number, not True"),
+    "true": (lambda c: c.update(format=True), "format must be a whole number, not true"),
     "unknown key": (lambda c: c.update(size=3), "config.json: unknown key 'size'"),
     "no recipe": (lambda c: c.pop("recipe"), "config.json: key 'recipe' is missing"),
     "no architecture's name": (
