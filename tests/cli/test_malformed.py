@@ -33,7 +33,7 @@ RECIPES = {
     "text for a number": ("train: {lr: fast}", ["train.lr", "fast"]),
     "a number for text": ("train: {lr_schedule: 3}", ["train.lr_schedule", "3"]),
     "a fraction of an epoch": ("train: {epochs: 1.5}", ["train.epochs", "1.5"]),
-    "true for a number": ("train: {batch_size: true}", ["train.batch_size", "True"]),
+    "true for a number": ("train: {batch_size: true}", ["train.batch_size", "true"]),
     "not a number": ("train: {lr: .nan}", ["train.lr", "nan"]),
     "infinite decay": ("train: {weight_decay: .inf}", ["train.weight_decay", "inf"]),
     "a huge seed": ("train: {seed: 99999999999999999999}", ["train.seed"]),

@@ -61,7 +61,7 @@ MISTAKES = {
     "trian: {epochs: 1}": ["trian", "did you mean 'train'"],
     "train: {epoch: 1}": ["train.epoch", "did you mean 'epochs'"],
     "train: {epochs: many}": ["train.epochs", "whole number", "many"],
-    "train: {epochs: true}": ["train.epochs", "True"],
+    "train: {epochs: true}": ["train.epochs", "true"],
     "train: {epochs: 0}": ["train.epochs 0"],
     "train: {lr: -1}": ["train.lr -1"],
     "train: {lr: .inf}": ["train.lr inf"],
