@@ -279,7 +279,7 @@ class ActivationNode(torch.autograd.Function):
     """From normalized values to those of an activation function, in place or not."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: Block, wrap: Wrap, in_place: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, block: Block, in_place: bool, wrap: Wrap) -> Tensor:
         _keep(ctx, block)
         if in_place:
             ctx.mark_dirty(x)

@@ -89,9 +89,7 @@ class LazyTensor(PendingTensor):
         sums = y.detach().contiguous(memory_format=torch.channels_last)
         ones = torch.ones(y.shape[1], dtype=torch.float32, device=y.device)
         block = Block(sums, ones, None, channels_last)
-        if not _is_recorded():
-            return LazyTensor.of(block)
-        return WaitNode.apply(y, block, LazyTensor.of)
+        return _waiting(block, WaitNode, y, block)
 
     # What it is ----------------------------------------------------------------------------------
 
@@ -263,9 +261,7 @@ class _Blocks:
         else:
             statistics, scale, shift = of_running(norm, block.scale, block.shift)
         new = block.with_affine(scale, shift)
-        if not _is_recorded():
-            return LazyTensor.of(new)
-        return NormNode.apply(x, weight, bias, new, block.scale, statistics, eps, LazyTensor.of)
+        return _waiting(new, NormNode, x, weight, bias, new, block.scale, statistics, eps)
 
     relu = _activation(Function.RELU)
     relu_ = _activation(Function.RELU, in_place=True)
@@ -303,9 +299,7 @@ class _Blocks:
                 factors = factors.flatten(1).to(torch.float32, copy=True)
                 factors = factors.contiguous()
                 new = block.with_gate(factors)
-                if not _is_recorded():
-                    return LazyTensor.of(new)
-                return GateNode.apply(images, gate, new, LazyTensor.of)
+                return _waiting(new, GateNode, images, gate, new)
         return None
 
 
@@ -323,15 +317,21 @@ def _activate(x: Any, function: Function, in_place: bool) -> Tensor | None:
         x._cell.replace(block)
         return x
 
-    return ActivationNode.apply(x, block.with_function(function), replace, True)
+    return ActivationNode.apply(x, block.with_function(function), True, replace)
 
 
 def activation(x: Tensor, block: Block, function: Function) -> Tensor:
     """The function of x, whose block takes one."""
     new = block.with_function(function)
+    return _waiting(new, ActivationNode, x, new, False)
+
+
+def _waiting(block: Block, node: type[torch.autograd.Function], *args: Any) -> LazyTensor:
+    """What waits for a block, by a node where derivatives may be asked for."""
     if not _is_recorded():
-        return LazyTensor.of(new)
-    return ActivationNode.apply(x, new, LazyTensor.of, False)
+        return LazyTensor.of(block)
+    waiting: LazyTensor = node.apply(*args, LazyTensor.of)
+    return waiting
 
 
 def _is_recorded() -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from micronet.cli import stage
 from micronet.data.datasets import Data
-from micronet.data.preprocessing import Preprocessing, to_record
+from micronet.data.preprocessing import Preprocessing, statistics_to_record, to_record
 from micronet.models import architectures
 from micronet.runs.run_config import RunConfig
 from micronet.training.plan import TrainingPlan
@@ -33,13 +33,6 @@ def facts(model: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
-def _normalization(data: Data) -> dict[str, list[float]] | None:
-    if data.statistics is None:
-        return None
-    mean, std = map(list, data.statistics)
-    return {"mean": mean, "std": std}
-
-
 def header(
     config: RunConfig,
     model: nn.Module,
@@ -54,7 +47,7 @@ def header(
         "channels": data.channels,
         "image_size": data.image_size,
         "preprocessing": to_record(preprocessing),
-        "normalization": _normalization(data),
+        "normalization": statistics_to_record(data.statistics),
         "transform_input": architectures.transforms_input(model),
         "stage": config.stage,
         "data": config.request.data,

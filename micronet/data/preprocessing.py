@@ -108,6 +108,14 @@ def of_record(meta: Mapping[str, Any], path: object = "") -> Preprocessing | Non
         raise _unsaid(path, error) from None
 
 
+def statistics_to_record(statistics: Statistics | None) -> dict[str, list[float]] | None:
+    """Return mean and deviation as plain data, as ``statistics_of_record`` reads them."""
+    if statistics is None:
+        return None
+    mean, std = map(list, statistics)
+    return {"mean": mean, "std": std}
+
+
 def statistics_of_record(meta: Mapping[str, Any], path: object = "") -> Statistics | None:
     """Read by what mean and deviation a run's images were normalized, whoever decided on them.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torchvision
 
-from micronet.data.preprocessing import Preprocessing, Statistics
+from micronet.data.preprocessing import Preprocessing, Statistics, statistics_to_record
 from micronet.models import architectures
 from micronet.models.architectures import Created
 from micronet.quantization.quantize import LayerBits
@@ -192,13 +192,10 @@ def about_images(
     preprocessing: Preprocessing | None, statistics: Statistics | None
 ) -> dict[str, Any]:
     """Return as plain data of a description how images are prepared."""
-    normalization, resize = None, None
-    if statistics is not None:
-        mean, std = map(list, statistics)
-        normalization = {"mean": mean, "std": std}
+    resize = None
     if preprocessing is not None:
         resize = {f.name: getattr(preprocessing, f.name) for f in dataclasses.fields(Resize)}
-    return {"normalization": normalization, "resize": resize}
+    return {"normalization": statistics_to_record(statistics), "resize": resize}
 
 
 def versions() -> dict[str, str]:

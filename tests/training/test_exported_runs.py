@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import micronet
-from micronet import export
 from micronet.data.datasets import open_data
 from micronet.data.preprocessing import CIFAR_STATISTICS, statistics_of_record
+from micronet.export import main as export
 from micronet.runs import directory
 from micronet.train import main
 from micronet.utils.errors import UserError
@@ -30,7 +30,7 @@ def whole(shallow, tmp_path_factory):
 
 
 def test_bytes_have_the_logits_of_evaluation(whole, tmp_path):
-    assert export.main([str(whole), "--out", str(tmp_path / "packed")]) == 0
+    assert export([str(whole), "--out", str(tmp_path / "packed")]) == 0
     data = open_data("digits", image_size=8, batch_size=100, seed=0, trained=False)
     images, _ = next(data.test())
     mean, std = (255 * torch.tensor(row).view(3, 1, 1) for row in CIFAR_STATISTICS)
