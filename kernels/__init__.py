@@ -8,14 +8,7 @@ from .lazy.integer_sums import conv2d_of_integers, scale_of_range, with_gradient
 from .lazy.pending import PendingTensor
 from .lazy.recompute import RECOMPUTED, recompute_in_backward
 from .lazy.stored import conv2d_of_nonfinite, conv2d_of_stored, scaled_sums
-from .lazy.tensor import (
-    LazyTensor,
-    batch_norm,
-    extremes,
-    is_finite,
-    quantize_input,
-    quantize_input_by_step,
-)
+from .lazy.tensor import LazyTensor, batch_norm
 from .lazy.tracing import is_eager
 from .memory import kept_output_bytes, limit_kept_outputs
 from .onnx_symbolics import register as _register_onnx_symbolics
@@ -45,6 +38,7 @@ from .ops.fake_quant_weight import (
 )
 from .ops.learned_step import fake_quant_learned_step
 from .ops.mask_selection import smallest_magnitude_mask
+from .readers import extremes, is_finite, quantize_input, quantize_input_by_step
 from .scheme import Scheme, bits_of_levels, levels_of_bits
 from .shapes import fits_32_bits, is_channels_last
 
