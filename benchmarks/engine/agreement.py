@@ -41,8 +41,6 @@ NETWORKS = (
 SHAPES = ((1, 1), (2, 3), (1, 16), (2, 1), (1, 3), (2, 16))
 PART = sum(batch for _, batch in SHAPES)
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot")
-# Takes some hundred times as long as the best: one part of the images shows as much of its loops.
-SLOW = "baseline"
 
 
 @dataclass
@@ -123,8 +121,6 @@ def compared(network: Network, batches: Iterator[Tensor], folder: Path) -> list[
             for way, loaded in ways.items():
                 rows[way].add(expected, loaded(part))
         for name in names:
-            if name == SLOW and rows[name].images > 0:
-                continue
             engines.choose_instruction_set(name)
             rows[name].add(expected, by_engine(opened, part.contiguous()))
     return list(rows.values())
