@@ -2,8 +2,9 @@
 
 Each network is compressed, packed and evaluated three ways: as it is in torch, as its file loaded
 back into torch, and by the engine with every instruction set of this machine, on one and two
-threads, one, three and sixteen images at a time. Weights are random, statistics and ranges those of
-real images. Writes a table and ends with one RESULT line.
+threads, one, three and sixteen images at a time; with ``--aarch64`` also by the engine for 64-bit
+ARM on an emulator, on a few of the images. Weights are random, statistics and ranges those of real
+images. Writes a table and ends with one RESULT line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet
-from benchmarks.engine import networks
+from benchmarks.engine import emulated, networks
 from benchmarks.engine.settings import B1, Network
 from benchmarks.harness import machine, report
 from benchmarks.harness.images import different, image_files, images
@@ -73,6 +74,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     add("--count", type=int, default=25 * PART, help="of images")
     names = list(dict.fromkeys(network.name for network in NETWORKS))
     add("--networks", nargs="+", choices=names, default=names, metavar="NAME")
+    add("--aarch64", type=Path, metavar="DIR", help="where `make test-arm` builds; needs qemu")
     add("--results", type=Path, default=report.RESULTS)
     add("--keep", action="store_true", help="what the results have of other networks")
     return parser.parse_args(argv)
@@ -102,7 +104,9 @@ def by_engine(opened: dict[int, micronet.Engine], batch: Tensor) -> Tensor:
     return torch.from_numpy(np.concatenate(found))
 
 
-def compared(network: Network, batches: Iterator[Tensor], folder: Path) -> list[Row]:
+def compared(
+    network: Network, batches: Iterator[Tensor], folder: Path, aarch64: Path | None
+) -> list[Row]:
     """Return the rows of a network."""
     first = next(batches)
     ours = networks.compressed(network, BITS)
@@ -123,6 +127,13 @@ def compared(network: Network, batches: Iterator[Tensor], folder: Path) -> list[
         for name in names:
             engines.choose_instruction_set(name)
             rows[name].add(expected, by_engine(opened, part.contiguous()))
+        if part is first and aarch64 is not None:
+            for name in emulated.INSTRUCTION_SETS:
+                row = rows[f"{name}, emulated"] = Row(
+                    network.name, network.side, f"{name}, emulated", commit
+                )
+                found = emulated.logits(aarch64 / "micronet-run", folder, part, name)
+                row.add(expected[: len(found)], found)
     return list(rows.values())
 
 
@@ -195,7 +206,8 @@ def main(argv: list[str] | None = None) -> int:
                 continue
             print(f"{network.name} at {network.side}", flush=True)
             parts = images(files, network.side, len(files) or args.count, PART)
-            rows += compared(network, parts, Path(scratch) / f"{network.name}-{network.side}")
+            folder = Path(scratch) / f"{network.name}-{network.side}"
+            rows += compared(network, parts, folder, args.aarch64)
     engines.choose_instruction_set(chosen)
     rows = in_order(rows)
     summary = {"images": len(files) or args.count, "differ": sum(row.differ for row in rows)}

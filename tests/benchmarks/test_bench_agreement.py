@@ -1,11 +1,12 @@
 """The comparison of the engine's logits with torch's, on a few made images of small networks."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from benchmarks.engine import agreement
+from benchmarks.engine import agreement, emulated
 from micronet.artifact import engine as engines
 
 
@@ -78,3 +79,41 @@ def test_runs_cover_all_images_once(count):
     batch = torch.arange(count, dtype=torch.float32).reshape(count, 1)
     found = agreement.by_engine({1: engine(1), 2: engine(2)}, batch)
     assert torch.equal(found, batch) and sum(size for _, size in taken) == count
+
+
+# In place of the cross-compiled command: the engine of this machine, one value off where asked.
+STAND_IN = """#!{python}
+import sys
+import numpy as np
+import micronet
+
+folder, *files, values, option, name = sys.argv[1:]
+assert values == "--values" and option == "--instruction-set" and name in ("neon", "neondot")
+images = np.stack([np.fromfile(file, np.float32).reshape(3, 32, 32) for file in files])
+logits = micronet.Engine(folder)(images)
+logits[:, 0] += {off}
+print(*(value.hex() for value in logits.ravel().tolist()), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("off", [0, 1])
+def test_the_engine_of_another_processor_is_compared_on_some_images(tmp_path, monkeypatch, off):
+    program = tmp_path / "micronet-run"
+    program.write_text(STAND_IN.format(python=sys.executable, off=off))
+    program.chmod(0o755)
+    monkeypatch.setattr(emulated, "EMULATOR", ())
+    count = emulated.IMAGES + 2
+    assert run(tmp_path, "resnet20", count=count, more=["--aarch64", str(tmp_path)]) == off
+    rows = json.loads((tmp_path / "engine_agreement.json").read_text())["rows"]
+    found = {row["way"]: (row["images"], row["differ"]) for row in rows if "emulated" in row["way"]}
+    some = emulated.IMAGES, off * emulated.IMAGES
+    assert found == {"neon, emulated": some, "neondot, emulated": some}
+
+
+def test_a_program_that_fails_is_told_with_what_it_said(tmp_path, monkeypatch):
+    program = tmp_path / "micronet-run"
+    program.write_text("#!/bin/sh\necho no such instruction >&2\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(emulated, "EMULATOR", ())
+    with pytest.raises(RuntimeError, match=r"^no such instruction$"):
+        emulated.logits(program, tmp_path, torch.zeros(1, 3, 2, 2), "neon")
