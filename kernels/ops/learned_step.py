@@ -14,9 +14,9 @@ from .registry import (
     define,
     dense,
     differentiate,
-    differentiate_again,
     laid_out,
     no_mask,
+    refuse_again,
 )
 
 
@@ -82,15 +82,8 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, None, grad_step, None, None, None
 
 
-def _refuse(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    raise RuntimeError(
-        "rounding to a learned step has a first derivative only: what create_graph=True was asked "
-        "for needs a second one"
-    )
-
-
 differentiate("fake_quant_learned_step", _gradient, _save)
-differentiate_again("fake_quant_learned_step_backward", _refuse, lambda ctx, inputs, output: None)
+refuse_again("fake_quant_learned_step_backward", "rounding to a learned step")
 
 _OP = torch.ops.micronet
 

@@ -62,6 +62,18 @@ def differentiate_again(name: str, backward: Callable[..., Any], save: Callable[
     _NODES[name] = type(f"{name}_node", (torch.autograd.Function,), members)
 
 
+def refuse_again(name: str, what: str) -> None:
+    """An operator of backward passes that has no gradient: what differentiates it is told so."""
+
+    def refuse(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        raise RuntimeError(
+            f"{what} has a first derivative only: what create_graph=True was asked for needs a "
+            "second one"
+        )
+
+    differentiate_again(name, refuse, lambda ctx, inputs, output: None)
+
+
 def call_with_gradient(name: str, *args: Any) -> Any:
     """Calls an operator that `differentiate` knows, under functorch's transforms as well.
 
