@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import FLOATS
 from .lazy.block import Block
 from .lazy.convolution import Learned, QuantizedInput
 from .lazy.pending import PendingTensor
 from .lazy.tensor import block_of
+from .lazy.tracing import is_eager
 from .operands import Coding
+from .ops.registry import dense
 from .scheme import Scheme
 from .shapes import is_channels_last
 
 _OP = torch.ops.micronet
+# An average's ends, its range and its count of batches.
+_STATE = ((2, torch.float32), (2, torch.float32), (1, torch.int64))
 
 
 def quantize_input(x: Tensor, range: Tensor, levels: int) -> QuantizedInput:
@@ -58,7 +63,13 @@ def extremes(x: Tensor) -> Tensor:
     if block is not None:
         return block.extremes()
     values = x.memory() if isinstance(x, PendingTensor) else x.detach()
-    return torch.stack(torch.aminmax(values)).float()
+    if not (values.numel() and values.dtype in FLOATS and is_eager(values)):
+        return torch.stack(torch.aminmax(values)).float()
+    # An average that forgets all before it. torch's own takes several times as long, and twenty
+    # times with channels last.
+    ends, range, step = (values.new_zeros(n, dtype=t) for n, t in _STATE)
+    _OP.update_range_.default(dense(values), ends, range, step, 0.0)
+    return ends
 
 
 def is_finite(x: Tensor) -> bool:

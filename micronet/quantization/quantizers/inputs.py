@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import micronet_kernels as kernels
+from micronet.quantization.quantizers.calls import Calls
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
 
@@ -78,6 +79,7 @@ class ActivationQuantizer(InputQuantizer):
         self.register_buffer("step", torch.zeros(1, dtype=torch.int64))
         # Whether the range is known to be set, on the host: it stays so.
         self._has_range = False
+        self._calls = Calls()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized values of ``x``, any shape.
@@ -85,21 +87,23 @@ class ActivationQuantizer(InputQuantizer):
         Raises:
             UserError: it is evaluated before anything has set its range.
         """
+        range = self.range
         if self.training:
-            self._follow(x)
+            range = self._follow(x)
         else:
             self._require_range(x)
-        return kernels.fake_quant_per_tensor(x, self.range, self.levels)
+        return kernels.fake_quant_per_tensor(x, range, self.levels)
 
     def codes(self, x: Tensor, features: int) -> kernels.QuantizedInput | None:
         """Return the codes of images; see ``InputQuantizer.codes``."""
+        range = self.range
         if self.training:
-            self._follow(x)
+            range = self._follow(x)
         else:
             self._require_range(x)
             if not kernels.is_finite(x):
                 return None
-        return kernels.quantize_input(x, self.range, self.levels)
+        return kernels.quantize_input(x, range, self.levels)
 
     def _require_range(self, x: Tensor) -> None:
         """Refuse what would make every value zero; waits for the device until there is a range."""
@@ -116,20 +120,22 @@ class ActivationQuantizer(InputQuantizer):
         super()._load_from_state_dict(state_dict, *args)
         self._has_range = False
 
-    def _follow(self, x: Tensor) -> None:
-        """Move the range by the batch of all processes.
+    def _follow(self, x: Tensor) -> Tensor:
+        """Move the range by the batch of all processes; return the one to round this batch by.
 
-        Not where the backward pass calls the layer again, as gradient checkpointing does: its codes
-        must be those of the first call, whose batch has moved the range already. An empty input, as
-        of a head without a region, has no range.
+        Where the backward pass calls the layer again, as gradient checkpointing does, nothing
+        moves: its codes must be those of the first call, by the range that this call found. An
+        empty input, as of a head without a region, has no range.
         """
-        if _in_backward() or is_empty(x):
-            return
-        if isinstance(x, kernels.LazyTensor) or distributed.is_several():
-            widest = distributed.all_reduce_range(kernels.extremes(x))
-            kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
-        else:
-            kernels.update_range_(x, self.ema, self.range, self.step, self.decay)
+        if is_empty(x):
+            return self.range
+        found = kernels.extremes(x)
+        if _in_backward():
+            return self._calls.range_of(found, self.range)
+        widest = distributed.all_reduce_range(found)
+        kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
+        self._calls.add(found, self.range)
+        return self.range
 
     @property
     def scale(self) -> Tensor:
