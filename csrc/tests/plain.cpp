@@ -24,6 +24,12 @@ __attribute__((flatten)) std::vector<uint8_t> bytes(std::mt19937& random, int64_
   return values;
 }
 
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  bool all = a.size() == b.size();
+  for (size_t i = 0; i < a.size() && all; ++i) all = same(a[i], b[i]);
+  return all;
+}
+
 float ordered_sum(std::vector<float> terms) {
   while (true) {
     const size_t blocks = static_cast<size_t>(sum_blocks(static_cast<int64_t>(terms.size())));
