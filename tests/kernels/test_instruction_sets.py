@@ -12,20 +12,31 @@ from triton_cases import run_python
 
 NAMES = ["baseline", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot"]
 # A process with torch loaded forks one for each value of MICRONET_CPU, which is read when the
-# extension is loaded; "unset" leaves it unset.
+# extension is loaded; "unset" leaves it unset. A child ends at once: taking all of torch down would
+# copy its memory first, and take longer than the rest.
 CHILDREN = """
-import json, os, sys, torch
+import json, os, sys, torch, traceback
+
+def answer(value):
+    for stream in (1, 2):
+        os.dup2(os.open(f"{sys.argv[1]}/{value}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
+    os.environ.pop("MICRONET_CPU", None)
+    if value != "unset":
+        os.environ["MICRONET_CPU"] = value
+    from micronet_kernels import _C
+    print(_C.instruction_set(), flush=True)
+
 codes = {}
 for value in sys.argv[2:]:
     child = os.fork()
     if child == 0:
-        for stream in (1, 2):
-            os.dup2(os.open(f"{sys.argv[1]}/{value}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
-        os.environ.pop("MICRONET_CPU", None)
-        if value != "unset":
-            os.environ["MICRONET_CPU"] = value
-        from micronet_kernels import _C
-        sys.exit(print(_C.instruction_set()))
+        try:
+            answer(value)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
     codes[value] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps(codes))
 """

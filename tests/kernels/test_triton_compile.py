@@ -66,7 +66,7 @@ def test_without_triton_the_others_serve():
 class Hopper:
     """Takes the place of a GPU's driver: kernels are compiled for sm_90 and not run."""
 
-    # Of no real device, and of another for each test, so that no test finds kernels of others.
+    # Of no real device, and of another for each test, so that each finds all kernels that it uses.
     devices = count(1000)
 
     def __init__(self):
@@ -96,14 +96,20 @@ class Hopper:
         return 0
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Where a kernel that several operators use is found once it has been compiled."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def compilations(monkeypatch, tmp_path):
-    """The kernels that have been compiled since."""
+def compilations(monkeypatch, compiled):
+    """The kernels that have been made for a device since."""
     import triton
     from triton.compiler import compiler
 
     hopper = Hopper()
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(compiled))
     monkeypatch.setattr(triton.runtime.driver, "_active", hopper)
     monkeypatch.setattr(compiler, "max_shared_mem", lambda device: 227 * 1024)
     # Kernels that do not run write nothing, and the host reads some of it.
