@@ -33,6 +33,10 @@ void run_tests(std::mt19937& random);
 // Of csrc/tests/plain.cpp.
 std::vector<float> normals(std::mt19937& random, int64_t count);
 std::vector<uint8_t> bytes(std::mt19937& random, int64_t count);
+bool same(const std::vector<float>& a, const std::vector<float>& b);
+// The codes of swish of sums, those of `channels` channels side by side.
+std::vector<uint8_t> swish_codes_plainly(const std::vector<int32_t>& sums, const float* scale,
+                                         const float* shift, size_t channels, const Quantizer& q);
 
 inline bool bit(const std::vector<uint8_t>& bits, int64_t i) {
   return (bits[static_cast<size_t>(i / 8)] >> (i % 8)) & 1;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "include/conv.h"
+#include "include/function.h"
 #include "tests/check.h"
 #include "tests/conv_problem.h"
 #include "tests/ordered_sum.h"
@@ -22,6 +23,37 @@ __attribute__((flatten)) std::vector<uint8_t> bytes(std::mt19937& random, int64_
   std::vector<uint8_t> values(static_cast<size_t>(count));
   for (uint8_t& v : values) v = static_cast<uint8_t>(random());
   return values;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  bool all = a.size() == b.size();
+  for (size_t i = 0; i < a.size() && all; ++i) all = same(a[i], b[i]);
+  return all;
+}
+
+namespace {
+
+// By instructions that round a product and a sum once, where the machine has them.
+#ifdef MICRONET_X86
+__attribute__((target_clones("arch=x86-64-v3", "default")))
+#endif
+void swish_codes(const int32_t* sums, size_t count, const float* scale, const float* shift,
+                 size_t channels, Quantizer q, uint8_t* codes) {
+  for (size_t c = 0; c < channels; ++c) {
+    for (size_t i = c; i < count; i += channels) {
+      const float code = quantize(swish(fmaf(static_cast<float>(sums[i]), scale[c], shift[c])), q);
+      codes[i] = static_cast<uint8_t>(static_cast<int>(code - q.code_min));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<uint8_t> swish_codes_plainly(const std::vector<int32_t>& sums, const float* scale,
+                                         const float* shift, size_t channels, const Quantizer& q) {
+  std::vector<uint8_t> codes(sums.size());
+  swish_codes(sums.data(), sums.size(), scale, shift, channels, q, codes.data());
+  return codes;
 }
 
 float ordered_sum(std::vector<float> terms) {
@@ -72,3 +104,18 @@ std::vector<int> convolve_plainly(const ConvShape& s, const std::vector<int>& im
 }
 
 }  // namespace micronet
+
+namespace cuda_on_host {
+
+// Of csrc/tests/emulator/tensor_core.h.
+void add_products(const uint8_t (&rows)[2][32], const int8_t (&columns)[2][32], int (&sums)[4]);
+
+void add_products(const uint8_t (&rows)[2][32], const int8_t (&columns)[2][32], int (&sums)[4]) {
+  for (int i = 0; i < 4; ++i) {
+    int sum = 0;  // 32 products of bytes fit
+    for (int k = 0; k < 32; ++k) sum += rows[i / 2][k] * columns[i % 2][k];
+    sums[i] = static_cast<int>(static_cast<unsigned>(sums[i]) + static_cast<unsigned>(sum));
+  }
+}
+
+}  // namespace cuda_on_host

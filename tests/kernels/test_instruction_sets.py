@@ -1,34 +1,21 @@
 """The native kernels of the CPU run on the machine's best instruction set, or on the one named."""
 
-import json
-import subprocess
-
 import pytest
 import torch
 
 import micronet_kernels as kernels
+from forked import run_forked
 from samples import draw
-from triton_cases import run_python
 
 NAMES = ["baseline", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot"]
-# A process with torch loaded forks one for each value of MICRONET_CPU, which is read when the
-# extension is loaded; "unset" leaves it unset.
-CHILDREN = """
-import json, os, sys, torch
-codes = {}
-for value in sys.argv[2:]:
-    child = os.fork()
-    if child == 0:
-        for stream in (1, 2):
-            os.dup2(os.open(f"{sys.argv[1]}/{value}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
-        os.environ.pop("MICRONET_CPU", None)
-        if value != "unset":
-            os.environ["MICRONET_CPU"] = value
-        from micronet_kernels import _C
-        sys.exit(print(_C.instruction_set()))
-    codes[value] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(codes))
+# What names the set in a process, where MICRONET_CPU is read when the extension is loaded.
+ASKED = """
+import os
+{change}
+from micronet_kernels import _C
+print(_C.instruction_set())
 """
+UNSET = ASKED.format(change='os.environ.pop("MICRONET_CPU", None)')
 
 
 @pytest.fixture
@@ -43,11 +30,10 @@ def extension():
 @pytest.fixture(scope="module")
 def chosen_by(tmp_path_factory):
     """What a new process answers, by the value that MICRONET_CPU has in it."""
-    folder = tmp_path_factory.mktemp("processes")
-    code = ["-c", CHILDREN, str(folder), "unset", *NAMES, "sse9"]
-    codes = json.loads(run_python(code))
-    read = {value: [(folder / f"{value}.{n}").read_text() for n in (1, 2)] for value in codes}
-    return {v: subprocess.CompletedProcess(v, codes[v], *texts) for v, texts in read.items()}
+    named = {
+        n: ASKED.format(change=f'os.environ["MICRONET_CPU"] = {n!r}') for n in (*NAMES, "sse9")
+    }
+    return run_forked(tmp_path_factory.mktemp("processes"), {"unset": UNSET, **named})
 
 
 def test_the_machine_has_the_baseline_first_and_what_its_processor_names(extension):

@@ -1,10 +1,8 @@
 """The Triton kernels against the reference: on a GPU, and without one in Triton's interpreter."""
 
 import importlib
-import inspect
 import os
 from itertools import product
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,26 +32,14 @@ def silent_interpreter():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_interpreter():
-    """At each call of a function the interpreter looks through all of its language for what to
-    replace: the same names each time, and a third of all seconds. They are found once here."""
+def interpreter():
+    """One that does once what it would do at each operation of a kernel."""
     if not INTERPRETED:
         yield
         return
-    from triton.language.core import is_builtin
-    from triton.runtime import interpreter
+    from quick_interpreter import quick_interpreter
 
-    names = {}
-
-    def replace(package, builder, scope):
-        if package not in names:  # nothing in it is replaced as yet
-            names[package] = [n for n, m in inspect.getmembers(package) if is_builtin(m)]
-        for name in names[package]:
-            member = getattr(package, name)
-            if is_builtin(member):
-                interpreter._patch_attr(package, name, member, builder, scope)
-
-    with mock.patch.object(interpreter, "_patch_builtin", replace):
+    with quick_interpreter():
         yield
 
 

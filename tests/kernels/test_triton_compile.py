@@ -6,8 +6,9 @@ from itertools import count, islice
 import pytest
 import torch
 
+from forked import run_forked
 from micronet_kernels.backends import triton as backend
-from triton_cases import CASES, OPS, WITHOUT_FLOATS, run_python
+from triton_cases import CASES, OPS, WITHOUT_FLOATS
 
 # Kernels whose specification has multiply-adds that round once.
 FUSED = ("block_", "values_kernel", "extremes_of_block", "float_conv", "linear", "norm_fold")
@@ -23,24 +24,15 @@ assert "triton" in sys.modules
 """
 
 
-def test_is_loaded_when_it_is_used():
-    run_python(["-c", ONE_CALL], TRITON_INTERPRET="1")
-
-
-def test_a_triton_that_cannot_be_loaded_is_not_hidden(tmp_path):
-    (tmp_path / "triton").mkdir()
-    (tmp_path / "triton" / "__init__.py").write_text("raise OSError('half installed')")
-    code = f"""
+HALF_INSTALLED = """
 import sys
-sys.path.insert(0, {str(tmp_path)!r})
+sys.path.insert(0, {folder!r})
 import micronet_kernels
 try:
-    exec({ONE_CALL!r})
+    exec({call!r})
 except OSError as error:
     print(error)
 """
-    assert "half installed" in run_python(["-c", code], TRITON_INTERPRET="1")
-
 
 WITHOUT_TRITON = """
 import sys
@@ -55,8 +47,35 @@ except RuntimeError as error:
 """
 
 
-def test_without_triton_the_others_serve():
-    found = run_python(["-c", WITHOUT_TRITON], TRITON_INTERPRET="1")
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """What new processes do that load Triton, half of it, and none."""
+    folder = tmp_path_factory.mktemp("half")
+    (folder / "triton").mkdir()
+    (folder / "triton" / "__init__.py").write_text("raise OSError('half installed')")
+    codes = {
+        "whole": ONE_CALL,
+        "half": HALF_INSTALLED.format(folder=str(folder), call=ONE_CALL),
+        "none": WITHOUT_TRITON,
+    }
+    return run_forked(tmp_path_factory.mktemp("processes"), codes, TRITON_INTERPRET="1")
+
+
+def output_of(done):
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_is_loaded_when_it_is_used(loaded):
+    output_of(loaded["whole"])
+
+
+def test_a_triton_that_cannot_be_loaded_is_not_hidden(loaded):
+    assert "half installed" in output_of(loaded["half"])
+
+
+def test_without_triton_the_others_serve(loaded):
+    found = output_of(loaded["none"])
     assert found.startswith("backend 'triton' is not available: it needs the package triton")
 
 
@@ -66,7 +85,7 @@ def test_without_triton_the_others_serve():
 class Hopper:
     """Takes the place of a GPU's driver: kernels are compiled for sm_90 and not run."""
 
-    # Of no real device, and of another for each test, so that no test finds kernels of others.
+    # Of no real device, and of another for each test, so that each finds all kernels that it uses.
     devices = count(1000)
 
     def __init__(self):
@@ -96,14 +115,20 @@ class Hopper:
         return 0
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Where a kernel that several operators use is found once it has been compiled."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def compilations(monkeypatch, tmp_path):
-    """The kernels that have been compiled since."""
+def compilations(monkeypatch, compiled):
+    """The kernels that have been made for a device since."""
     import triton
     from triton.compiler import compiler
 
     hopper = Hopper()
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(compiled))
     monkeypatch.setattr(triton.runtime.driver, "_active", hopper)
     monkeypatch.setattr(compiler, "max_shared_mem", lambda device: 227 * 1024)
     # Kernels that do not run write nothing, and the host reads some of it.

@@ -10,31 +10,48 @@
 namespace micronet {
 namespace {
 
-void smallest_are_those_of_a_stable_sort(std::mt19937& random, int64_t numel,
-                                         const ParallelFor& parallel) {
-  std::vector<float> w = normals(random, numel);
-  for (float& v : w) v = random() % 2 ? v : std::round(v);  // many ties
-  std::vector<int64_t> order(w.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return std::fabs(w[static_cast<size_t>(a)]) < std::fabs(w[static_cast<size_t>(b)]);
-  });
-  std::vector<uint8_t> mask(static_cast<size_t>(bytes_for(numel)), 0xff);
-  for (const int64_t k : {int64_t{0}, numel / 3, numel}) {
-    CHECK(smallest_magnitude_mask_cpu(w.data(), kFloat32, numel, k, mask.data(), parallel) == kOk);
-    for (int64_t i = 0; i < numel; ++i) CHECK(bit(mask, order[static_cast<size_t>(i)]) == (i >= k));
-    for (int64_t i = numel; i < 8 * bytes_for(numel); ++i) CHECK(!bit(mask, i));
+// Numbers with many ties, and the masks that a stable sort gives them.
+struct Ranking {
+  std::vector<float> w;
+  std::vector<int64_t> counts;
+  std::vector<std::vector<uint8_t>> masks;
+
+  Ranking(std::mt19937& random, int64_t numel)
+      : w(normals(random, numel)), counts{0, numel / 3, numel} {
+    for (float& v : w) v = random() % 2 ? v : std::round(v);
+    std::vector<int64_t> order(w.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return std::fabs(w[static_cast<size_t>(a)]) < std::fabs(w[static_cast<size_t>(b)]);
+    });
+    for (const int64_t k : counts) {
+      masks.emplace_back(static_cast<size_t>(bytes_for(numel)));
+      for (int64_t i = k; i < numel; ++i) {
+        const int64_t at = order[static_cast<size_t>(i)];
+        uint8_t& eight = masks.back()[static_cast<size_t>(at / 8)];
+        eight = static_cast<uint8_t>(eight | 1 << at % 8);
+      }
+    }
   }
-  CHECK(smallest_magnitude_mask_cpu(w.data(), kFloat32, numel, numel + 1, mask.data(), parallel) ==
-        kBadCount);
-  CHECK(smallest_magnitude_mask_cpu(w.data(), kFloat32, numel, -1, mask.data(), parallel) ==
-        kBadCount);
-  if (numel > 0) {
-    w[random() % w.size()] = std::numeric_limits<float>::quiet_NaN();
-    CHECK(smallest_magnitude_mask_cpu(w.data(), kFloat32, numel, 0, mask.data(), parallel) ==
-          kNotANumber);
+
+  void check(std::mt19937& random, const ParallelFor& parallel) const {
+    const int64_t numel = static_cast<int64_t>(w.size());
+    std::vector<uint8_t> mask(masks[0].size(), 0xff);
+    const auto select = [&](const std::vector<float>& x, int64_t k) {
+      return smallest_magnitude_mask_cpu(x.data(), kFloat32, numel, k, mask.data(), parallel);
+    };
+    for (size_t i = 0; i < counts.size(); ++i) {
+      CHECK(select(w, counts[i]) == kOk);
+      CHECK(mask == masks[i]);
+    }
+    CHECK(select(w, numel + 1) == kBadCount);
+    CHECK(select(w, -1) == kBadCount);
+    if (numel == 0) return;
+    std::vector<float> bad = w;
+    bad[random() % bad.size()] = std::numeric_limits<float>::quiet_NaN();
+    CHECK(select(bad, 0) == kNotANumber);
   }
-}
+};
 
 void bits_come_back_and_choose(std::mt19937& random, int64_t numel, const ParallelFor& parallel) {
   std::vector<uint8_t> flags = bytes(random, numel), again(flags.size());
@@ -93,8 +110,11 @@ void codes_come_back(std::mt19937& random, int levels, int64_t numel, const Para
 }  // namespace
 
 void run_tests(std::mt19937& random) {
+  for (const int64_t numel : kSizes) {
+    const Ranking ranking(random, numel);
+    on_every_loop([&](const ParallelFor& parallel) { ranking.check(random, parallel); });
+  }
   on_every_size([&](int64_t numel, const ParallelFor& parallel) {
-    smallest_are_those_of_a_stable_sort(random, numel, parallel);
     bits_come_back_and_choose(random, numel, parallel);
     kept_values_go_back(random, numel);
   });

@@ -2,6 +2,7 @@
 // vary, over fewer elsewhere, and at the edges; swish on either side of its least value, over every
 // float; what swish and sigmoid make of the ends.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -81,59 +82,142 @@ struct Order {
   int64_t interval = 0;
   float before = -kInfinity, neighbor = -kInfinity, most = -kInfinity;
   bool holds = true;
-  std::vector<float> last = std::vector<float>(kSwishFloats, -kInfinity);
-  size_t count = 0;
+  // Of steep arguments: the most of those that are kSwishFloats before, the last ones, and what
+  // each has to reach.
   float long_before = -kInfinity;
+  std::vector<float> last, limits;
 
-  void add(float z, float value) {
-    if (std::fabs(z - kLeastSwishAt) < kSwishFlat || std::fabs(z) < kSwishDense) {
-      // Floats that are left out are none that lie between.
-      std::fill(last.begin(), last.end(), -kInfinity);
-    } else {
-      float& of_before = last[count++ % last.size()];
-      long_before = of_before > long_before ? of_before : long_before;
-      of_before = value;
-      holds = holds && value >= long_before;
-    }
+  static int64_t interval_of(float z) {
     const double from = std::fabs(static_cast<double>(z) - static_cast<double>(kLeastSwishAt));
-    const int64_t next = static_cast<int64_t>(from * 2.0 / kSwishSpacing);
-    if (next != interval) {
-      before = std::fmax(before, next == interval + 1 ? neighbor : std::fmax(neighbor, most));
-      neighbor = next == interval + 1 ? most : -kInfinity;
-      interval = next;
-      most = -kInfinity;
+    return static_cast<int64_t>(from * 2.0 / kSwishSpacing);
+  }
+
+  static bool is_steep(float z) {
+    return std::fabs(z - kLeastSwishAt) >= kSwishFlat && std::fabs(z) >= kSwishDense;
+  }
+
+  // Arguments in their order. Those of an interval lie side by side, and so do those that are
+  // steep.
+  void add(const std::vector<float>& z, const std::vector<float>& values) {
+    for (size_t from = 0, to; from < z.size(); from = to) {
+      to = end_of_run(z, from, interval_of);
+      begin_interval(interval_of(z[from]));
+      add_near(values.data() + from, to - from);
     }
-    most = value > most ? value : most;
-    holds = holds && value >= before;
+    for (size_t from = 0, to; from < z.size(); from = to) {
+      to = end_of_run(z, from, is_steep);
+      if (is_steep(z[from])) {
+        add_steep(values.data() + from, to - from);
+      } else {
+        last.clear();  // floats that are left out are none that lie between
+      }
+    }
+  }
+
+ private:
+  // Where what `of` says of an argument changes.
+  template <typename Of>
+  static size_t end_of_run(const std::vector<float>& z, size_t from, const Of& of) {
+    const auto same_as_first = [&, first = of(z[from])](float x) { return of(x) == first; };
+    return static_cast<size_t>(
+        std::partition_point(z.begin() + static_cast<int64_t>(from), z.end(), same_as_first) -
+        z.begin());
+  }
+
+  void begin_interval(int64_t next) {
+    if (next == interval) return;
+    before = std::fmax(before, next == interval + 1 ? neighbor : std::fmax(neighbor, most));
+    neighbor = next == interval + 1 ? most : -kInfinity;
+    interval = next;
+    most = -kInfinity;
+  }
+
+  void add_near(const float* values, size_t count) {
+    const float least = before;
+    int below = 0;
+    for (size_t i = 0; i < count; ++i) below |= !(values[i] >= least);
+    holds &= below == 0;
+    most = std::max(most, most_of(values, count));
+  }
+
+  void add_steep(const float* values, size_t count) {
+    last.insert(last.end(), values, values + count);
+    const size_t old = last.size() > kSwishFloats ? last.size() - kSwishFloats : 0;
+    limits.resize(old);
+    float highest = long_before;
+    for (size_t i = 0; i < old; ++i) {
+      highest = last[i] > highest ? last[i] : highest;
+      limits[i] = highest;
+    }
+    long_before = highest;
+    const float *late = last.data() + kSwishFloats, *limit = limits.data();
+    int below = 0;
+    for (size_t i = 0; i < old; ++i) below |= !(late[i] >= limit[i]);
+    holds &= below == 0;
+    last.erase(last.begin(), last.begin() + static_cast<int64_t>(old));
+  }
+
+  // By lanes, which do not wait for each other.
+  static float most_of(const float* values, size_t count) {
+    constexpr size_t kMany = 16;
+    float lanes[kMany];
+    std::fill(lanes, lanes + kMany, -kInfinity);
+    const auto add = [&](size_t l, float v) { lanes[l] = v > lanes[l] ? v : lanes[l]; };
+    size_t i = 0;
+    for (; i + kMany <= count; i += kMany) {
+      for (size_t l = 0; l < kMany; ++l) add(l, values[i + l]);
+    }
+    for (; i < count; ++i) add(0, values[i]);
+    return *std::max_element(lanes, lanes + kMany);
   }
 };
+
+// The definition, compiled here for wide vectors: the tests' kernels are not.
+#ifdef MICRONET_X86
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
+void swish_of(const float* z, size_t count, float* values) {
+  for (size_t i = 0; i < count; ++i) values[i] = swish(z[i]);
+}
+
+#ifdef MICRONET_X86
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
+void floats_from(int64_t n, int64_t step, size_t count, float* floats) {
+  for (size_t i = 0; i < count; ++i) floats[i] = nth_float(n + static_cast<int64_t>(i) * step);
+}
+
+// Both kernels make of near and of other arguments what the definition makes of them.
+void kernels_have(const std::vector<float>& z, const std::vector<float>& values) {
+  static const std::vector<float> one(z.size(), 1.0f), zero(z.size(), 0.0f);
+  static std::vector<float> found(z.size());
+  FinishTile tile{};
+  tile.acc = z.data(), tile.type = kValue, tile.function = kSwish, tile.values = found.data();
+  tile.pixels = 1, tile.channels = static_cast<int64_t>(z.size());
+  tile.scale = one.data(), tile.shift = zero.data();
+  const float farthest = std::fmax(std::fabs(z.front()), std::fabs(z.back()));
+  tile.is_near = farthest <= kNearSwish;
+  kernels().finish_tile(tile);
+  CHECK(std::memcmp(found.data(), values.data(), 4 * z.size()) == 0);
+}
 
 // Every float from the least value of swish to where swish is the identity, or 0; around 0, where
 // floats are many and swish is half of them, every 97th.
 void swish_is_in_order_on_either_side(int64_t direction) {
   const float end = direction > 0 ? 100.0f : -100.0f;
   const size_t chunk = 4096;
-  std::vector<float> z(chunk), values(chunk), near(chunk), one(chunk, 1.0f), zero(chunk, 0.0f);
+  std::vector<float> z(chunk), values(chunk);
   Order order;
   int64_t n = number_of(kLeastSwishAt) + (direction > 0 ? 1 : 0);
+  const auto is_dense = [](int64_t at) { return std::fabs(nth_float(at)) < kSwishDense; };
   while ((number_of(end) - n) * direction >= 0) {
-    for (float& x : z) {
-      x = nth_float(n);
-      n += std::fabs(x) < 0x1p-12f ? 97 * direction : direction;
-    }
-    kernels().block_values(
-        {z.data(), static_cast<int64_t>(chunk), one.data(), zero.data(), one.data(), kSwish},
-        values.data());
-    CHECK(same(values[0], swish(z[0])));
-    FinishTile tile{};
-    tile.acc = z.data(), tile.type = kValue, tile.function = kSwish, tile.values = near.data();
-    tile.pixels = 1, tile.channels = static_cast<int64_t>(chunk);
-    tile.scale = one.data(), tile.shift = zero.data();
-    const float farthest = std::fmax(std::fabs(z.front()), std::fabs(z.back()));
-    tile.is_near = farthest <= kNearSwish;
-    kernels().finish_tile(tile);
-    CHECK(std::memcmp(near.data(), values.data(), 4 * chunk) == 0);
-    for (size_t i = 0; i < chunk; ++i) order.add(z[i], values[i]);
+    const int64_t far = 97 * direction, count = static_cast<int64_t>(chunk);
+    const int64_t step = is_dense(n) && is_dense(n + count * far) ? far : direction;
+    floats_from(n, step, chunk, z.data());
+    n += count * step;
+    swish_of(z.data(), chunk, values.data());
+    kernels_have(z, values);
+    order.add(z, values);
     CHECK(order.holds);
   }
   CHECK(swish(end) == (direction > 0 ? end : 0.0f));

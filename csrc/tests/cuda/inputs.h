@@ -45,6 +45,15 @@ class Elements {
     type_ == kBFloat16 ? write<BFloat16>(v, p) : write<Float16>(v, p);
   }
 
+  // The first `drawn` of them again and again.
+  void repeat(int64_t drawn, int64_t numel) {
+    uint8_t* first = memory_.data() + skip_ * width();
+    for (int64_t i = drawn; i < numel; i += drawn) {
+      const int64_t count = i + drawn <= numel ? drawn : numel - i;
+      std::memcpy(first + i * width(), first, static_cast<size_t>(count * width()));
+    }
+  }
+
  private:
   template <typename T>
   static T read(const uint8_t* p) {
@@ -81,12 +90,16 @@ enum Kind { kUsual, kExtreme, kHostile, kMinusZero };
 
 inline Kind any_kind(std::mt19937& random) { return static_cast<Kind>(random() % 4); }
 
+// Of millions, a number is drawn that no size of tiles divides.
+constexpr int64_t kMostDrawn = 524287;
+
 inline Elements inputs(std::mt19937& random, DType type, int64_t numel, int skip, Kind kind) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const float nan = float_of(0x7fffffffu);  // as a device writes it
   Elements x(type, numel, skip);
   std::normal_distribution<float> normal;
-  for (int64_t i = 0; i < numel; ++i) {
+  const int64_t drawn = numel < kMostDrawn ? numel : kMostDrawn;
+  for (int64_t i = 0; i < drawn; ++i) {
     float v = kind == kMinusZero ? -0.0f : normal(random);
     if ((kind == kExtreme || kind == kHostile) && random() % 16 == 0) {
       v = chosen(random, {0.0f, -0.0f, 1e-41f, -1e-41f, 3e-8f, 6e4f, -6e4f});
@@ -95,6 +108,7 @@ inline Elements inputs(std::mt19937& random, DType type, int64_t numel, int skip
       v = chosen(random, {nan, kInf, -kInf, 3e38f, -3e38f});
     x.set(i, v);
   }
+  if (drawn < numel) x.repeat(drawn, numel);
   return x;
 }
 

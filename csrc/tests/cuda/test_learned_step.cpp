@@ -70,6 +70,7 @@ void sums_in_the_stated_order(Trial t) {
                                               nullptr) == kOk);
   for (int64_t c = 0; c < t.channels; ++c) {
     std::vector<float> terms;
+    terms.reserve(static_cast<size_t>(t.each));
     t.for_channel(c, [&](int64_t i, bool kept, const Quantizer& q) {
       const float v = kept ? t.x[i] : 0.0f, scaled = q.scale * v;
       const float whole = quantize(v, q) + q.zero_point;
