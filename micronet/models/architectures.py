@@ -43,7 +43,6 @@ __all__ = [
 Layer: TypeAlias = _ConvNd | nn.Linear
 
 _EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
-_WITHOUT_TORCHVISION = (*_EFFICIENTNETS, *networks.NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.
 @functools.cache
 def architectures() -> list[str]:
     """Return the names that ``create_model`` knows."""
-    return [*_WITHOUT_TORCHVISION, *torchvision.models.list_models(module=torchvision.models)]
+    known = torchvision.models.list_models(module=torchvision.models)
+    return [*_EFFICIENTNETS, *networks.NETWORKS, *known]
 
 
 def default_image_size(arch: str) -> int:
@@ -155,7 +155,7 @@ def transform_input_(model: nn.Module) -> None:
 
 def _check_known(arch: str) -> None:
     # Torchvision is asked last, as it is imported for that.
-    if timm_networks.is_timm(arch) or arch in _WITHOUT_TORCHVISION:
+    if timm_networks.is_timm(arch) or arch in (*_EFFICIENTNETS, *networks.NETWORKS):
         return
     if arch not in architectures():
         raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")

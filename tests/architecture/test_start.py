@@ -47,6 +47,7 @@ for call in (lambda: micronet.score(None, 1), lambda: micronet.export(None, ".",
 
 from micronet.compression.compression import Compression
 from micronet.compression.plan import CompressionPlan
+from micronet.models.meta_device import meta_device
 from micronet.recipe.schema import TrainSection
 from micronet.scoring.operations import detectors
 from micronet.training.optimizer import make_optimizer
@@ -55,6 +56,8 @@ data = micronet.open_data("digits", image_size=32, batch_size=8, seed=0)
 images, labels = next(iter(data.train(0)))
 model = micronet.create_model("efficientnet-micro", num_classes=10)
 detectors.forward_of(model)
+with meta_device():
+    micronet.create_model("resnet20", num_classes=10)
 section = TrainSection()
 optimizer = make_optimizer(Compression(model, CompressionPlan(), section), section)
 optimizer.zero_grad()
