@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import nn
 
 from micronet.compression import features
 from micronet.compression.plan import check_steps
 from micronet.models import architectures, shared_layers
+from micronet.models.meta_device import meta_device
 from micronet.pruning import prune
 from micronet.pruning.patterns import outputs_first_shape
 from micronet.quantization import quantize
@@ -31,7 +31,7 @@ def preview(path: str, arch: str, num_classes: int, plan: str | None = None) -> 
     recipe = load_recipe(path)
     if plan:
         recipe = plan_files.applied(plan, recipe)
-    with torch.device("meta"):
+    with meta_device():
         model = architectures.create_model(arch, num_classes)
     groups = prune.layer_groups(model, recipe.prune, recipe.path) if recipe.prune else {}
     bits = quantize.plan(model, recipe.quantize, recipe.path) if recipe.quantize else {}

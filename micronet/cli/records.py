@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
-import torch
-import torchvision
 from torch import nn
 
 from micronet.cli import stage
 from micronet.data.datasets import Data
 from micronet.data.preprocessing import Preprocessing, statistics_to_record, to_record
 from micronet.models import architectures
+from micronet.runs.description import versions
 from micronet.runs.run_config import RunConfig
 from micronet.training.plan import TrainingPlan
 
@@ -25,11 +23,7 @@ def facts(model: nn.Module, data: Data) -> dict[str, Any]:
         "resolved_image_size": data.image_size,
         "images": stage.image_counts(data),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
+        "versions": versions(),
     }
 
 

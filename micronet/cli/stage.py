@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from micronet.cli.options import TrainOptions
@@ -110,7 +110,8 @@ def _check_decoder(where: str) -> None:
     if not torch.cuda.is_available():
         problem = "needs a CUDA device, and this machine has none"
     elif not can_decode(device()):
-        problem = f"needs nvJPEG, which torchvision {torchvision.__version__} does not reach here"
+        version = importlib.metadata.version("torchvision")
+        problem = f"needs nvJPEG, which torchvision {version} does not reach here"
     else:
         return
     raise UserError(f"{where}: train.decode device {problem}")

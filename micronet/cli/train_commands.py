@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from micronet.cli import dry_run, stage, summary
@@ -20,6 +19,7 @@ from micronet.data.datasets import Data, open_data
 from micronet.data.preprocessing import of_record
 from micronet.models import architectures
 from micronet.models.failures import failures_of
+from micronet.models.meta_device import meta_device
 from micronet.runs import directory
 from micronet.training import network_trial, sensitivity
 from micronet.training.evaluation import evaluate
@@ -130,7 +130,7 @@ def run_summary(options: SummaryOptions) -> int:
         arch, classes = str(options.arch), options.num_classes
         model = architectures.create_model(arch, classes)
         size = options.image_size or architectures.default_image_size(arch)
-    with torch.device("meta"):
+    with meta_device():
         structure = architectures.create_model(arch, classes)
     with failures_of(f"{arch} does not take an image of 3x{size}x{size}"):
         described = summary.layer_table(model, structure, size, arch)

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
 
 from micronet.data.seeds import mix
 from micronet.recipe.schema import AugmentSection
 from micronet.utils.errors import UserError
+from micronet.utils.lazy_modules import lazy
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+else:
+    v2 = lazy("torchvision.transforms.v2")
 
 Policy = Callable[[Tensor], Tensor]
 

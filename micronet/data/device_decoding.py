@@ -7,19 +7,25 @@ pixels it repeats them instead of interpolating: nothing whose bits are promised
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from micronet.data.collation import Broken, Encoded, Read, collate
+from micronet.utils.lazy_modules import lazy
+
+if TYPE_CHECKING:
+    from torchvision import io as vision
+else:
+    vision = lazy("torchvision.io")
 
 
 def can_decode(device: torch.device) -> bool:
     """Whether torchvision decodes JPEG files on a device; its CUDA builds mostly do."""
-    gray = encode_jpeg(torch.full((3, 16, 16), 127, dtype=torch.uint8))
+    gray = vision.encode_jpeg(torch.full((3, 16, 16), 127, dtype=torch.uint8))
     try:
-        decode_jpeg([gray], mode=ImageReadMode.RGB, device=device)
+        vision.decode_jpeg([gray], mode=vision.ImageReadMode.RGB, device=device)
     # An operator that is not built is no attribute, one without nvJPEG or a driver an error.
     except (AttributeError, RuntimeError):
         return False
@@ -73,7 +79,7 @@ def _decoded(contents: Sequence[Tensor], device: torch.device) -> list[Tensor | 
         # what this one still does with it: parts of the batch before may not be cut out yet.
         torch.cuda.current_stream(device).synchronize()
     try:
-        return [*decode_jpeg(list(contents), mode=ImageReadMode.RGB, device=device)]
+        return [*vision.decode_jpeg(list(contents), mode=vision.ImageReadMode.RGB, device=device)]
     except RuntimeError:
         if on_cuda:
             # That stream, which torchvision keeps to itself, may still write to the images that an

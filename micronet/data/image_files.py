@@ -14,19 +14,25 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from micronet.utils.errors import UserError
+from micronet.utils.lazy_modules import lazy
+
+if TYPE_CHECKING:
+    from torchvision import io as vision
+else:
+    vision = lazy("torchvision.io")
 
 # Files that one task decodes: 60,000 tasks would cost more than 60,000 small images.
 _CHUNK = 256
+# Suffixes of images, those of ImageFolder.
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Suffixes of images that ImageFolder passes over too.
 _OTHER_KINDS = (".gif", ".jfif", ".jpe", ".jp2", ".avif", ".heic", ".heif", ".pbm", ".pnm", ".tga")
 # How files begin.
@@ -115,7 +121,7 @@ def decode_pixels(path: str) -> Tensor:
     if content[:2].tobytes() == _JPEG:
         try:
             # A fifth faster than by way of Pillow; both are libjpeg-turbo and agree on every bit.
-            planes = decode_jpeg(torch.from_numpy(content), mode=ImageReadMode.RGB)
+            planes = vision.decode_jpeg(torch.from_numpy(content), mode=vision.ImageReadMode.RGB)
             return planes.permute(1, 2, 0)
         except RuntimeError:
             pass  # Pillow reads some that this one does not, and says what is wrong with others.

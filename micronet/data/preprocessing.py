@@ -10,11 +10,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torchvision.transforms import v2
+from typing import TYPE_CHECKING, Any
 
 from micronet.utils.errors import UserError
+from micronet.utils.lazy_modules import lazy
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+else:
+    v2 = lazy("torchvision.transforms.v2")
 
 # Means and standard deviations of the channels of pixels in [0, 1].
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from micronet.data.batches import FileImages, Images, MemoryImages
-from micronet.data.image_files import Listing, decode, decode_square, entries, list_images
+from micronet.data.image_files import (
+    IMG_EXTENSIONS,
+    Listing,
+    decode,
+    decode_square,
+    entries,
+    list_images,
+)
 from micronet.data.preprocessing import Preprocessing
 from micronet.data.splits import stratified_split
 from micronet.utils.errors import UserError, nearest
+from micronet.utils.lazy_modules import lazy
+
+if TYPE_CHECKING:
+    import torchvision
+else:
+    torchvision = lazy("torchvision")
 
 # Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
 DOWNLOADS = Path(".data")
@@ -25,6 +39,9 @@ DOWNLOADS = Path(".data")
 # The parts of a folder, and how else they are called.
 _PARTS = ("train", "val", "test")
 _OTHER_NAMES = ("training", "validation", "valid", "dev", "eval", "evaluation", "testing", *_PARTS)
+
+# The file of digits of scikit-learn, below where that is installed.
+_DIGITS = "sklearn/datasets/data/digits.csv.gz"
 
 _SMALL_SIDE = 64
 # Decoded images above this number of bytes are read from their files instead.
@@ -84,20 +101,32 @@ def find(source: str, request: Request) -> Source:
 
 def _open_digits(request: Request) -> Source:
     """Scikit-learn's 1,797 scanned digits of 8x8 pixels, a fifth of them for test."""
-    from sklearn.datasets import load_digits  # slow to import, and only this set needs it
-
-    digits = load_digits()
+    values = _digits_file()
     size = request.image_size or 32
-    planes = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    planes = values[:, :-1].view(-1, 1, 8, 8) * (255 / 16)
     planes = F.interpolate(planes, (size, size), mode="bilinear").round().to(torch.uint8)
     pixels = planes.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    labels = torch.from_numpy(digits.target)
+    labels = values[:, -1].long()
     train, test = (
         request.in_memory(pixels[part], labels[part], size, flip=False)
         for part in stratified_split(labels, 0.2)
     )
-    classes = tuple(str(name) for name in digits.target_names)
-    return Source("digits", classes, size, train, None, test)
+    return Source("digits", tuple(map(str, range(10))), size, train, None, test)
+
+
+def _digits_file() -> Tensor:
+    """Return scikit-learn's file, float (1797, 65): pixels in 0 to 16, and the label.
+
+    The package itself is not imported, as that takes a command as long as all that it trains with.
+    """
+    package = importlib.metadata.distribution("scikit-learn")
+    path = str(package.locate_file(_DIGITS))
+    try:
+        return torch.from_numpy(np.loadtxt(path, np.float32, delimiter=","))
+    except OSError as error:
+        raise UserError(
+            f"scikit-learn {package.version} does not hold digits as {path!r}: {error}"
+        ) from None
 
 
 def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], request: Request) -> Source:

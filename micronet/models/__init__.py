@@ -8,6 +8,7 @@ __all__ = [
     "architectures",
     "custom",
     "failures",
+    "meta_device",
     "plain_swish",
     "replacement",
     "shared_layers",

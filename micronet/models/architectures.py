@@ -6,11 +6,10 @@ import functools
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import efficientnet_pytorch
 import torch
-import torchvision
 from efficientnet_pytorch.utils import url_map
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -21,6 +20,12 @@ from micronet.models.replacement import options_of, replace_
 from micronet.models.small import networks
 from micronet.models.weights import load_weights
 from micronet.utils.errors import UserError, nearest
+from micronet.utils.lazy_modules import lazy
+
+if TYPE_CHECKING:
+    import torchvision
+else:
+    torchvision = lazy("torchvision")
 
 __all__ = [
     "architectures",
@@ -103,8 +108,8 @@ def _create(arch: str, num_classes: int, channels: int, pretrained: bool) -> nn.
 @functools.cache
 def architectures() -> list[str]:
     """Return the names that ``create_model`` knows."""
-    own = [*_EFFICIENTNETS, *networks.NETWORKS]
-    return own + torchvision.models.list_models(module=torchvision.models)
+    known = torchvision.models.list_models(module=torchvision.models)
+    return [*_EFFICIENTNETS, *networks.NETWORKS, *known]
 
 
 def default_image_size(arch: str) -> int:
@@ -149,7 +154,10 @@ def transform_input_(model: nn.Module) -> None:
 
 
 def _check_known(arch: str) -> None:
-    if not timm_networks.is_timm(arch) and arch not in architectures():
+    # Torchvision is asked last, as it is imported for that.
+    if timm_networks.is_timm(arch) or arch in (*_EFFICIENTNETS, *networks.NETWORKS):
+        return
+    if arch not in architectures():
         raise UserError(f"there is no architecture {arch!r}{nearest(arch, architectures())}")
 
 

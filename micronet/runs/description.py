@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchvision
 
 from micronet.data.preprocessing import Preprocessing, Statistics, statistics_to_record
 from micronet.models import architectures
@@ -203,5 +203,5 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": torchvision.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
     }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.models import architectures, custom, shared_layers
 from micronet.models.architectures import Created
+from micronet.models.meta_device import meta_device
 from micronet.models.weights import fitted
 from micronet.pruning.prune import Masks
 from micronet.quantization import quantize, shared_weights
@@ -41,7 +42,7 @@ def structure_of(
     if custom.is_own(created.arch):
         return None
     # Constructors draw initial weights, some of them on the CPU.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), meta_device():
         model = architectures.create_model(
             created.arch, created.num_classes, channels=created.channels
         )

@@ -15,6 +15,7 @@ from micronet.compression.compression import Compression
 from micronet.models import shared_layers
 from micronet.models.shared_tensors import first_names
 from micronet.recipe.schema import TrainSection
+from micronet.training.eager_optimizers import eager
 from micronet.training.joint_optimizer import JointOptimizer
 from micronet.utils.errors import UserError
 
@@ -46,13 +47,13 @@ def _made(
             group["lr"] = torch.tensor(group["lr"], device=place)
     if name == "sgd":
         momentum, nesterov = section.momentum, section.nesterov
-        return torch.optim.SGD(
+        return eager(torch.optim.SGD)(
             groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=graphed or None
         )
     # Their number of steps stays on the device, where a step that is not sound gives it back.
     capturable = place.type == "cuda"
     if name == "rmsprop":
-        return torch.optim.RMSprop(
+        return eager(torch.optim.RMSprop)(
             groups,
             lr=rate,
             alpha=section.alpha,
@@ -60,9 +61,12 @@ def _made(
             momentum=section.momentum,
             capturable=capturable,
         )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    kinds: dict[str, type[torch.optim.Adam]]
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     first, second = section.betas
-    return kind(groups, lr=rate, betas=(first, second), eps=section.eps, capturable=capturable)
+    return eager(kinds[name])(
+        groups, lr=rate, betas=(first, second), eps=section.eps, capturable=capturable
+    )
 
 
 def optimizer_tensors(

@@ -10,6 +10,7 @@ __all__ = [
     "distributed",
     "errors",
     "function_watch",
+    "lazy_modules",
     "modes",
     "number_format",
     "progress",

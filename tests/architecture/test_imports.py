@@ -1,16 +1,12 @@
 """Imports point down: no arrow climbs or closes a circle; private modules are used at home."""
 
 import ast
-import importlib
 import re
-import subprocess
-import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import micronet
 from paths import ROOT
 
 # Lower floors first. A floor may import those before it.
@@ -170,37 +166,6 @@ def public_definitions(tree):
             inside = node.body if isinstance(node, ast.ClassDef) else []
             methods = [n for n in inside if isinstance(n, kinds) and n.name not in CONTRACTS]
             yield from (n for n in methods if not n.name.startswith("_"))
-
-
-CALLED = """
-import micronet
-micronet.score
-micronet.export
-import micronet.score, micronet.export
-for call in (lambda: micronet.score(None, 1), lambda: micronet.export(None, ".", image_size=1)):
-    try:
-        call()
-    except Exception as error:
-        print(error)
-"""
-
-
-def test_the_library_names_what_it_exports_once_and_loads_it_when_it_is_used():
-    tree = ast.parse((ROOT / "micronet" / "__init__.py").read_text())
-    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {alias.name: node.module for node in typed.body for alias in node.names}
-    assert list(seen) and sorted(seen) == sorted(micronet.__all__)
-    # Once the command is imported, its module has the name of the function.
-    for name, home in seen.items() - {(name, seen[name]) for name in ("export", "score")}:
-        assert getattr(micronet, name) is getattr(importlib.import_module(home), name), name
-    code = "import sys, micronet; micronet.UserError; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    # Functions that have the names of modules stay functions once those are imported.
-    done = subprocess.run(
-        [sys.executable, "-c", CALLED], cwd=ROOT, check=False, capture_output=True, text=True
-    )
-    assert "takes a torch network, not NoneType" in done.stdout.splitlines()[0]
-    assert "export takes a torch network, not NoneType" in done.stdout.splitlines()[1]
 
 
 # What knows what, in the core ---------------------------------------------------------------------

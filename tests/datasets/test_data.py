@@ -7,10 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
-from micronet.data import datasets
+from micronet.data import datasets, image_files, sources
+from micronet.data.splits import stratified_split
 from micronet.models import architectures
 from micronet.train import main
 from micronet.training.evaluation import evaluate
@@ -116,6 +119,24 @@ def test_digits():
     smaller = datasets.open_data("digits", image_size=8, batch_size=64, seed=0)
     assert collect(smaller.test())[0].shape[2:] == (8, 8)
     assert opened.parts["train"][0].flip is False
+
+
+def test_digits_and_suffixes_are_those_of_the_packages_that_are_not_imported_for_them(monkeypatch):
+    digits = load_digits()
+    found = sources.find("digits", sources.Request(image_size=8))
+    images = torch.cat([found.train.pixels, found.test.pixels])
+    labels = torch.cat([found.train.labels, found.test.labels])
+    places = torch.cat(stratified_split(torch.from_numpy(digits.target), 0.2))
+    assert torch.equal(labels, torch.from_numpy(digits.target)[places])
+    expected = (torch.from_numpy(digits.images).float() * (255 / 16)).round()[places]
+    assert torch.equal(images, expected.byte()[..., None].expand(-1, -1, -1, 3))
+    assert found.classes == tuple(map(str, digits.target_names))
+    assert image_files.IMG_EXTENSIONS == IMG_EXTENSIONS
+    monkeypatch.setattr(sources, "_DIGITS", "sklearn/none.csv.gz")
+    with pytest.raises(
+        UserError, match=r"scikit-learn .* does not hold digits as '.*none\.csv\.gz'"
+    ):
+        sources.find("digits", sources.Request())
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

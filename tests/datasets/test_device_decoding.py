@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from PIL import Image
 
@@ -28,13 +29,13 @@ def large(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The number of images in each call of the decoder that stands in for the device's."""
-    calls, real = [], device_decoding.decode_jpeg
+    calls, real = [], torchvision.io.decode_jpeg
 
     def counted(contents, **options):
         calls.append(len(contents))
         return real(contents, **options)
 
-    monkeypatch.setattr(device_decoding, "decode_jpeg", counted)
+    monkeypatch.setattr(device_decoding.vision, "decode_jpeg", counted)
     return calls
 
 
@@ -118,7 +119,7 @@ def test_a_batch_without_any_jpeg_file(tmp_path, decoded):
 def test_what_the_device_refuses_is_decoded_by_the_cpu(refused, large, monkeypatch):
     plain, device = both(large, batch_size=8)
     batch = next(iter(device.train(0)))
-    real, bad = device_decoding.decode_jpeg, []
+    real, bad = torchvision.io.decode_jpeg, []
 
     def refusing(contents, **options):
         if not bad:
@@ -127,7 +128,7 @@ def test_what_the_device_refuses_is_decoded_by_the_cpu(refused, large, monkeypat
             raise RuntimeError("nvJPEG: not supported")
         return real(contents, **options)
 
-    monkeypatch.setattr(device_decoding, "decode_jpeg", refusing)
+    monkeypatch.setattr(device_decoding.vision, "decode_jpeg", refusing)
     assert_same([batch], [next(iter(device.train(0)))])
     assert_same([batch], [next(iter(plain.train(0)))])
     assert len(bad) == len(refused)
@@ -220,7 +221,7 @@ def test_a_machine_without_a_device_cannot_decode(monkeypatch):
         raise RuntimeError("no driver")
 
     assert device_decoding.can_decode(CPU)
-    monkeypatch.setattr(device_decoding, "decode_jpeg", no_driver)
+    monkeypatch.setattr(device_decoding.vision, "decode_jpeg", no_driver)
     assert not device_decoding.can_decode(CPU)
 
 

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from micronet.models import architectures
+from micronet.models.meta_device import meta_device
 from micronet.utils.errors import UserError
 
 
@@ -238,3 +240,30 @@ def test_pretrained_torchvision_networks_get_another_head(monkeypatch):
     model = architectures.create_model("resnet18", 10, pretrained=True)
     assert model.fc.weight.shape == (10, 512)
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "googlenet", "efficientnet-micro"])
+def test_nothing_is_drawn_for_a_network_without_memory(arch):
+    with torch.device("meta"):
+        expected = architectures.create_model(arch, 7).state_dict()
+    before = torch.get_rng_state()
+    with meta_device():
+        made = architectures.create_model(arch, 7)
+        held = nn.init.kaiming_normal_(torch.zeros(8, 8, device="cpu"))
+        held += torch.zeros(8, 8, device="cpu").normal_() * nn.init.normal_(held.clone())
+        both = nn.init.normal_(torch.empty(3)), torch.empty(3).normal_(), nn.init.ones_(held.mT)
+    assert all(tensor.is_meta for tensor in (*made.state_dict().values(), *both[:2]))
+    facts = [
+        {name: (t.shape, t.dtype, t.is_meta, t.requires_grad) for name, t in state.items()}
+        for state in (made.state_dict(), expected)
+    ]
+    assert facts[0] == facts[1]
+    # What has values is filled as ever.
+    assert not torch.equal(before, torch.get_rng_state()) and (held == 1).all()
+    torch.set_rng_state(before)
+    first, second = torch.empty(8, 8), torch.empty(8, 8)
+    with meta_device():
+        nn.init.kaiming_normal_(first)
+    torch.set_rng_state(before)
+    nn.init.kaiming_normal_(second)
+    assert torch.equal(first, second)

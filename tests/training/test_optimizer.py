@@ -1,9 +1,13 @@
-"""Learning rates over the epochs, and the one that waits for a plateau."""
+"""Optimizers as torch has them; learning rates over the epochs, one that waits for a plateau."""
 
 import pytest
+import torch
+from torch import nn
 
+from micronet.compression.compression import Compression
+from micronet.compression.plan import CompressionPlan
 from micronet.recipe.schema import TrainSection
-from micronet.training.optimizer import Plateau, learning_rate
+from micronet.training.optimizer import Plateau, learning_rate, make_optimizer
 from micronet.utils.errors import UserError
 
 
@@ -55,3 +59,36 @@ def test_plateau_waits_and_reduces():
     for _ in range(99):
         cosine.saw(TrainSection(patience=0), 1.0)
     assert cosine.scale == 1.0
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam", "adamw"])
+def test_optimizers_take_the_steps_of_torchs_own(name):
+    own, kind = {
+        "sgd": ({"nesterov": True}, torch.optim.SGD),
+        "rmsprop": ({"momentum": 0.9, "alpha": 0.9}, torch.optim.RMSprop),
+        "adam": ({"betas": (0.8, 0.99)}, torch.optim.Adam),
+        "adamw": ({"betas": (0.8, 0.99)}, torch.optim.AdamW),
+    }[name]
+    own["momentum" if name == "sgd" else "eps"] = 0.5
+    section = TrainSection(optimizer=name, lr=0.1, weight_decay=0.01, **own)
+    networks = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    compressions = [Compression(n, CompressionPlan(), section) for n in networks]
+    ours = make_optimizer(compressions[0], section)
+    theirs = kind(compressions[1].parameter_groups(), lr=0.1, **own)
+    seen = []
+    for optimizer in (ours, theirs):
+        optimizer.register_step_post_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    for step in range(6):
+        if step == 3:  # Each goes on with the other's state.
+            states = ours.state_dict(), theirs.state_dict()
+            theirs.load_state_dict(states[0])
+            ours.load_state_dict(states[1])
+        images = torch.randn(2, 3, 5, 5)
+        for network, optimizer in zip(networks, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            network(images).square().sum().backward()
+            optimizer.step()
+    assert isinstance(ours, kind) and seen == [True] * 12
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, other) and one.requires_grad

@@ -40,24 +40,26 @@ def with_infinite_gradient(taker, monkeypatch):
 
 
 def with_negative_step(taker, monkeypatch):
-    real = torch.optim.SGD.step
+    kind = type(taker.state.optimizer)
+    real = kind.step
 
     def step(self, *args, **kwargs):
         real(self, *args, **kwargs)
         taker.state.model.layer2[0].conv2.weight_step.detach()[3] = -0.25
 
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(kind, "step", step)
     return batch(3)
 
 
 def with_lost_offset(taker, monkeypatch):
-    real = torch.optim.SGD.step
+    kind = type(taker.state.optimizer)
+    real = kind.step
 
     def step(self, *args, **kwargs):
         real(self, *args, **kwargs)
         taker.state.model.layer2[0].conv2.input_quantizer.offset.detach().fill_(torch.nan)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(kind, "step", step)
     return batch(3)
 
 

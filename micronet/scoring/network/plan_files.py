@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from micronet.models import architectures, custom
+from micronet.models.meta_device import meta_device
 from micronet.pruning import prune
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
@@ -59,7 +59,7 @@ class Plan:
         Raises:
             UserError: there is no such architecture.
         """
-        with torch.device("meta"):
+        with meta_device():
             return self.network()
 
     def network(self) -> nn.Module:

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.fcos import FCOS
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.retinanet import RetinaNet
-from torchvision.models.detection.ssd import SSD
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+from micronet.utils.lazy_modules import is_imported, lazy
+
+if TYPE_CHECKING:
+    from torchvision import ops
+    from torchvision.models import detection
+else:
+    ops = lazy("torchvision.ops")
+    detection = lazy("torchvision.models.detection")
 
 Forward = Callable[[Any, Tensor], object]
 
 
 def forward_of(model: nn.Module) -> Forward:
     """Return what calls a network with a batch of images (N, channels, height, width)."""
-    if isinstance(model, GeneralizedRCNN):
-        return _two_stages
-    return _one_stage if isinstance(model, (SSD, RetinaNet, FCOS)) else lambda m, images: m(images)
+    if is_imported("torchvision"):
+        if isinstance(model, detection.generalized_rcnn.GeneralizedRCNN):
+            return _two_stages
+        if isinstance(model, (detection.ssd.SSD, detection.RetinaNet, detection.FCOS)):
+            return _one_stage
+    return lambda m, images: m(images)
 
 
 def _features(model: Any, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -56,8 +63,8 @@ def _two_stages(model: Any, images: Tensor) -> None:
 
 def _crops(pool: nn.Module, features: OrderedDict[str, Tensor], boxes: int) -> Tensor:
     """Return so many crops of each image; a crop costs the same in whichever map it is taken."""
-    if not isinstance(pool, MultiScaleRoIAlign):
+    if not isinstance(pool, ops.MultiScaleRoIAlign):
         raise ValueError(f"its boxes are cropped by {type(pool).__name__}, which has no rule")
     source = features[pool.featmap_names[0]]
     places = torch.empty(len(source) * boxes, 5, device=source.device)
-    return roi_align(source, places, pool.output_size, sampling_ratio=pool.sampling_ratio)
+    return ops.roi_align(source, places, pool.output_size, sampling_ratio=pool.sampling_ratio)
