@@ -47,9 +47,9 @@ def check(model, shape, rng, sets, statistics=IMAGENET_STATISTICS):
     images = grey_images.normalized(pixels, statistics)
     batches = [*batches_for(rng, shape), images, images[:1]]
     assert_same(model, again, *batches)
-    assert accounting.differences(file) == []
     own = micronet.score(model, shape[1], shape[0])
     scored, account = score_subject(accounting.subject(file)), accounting.account(file)
+    assert accounting.differences(file, scored) == []
     assert scored.storage_bits == account.payload == own.storage_bits + account.factors
     assert scored.operations == own.operations
     with torch.no_grad():
