@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -21,6 +24,9 @@ from micronet.utils.errors import UserError, nearest
 
 # Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
 DOWNLOADS = Path(".data")
+
+# The scanned digits in scikit-learn's package.
+_DIGITS = Path("datasets", "data", "digits.csv.gz")
 
 # The parts of a folder, and how else they are called.
 _PARTS = ("train", "val", "test")
@@ -84,20 +90,34 @@ def find(source: str, request: Request) -> Source:
 
 def _open_digits(request: Request) -> Source:
     """Scikit-learn's 1,797 scanned digits of 8x8 pixels, a fifth of them for test."""
-    from sklearn.datasets import load_digits  # slow to import, and only this set needs it
-
-    digits = load_digits()
+    images, targets = _scanned_digits()
     size = request.image_size or 32
-    planes = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    planes = torch.from_numpy(images).float()[:, None] * (255 / 16)
     planes = F.interpolate(planes, (size, size), mode="bilinear").round().to(torch.uint8)
     pixels = planes.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    labels = torch.from_numpy(digits.target)
+    labels = torch.from_numpy(targets)
     train, test = (
         request.in_memory(pixels[part], labels[part], size, flip=False)
         for part in stratified_split(labels, 0.2)
     )
-    classes = tuple(str(name) for name in digits.target_names)
-    return Source("digits", classes, size, train, None, test)
+    return Source("digits", tuple("0123456789"), size, train, None, test)
+
+
+def _scanned_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return images (N, 8, 8) of 0 to 16, and the digits that they show.
+
+    Read from the file that lies in the package: importing it takes longer than a short training.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / _DIGITS
+        if path.is_file():
+            rows = np.loadtxt(path, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # where it keeps the file elsewhere
+
+    digits = load_digits()
+    return digits.images, digits.target.astype(np.int64)
 
 
 def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], request: Request) -> Source:

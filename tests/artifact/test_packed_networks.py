@@ -47,9 +47,9 @@ def check(model, shape, rng):
         ("resnet20", 32),
         ("mobilenetv2_cifar", 32),
         ("efficientnet-micro", 32),
-        ("efficientnet-b0", 48),
+        ("efficientnet-b0 of half its depth", 48),
         ("timm:mobilenetv3_small_100", 48),
-        ("resnet18", 48),
+        ("resnet10", 48),
     ],
 )
 def test_networks(arch, size, rng):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from image_folders import assert_same, collect, make_folder, open_folder, write_images
-from micronet.data import datasets
+from micronet.data import datasets, sources
 from micronet.models import architectures
 from micronet.train import main
 from micronet.training.evaluation import evaluate
@@ -102,6 +102,14 @@ def test_hidden_and_other_files_are_passed_over(small):
     opened = open_folder(small)
     assert opened.classes == ("ant", "badger")
     assert opened.train_size == 42
+
+
+def test_digits_are_those_that_the_package_loads(monkeypatch):
+    images, labels = sources._scanned_digits()
+    monkeypatch.setattr(sources, "_DIGITS", sources._DIGITS.with_name("elsewhere"))
+    expected = sources._scanned_digits()
+    assert images.dtype == expected[0].dtype and labels.dtype == expected[1].dtype
+    assert np.array_equal(images, expected[0]) and np.array_equal(labels, expected[1])
 
 
 def test_digits():
