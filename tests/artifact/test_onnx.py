@@ -35,7 +35,7 @@ def test_every_node_computes_what_the_page_of_the_format_says(bits, rng):
 
 @pytest.mark.parametrize(
     ("arch", "size"),
-    [("efficientnet-micro", 33), ("mobilenet_v2", 33), ("timm:mobilenetv3_small_050", 33)],
+    [("efficientnet-micro", 33), ("mobilenet_v2 of five blocks", 33), ("timm:mobilenetv3_small_050", 33)],
 )
 def test_every_node_of_networks(arch, size, rng):
     torch.manual_seed(torch.randint(10**6, (), generator=rng))

@@ -81,6 +81,9 @@ def compressed(model, shape, bits=None, sparsity=0.6, batch=4):
 # Networks of many blocks with fewer of them: every kind of block and every width are left.
 SHORTER = {
     "resnet10": lambda: torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10),
+    "mobilenet_v2 of five blocks": lambda: torchvision.models.MobileNetV2(
+        10, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 96, 2, 2]]
+    ),
     "efficientnet-b0 of half its depth": lambda: EfficientNet.from_name(
         "efficientnet-b0", image_size=None, num_classes=10, depth_coefficient=0.5
     ),

@@ -1,8 +1,11 @@
 """Runs that many tests start from, trained once for all workers of pytest."""
 
 import fcntl
+import functools
 import os
+from contextlib import contextmanager
 
+import pytest
 import yaml
 
 SMALL = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
@@ -28,6 +31,20 @@ def fitted_run(tmp_path_factory, arch="resnet20"):
             assert main([*arguments, "--out", str(out), *SMALL]) == 0
             done.touch()
     return out
+
+
+@contextmanager
+def resnet8_by_name():
+    """A CIFAR ResNet of one block a stage can be named as any other network."""
+    from micronet.models import architectures
+    from micronet.models.small import networks
+    from micronet.models.small.cifar_resnet import CifarResNet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "resnet8", functools.partial(CifarResNet, 8))
+        architectures.architectures.cache_clear()
+        yield
+    architectures.architectures.cache_clear()
 
 
 def qat_command(fitted, folder, recipe):
