@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 SMALL = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
+# An epoch of SMALL has five steps.
+THREE_STEPS = ["--image-size", "8", "--batch-size", "400", "--threads", "1"]
 
 
 def shared_folder(tmp_path_factory):
@@ -47,8 +49,8 @@ def resnet8_by_name():
     architectures.architectures.cache_clear()
 
 
-def qat_command(fitted, folder, recipe):
+def qat_command(fitted, folder, recipe, options=SMALL):
     """The words of a ``qat`` of that run by a recipe, which is written into a folder."""
     schedule = folder / "recipe.yaml"
     schedule.write_text(yaml.safe_dump(recipe))
-    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *SMALL]
+    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *options]
