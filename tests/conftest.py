@@ -14,7 +14,7 @@ import torch
 import micronet_kernels as kernels
 from cpu_backends import CPU_BACKENDS
 from paths import DATA, IMAGES
-from shared_runs import fitted_run
+from shared_runs import fitted_run, resnet8_by_name
 
 # One seed for all processes of a run: those that share its tests, and those that tests start.
 SEED = int(os.environ.get("MICRONET_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
@@ -153,6 +153,19 @@ def on_all(same):
 def fitted(tmp_path_factory):
     """The directory of a small network's run, to be read only."""
     return fitted_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def resnet8():
+    """The name of a network of one block a stage, which the module that asks for it has alone."""
+    with resnet8_by_name():
+        yield "resnet8"
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory, resnet8):
+    """As `fitted`, of fewer blocks: a step takes a third of the time."""
+    return fitted_run(tmp_path_factory, resnet8)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.artifact.format.document import INTEGER, SCALED, Layer
 from micronet.artifact.format.packing import Weights
+from micronet.quantization import plain_weights
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.images import ImageQuantizer
@@ -82,15 +83,15 @@ class PackedLayer(QuantizedLayer):
 
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return values of which ordinary operators make this layer's, up to the order of sums."""
-        weight, factor = self.weight, self.factor
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-            if self.sums == INTEGER and factor is not None:
-                factor = factor * self.input_quantizer.scale
+        weight, factor, quantizer = self.weight, self.factor, self.input_quantizer
+        if quantizer is not None:
+            x = quantizer(x)
         # A counter on the meta device asks whether what is multiplied by is the weight itself.
-        if factor is not None and not weight.is_meta:
-            weight = weight * factor.view(-1, *(1,) * (weight.dim() - 1))
-        return x, weight
+        if factor is None or weight.is_meta:
+            return x, weight
+        if self.sums == INTEGER and quantizer is not None:
+            factor = factor * quantizer.scale
+        return x, weight * factor.view(-1, *(1,) * (weight.dim() - 1))
 
     def _values(self, x: Tensor) -> Tensor:
         return x.float() if self.input_quantizer is None else self.input_quantizer(x.float())
@@ -179,6 +180,10 @@ class PackedLinear(PackedLayer, QuantizedLinear):
             return kernels.linear_deterministic(x, self.weight, self.bias)
         sums = kernels.linear_deterministic(x, self.weight, None)[:, :, None, None]
         return kernels.scaled_sums(sums, self.factor, self.bias, True).flatten(1)
+
+
+# Their weights are integers, which a factor turns into values after the products.
+plain_weights.declare(PackedConv2d, PackedImageConv2d, PackedLinear)
 
 
 def _bits(layer: Layer, quantizer: InputQuantizer | None) -> LayerBits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from micronet.data.batches import FileImages, Images, MemoryImages
@@ -36,12 +37,12 @@ else:
 # Where CIFAR-10 and CIFAR-100 are fetched to, below the working directory.
 DOWNLOADS = Path(".data")
 
+# The scanned digits in scikit-learn's package.
+_DIGITS = Path("datasets", "data", "digits.csv.gz")
+
 # The parts of a folder, and how else they are called.
 _PARTS = ("train", "val", "test")
 _OTHER_NAMES = ("training", "validation", "valid", "dev", "eval", "evaluation", "testing", *_PARTS)
-
-# The file of digits of scikit-learn, below where that is installed.
-_DIGITS = "sklearn/datasets/data/digits.csv.gz"
 
 _SMALL_SIDE = 64
 # Decoded images above this number of bytes are read from their files instead.
@@ -101,32 +102,34 @@ def find(source: str, request: Request) -> Source:
 
 def _open_digits(request: Request) -> Source:
     """Scikit-learn's 1,797 scanned digits of 8x8 pixels, a fifth of them for test."""
-    values = _digits_file()
+    images, targets = _scanned_digits()
     size = request.image_size or 32
-    planes = values[:, :-1].view(-1, 1, 8, 8) * (255 / 16)
+    planes = torch.from_numpy(images).float()[:, None] * (255 / 16)
     planes = F.interpolate(planes, (size, size), mode="bilinear").round().to(torch.uint8)
     pixels = planes.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    labels = values[:, -1].long()
+    labels = torch.from_numpy(targets)
     train, test = (
         request.in_memory(pixels[part], labels[part], size, flip=False)
         for part in stratified_split(labels, 0.2)
     )
-    return Source("digits", tuple(map(str, range(10))), size, train, None, test)
+    return Source("digits", tuple("0123456789"), size, train, None, test)
 
 
-def _digits_file() -> Tensor:
-    """Return scikit-learn's file, float (1797, 65): pixels in 0 to 16, and the label.
+def _scanned_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return images (N, 8, 8) of 0 to 16, and the digits that they show.
 
-    The package itself is not imported, as that takes a command as long as all that it trains with.
+    Read from the file that lies in the package: importing it takes longer than a short training.
     """
-    package = importlib.metadata.distribution("scikit-learn")
-    path = str(package.locate_file(_DIGITS))
-    try:
-        return torch.from_numpy(np.loadtxt(path, np.float32, delimiter=","))
-    except OSError as error:
-        raise UserError(
-            f"scikit-learn {package.version} does not hold digits as {path!r}: {error}"
-        ) from None
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / _DIGITS
+        if path.is_file():
+            rows = np.loadtxt(path, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # where it keeps the file elsewhere
+
+    digits = load_digits()
+    return digits.images, digits.target.astype(np.int64)
 
 
 def _open_cifar(name: str, kind: type[torchvision.datasets.CIFAR10], request: Request) -> Source:

@@ -32,7 +32,7 @@ _CONVOLUTIONS: tuple[type[_ConvNd], ...] = (
     nn.ConvTranspose3d,
 )
 # They multiply by the parameter, or by what a quantized layer says that it computes with.
-_KNOWN: tuple[type[nn.Module], ...] = (
+_KNOWN: list[type[nn.Module]] = [
     *_CONVOLUTIONS,
     nn.Linear,
     Conv2dDynamicSamePadding,
@@ -42,7 +42,7 @@ _KNOWN: tuple[type[nn.Module], ...] = (
     ImageConv2d,
     QuantizedConv2d,
     QuantizedLinear,
-)
+]
 _METHODS = ("forward", "_conv_forward")
 _PRODUCTS = (
     F.linear,
@@ -81,6 +81,14 @@ def computed(layer: nn.Module) -> str | None:
     if _has_known_methods(layer) or _multiplies_by_weight(layer):
         return None
     return "its own forward pass does not multiply by its parameter 'weight' as it is"
+
+
+def declare(*kinds: type[nn.Module]) -> None:
+    """Let classes of the library be known, which multiply by what their ``quantized_weight`` says.
+
+    Others are tried: a copy of each of their layers runs on the meta device.
+    """
+    _KNOWN.extend(kinds)
 
 
 def has_plain_parameters(layer: nn.Module) -> bool:

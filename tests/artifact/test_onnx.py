@@ -35,7 +35,11 @@ def test_every_node_computes_what_the_page_of_the_format_says(bits, rng):
 
 @pytest.mark.parametrize(
     ("arch", "size"),
-    [("efficientnet-micro", 33), ("mobilenet_v2", 33), ("timm:mobilenetv3_small_050", 33)],
+    [
+        ("efficientnet-micro", 33),
+        ("mobilenet_v2 of five blocks", 33),
+        ("timm:mobilenetv3_small_050", 33),
+    ],
 )
 def test_every_node_of_networks(arch, size, rng):
     torch.manual_seed(torch.randint(10**6, (), generator=rng))
@@ -123,7 +127,12 @@ def nearly(found, wanted):
 
 @pytest.mark.parametrize(
     ("arch", "size"),
-    [("resnet20", 32), ("mobilenetv2_cifar", 32), ("resnet18", 48), ("efficientnet-b0", 48)],
+    [
+        ("resnet20", 32),
+        ("mobilenetv2_cifar", 32),
+        ("resnet10", 48),
+        ("efficientnet-b0 of half its depth", 48),
+    ],
 )
 def test_onnxruntime_gives_the_networks_logits(arch, size, tmp_path, rng):
     torch.manual_seed(torch.randint(10**6, (), generator=rng))

@@ -12,8 +12,8 @@ from micronet.pruning import prune
 from micronet.recipe.schema import PruneGroup, PruneSection
 from micronet.runs import checkpoint, directory
 from micronet.train import main
+from shared_runs import SMALL
 
-SMALL = ["--image-size", "8", "--batch-size", "128", "--threads", "1"]
 PRUNE = {"groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}]}
 
 
@@ -75,15 +75,13 @@ def test_what_is_no_real_number_is_not_averaged():
 
 
 @pytest.fixture(scope="module")
-def averaged(tmp_path_factory):
+def averaged(shallow, tmp_path_factory):
     """A pruned run that keeps an average."""
     folder = tmp_path_factory.mktemp("averaged")
-    fit = ["fit", "--arch", "resnet20", "--epochs", "2", "--lr", "0.1", *SMALL]
-    assert main([*fit, "--out", str(folder / "fit")]) == 0
     sections = {"train": {"epochs": 3, "lr": 0.05, "model_ema": 0.8}}
     sections["prune"] = {**PRUNE, "end_epoch": 2}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(sections))
-    command = ["prune", "--from", str(folder / "fit"), "--schedule", str(folder / "recipe.yaml")]
+    command = ["prune", "--from", str(shallow), "--schedule", str(folder / "recipe.yaml")]
     assert main([*command, *SMALL, "--out", str(folder / "prune")]) == 0
     return folder / "prune"
 
@@ -112,9 +110,9 @@ def test_average_is_what_was_validated_and_it_is_pruned(averaged, capsys):
     assert prune.shown_sparsity(model) == record["sparsity"] > 0.59
 
 
-def test_weights_option_takes_the_average(averaged):
+def test_weights_option_takes_the_average(averaged, resnet8):
     last = averaged / "last.safetensors"
-    model = architectures.create_model("resnet20", 10)
+    model = architectures.create_model(resnet8, 10)
     architectures.load_weights(model, str(last))
     average = checkpoint.load(last).group("average")
     assert torch.equal(model.state_dict()["conv1.weight"], average["conv1.weight"])

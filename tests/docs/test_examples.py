@@ -33,7 +33,7 @@ def test_every_script_is_listed_and_tested():
 @pytest.mark.slow
 def test_a_torchvision_network_is_quantized(run):
     out = run(
-        "quantize_torchvision.py", "--epochs", "1", "--image-size", "16", "--batch-size", "256"
+        "quantize_torchvision.py", "--epochs", "1", "--image-size", "8", "--batch-size", "700"
     )
     counts = re.findall(r"^(float32|4/4 bits): (\d+) of (\d+)$", out, re.MULTILINE)
     assert [name for name, _, _ in counts] == ["float32", "4/4 bits"]
@@ -50,7 +50,7 @@ def scores(out):
 
 @pytest.mark.slow
 def test_shapes_are_segmented(run):
-    out = run("segment_shapes.py", "--quick")
+    out = run("segment_shapes.py", "--quick", "--size", "32")
     before, after = scores(out)
     assert after < before / 3
     assert "50% of the pruned" in out and "it computes the same: True" in out

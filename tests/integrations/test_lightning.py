@@ -112,7 +112,7 @@ def test_masks_of_second_order_are_those_of_a_plain_loop(tmp_path, epochs):
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_resumed_fit_has_the_weights_of_an_undisturbed_one(tmp_path, step, epochs):
     recipe, data = plain_loops.recipe(step), plain_loops.loader()
-    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    plain, _ = plain_loops.trained(step)
     first = trainer(tmp_path, CompressionCallback(recipe), max_epochs=epochs)
     first.fit(Classifier(), data)
     callback = CompressionCallback(recipe)
@@ -142,7 +142,7 @@ def test_a_fit_with_frozen_weights_and_stages_of_bits_is_resumed(tmp_path, epoch
 
 def test_a_fit_is_resumed_within_an_epoch(tmp_path):
     recipe = plain_loops.recipe("learned")
-    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    plain, _ = plain_loops.trained("learned")
     within = pl.callbacks.ModelCheckpoint(tmp_path, filename="within", every_n_train_steps=12)
     first = trainer(tmp_path, CompressionCallback(recipe), max_epochs=2)
     first.callbacks.append(within)
@@ -155,7 +155,7 @@ def test_a_fit_is_resumed_within_an_epoch(tmp_path):
 
 def test_validation_and_tests_see_the_average(tmp_path):
     recipe, data = plain_loops.recipe(), plain_loops.loader()
-    plain, _ = plain_loops.train(plain_loops.network(), recipe)
+    plain, _ = plain_loops.trained()
     module, callback = Classifier(), CompressionCallback(recipe)
     fit = trainer(tmp_path, callback)
     fit.fit(module, data, plain_loops.loader(1))

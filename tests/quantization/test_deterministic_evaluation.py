@@ -75,13 +75,13 @@ NETWORKS = {
     "resnet20 of learned steps": ("resnet20", 32, 10, of_learned_steps),
     "mobilenetv2_cifar": ("mobilenetv2_cifar", 32, 10, of_codes),
     "efficientnet-b0": ("efficientnet-b0", 48, 1000, of_codes),
-    "efficientnet-b0 of whole images": ("efficientnet-b0", 224, 1000, of_codes),
+    "efficientnet-b0 of large images": ("efficientnet-b0", 144, 1000, of_codes),
     "efficientnet-micro of learned steps": ("efficientnet-micro", 32, 10, of_learned_steps),
 }
 
 
 def slow_where_large(name):
-    """The parameter of a network; ``make test`` leaves images of 224 out."""
+    """The parameter of a network; ``make test`` leaves large images out."""
     return pytest.param(name, marks=pytest.mark.slow) if NETWORKS[name][1] > 100 else name
 
 

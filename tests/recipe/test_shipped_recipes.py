@@ -26,11 +26,12 @@ from micronet.scoring.rules.official import OFFICIAL as rules
 from micronet.train import main
 from micronet.training.optimizer import learning_rate
 from paths import ROOT
+from shared_runs import SMALL
 
 SCHEDULES = ROOT / "schedules"
 NETWORKS = {"cifar10": "resnet20", "demo": "efficientnet-micro", "efficientnet": "efficientnet-b1"}
 LONGER = SCHEDULES / "efficientnet_b1_longer_plan.yaml"
-HEAD = {"arch": "resnet20", "image_size": 8, "num_classes": 10}
+HEAD = {"arch": "resnet8", "image_size": 8, "num_classes": 10}
 RECIPES = sorted(p.name for p in SCHEDULES.glob("*.yaml") if not p.name.endswith("_plan.yaml"))
 
 
@@ -107,7 +108,7 @@ def test_longer_recipe_trains_every_layer_in_integers(monkeypatch):
         monkeypatch.setattr(kind, "combine", lambda *_: pytest.fail("a layer computed in float"))
     monkeypatch.setattr(ExactConv2d, "convolve", lambda *_: pytest.fail("a float convolution"))
     model.train()
-    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
     assert len(convolved) == 116
     assert quantize.uninitialized(model) == []
     for name, layer in quantized_layers(model):
@@ -119,11 +120,9 @@ def test_longer_recipe_trains_every_layer_in_integers(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def proposal(tmp_path_factory):
+def proposal(shallow, tmp_path_factory):
     """A fitted network, and the plan that a search over made-up losses proposes for it."""
     folder = tmp_path_factory.mktemp("proposal")
-    fit = ["fit", "--arch", "resnet20", "--epochs", "1", "--lr", "0.1", "--threads", "1"]
-    assert main([*fit, "--image-size", "8", "--out", str(folder / "fit")]) == 0
     sections = {
         "prune": {"end_epoch": 1, "groups": [{"layers": ["layer*"], "final_sparsity": 0.3}]},
         "quantize": {
@@ -133,7 +132,7 @@ def proposal(tmp_path_factory):
         },
     }
     (folder / "plan.yaml").write_text(yaml.safe_dump({**HEAD, **sections}))
-    table = "layer,sparsity,loss\nlayer3.2.conv2,0.9,0.1\nlayer3.2.conv1,0.85,0.2\n"
+    table = "layer,sparsity,loss\nlayer3.0.conv2,0.9,0.1\nlayer3.0.conv1,0.85,0.2\n"
     (folder / "search.csv").write_text(table)
     base = score_subject(score.from_plan(load_plan(str(folder / "plan.yaml")), rules), rules)
     command = [str(folder / "plan.yaml"), "--search", str(folder / "search.csv")]
@@ -145,32 +144,32 @@ def proposal(tmp_path_factory):
     return folder
 
 
-def test_what_a_search_proposes_is_trained(proposal):
+def test_what_a_search_proposes_is_trained(proposal, shallow):
     """Its sparsities by pruning, its precisions by quantized training, steps and decays too."""
-    small = ["--image-size", "8", "--threads", "1", "--plan", str(proposal / "new.yaml")]
+    small = [*SMALL, "--plan", str(proposal / "new.yaml")]
     pruned, quantized = proposal / "runs" / "prune", proposal / "runs" / "qat"
-    command = ["prune", "--from", str(proposal / "fit"), *small, "--out", str(pruned)]
+    command = ["prune", "--from", str(shallow), *small, "--out", str(pruned)]
     assert main([*command, "--schedule", str(proposal / "prune.yaml")]) == 0
     layers = architectures.layers(directory.load(pruned).model)
     zeros = {n: float((layer.weight == 0).float().mean()) for n, layer in layers.items()}
-    assert zeros["layer3.2.conv2"] == pytest.approx(0.9, abs=1e-4)
+    assert zeros["layer3.0.conv2"] == pytest.approx(0.9, abs=1e-4)
     assert zeros["layer1.0.conv1"] == pytest.approx(0.3, abs=1e-3) and zeros["conv1"] == 0
     command = ["qat", "--from", str(pruned), *small, "--out", str(quantized)]
     assert main([*command, "--schedule", str(proposal / "quantize.yaml")]) == 0
     recipe = directory.RunDirectory(quantized).config()["recipe"]
     assert "prune" not in recipe
-    bits = dict(quantized_layers(directory.load(quantized).model))["layer3.2.conv2"].bits
+    bits = dict(quantized_layers(directory.load(quantized).model))["layer3.0.conv2"].bits
     assert bits == LayerBits(4, 4, 0.9, "learned", "range")
     found = score_subject(score.from_run(str(quantized), rules), rules)
     planned = score_subject(score.from_plan(load_plan(str(proposal / "new.yaml")), rules), rules)
     assert float(found.score) == pytest.approx(float(planned.score), rel=0.05)
 
 
-def test_plan_of_another_kind_is_refused(proposal, tmp_path, capsys):
+def test_plan_of_another_kind_is_refused(proposal, shallow, tmp_path, capsys):
     plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump({"arch": "resnet20", "quantize": {"weights": None,
+    plan.write_text(yaml.safe_dump({"arch": "resnet8", "quantize": {"weights": None,
                                     "activations": {"bits": 4}}}))  # fmt: skip
-    command = ["prune", "--from", str(proposal / "fit"), "--plan", str(plan)]
+    command = ["prune", "--from", str(shallow), "--plan", str(plan)]
     command += ["--schedule", str(proposal / "prune.yaml"), "--out", str(tmp_path / "run")]
     assert main(command) == 2
     assert "has no section 'prune'" in capsys.readouterr().err

@@ -70,10 +70,10 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def stages(fitted, tmp_path_factory):
+def stages(shallow, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     fit, qat = folder / "fit", folder / "qat"
-    shutil.copytree(fitted, fit)
+    shutil.copytree(shallow, fit)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     start = ["qat", "--from", str(fit), "--schedule", str(recipe), "--out", str(qat)]
@@ -151,17 +151,13 @@ def test_pictures_count_every_weight_and_code(stages):
             assert len(picture.codes) == 16 and sum(picture.codes) == layer.weight.numel()
 
 
-def test_learned_steps_have_codes_and_ranges(tmp_path):
+def test_learned_steps_have_codes_and_ranges(shallow, tmp_path):
     learned = {"bits": 4, "step": "learned"}
     recipe = {"train": {"epochs": 1, "lr": 0.01}, "quantize": {"weights": learned}}
     recipe["quantize"]["activations"] = learned
     path, out = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(recipe))
-    assert (
-        main(["fit", "--arch", "resnet20", "--epochs", "1", *SMALL, "--out", str(tmp_path / "fit")])
-        == 0
-    )
-    start = ["qat", "--from", str(tmp_path / "fit"), "--schedule", str(path), "--out", str(out)]
+    start = ["qat", "--from", str(shallow), "--schedule", str(path), "--out", str(out)]
     assert main([*start, *SMALL]) == 0
     model = directory.load(out).model
     for picture in report_facts.read(str(out)).layers:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models import detection, segmentation
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import micronet
 from micronet.scoring.count import score_model
@@ -116,5 +117,6 @@ def test_what_runs_the_layers_of_another_detector_is_given():
 
 
 def test_what_a_detector_has_no_rule_for_is_one_sentence():
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
     with pytest.raises(UserError, match=r"MaskRCNN cannot be counted: module .*ConvTranspose2d"):
-        micronet.score(detector("maskrcnn_resnet50_fpn", num_classes=4), 64)
+        micronet.score(detection.MaskRCNN(backbone, num_classes=4), 64)

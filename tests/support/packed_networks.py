@@ -1,11 +1,15 @@
 """Compressed networks with something in their statistics, and packed files of them."""
 
 import copy
+import functools
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torchvision
+from efficientnet_pytorch import EfficientNet
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 import grey_images
 import micronet
@@ -74,9 +78,21 @@ def compressed(model, shape, bits=None, sparsity=0.6, batch=4):
     return model.eval()
 
 
+# Networks of many blocks with fewer of them: every kind of block and every width are left.
+SHORTER = {
+    "resnet10": lambda: torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10),
+    "mobilenet_v2 of five blocks": lambda: torchvision.models.MobileNetV2(
+        10, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 96, 2, 2]]
+    ),
+    "efficientnet-b0 of half its depth": lambda: EfficientNet.from_name(
+        "efficientnet-b0", image_size=None, num_classes=10, depth_coefficient=0.5
+    ),
+}
+
+
 def network(arch, size, **options):
-    model = micronet.create_model(arch, num_classes=10)
-    return compressed(model, (3, size, size), **options)
+    make = SHORTER.get(arch) or functools.partial(micronet.create_model, arch, num_classes=10)
+    return compressed(make(), (3, size, size), **options)
 
 
 def grey_network(arch, size, statistics=IMAGENET_STATISTICS, **options):

@@ -1,5 +1,6 @@
 """A small network, recipe and data, and the plain loop whose weights another must equal."""
 
+import functools
 from dataclasses import replace
 
 import torch
@@ -101,6 +102,12 @@ def train(
                 optimizer.zero_grad()
                 schedule.step()
     return compression, losses
+
+
+@functools.cache
+def trained(step="range"):
+    """The compression and the losses of the loop by a recipe above: trained once, to be read."""
+    return train(network(), recipe(step))
 
 
 def assert_same_network(one, two):

@@ -12,7 +12,7 @@ START_METHOD = "forkserver"
 def context():
     """Return what starts such processes; all make the same sums, on one thread, in one order."""
     found = multiprocessing.get_context(START_METHOD)
-    found.set_forkserver_preload(["micronet.train", "sklearn.datasets"])
+    found.set_forkserver_preload(["micronet.train"])
     with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
     return found

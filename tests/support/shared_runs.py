@@ -1,11 +1,16 @@
 """Runs that many tests start from, trained once for all workers of pytest."""
 
 import fcntl
+import functools
 import os
+from contextlib import contextmanager
 
+import pytest
 import yaml
 
 SMALL = ["--image-size", "8", "--batch-size", "250", "--threads", "1"]
+# An epoch of SMALL has five steps.
+THREE_STEPS = ["--image-size", "8", "--batch-size", "400", "--threads", "1"]
 
 
 def shared_folder(tmp_path_factory):
@@ -30,8 +35,22 @@ def fitted_run(tmp_path_factory, arch="resnet20"):
     return out
 
 
-def qat_command(fitted, folder, recipe):
+@contextmanager
+def resnet8_by_name():
+    """A CIFAR ResNet of one block a stage can be named as any other network."""
+    from micronet.models import architectures
+    from micronet.models.small import networks
+    from micronet.models.small.cifar_resnet import CifarResNet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "resnet8", functools.partial(CifarResNet, 8))
+        architectures.architectures.cache_clear()
+        yield
+    architectures.architectures.cache_clear()
+
+
+def qat_command(fitted, folder, recipe, options=SMALL):
     """The words of a ``qat`` of that run by a recipe, which is written into a folder."""
     schedule = folder / "recipe.yaml"
     schedule.write_text(yaml.safe_dump(recipe))
-    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *SMALL]
+    return ["qat", "--from", str(fitted), "--schedule", str(schedule), *options]

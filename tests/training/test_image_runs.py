@@ -15,7 +15,7 @@ from micronet.quantization.images.layer import ImageConv2d
 from micronet.report import main as report
 from micronet.runs import checkpoint, directory
 from micronet.train import main
-from shared_runs import qat_command
+from shared_runs import THREE_STEPS, qat_command
 
 LEARNED = {"bits": 4, "step": "learned"}
 RECIPE = {
@@ -35,7 +35,7 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def command(shallow, tmp_path_factory):
-    return qat_command(shallow, tmp_path_factory.mktemp("recipe"), RECIPE)
+    return qat_command(shallow, tmp_path_factory.mktemp("recipe"), RECIPE, THREE_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +77,12 @@ def test_it_is_evaluated_scored_and_reported(whole, capsys):
 def test_a_stopped_run_repeats_the_undisturbed_one_bit_for_bit(
     command, whole, tmp_path, monkeypatch
 ):
-    """Five steps an epoch; the seventh is the second with quantized layers."""
+    """Three steps an epoch; the fifth is the second with quantized layers."""
     out, real, taken = tmp_path / "stopped", torch.optim.SGD.step, []
 
     def step(self, *args, **kwargs):
         taken.append(0)
-        if len(taken) == 7:
+        if len(taken) == 5:
             raise KeyboardInterrupt
         return real(self, *args, **kwargs)
 

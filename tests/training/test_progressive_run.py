@@ -15,7 +15,7 @@ from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training.signals import Stopped
 from micronet.training.steps.epoch import Epoch
-from shared_runs import qat_command
+from shared_runs import THREE_STEPS, qat_command
 
 LEARNED = {"bits": 4, "step": "learned"}
 RECIPE = {
@@ -43,7 +43,7 @@ BITS = [None, (8, 8), (8, 4), (4, 4), (4, 4)]
 
 @pytest.fixture(scope="module")
 def command(shallow, tmp_path_factory):
-    return qat_command(shallow, tmp_path_factory.mktemp("recipe"), RECIPE)
+    return qat_command(shallow, tmp_path_factory.mktemp("recipe"), RECIPE, THREE_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,11 @@ def test_the_report_draws_both(whole, capsys):
         assert title in text
 
 
-@pytest.mark.parametrize("steps", [7, 11, 19, 22])
+@pytest.mark.parametrize("steps", [5, 7, 11, 14])
 def test_a_stopped_run_repeats_the_undisturbed_one_bit_for_bit(
     command, whole, tmp_path, monkeypatch, steps
 ):
-    """Five steps an epoch; the eleventh is the first with other bits."""
+    """Three steps an epoch; the seventh is the first with other bits."""
     out, real, taken = tmp_path / "stopped", torch.optim.SGD.step, []
 
     def step(self, *args, **kwargs):

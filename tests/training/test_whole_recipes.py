@@ -13,7 +13,7 @@ from micronet.runs import checkpoint, directory
 from micronet.train import main
 from micronet.training import loop
 from micronet.training.steps.step import Stepper
-from shared_runs import SMALL
+from shared_runs import SMALL, THREE_STEPS
 
 LEARNED = {"bits": 4, "step": "learned"}
 RECIPE = {
@@ -47,7 +47,7 @@ def command_of(shallow, folder, **train):
     schedule = folder / "recipe.yaml"
     schedule.write_text(yaml.safe_dump(RECIPE | {"train": RECIPE["train"] | train}))
     start = ["qat", "--from", str(shallow), "--teacher", str(shallow), "--schedule", str(schedule)]
-    return [*start, *SMALL]
+    return [*start, *THREE_STEPS]
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ def stopping(monkeypatch, owner, name, calls):
     monkeypatch.setattr(owner, name, counted)
 
 
-# Five steps an epoch. Statistics are re-estimated after each, and as masks are chosen before the
+# Three steps an epoch. Statistics are re-estimated after each, and as masks are chosen before the
 # first two.
 STOPS = {
-    "in the first epoch": [(Stepper, "take", 4)],
-    "in the first that is quantized": [(Stepper, "take", 10)],
+    "in the first epoch": [(Stepper, "take", 3)],
+    "in the first that is quantized": [(Stepper, "take", 6)],
     "before statistics": [(Compression, "reestimate_", 2)],
     "in them": [(loop, "in_order", 6)],
     "while it validates, twice": [(loop, "evaluate", 1), (loop, "evaluate", 2)],
@@ -142,7 +142,7 @@ def batches_from(data, epoch):
 def plain_loop(shallow, recipe):
     """What a user writes who has a loop of their own."""
     train, model = recipe.train, micronet.load(shallow / "best.safetensors").model
-    data = micronet.open_data("digits", image_size=8, batch_size=250, seed=train.seed)
+    data = micronet.open_data("digits", image_size=8, batch_size=400, seed=train.seed)
     teacher = micronet.Teacher(micronet.load(shallow / "best.safetensors").model)
     for network in (model, teacher.model):
         network.to(memory_format=torch.channels_last)
@@ -237,4 +237,4 @@ def test_the_loss_of_a_step_has_the_distance_in_it(shallow, tmp_path, monkeypatc
     monkeypatch.setattr(Compression, "distillation_loss", noted)
     command = command_of(shallow, tmp_path, epochs=2, lr=0.001, step_lr=0.0001)
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
-    assert len(added) == 10 and all(value > 0 for value in added)
+    assert len(added) == 6 and all(value > 0 for value in added)

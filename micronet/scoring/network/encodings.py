@@ -8,7 +8,7 @@ of these is billed, and named.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,29 +86,42 @@ def block_cuts(nonzero: Bools) -> tuple[Blocks, ...]:
 
 def _cuts(nonzero: Bools, widths: Sequence[int], channels_last: bool) -> list[Blocks]:
     cuts = []
-    for columns in widths:
-        narrow = _any_of(nonzero.T, columns).T
-        for rows in SIDES:
-            if rows * columns == 1:
-                continue
-            kept = _any_of(narrow, rows)
-            if not kept.all():
+    for columns, transposed in _any_of_each(np.ascontiguousarray(nonzero.T), widths):
+        for rows, kept in _any_of_each(np.ascontiguousarray(transposed.T), SIDES):
+            if rows * columns > 1 and not kept.all():
                 values = _values(kept, nonzero.shape, rows, columns)
                 cuts.append(Blocks(rows, columns, kept.size, values, channels_last))
     return cuts
 
 
+def _any_of_each(matrix: Bools, sizes: Sequence[int]) -> Iterator[tuple[int, Bools]]:
+    """Yield for each size the logical or of every so many rows; the last rows may be fewer.
+
+    Args:
+        matrix: two dimensions.
+        sizes: in rising order; one that a size before divides is made of the result for that.
+    """
+    known = {1: matrix}
+    for size in sizes:
+        source = max(one for one in known if size % one == 0)
+        known[size] = _any_of(known[source], size // source)
+        yield size, known[size]
+
+
 def _any_of(matrix: Bools, size: int) -> Bools:
-    """Return the logical or of every ``size`` rows; the last rows may be fewer."""
-    padded = np.pad(matrix, ((0, -len(matrix) % size), (0, 0)))
-    result = padded[0::size].copy()
+    if size == 1:
+        return matrix
+    result = matrix[0::size].copy()
     for offset in range(1, size):
-        result |= padded[offset::size]
+        rows = matrix[offset::size]
+        result[: len(rows)] |= rows
     return result
 
 
 def _values(kept: Bools, shape: tuple[int, ...], rows: int, columns: int) -> int:
     """Count the values in kept blocks, of which those at the far edges are smaller."""
-    heights = np.minimum(rows, shape[0] - rows * np.arange(kept.shape[0]))
-    widths = np.minimum(columns, shape[1] - columns * np.arange(kept.shape[1]))
-    return int(heights @ kept.astype(np.int64) @ widths)
+    low, narrow = -shape[0] % rows, -shape[1] % columns
+    values = rows * columns * np.count_nonzero(kept)
+    values -= low * columns * np.count_nonzero(kept[-1])
+    values -= rows * narrow * np.count_nonzero(kept[:, -1])
+    return int(values + low * narrow * bool(kept[-1, -1]))

@@ -64,7 +64,9 @@ def integers_at(values: Values, steps: Values, levels: int, epsilon: float) -> I
     """
     scaled = values / steps[:, None]
     integers = np.rint(scaled)
-    off = np.abs(scaled - integers).max(axis=1, initial=0) > 4 * levels * epsilon
+    # In place: of a large layer each array that is made anew takes as long as what is done to it.
+    scaled -= integers
+    off = np.abs(scaled, out=scaled).max(axis=1, initial=0) > 4 * levels * epsilon
     wide = integers.max(axis=1, initial=0) - integers.min(axis=1, initial=0) >= levels
     if (off | wide).any():
         raise OffGridError(int(np.argmax(off | wide)))

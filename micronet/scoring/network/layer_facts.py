@@ -177,8 +177,9 @@ def _channels(
             f"{where}: layer {name!r} is claimed to have weights of {bits.weight_bits:g} bits, but "
             f"output channel {error.row} is on no grid of {levels} levels"
         ) from None
-    positive, negative = np.maximum(whole, 0).sum(axis=1), np.maximum(-whole, 0).sum(axis=1)
-    largest = np.abs(whole).max(axis=1, initial=0)
+    total, magnitudes = whole.sum(axis=1), np.abs(whole)
+    both, largest = magnitudes.sum(axis=1), magnitudes.max(axis=1, initial=0)
+    positive, negative = (both + total) // 2, (both - total) // 2
     sums = zip(positive.tolist(), negative.tolist(), largest.tolist(), strict=True)
     return tuple(Channel(*three) for three in sums)
 
