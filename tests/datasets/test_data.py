@@ -129,7 +129,7 @@ def test_digits():
     assert opened.parts["train"][0].flip is False
 
 
-def test_digits_and_suffixes_are_those_of_the_packages_that_are_not_imported_for_them(monkeypatch):
+def test_digits_and_suffixes_are_those_of_the_packages_that_are_not_imported_for_them():
     digits = load_digits()
     found = sources.find("digits", sources.Request(image_size=8))
     images = torch.cat([found.train.pixels, found.test.pixels])
