@@ -38,10 +38,10 @@ def train(
     compression: micronet.Compression | None = None,
 ) -> None:
     """Train on batches of 8; the compression, where there is one, follows each step."""
-    groups = compression.parameter_groups() if compression else model.parameters()
-    optimizer = torch.optim.AdamW(groups, lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     random = torch.Generator().manual_seed(1)
+    parameters = model.parameters() if compression is None else compression.parameter_groups()
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     model.train()
     for _ in range(steps):
         chosen = torch.randint(len(data[0]), (8,), generator=random)
