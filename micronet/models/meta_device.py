@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from micronet.utils.function_watch import FunctionWatch
 
 # On the meta device torch computes these in Python, and imports its compiler for the first one.
 _DRAWS = {Tensor.normal_, nn.init.normal_, nn.init.kaiming_normal_}
@@ -25,17 +26,13 @@ def meta_device() -> Iterator[None]:
         yield
 
 
-class _Undrawn(TorchFunctionMode):
+class _Undrawn(FunctionWatch):
     """Leaves out what only gives values to a tensor that has none."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
+        """Return the tensor itself where it has no memory, else the call's result."""
         if func in _DRAWS:
             tensor = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:
