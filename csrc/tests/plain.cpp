@@ -35,7 +35,7 @@ namespace {
 
 // By instructions that round a product and a sum once, where the machine has them.
 #ifdef MICRONET_X86
-__attribute__((target_clones("arch=x86-64-v3", "default")))
+__attribute__((target_clones("fma", "default")))
 #endif
 void swish_codes(const int32_t* sums, size_t count, const float* scale, const float* shift,
                  size_t channels, Quantizer q, uint8_t* codes) {

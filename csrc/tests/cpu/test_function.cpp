@@ -174,14 +174,14 @@ struct Order {
 
 // The definition, compiled here for wide vectors: the tests' kernels are not.
 #ifdef MICRONET_X86
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+__attribute__((target_clones("avx512f", "fma", "default")))
 #endif
 void swish_of(const float* z, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = swish(z[i]);
 }
 
 #ifdef MICRONET_X86
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+__attribute__((target_clones("avx512f", "fma", "default")))
 #endif
 void floats_from(int64_t n, int64_t step, size_t count, float* floats) {
   for (size_t i = 0; i < count; ++i) floats[i] = nth_float(n + static_cast<int64_t>(i) * step);
