@@ -2,7 +2,8 @@
 
    Functions that may fail return 0, or a handle, where they did not; then `error` holds one
    sentence, cut to `error_size` bytes with its end. An engine is used by one thread at a time; two
-   engines are independent. What stands here stays as it is while MICRONET_API_VERSION does. */
+   engines are independent. A process that is forked later may use it too, and starts threads of
+   its own. What stands here stays as it is while MICRONET_API_VERSION does. */
 #ifndef MICRONET_H_
 #define MICRONET_H_
 

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +201,14 @@ class Engine:
             title = self._api.micronet_step(self._handle, index, ctypes.byref(seconds))
             found.append((title.decode(errors="replace"), seconds.value))
         return found
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: the network's memory is that of one engine.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("an Engine cannot be copied or pickled: open its file again")
 
     def __del__(self) -> None:
         """Free the network's memory."""

@@ -2,8 +2,16 @@
 
 #include "engine/run/pool.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "engine/format/error.h"
 
@@ -52,23 +60,60 @@ const ParallelFor Pool::loops{&Pool::run};
 Pool::Use::Use(Pool* pool) : before_(current) { current = pool; }
 Pool::Use::~Use() { current = before_; }
 
-Pool::Pool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
-}
+class Pool::Workers {
+ public:
+  explicit Workers(int count) {
+    try {
+      for (int i = 0; i < count; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+  ~Workers() { stop(); }
 
-Pool::~Pool() {
+  // The caller takes part.
+  void share(int64_t count, int64_t chunk, Body body, void* context);
+
+ private:
+  void stop();
+  void work();
+  void take_chunks();
+
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable started_, finished_;
+  bool stops_ = false;
+  int64_t loop_ = 0;  // counts loops
+  int busy_ = 0;      // threads that are in one
+  Body body_ = nullptr;
+  void* context_ = nullptr;
+  int64_t count_ = 0, chunk_ = 1;
+  std::atomic<int64_t> next_{0};
+  std::exception_ptr failure_;
+};
+
+void Pool::Workers::stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stops_ = true;
   }
   started_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+Pool::Pool(int threads)
+    : threads_(threads), workers_(new Workers(threads - 1)), process_(getpid()) {}
+
+// A process that was forked has none of the threads, for which it would wait here.
+Pool::~Pool() {
+  if (getpid() != process_) (void)workers_.release();
 }
 
 void Pool::run(int64_t count, int64_t grain, Body body, void* context) {
   if (count <= 0) return;
   const bool is_alone =
-      current == nullptr || (current->workers_.empty() && current->callers_.share == nullptr);
+      current == nullptr || (current->threads_ == 1 && current->callers_.share == nullptr);
   if (is_alone || count <= grain) return body(context, 0, count);
   if (current->callers_.share != nullptr) return current->lend(count, grain, body, context);
   const int64_t pieces = kChunksPerThread * current->threads();
@@ -85,12 +130,23 @@ void Pool::lend(int64_t count, int64_t grain, Body body, void* context) const {
 }
 
 void Pool::share(int64_t count, int64_t chunk, Body body, void* context) {
+  if (getpid() != process_) {
+    // Forked since, as servers do that load a network before they start their processes. What the
+    // threads of before left is not touched: some of it seems to be in use for ever.
+    (void)workers_.release();
+    workers_.reset(new Workers(threads_ - 1));
+    process_ = getpid();
+  }
+  workers_->share(count, chunk, body, context);
+}
+
+void Pool::Workers::share(int64_t count, int64_t chunk, Body body, void* context) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     body_ = body, context_ = context, count_ = count, chunk_ = chunk;
     next_ = 0;
     failure_ = nullptr;
-    busy_ = static_cast<int>(workers_.size());
+    busy_ = static_cast<int>(threads_.size());
     ++loop_;
   }
   started_.notify_all();
@@ -101,7 +157,7 @@ void Pool::share(int64_t count, int64_t chunk, Body body, void* context) {
 }
 
 // What a body throws is kept for the caller; the loop goes on to its end.
-void Pool::take_chunks() {
+void Pool::Workers::take_chunks() {
   for (int64_t from = next_.fetch_add(chunk_); from < count_; from = next_.fetch_add(chunk_)) {
     try {
       body_(context_, from, std::min(count_, from + chunk_));
@@ -112,7 +168,7 @@ void Pool::take_chunks() {
   }
 }
 
-void Pool::work() {
+void Pool::Workers::work() {
   int64_t done = 0;
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {

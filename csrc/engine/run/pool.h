@@ -2,13 +2,10 @@
 #ifndef MICRONET_ENGINE_RUN_POOL_H_
 #define MICRONET_ENGINE_RUN_POOL_H_
 
-#include <atomic>
-#include <condition_variable>
+#include <sys/types.h>
+
 #include <cstdint>
-#include <exception>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 #include "include/core.h"
 
@@ -29,7 +26,7 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return threads_; }
 
   void set_loops(CallersLoops loops) { callers_ = loops; }
   bool is_lent() const { return callers_.share != nullptr; }
@@ -51,24 +48,16 @@ class Pool {
  private:
   using Body = void (*)(void*, int64_t, int64_t);
 
+  class Workers;
+
   static void run(int64_t count, int64_t grain, Body body, void* context);
   void lend(int64_t count, int64_t grain, Body body, void* context) const;
   void share(int64_t count, int64_t chunk, Body body, void* context);
-  void work();
-  void take_chunks();
 
+  int threads_;
   CallersLoops callers_;
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable started_, finished_;
-  bool stops_ = false;
-  int64_t loop_ = 0;  // counts loops
-  int busy_ = 0;      // workers that are in one
-  Body body_ = nullptr;
-  void* context_ = nullptr;
-  int64_t count_ = 0, chunk_ = 1;
-  std::atomic<int64_t> next_{0};
-  std::exception_ptr failure_;
+  std::unique_ptr<Workers> workers_;  // all but the caller's
+  pid_t process_;                     // in which they live
 };
 
 }  // namespace micronet::engine
