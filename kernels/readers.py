@@ -63,7 +63,7 @@ def extremes(x: Tensor) -> Tensor:
     if block is not None:
         return block.extremes()
     values = x.memory() if isinstance(x, PendingTensor) else x.detach()
-    if not (values.numel() and values.dtype in FLOATS and is_eager(values)):
+    if not (is_eager(values) and values.numel() and values.dtype in FLOATS):
         return torch.stack(torch.aminmax(values)).float()
     # An average that forgets all before it. torch's own takes several times as long, and twenty
     # times with channels last.
