@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import operator
 import os
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,6 +83,21 @@ def choose_instruction_set(name: str) -> None:
         raise UserError(f"this machine has no instruction set {name!r}")
 
 
+def _batch_of(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
+
+
+def _checked(threads: int) -> int:
+    """Return a number of threads that fits what the library takes, which holds it to its limits."""
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        number = -1
+    if not -1 < number < 1 << 31:
+        raise UserError(f"{threads!r} threads are not 1 to 256")
+    return number
+
+
 class Engine:
     """A packed network that runs without torch, with the logits of its evaluation, bit for bit.
 
@@ -101,13 +118,16 @@ class Engine:
             UserError: the file is none or is damaged, ``threads`` is not 1 to 256, or the engine is
                 not built.
         """
-        self._open("open", os.fsencode(path), threads)
+        name = os.fsencode(path)
+        if b"\0" in name:
+            raise UserError(f"{path!r} is no path: it has a null character")
+        self._open("open", name, _checked(threads))
 
     @classmethod
-    def from_bytes(cls, content: bytes, threads: int = 1) -> Engine:
+    def from_bytes(cls, content: bytes | bytearray | memoryview, threads: int = 1) -> Engine:
         """Return the network of a packed file's content; as the constructor otherwise."""
-        engine = cls.__new__(cls)
-        engine._open("open_bytes", content, len(content), threads)
+        content, engine = bytes(memoryview(content)), cls.__new__(cls)
+        engine._open("open_bytes", content, len(content), _checked(threads))
         return engine
 
     def _open(self, way: str, *arguments: object) -> None:
@@ -117,6 +137,7 @@ class Engine:
         if not handle:
             raise UserError(error.value.decode(errors="replace"))
         self._handle: int = handle
+        self._in_use = threading.Lock()
         sizes = (ctypes.c_int64 * 4)()
         self._api.micronet_input_shape(handle, sizes)
         self.input_shape: tuple[int, ...] = tuple(sizes[:3])
@@ -127,10 +148,13 @@ class Engine:
         self.classes: tuple[str, ...] = tuple(name.decode(errors="replace") for name in names)
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the network's output for a batch, one run at a time.
+        """Return the network's output for a batch.
+
+        Calls from several threads wait for each other: the memory of a run is the engine's. Threads
+        that are to run at one time open an engine each.
 
         Args:
-            images: (N, C, H, W), normalized as in training; converted to float32.
+            images: (N, C, H, W), N up to 65536, normalized as in training; converted to float32.
 
         Returns:
             (N, ...), float32.
@@ -140,7 +164,7 @@ class Engine:
         """
         x = np.ascontiguousarray(images, np.float32)
         if x.shape[1:] != self.input_shape or x.ndim != 4:
-            raise UserError(f"images of shape {x.shape} are not (N, *{self.input_shape})")
+            raise UserError(f"images of shape {x.shape} are not {_batch_of(self.input_shape)}")
         return self._run(self._api.micronet_run, x)
 
     def run_pixels(
@@ -170,7 +194,7 @@ class Engine:
         if channels_last is not None:
             fits = [last for last in fits if last == channels_last]
         if len(fits) != 1 or pixels.ndim != 4:
-            wanted = " or ".join(f"(N, *{shape})" for shape in shapes.values())
+            wanted = " or ".join(map(_batch_of, shapes.values()))
             problem = "are both" if fits else "are not"
             raise UserError(f"pixels of shape {pixels.shape} {problem} {wanted}")
         layout = _CHANNELS_LAST if fits[0] else _CHANNELS_FIRST
@@ -182,7 +206,10 @@ class Engine:
             return found
         error, count = ctypes.create_string_buffer(_ERROR_SIZE), len(x)
         ends = found.ctypes.data, error, _ERROR_SIZE
-        if function(self._handle, x.ctypes.data, count, *layout, *ends):
+        # The interpreter lets other threads go on while the library runs.
+        with self._in_use:
+            failed = function(self._handle, x.ctypes.data, count, *layout, *ends)
+        if failed:
             raise UserError(error.value.decode(errors="replace"))
         return found
 
@@ -192,14 +219,16 @@ class Engine:
 
     def start_profile(self) -> None:
         """Add up the time of each step of the runs from now on."""
-        self._api.micronet_start_profile(self._handle)
+        with self._in_use:
+            self._api.micronet_start_profile(self._handle)
 
     def profile(self) -> list[tuple[str, float]]:
         """Return the title and the seconds of each step since ``start_profile``."""
         seconds, found = ctypes.c_double(), []
-        for index in range(self._api.micronet_step_count(self._handle)):
-            title = self._api.micronet_step(self._handle, index, ctypes.byref(seconds))
-            found.append((title.decode(errors="replace"), seconds.value))
+        with self._in_use:
+            for index in range(self._api.micronet_step_count(self._handle)):
+                title = self._api.micronet_step(self._handle, index, ctypes.byref(seconds))
+                found.append((title.decode(errors="replace"), seconds.value))
         return found
 
     def __reduce__(self) -> NoReturn:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from micronet.artifact import state_dict, writer
@@ -66,8 +69,8 @@ def export(
 
     Raises:
         UserError: nothing in the network is quantized, a quantizer has seen no data, it computes
-            with what the format has no node for, the package ``onnx`` is missing, or the folder
-            cannot be written to.
+            with what the format has no node for, the package ``onnx`` is missing, the folder cannot
+            be written to, or ``mean`` and ``std`` are not those of each channel.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"export takes a torch network, not {type(model).__name__}")
@@ -79,7 +82,8 @@ def export(
         None if mean is None else tuple(map(float, mean)),
         None if std is None else tuple(map(float, std)),
     )
-    shape = channels, image_size, image_size
+    _check_about(about, channels, image_size)
+    shape = int(channels), int(image_size), int(image_size)
     if format == TORCH:
         return _export_state_dict(model, folder, shape, about)
     _check_folder(folder, format)
@@ -89,6 +93,41 @@ def export(
     content = container.to_bytes(packed.document.to_plain(), packed.contents.tensors)
     _write(folder, {FILE: content, CONFIG: state_dict.to_json(_config(packed))})
     return from_content(content, folder / FILE)
+
+
+def _check_about(about: About, channels: int, image_size: int) -> None:
+    """Hold what is told of a network to what a reader of the file takes."""
+    for what, number in (("channels", channels), ("image_size", image_size)):
+        if not _is_positive(number):
+            raise UserError(f"{what} is {number!r}, but must be a positive whole number")
+    for text in (about.arch or "", *(about.classes or ())):
+        try:
+            str.encode(text)
+        except (TypeError, UnicodeEncodeError):
+            raise UserError(f"{text!r} is no text in UTF-8, which a file holds") from None
+    if about.mean is not None or about.std is not None:
+        _check_each_channel("mean", about.mean, channels, -math.inf)
+        _check_each_channel("std", about.std, channels, 0.0)
+
+
+def _is_positive(number: int) -> bool:
+    try:
+        return operator.index(number) > 0
+    except TypeError:
+        return False
+
+
+def _check_each_channel(
+    what: str, values: tuple[float, ...] | None, channels: int, above: float
+) -> None:
+    if values is None or len(values) != channels:
+        given = "None" if values is None else f"{len(values)} numbers"
+        raise UserError(f"{what} is {given}, but images have {channels} channels")
+    for value in values:
+        with np.errstate(over="ignore"):
+            single = np.float32(value)  # as the engine has it
+        if not above < single < math.inf:
+            raise UserError(f"{what} has {value}, with which no image can be normalized")
 
 
 def check_format(format: str, onnx_int8: bool, packing: str = WHOLE) -> None:

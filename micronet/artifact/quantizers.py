@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -119,4 +120,6 @@ def scale_and_zero_points(quantizer: InputQuantizer) -> tuple[Tensor, list[int]]
             return quantizer.scale.reshape(1).cpu(), list(map(int, quantizer.border().tolist()))
         scale = quantizer.scale.detach().reshape(1).float()
         low, _ = (quantizer(torch.tensor([-3e38, 3e38], device=scale.device))).double().tolist()
-    return scale.cpu(), [-round(low * float(scale))]
+    # Of a range that is too small to be cut into steps there is none.
+    zero_point = -low * float(scale)
+    return scale.cpu(), [round(zero_point) if math.isfinite(zero_point) else 0]

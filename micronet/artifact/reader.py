@@ -44,6 +44,10 @@ class Packed:
     contents: Contents
     sha256: str
 
+    def __repr__(self) -> str:
+        name = self.document.about.arch
+        return f"Packed({name!r} in {str(self.path)!r}, {len(self.document.layers)} layers)"
+
     @property
     def specs(self) -> dict[str, Spec]:
         """What each tensor is, by name."""

@@ -63,9 +63,13 @@ def pack_network(
         notes = Notes(sample_images(shape, 1, 0), name)
         folded, output = _folded(steps, output, notes)
         made = _Maker(model, shape, notes, packing).make(folded, output, about)
+    if not _is_quantized(made.document):
+        raise UserError(f"{name} cannot be exported: nothing that its output reads is quantized")
     content = container.to_bytes(made.document.to_plain(), made.tensors)
     packed = from_content(content, Path(f"{name}.safetensors"))
-    check_like(packed, model, name)
+    logits, classes = check_like(packed, model, name), about.classes
+    if classes is not None and len(logits) == 2 and logits[1] != len(classes):
+        raise UserError(f"{name} has {logits[1]} logits, but {len(classes)} classes are named")
     return packed
 
 
@@ -83,9 +87,17 @@ def _check(model: nn.Module, name: str, about: About) -> None:
             raise UserError(f"{name} cannot be exported: {parameter!r} is on {value.device}")
 
 
+def _is_quantized(document: Document) -> bool:
+    """Whether a layer has codes for its weights or for its input."""
+    layers = document.layers.values()
+    return any(layer.levels is not None for layer in layers) or any(
+        isinstance(node, Quantize | Pixels) for node in document.nodes
+    )
+
+
 @torch.no_grad()
-def check_like(packed: Packed, model: nn.Module, name: str) -> None:
-    """Hold a packed file to the network it is of.
+def check_like(packed: Packed, model: nn.Module, name: str) -> torch.Size:
+    """Hold a packed file to the network it is of; return the shape of an image's logits, [1, ...].
 
     Raises:
         UserError: an image has other logits.
@@ -94,12 +106,15 @@ def check_like(packed: Packed, model: nn.Module, name: str) -> None:
     with evaluation_mode(model):
         for seed, factor in _CHECKS:
             images = sample_images(packed.document.input, _IMAGES_EACH, seed) * factor
-            wanted, found = model(images), again(images)
-            same = wanted.shape == found.shape and torch.equal(
-                wanted.nan_to_num(nan=1e38), found.nan_to_num(nan=1e38)
-            )
-            if not same:
-                raise UserError(f"{name}: the packed graph gives other logits than the network")
+            # One alone too: a network may do something else with it.
+            for batch in (images, images[:1]):
+                wanted, found = model(batch), again(batch)
+                same = wanted.shape == found.shape and torch.equal(
+                    wanted.nan_to_num(nan=1e38), found.nan_to_num(nan=1e38)
+                )
+                if not same:
+                    raise UserError(f"{name}: the packed graph gives other logits than the network")
+    return found.shape
 
 
 @dataclass(frozen=True)

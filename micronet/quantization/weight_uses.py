@@ -115,6 +115,16 @@ def watch_first_call(model: nn.Module, names: Iterable[str]) -> None:
     watch.hooks.append(model.register_forward_hook(watch.after, always_call=True))
 
 
+def remove_hooks(hooks: list[Any], output: object) -> None:
+    """Remove hooks in the last of them, which is called where the module fails too.
+
+    Then there is no output, torch goes through the hooks of that kind, and would trip over one that
+    is gone, with an error in place of the module's own. The last one waits for the next call.
+    """
+    for hook in hooks if output is not None else hooks[:-1]:
+        hook.remove()
+
+
 class _FirstCall:
     """Watches one call of a network, and nothing from then on."""
 
@@ -130,8 +140,7 @@ class _FirstCall:
     def after(self, module: nn.Module, inputs: object, output: object) -> None:
         """Say what was seen."""
         uses, self._uses = self._uses, None
-        for hook in self.hooks:
-            hook.remove()
+        remove_hooks(self.hooks, output)
         if uses is not None:
             uses.__exit__(None, None, None)
             uses.check()

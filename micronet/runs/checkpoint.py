@@ -10,6 +10,7 @@ A readable copy of the JSON lies beside the file; only the header is ever read b
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -65,6 +66,9 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             _write(beside[path], content)
+        for path in contents:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path in contents:
             os.replace(beside[path], path)
         _sync_folder(path.parent)

@@ -69,7 +69,10 @@ def read(folder: Path) -> Checkpoint:
     config = folder / CONFIG
     document = _json(config)
     if isinstance(document, dict) and document.get("format") == PACKED:
-        raise UserError(f"{str(folder)!r} is a packed network: read it by load_packed")
+        raise UserError(
+            f"{str(folder)!r} is a packed network, which is run as it is: micronet.load_packed "
+            "reads it; give the run or the saved network that it was exported from"
+        )
     if not _is_ours(document):
         raise UserError(f"{str(config)!r} does not describe a network that micronet saved")
     if document["format"] != FORMAT:

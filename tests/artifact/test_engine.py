@@ -140,7 +140,7 @@ def test_a_file_a_folder_and_what_is_none(tmp_path, small, rng):
     assert Engine(path)(images[:0]).shape == (0, 5, 4, 4)
     assert_same_bits(Engine(path)(images.astype(np.float64)), Engine(path)(images))
     for wrong in (images[:, :2], images[0], images[..., :5]):
-        with pytest.raises(UserError, match=r"are not \(N, \*\(3, 6, 6\)\)"):
+        with pytest.raises(UserError, match=r"are not \(N, 3, 6, 6\)"):
             Engine(path)(wrong)
     images[1, 2, 3, 4] = np.nan
     with pytest.raises(UserError, match="an image has a value that is not finite"):

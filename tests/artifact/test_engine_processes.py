@@ -6,11 +6,13 @@ import pickle
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from micronet.artifact.engine import Engine
+from micronet.utils.errors import UserError
 from packed_by_hand import integer_network
 
 BATCH = 8
@@ -93,3 +95,39 @@ def test_it_is_not_copied(content, copied):
     with pytest.raises(TypeError, match="an Engine cannot be copied or pickled: open its file"):
         copied(engine)
     assert engine(images(engine)).shape[0] == BATCH
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_that_call_one_engine_wait_for_each_other(content, threads):
+    engine = Engine.from_bytes(content, threads)
+    random = np.random.default_rng(1)
+    batches = [
+        random.standard_normal((size, *engine.input_shape), np.float32) for size in (1, 8, 3, 5)
+    ]
+    wanted = [engine(batch) for batch in batches]
+
+    def calls(number):
+        return [np.array_equal(engine(batches[number]), wanted[number]) for _ in range(200)]
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        found = list(pool.map(calls, range(len(batches))))
+    assert all(map(all, found))
+
+
+@pytest.mark.parametrize("threads", [2.5, "2", None, 2**32 + 1, -1, 0, 257])
+def test_numbers_of_threads_that_there_are_not(content, threads):
+    with pytest.raises(UserError, match="threads are not 1 to 256"):
+        Engine.from_bytes(content, threads)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_content_may_be_any_bytes(content, kind):
+    engine, other = Engine.from_bytes(kind(content)), Engine.from_bytes(content)
+    assert np.array_equal(engine(images(engine)), other(images(engine)))
+
+
+def test_a_path_ends_where_it_ends(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is no path: it has a null character"):
+        Engine(f"{path}\0junk")

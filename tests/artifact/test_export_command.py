@@ -101,5 +101,8 @@ def test_a_damaged_file_is_not_verified(folder, tmp_path, capsys):
 
 
 def test_load_says_which_function_reads_a_packed_network(folder):
-    with pytest.raises(micronet.UserError, match=r"is a packed network: read it by load_packed"):
+    with pytest.raises(
+        micronet.UserError,
+        match=r"is a packed network, .*: micronet\.load_packed reads it; give the run",
+    ):
         micronet.load(folder / "packed")

@@ -65,7 +65,9 @@ def test_the_networks_own_code_loads_it(arch, make, tmp_path, rng):
 def test_quantizers_are_left_out_and_told(bits, tmp_path):
     model = network("resnet20", 48, bits={"conv1": bits, "fc": LayerBits(2.4, None)})
     fresh = micronet.create_model("resnet20", num_classes=10).state_dict()
-    tensors, config = exported(model, tmp_path, classes=list("abcdefghij"), mean=[0.5] * 3)
+    tensors, config = exported(
+        model, tmp_path, classes=list("abcdefghij"), mean=[0.5] * 3, std=[0.25] * 3
+    )
     assert tensors.keys() == fresh.keys()
     assert all(
         tensors[n].dtype == t.dtype and tensors[n].shape == t.shape for n, t in fresh.items()

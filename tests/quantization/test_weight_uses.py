@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
+import micronet
 from micronet.models import architectures, custom
 from micronet.quantization import quantize
 from micronet.quantization.quantize import LayerBits
@@ -148,3 +149,22 @@ def test_a_transformer_evaluates_what_it_trained(stack):
     with torch.no_grad():
         linear.input_quantizer.range.copy_(torch.tensor([-1e-3, 1e-3]))
         assert not torch.equal(model(x), evaluated)
+
+
+@pytest.mark.parametrize("step", ["range", "image"])
+def test_a_first_call_that_fails_says_why_and_the_next_one_is_watched_no_more(step):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    first = {"layers": ["0"], "weights": {"bits": 8}, "activations": {"step": "image"}}
+    quantize = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    recipe = {"quantize": quantize | ({"overrides": [first]} if step == "image" else {})}
+    compression = micronet.compress(
+        model, micronet.Recipe.from_dict(recipe), mean=[0.5] * 3, std=[0.25] * 3
+    )
+    compression.begin_epoch(0)
+    model.train()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is smaller than the kernel"):
+            model(torch.randn(2, 3, 4, 4))
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 4, 4, 4)
+    hooks = [*model._forward_hooks.values(), *model._forward_pre_hooks.values()]
+    assert not [hook for hook in hooks if "Watch" in repr(hook) or "FirstCall" in repr(hook)]

@@ -90,7 +90,8 @@ void Engine::run(const float* images, int64_t batch, float* output) {
 }
 
 void Engine::run_pixels(const uint8_t* pixels, bool channels_last, int64_t batch, float* output) {
-  require(document_.has_normalization(), "the file does not say how pixels are normalized");
+  require(document_.has_normalization(),
+          "the packed network does not say how pixels are normalized: export it with mean and std");
   reserve(batch);
   run({batch, nullptr, nullptr, nullptr, output, Pool::loops, pool_.threads(), pixels,
        channels_last});

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from micronet.quantization.images.layer import ImageConv2d
+from micronet.quantization.weight_uses import remove_hooks
 from micronet.recipe.schema import IMAGE
 from micronet.utils.errors import UserError
 
@@ -26,11 +27,11 @@ def watch_inputs(model: nn.Module) -> None:
     watch = _Watch(active=True)
     watch.hooks = [
         model.register_forward_pre_hook(watch.before, with_kwargs=True),
-        model.register_forward_hook(watch.after, always_call=True),
         *(
             layer.register_forward_pre_hook(functools.partial(watch.look, name))
             for name, layer in layers.items()
         ),
+        model.register_forward_hook(watch.after, always_call=True),
     ]
 
 
@@ -59,8 +60,8 @@ class _Watch:
         """Watch no longer, once something was told."""
         if self._tells:
             self._active = self._tells = False
-            for hook in self.hooks:
-                hook.remove()
+        if not self._active:
+            remove_hooks(self.hooks, output)
 
     def __reduce__(self) -> Any:
         # What a copied or stored network has of it watches nothing.
