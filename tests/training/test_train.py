@@ -1,4 +1,4 @@
-"""The trainer as a user runs it: stages, chaining, resuming, and answers to bad input."""
+"""The trainer as a user runs it: stages, chaining, resuming."""
 
 import json
 import shutil
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from PIL import Image
 
+from image_folders import make_folder
 from micronet.compression.compression import Compression
 from micronet.models import architectures
 from micronet.pruning import prune
@@ -21,25 +20,7 @@ from micronet.training.optimizer import clip_gradients
 from micronet.training.plan import StepLocation, TrainingPlan
 from micronet.training.steps import step
 from shared_runs import SMALL
-
-PRUNE = {
-    "end_epoch": 2,
-    "groups": [{"layers": ["layer*"], "initial_sparsity": 0.2, "final_sparsity": 0.6}],
-}
-QUANTIZE = {
-    "weights": {"bits": 4},
-    "activations": {"bits": 4},
-    "overrides": [
-        {"layers": ["conv1"], "weights": None, "activations": None},
-        {"layers": ["fc"], "weights": {"bits": 2.4}, "activations": None},
-    ],
-}
-
-
-def plan(tmp_path, name="recipe.yaml", **sections):
-    path = tmp_path / name
-    path.write_text(yaml.safe_dump(sections))
-    return str(path)
+from small_recipes import PRUNE, QUANTIZE, plan
 
 
 def tensors(run, name="last"):
@@ -131,7 +112,8 @@ def test_resume_repeats_the_undisturbed_run_bit_for_bit(shallow, tmp_path, monke
 
 
 def test_next_stage_takes_the_data_of_the_run_it_starts_from(tmp_path):
-    root, first, second = folder(tmp_path / "pets", count=10), tmp_path / "a", tmp_path / "b"
+    root = make_folder(tmp_path / "pets", 32, parts=("train",), count=10)
+    first, second = tmp_path / "a", tmp_path / "b"
     options = ["--epochs", "1", "--batch-size", "8", "--threads", "1"]
     start = ["fit", "--arch", "resnet20", "--data", str(root), "--holdout", "0.2"]
     assert main([*start, "--out", str(first), *options]) == 0
@@ -239,111 +221,6 @@ def test_nan_loss_names_epoch_step_and_checkpoint(shallow, tmp_path, capsys, mon
     message = capsys.readouterr().err
     assert "loss is nan" in message and "epoch 2" in message and "last.safetensors" in message
     assert all(torch.isfinite(t.float()).all() for t in tensors(out).values())
-
-
-def folder(root, classes=("cat", "dog"), count=4, splits=("train",)):
-    for split in splits:
-        for label in classes:
-            (root / split / label).mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (32, 32), (i * 20, 100, 50)).save(
-                    root / split / label / f"{i}.png"
-                )
-    return root
-
-
-def bad_commands(tmp_path, fitted):
-    """Yield (name, arguments, parts of the one sentence that answers them)."""
-    out = ["--out", tmp_path / "out"]
-    fit = ["fit", "--arch", "resnet20", *out]
-    cut = tmp_path / "cut.safetensors"
-    cut.write_bytes((fitted / "last.safetensors").read_bytes()[:5000])
-    two = folder(tmp_path / "two")
-    yield "unknown arch", ["fit", "--arch", "resnet21", *out], ["resnet21", "did you mean"]
-    yield "no arch", ["fit", *out], ["--arch"]
-    yield "unknown command", ["fitt", *out], ["fitt"]
-    yield "unknown option", [*fit, "--frobnicate"], ["--frobnicate"]
-    yield "wrong epochs", [*fit, "--epochs", "0"], ["0"]
-    yield "wrong holdout", [*fit, "--holdout", "1.5"], ["1.5"]
-    yield "negative rate", [*fit, "--lr", "-1"], ["lr"]
-    yield "cut checkpoint", ["fit", "--from", cut, *out], ["cut.safetensors"]
-    yield "weights of another network", [*fit, "--weights", weights(tmp_path)], ["w.pth"]
-    yield "no checkpoint", ["fit", "--from", tmp_path / "no", *out], ["no run or checkpoint"]
-    yield "eval of nothing", ["eval"], ["eval needs"]
-    yield "eval of no run", ["eval", tmp_path / "no"], ["no run or checkpoint"]
-    yield "other classes", ["eval", fitted, "--data", two], ["classes"]
-    yield "occupied", ["fit", "--arch", "resnet20", "--out", fitted], ["not empty"]
-    yield "resume otherwise", ["fit", "--resume", "--out", fitted, "--lr", "9"], ["--lr", "9"]
-    yield "resume of no run", ["fit", "--resume", *out], ["no run directory"]
-    yield "prune without weights", ["prune", "--arch", "resnet20", *out], ["prune"]
-
-
-def bad_data(tmp_path, fitted):
-    fit = ["fit", "--arch", "resnet20", "--out", tmp_path / "out"]
-    empty, corrupt = folder(tmp_path / "empty"), folder(tmp_path / "corrupt")
-    (empty / "train" / "owl").mkdir()
-    (corrupt / "train" / "cat" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no image")
-    yield "no folder", [*fit, "--data", tmp_path / "none"], ["none"]
-    yield "empty class folder", [*fit, "--data", empty], ["owl"]
-    yield "corrupt image", [*fit, "--data", corrupt], ["bad.jpg"]
-    yield "no train", [*fit, "--data", folder(tmp_path / "v", splits=("val",))], ["train"]
-
-
-def bad_schedules(tmp_path, fitted):
-    start = ["--from", fitted, *SMALL, "--out", tmp_path / "out", "--schedule"]
-
-    def pruning(name, **changes):
-        group = {**PRUNE["groups"][0], **changes}
-        sections = {"train": {"epochs": 3}, "prune": {**PRUNE, "groups": [group]}}
-        return ["prune", *start, plan(tmp_path, f"{name}.yaml", **sections)]
-
-    where = ["prune.groups[0].layers", "glob.yaml"]
-    late = plan(tmp_path, "late.yaml", train={"epochs": 1}, prune=PRUNE)
-    distils = plan(tmp_path, "d.yaml", quantize=QUANTIZE, distill={})
-    qat = ["qat", *start, distils]
-    yield "no schedule", ["prune", *start[:-1]], ["prune"]
-    yield "no such schedule", ["prune", *start, "none.yaml"], ["none.yaml"]
-    yield "pattern", pruning("glob", layers=["layr1*"]), ["layr1*", *where]
-    yield "layer", pruning("layer", layers=["layer1.0.conv3"]), ["did you mean 'layer1.0.conv"]
-    yield (
-        "key",
-        pruning("key", final_sparsty=0.5),
-        ["final_sparsty", "'final_sparsity'", "key.yaml"],
-    )
-    yield "below initial", pruning("below", final_sparsity=0.1), ["0.1", "initial_sparsity"]
-    nothing = pruning("nothing", final_sparsity=0.00001, initial_sparsity=0)
-    yield "prunes nothing", nothing, ["prunes no weight", "nothing.yaml"]
-    yield "ends early", ["prune", *start, late], ["end_epoch", "late.yaml"]
-    yield "other arch", [*pruning("arch"), "--arch", "resnet32"], ["resnet32", "resnet20"]
-    yield "no teacher", qat, ["--teacher"]
-    yield "untrained teacher", [*qat, "--teacher", "resnet20"], ["--teacher-weights"]
-
-
-def weights(tmp_path):
-    path = tmp_path / "w.pth"
-    torch.save(architectures.create_model("resnet32", 10).state_dict(), path)
-    return path
-
-
-@pytest.mark.parametrize("cases", [bad_commands, bad_data, bad_schedules])
-def test_bad_input_is_one_sentence_and_exit_code_2(cases, fitted, tmp_path, capsys):
-    checked = 0
-    for name, arguments, parts in cases(tmp_path, fitted):
-        assert main([str(a) for a in arguments]) == 2, name
-        captured = capsys.readouterr()
-        message = captured.err.strip()
-        assert message.startswith("error: ") and "\n" not in message, (name, message)
-        for part in parts:
-            assert part in message, (name, part, message)
-        assert not (tmp_path / "out").exists(), name
-        checked += 1
-    assert checked >= 4
-
-
-def test_eval_of_weights_of_another_architecture(tmp_path, capsys):
-    command = ["eval", "--arch", "resnet20", "--weights", str(weights(tmp_path)), *SMALL]
-    assert main(command) == 2
-    assert "w.pth" in capsys.readouterr().err
 
 
 def test_eval_from_a_moved_run(fitted, tmp_path, capsys):
