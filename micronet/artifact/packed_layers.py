@@ -15,7 +15,6 @@ from torch import Tensor, nn
 import micronet_kernels as kernels
 from micronet.artifact.format.document import INTEGER, SCALED, Layer
 from micronet.artifact.format.packing import Weights
-from micronet.quantization import plain_weights
 from micronet.quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from micronet.quantization.quantize import LayerBits
 from micronet.quantization.quantizers.images import ImageQuantizer
@@ -100,6 +99,8 @@ class PackedLayer(QuantizedLayer):
 class PackedConv2d(PackedLayer, QuantizedConv2d):
     """A convolution over stored weights."""
 
+    multiplies_by_weight = True
+
     def __init__(
         self, layer: Layer, weights: Weights, tensors: dict[str, Tensor], quantizer: Any
     ) -> None:
@@ -147,6 +148,8 @@ class PackedConv2d(PackedLayer, QuantizedConv2d):
 class PackedImageConv2d(PackedConv2d):
     """A convolution over stored weights that reads the grey values of images, and of a border."""
 
+    multiplies_by_weight = True
+
     def forward(self, input: Tensor) -> Tensor:
         """Convolve normalized images (batch, in, height, width) into (batch, out, ...)."""
         top, left, bottom, right = self._padding  # type: ignore[misc]
@@ -159,6 +162,8 @@ class PackedImageConv2d(PackedConv2d):
 
 class PackedLinear(PackedLayer, QuantizedLinear):
     """A linear layer over stored weights."""
+
+    multiplies_by_weight = True
 
     def __init__(
         self, layer: Layer, weights: Weights, tensors: dict[str, Tensor], quantizer: Any
@@ -180,10 +185,6 @@ class PackedLinear(PackedLayer, QuantizedLinear):
             return kernels.linear_deterministic(x, self.weight, self.bias)
         sums = kernels.linear_deterministic(x, self.weight, None)[:, :, None, None]
         return kernels.scaled_sums(sums, self.factor, self.bias, True).flatten(1)
-
-
-# Their weights are integers, which a factor turns into values after the products.
-plain_weights.declare(PackedConv2d, PackedImageConv2d, PackedLinear)
 
 
 def _bits(layer: Layer, quantizer: InputQuantizer | None) -> LayerBits:

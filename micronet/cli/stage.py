@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from micronet.recipe.checks import check_train
 from micronet.recipe.reader import Recipe, load_recipe
 from micronet.recipe.schema import DistillSection, TrainSection
 from micronet.recipe.yaml_source import line_of
+from micronet.runs.description import versions
 from micronet.runs.directory import LoadedRun, RunDirectory
 from micronet.runs.run_config import Request, RunConfig
 from micronet.scoring.network import plan_files
@@ -110,7 +110,7 @@ def _check_decoder(where: str) -> None:
     if not torch.cuda.is_available():
         problem = "needs a CUDA device, and this machine has none"
     elif not can_decode(device()):
-        version = importlib.metadata.version("torchvision")
+        version = versions()["torchvision"]
         problem = f"needs nvJPEG, which torchvision {version} does not reach here"
     else:
         return

@@ -32,7 +32,7 @@ _CONVOLUTIONS: tuple[type[_ConvNd], ...] = (
     nn.ConvTranspose3d,
 )
 # They multiply by the parameter, or by what a quantized layer says that it computes with.
-_KNOWN: list[type[nn.Module]] = [
+_KNOWN: tuple[type[nn.Module], ...] = (
     *_CONVOLUTIONS,
     nn.Linear,
     Conv2dDynamicSamePadding,
@@ -42,7 +42,7 @@ _KNOWN: list[type[nn.Module]] = [
     ImageConv2d,
     QuantizedConv2d,
     QuantizedLinear,
-]
+)
 _METHODS = ("forward", "_conv_forward")
 _PRODUCTS = (
     F.linear,
@@ -83,14 +83,6 @@ def computed(layer: nn.Module) -> str | None:
     return "its own forward pass does not multiply by its parameter 'weight' as it is"
 
 
-def declare(*kinds: type[nn.Module]) -> None:
-    """Let classes of the library be known, which multiply by what their ``quantized_weight`` says.
-
-    Others are tried: a copy of each of their layers runs on the meta device.
-    """
-    _KNOWN.extend(kinds)
-
-
 def has_plain_parameters(layer: nn.Module) -> bool:
     """Whether weight and bias are parameters, and forward is the class's own."""
     own = all(key in layer._parameters for key in ("weight", "bias"))
@@ -98,9 +90,15 @@ def has_plain_parameters(layer: nn.Module) -> bool:
 
 
 def _has_known_methods(layer: nn.Module) -> bool:
-    """Whether a layer computes with the methods of one of the known classes."""
+    """Whether a layer computes with the methods of one of the known classes.
+
+    A class above this package says of itself that it is one, by ``multiplies_by_weight``, which its
+    subclasses do not inherit. Others are tried: a copy of the layer runs on the meta device.
+    """
     if any(method in vars(layer) for method in _METHODS):
         return False
+    if vars(type(layer)).get("multiplies_by_weight", False):
+        return True
     mine = [getattr(type(layer), method, None) for method in _METHODS]
     return any(mine == [getattr(known, m, None) for m in _METHODS] for known in _KNOWN)
 

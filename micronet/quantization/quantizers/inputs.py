@@ -129,12 +129,17 @@ class ActivationQuantizer(InputQuantizer):
         """
         if is_empty(x):
             return self.range
-        found = kernels.extremes(x)
         if _in_backward():
-            return self._calls.range_of(found, self.range)
-        widest = distributed.all_reduce_range(found)
-        kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
-        self._calls.add(found, self.range)
+            return self._calls.range_of(kernels.extremes(x), self.range)
+        again = _may_be_made_again()
+        if again or isinstance(x, kernels.LazyTensor) or distributed.is_several():
+            found = kernels.extremes(x)
+            widest = distributed.all_reduce_range(found)
+            kernels.move_range_(widest, self.ema, self.range, self.step, self.decay)
+            if again:
+                self._calls.add(found, self.range)
+        else:
+            kernels.update_range_(x, self.ema, self.range, self.step, self.decay)
         return self.range
 
     @property
@@ -164,6 +169,20 @@ class ActivationQuantizer(InputQuantizer):
 def is_empty(x: Tensor) -> bool:
     """Whether an input has no elements in a process that need not meet others."""
     return kernels.is_eager(x) and x.numel() == 0 and not distributed.is_several()
+
+
+def _may_be_made_again() -> bool:
+    """Whether this may be the first call of two, of which the second one is in the backward pass.
+
+    Gradient checkpointing calls a layer without a gradient at first, or under hooks that keep none
+    of its tensors. Other calls need not be remembered, which takes some microseconds.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    hooks: object = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None
 
 
 def _in_backward() -> bool:
