@@ -16,6 +16,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
 ENGINE = "libmicronet_engine.so"
+# A module with a device of torch's that is the emulator of the kernels' tests.
+EMULATED = os.environ.get("MICRONET_EMULATED_DEVICE") == "1"
 
 
 def tool(name: str) -> str:
@@ -56,6 +58,8 @@ def cuda_choice() -> tuple[Path | None, str]:
     """Return the toolkit to compile with, or None, and the sentence that says why."""
     import torch
 
+    if EMULATED:
+        return None, "run on the host: a module for tests alone"
     root = cuda_root()
     if root is None:
         return None, "left out: no nvcc was found"
@@ -87,11 +91,13 @@ class CMakeBuild(build_ext):
 
         root, sentence = cuda_choice()
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        build = BUILD / f"module-{sys.implementation.cache_tag}"
+        kind = "emulated" if EMULATED else "module"
+        build = BUILD / f"{kind}-{sys.implementation.cache_tag}"
         options = {
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
             "MICRONET_PYTHON": "ON",
             "MICRONET_CUDA": "ON" if root else "OFF",
+            "MICRONET_EMULATED_DEVICE": "ON" if EMULATED else "OFF",
             "MICRONET_WERROR": os.environ.get("MICRONET_WERROR") or "ON",
             "TORCH_INCLUDE": ";".join(cpp_extension.include_paths()),
             "TORCH_LIBRARY_DIR": ";".join(cpp_extension.library_paths()),
@@ -111,7 +117,8 @@ class CMakeBuild(build_ext):
         put(build / f"_C{suffix}", target)
         put(build / ENGINE, target.with_name(ENGINE))
         # pip hides what a build prints; the Makefile shows this line.
-        (BUILD / "cuda.txt").write_text(f"CUDA kernels {sentence}\n")
+        if not EMULATED:
+            (BUILD / "cuda.txt").write_text(f"CUDA kernels {sentence}\n")
         print(f"CUDA kernels {sentence}")
 
     def copy_extensions_to_source(self) -> None:

@@ -72,11 +72,14 @@ PYBIND11_MODULE(_C, module) {
   micronet::add_operators(operators);
   module.attr("OPERATORS") = operators.names;
   module.attr("ON_CPU_ALONE") = operators.on_cpu_alone;
+  std::vector<std::string> devices{"cpu"};
 #ifdef MICRONET_CUDA
-  module.attr("DEVICES") = std::vector<std::string>{"cpu", "cuda"};
-#else
-  module.attr("DEVICES") = std::vector<std::string>{"cpu"};
+  devices.emplace_back("cuda");
 #endif
+#ifdef MICRONET_EMULATED_DEVICE
+  devices.emplace_back("emulated");
+#endif
+  module.attr("DEVICES") = devices;
   micronet::add_weight_lists(module);
   module.def("instruction_sets", &micronet::instruction_sets);
   module.def("instruction_set", [] { return std::string(micronet::kernels().name); });

@@ -70,13 +70,20 @@ inline void* stream_of(const Tensor& x) {
 }
 #endif
 
-// Calls on_cpu() or, on x's own device, on_cuda(stream), and raises what they report.
+// Calls on_cpu() or, on x's own device, on_cuda(stream), and raises what they report. The emulator's
+// device, see tests/device, is served by the kernels for CUDA.
 template <typename OnCpu, typename OnCuda>
 void launch_for(const Tensor& x, const OnCpu& on_cpu, [[maybe_unused]] const OnCuda& on_cuda) {
 #ifdef MICRONET_CUDA
   if (x.is_cuda()) {
     const c10::cuda::CUDAGuard guard(x.device());
     raise_unless_ok(on_cuda(stream_of(x)));
+    return;
+  }
+#endif
+#ifdef MICRONET_EMULATED_DEVICE
+  if (x.is_privateuseone()) {
+    raise_unless_ok(on_cuda(nullptr));
     return;
   }
 #endif

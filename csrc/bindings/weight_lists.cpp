@@ -176,6 +176,10 @@ TORCH_LIBRARY_IMPL(micronet, AutogradCPU, library) { add_gradient(library); }
 TORCH_LIBRARY_IMPL(micronet, CUDA, library) { add_kernels(library); }
 TORCH_LIBRARY_IMPL(micronet, AutogradCUDA, library) { add_gradient(library); }
 #endif
+#ifdef MICRONET_EMULATED_DEVICE
+TORCH_LIBRARY_IMPL(micronet, PrivateUse1, library) { add_kernels(library); }
+TORCH_LIBRARY_IMPL(micronet, AutogradPrivateUse1, library) { add_gradient(library); }
+#endif
 
 }  // namespace
 

@@ -104,18 +104,3 @@ std::vector<int> convolve_plainly(const ConvShape& s, const std::vector<int>& im
 }
 
 }  // namespace micronet
-
-namespace cuda_on_host {
-
-// Of csrc/tests/emulator/tensor_core.h.
-void add_products(const uint8_t (&rows)[2][32], const int8_t (&columns)[2][32], int (&sums)[4]);
-
-void add_products(const uint8_t (&rows)[2][32], const int8_t (&columns)[2][32], int (&sums)[4]) {
-  for (int i = 0; i < 4; ++i) {
-    int sum = 0;  // 32 products of bytes fit
-    for (int k = 0; k < 32; ++k) sum += rows[i / 2][k] * columns[i % 2][k];
-    sums[i] = static_cast<int>(static_cast<unsigned>(sums[i]) + static_cast<unsigned>(sum));
-  }
-}
-
-}  // namespace cuda_on_host

@@ -5,16 +5,13 @@
 #include <cstdint>
 
 #include "tests/emulator/block.h"
+#include "tests/emulator/products.h"
 
 namespace cuda_on_host {
 
 struct Fragments {
   unsigned a[4], b[2];
 };
-
-// Adds the sums of 32 products of each of two rows of bytes with each of two columns.
-// Of csrc/tests/plain.cpp.
-void add_products(const uint8_t (&rows)[2][32], const int8_t (&columns)[2][32], int (&sums)[4]);
 
 // Each lane makes its four sums of 32 products. The layout of fragments is that of the PTX ISA.
 inline void multiply_add(const unsigned (&a)[4], unsigned b0, unsigned b1, int (&sums)[4]) {
