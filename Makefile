@@ -9,7 +9,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
 # Each process of the tests imports torch; what the first one compiles of it serves the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-core build-core cross-tools test-arm test-races lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine bench-agreement coverage gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core build-device test-device cross-tools test-arm test-races lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine bench-agreement coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -69,6 +69,15 @@ CROSS := build/aarch64
 cross-tools:
 	@command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null \
 	  || { echo "test-arm needs aarch64-linux-gnu-g++ and qemu-aarch64 (of Debian, g++-aarch64-linux-gnu and qemu-user)"; exit 1; }
+
+# The tests that need a device, whole networks among them, on the emulator of the kernels' own tests.
+# The module is for tests alone and beside the installed one; with it there is no need of nvcc.
+EMULATED := MICRONET_EMULATED_DEVICE=1 PATH="$(abspath $(BIN)):$$PATH"
+build-device: .venv/.packages
+	$(EMULATED) $(BIN)/python setup.py -q build_ext --build-lib build/emulated
+
+test-device: setup build-device
+	$(PYTEST) -p benchmarks.harness.emulated_device -m device
 
 test-arm: cross-tools setup
 	$(BIN)/cmake -S . -B $(CROSS) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \

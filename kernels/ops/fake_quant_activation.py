@@ -12,6 +12,7 @@ from ..checks import (
     check_dense,
     check_float_type,
     check_range_scheme,
+    check_order,
     check_same_device,
     check_selection,
 )
@@ -51,6 +52,7 @@ def _check_state(x: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: flo
     """A decay that float32 rounds to 1 would divide by 0."""
     for name, state in (("ema", ema), ("range", range)):
         check(name, state, torch.float32, (2,))
+        check_order(name, state)
         check_same_device(name, state, x)
     _check_step_count(x, step)
     if not 0 <= decay < 1 or struct.unpack("f", struct.pack("f", decay))[0] == 1:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import micronet
+from devices import DEVICE
 from micronet.artifact import accounting, reader
 from micronet.models import architectures
 from micronet.scoring.count import score_subject
@@ -174,7 +175,7 @@ def test_quantizers_that_no_layer_owns_move_with_the_network(rng):
     assert len(places) > 6 and set(places) == {"meta"}
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("arch", ["resnet20", "mobilenetv2_cifar", "efficientnet-micro", "by hand"])
 def test_a_device_gives_the_same_bits(arch, rng):
     size = 6 if arch == "by hand" else 32
@@ -185,9 +186,9 @@ def test_a_device_gives_the_same_bits(arch, rng):
     batches = batches_for(rng, (3, size, size))
     with torch.no_grad():
         wanted = [again(images) for images in batches]
-        again.to("cuda")
+        again.to(DEVICE)
         for images, logits in zip(batches, wanted, strict=True):
-            assert torch.equal(bits_of(again(images.cuda()).cpu()), bits_of(logits))
+            assert torch.equal(bits_of(again(images.to(DEVICE)).cpu()), bits_of(logits))
 
 
 def test_a_trace_of_a_packed_network_computes_its_values(rng):

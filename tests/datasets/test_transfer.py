@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from devices import DEVICE
 from image_folders import assert_same, make_folder, open_folder
 from micronet.data.augmentation import policy
 from micronet.data.transfer import one_ahead, sent_ahead
@@ -76,10 +77,10 @@ def test_both_know_what_is_skipped(tmp_path):
     assert len(opened.skipped()) == 1
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize("side", [32, 96])
 def test_a_device_gets_the_bits_of_the_cpu(side, tmp_path):
     opened = open_folder(make_folder(tmp_path / "data", side), image_size=32)
-    moved = opened.on(torch.device("cuda"))
+    moved = opened.on(DEVICE)
     for one, two in ((opened.train(2), moved.train(2)), (opened.validation(), moved.validation())):
         assert_same(one, [(images.cpu(), labels.cpu()) for images, labels in two])

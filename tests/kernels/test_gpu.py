@@ -1,4 +1,4 @@
-"""On a CUDA device: every operator as on the CPU, nothing waits, and a graph can be captured."""
+"""On a device every operator is as on the CPU. On CUDA's nothing waits, and graphs are captured."""
 
 from itertools import product
 
@@ -7,13 +7,11 @@ import torch
 
 import conv_samples
 import micronet_kernels as kernels
-import norm_cases
+from devices import DEVICE, on_the_device
 from micronet_kernels import dispatch
 from micronet_kernels.scheme import Function, code_bytes
 from samples import DTYPES, draw, draw_mask, fresh_state
-from triton_cases import CASES, FREE_SUMS
-
-pytestmark = pytest.mark.gpu
+from triton_cases import CASES, FREE_SUMS, OPS
 
 OP = torch.ops.micronet
 ENDS, LEARNED = torch.tensor([-1.0, 1.5]), torch.tensor([0.1, -9.0])
@@ -25,7 +23,9 @@ SIZES = [1, 7, 8, 9, 255, 257, 4095, 4097, 300_007]
 
 # A build without nvcc has Triton's alone.
 BACKENDS = [
-    name for name in ("native", "triton") if "update_range_" in dispatch.TABLE[name].get("cuda", {})
+    name
+    for name in ("native", "triton")
+    if "update_range_" in dispatch.TABLE[name].get(DEVICE.type, {})
 ]
 
 
@@ -39,7 +39,7 @@ def as_on_the_cpu(device_backend, same):
     """Runs an operator on the CPU's reference and on the device, and compares."""
 
     def compare(function, *arguments):
-        moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+        moved = [on_the_device(a) for a in arguments]
         with kernels.use_backend("reference"):
             expected = function(*arguments)
         with kernels.use_backend(device_backend):
@@ -52,6 +52,7 @@ def as_on_the_cpu(device_backend, same):
     return compare
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_activations(as_on_the_cpu, rng, size, dtype):
@@ -77,6 +78,7 @@ def test_activations(as_on_the_cpu, rng, size, dtype):
     as_on_the_cpu(updated, x)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(3, 1), (3, 9), (3, 25), (3, 1280), (3, 5000)])
 def test_weights_and_learned_steps(as_on_the_cpu, rng, shape, dtype):
@@ -92,6 +94,7 @@ def test_weights_and_learned_steps(as_on_the_cpu, rng, shape, dtype):
         as_on_the_cpu(OP.fake_quant_learned_step, w, mask, step, zero, 16, 0.3)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("size", SIZES)
 def test_bits_codes_and_selection(as_on_the_cpu, rng, size):
     w, bits = draw(rng, size).round(decimals=1), draw_mask(rng, (size,))
@@ -108,32 +111,38 @@ def test_bits_codes_and_selection(as_on_the_cpu, rng, size):
         as_on_the_cpu(OP.unpack_codes, OP.pack_codes(codes, levels), size, levels)
 
 
-def on_the_device(arguments):
-    return [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
-
-
+@pytest.mark.device
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", conv_samples.SAMPLES)
-def test_convolutions_of_codes_and_their_blocks(device_backend, same, rng, op, dtype):
-    function = getattr(OP, op)
+@pytest.mark.parametrize("op", OPS)
+def test_every_operator(device_backend, same, rng, op, dtype):
+    """Its outputs, and what it writes into its arguments."""
     for arguments in CASES[op](rng, dtype, None):
+        moved = [on_the_device(a) for a in arguments]
         with kernels.use_backend("reference"):
-            expected = function(*arguments)
+            expected = outputs(op, arguments)
         with kernels.use_backend(device_backend):
-            found = function(*on_the_device(arguments))
-        if isinstance(expected, torch.Tensor):
-            expected, found = [expected], [found]
+            found = outputs(op, moved)
         for ours, right in zip(found, expected, strict=True):
-            if op in FREE_SUMS:
+            if op in FREE_SUMS and right.dtype == torch.float64:
                 torch.testing.assert_close(ours.cpu(), right, rtol=1e-10, atol=1e-7, equal_nan=True)
             else:
                 same(ours.cpu(), right)
+
+
+def outputs(op, arguments):
+    """Calls an operator and lists the tensors that it returns and those that it was given."""
+    found = getattr(OP, op)(*arguments)
+    if isinstance(found, torch.Tensor):
+        found = [found]
+    lists = [a if isinstance(a, list) else [a] for a in arguments]
+    return [*(found or ()), *(a for given in lists for a in given if isinstance(a, torch.Tensor))]
 
 
 # Below 2^-40 both functions are affine, from 128 on constants or the identity.
 EXPONENTS = range(127 - 40, 127 + 7)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("function", [Function.SWISH, Function.SIGMOID], ids=str)
 def test_functions_of_every_number(device_backend, function):
     """Values and slopes: kernels divide in steps of their own."""
@@ -156,17 +165,7 @@ def test_functions_of_every_number(device_backend, function):
             assert torch.equal(ours.view(torch.int32), right.view(torch.int32)), exponent
 
 
-@pytest.mark.parametrize("op", norm_cases.CASES)
-def test_normalization(as_on_the_cpu, rng, op):
-    def run(*arguments):
-        written = [t for t in arguments if isinstance(t, torch.Tensor)]
-        return *getattr(OP, op)(*arguments), *written
-
-    for arguments in CASES[op](rng, torch.float32, None):
-        # As they are now, for the operator that writes.
-        as_on_the_cpu(run, *(a.clone() if isinstance(a, torch.Tensor) else a for a in arguments))
-
-
+@pytest.mark.device
 @pytest.mark.parametrize("levels,weight_levels", [(16, 16), (256, 16), (256, 256)])
 def test_sums_of_whole_numbers(device_backend, rng, levels, weight_levels):
     """The same integers from whatever algorithm the device's library takes."""
@@ -179,14 +178,15 @@ def test_sums_of_whole_numbers(device_backend, rng, levels, weight_levels):
     operands = x / scales[0], scales[0], w / scales[1][:, None, None, None], scales[1]
     expected = kernels.conv2d_of_integers(*operands, None, call).plain()
     with kernels.use_backend(device_backend):
-        found = kernels.conv2d_of_integers(*(t.cuda() for t in operands), None, call).plain()
+        found = kernels.conv2d_of_integers(*(t.to(DEVICE) for t in operands), None, call).plain()
     assert torch.equal(found.cpu(), expected)
 
 
-@pytest.mark.parametrize("op", conv_samples.SAMPLES)
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", [op for op in conv_samples.SAMPLES if op in OPS])
 def test_convolutions_and_blocks_do_not_wait(device_backend, op):
     for case in conv_samples.SAMPLES[op](torch.float32):
-        arguments = on_the_device(case)
+        arguments = [on_the_device(a) for a in case]
         with kernels.use_backend(device_backend):
             getattr(OP, op)(*arguments)
             torch.cuda.set_sync_debug_mode("error")
@@ -209,6 +209,7 @@ def operands(rng):
     return x, draw(rng, 6, 40).cuda().requires_grad_(), [t.cuda() for t in fresh_state()], grad
 
 
+@pytest.mark.gpu
 def test_nothing_waits_for_the_device(device_backend, operands):
     with kernels.use_backend(device_backend):
         training_step(*operands)
@@ -219,6 +220,7 @@ def test_nothing_waits_for_the_device(device_backend, operands):
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.gpu
 def test_a_graph_can_be_captured(device_backend, operands):
     x, w, state, grad = operands
     with kernels.use_backend(device_backend):

@@ -224,6 +224,8 @@ def test_rejects(backend):
         kernels.fake_quant_per_tensor_observed(torch.ones(1), ends, step.repeat(2), 16)
     with pytest.raises(ValueError, match=r"extremes has shape \[3\], but must have \[2\]"):
         kernels.move_range_(torch.ones(3), ema, ends, step, 0.9)
+    with pytest.raises(ValueError, match=r"range has strides \[2\], but must be contiguous"):
+        kernels.update_range_(torch.ones(1), ema, torch.zeros(4)[::2], step, 0.9)
     for decay in (-0.1, 1.0, 1.5, 0.99999999, NAN):
         for update, data in (
             (kernels.update_range_, torch.ones(1)),

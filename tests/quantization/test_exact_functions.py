@@ -9,6 +9,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
 import micronet_kernels as kernels
+from devices import DEVICE
 from mean_networks import SHAPE, images_of, in_lanes, means_network, quantized
 from packed_networks import bits_of
 
@@ -142,7 +143,7 @@ def test_hard_functions_are_the_stated_ones_whatever_vectors_they_are_cut_into(r
                 assert torch.equal(bits_of(by_steps[~nans]), bits_of(product[~nans]))
 
 
-@pytest.mark.gpu
+@pytest.mark.device
 @pytest.mark.parametrize(
     "function",
     [F.hardswish, F.hardsigmoid, nn.Hardswish(inplace=True), F.silu, lambda x: x.mean((2, 3))],
@@ -151,7 +152,7 @@ def test_a_device_gives_the_bits_of_the_cpu(function, rng):
     model, images = quantized(lambda _, x: function(4 * x)), images_of(rng)
     with torch.no_grad():
         wanted = bits_of(model(images))
-        assert torch.equal(bits_of(model.cuda()(images.cuda()).cpu()), wanted)
+        assert torch.equal(bits_of(model.to(DEVICE)(images.to(DEVICE)).cpu()), wanted)
 
 
 def test_training_is_torchs_own(rng):

@@ -1,6 +1,7 @@
-"""Stage a: the tests marked ``gpu``, native and Triton, and every failure in full."""
+"""Stage a: the tests marked ``gpu`` or ``device``, native and Triton, and every failure in full."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ ON_CPU = {
 # Triton compiles for each test: the native kernels are known before that begins.
 PARTS = {"native and training": "not triton", "Triton": "triton"}
 TESTS, FAILURES, SLOWEST, MOST_WORKERS = "Tests", "Failures", "Slowest tests", 16
+MARKED = re.compile(r"mark\.(gpu|device)\b")
 # Seconds before the stage is killed, for what follows the tests.
 REST = 3
 
@@ -36,14 +38,14 @@ def commands(settings: Settings) -> dict[str, list[str]]:
         return {part: [*found, *tests] for part, tests in ON_CPU.items()}
     # A fault of one kernel spoils its process: several, so that others still tell something.
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    found += ["-p", "xdist.plugin", "-n", str(workers), "-m", "gpu", *marked()]
+    found += ["-p", "xdist.plugin", "-n", str(workers), "-m", "gpu or device", *marked()]
     return {part: [*found, "-k", names] for part, names in PARTS.items()}
 
 
 def marked() -> list[str]:
     """Return the files with tests for a device: no other has to be importable where one is."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(f.relative_to(ROOT)) for f in files if "mark.gpu" in f.read_text()]
+    return [str(f.relative_to(ROOT)) for f in files if MARKED.search(f.read_text())]
 
 
 def measure(settings: Settings, record: Record) -> None:

@@ -54,15 +54,15 @@ def _power(base, exponent):
 
 
 @triton.jit
-def _move(found, ema, ema_stride, ends, ends_stride, step, decay):
+def _move(found, ema, ends, step, decay):
     """One step of the averages of the extremes `found` [2], and the bias-corrected range."""
     i = tl.arange(0, 2)
     d = tl.full((), decay, tl.float32)
     count = tl.load(step) + 1
-    average = d * tl.load(ema + i * ema_stride) + (1.0 - d) * (found + 0.0)
+    average = d * tl.load(ema + i) + (1.0 - d) * (found + 0.0)
     tl.store(step, count)
-    tl.store(ema + i * ema_stride, average)
-    tl.store(ends + i * ends_stride, tl.div_rn(average, 1.0 - _power(d, count)))
+    tl.store(ema + i, average)
+    tl.store(ends + i, tl.div_rn(average, 1.0 - _power(d, count)))
 
 
 @triton.jit
@@ -100,18 +100,16 @@ def reduce_extremes_kernel(partial, found, count, MOST: tl.constexpr) -> None:
 
 
 @triton.jit
-def update_range_kernel(
-    partial, ema, ema_stride, ends, ends_stride, step, decay, count, MOST: tl.constexpr
-) -> None:
+def update_range_kernel(partial, ema, ends, step, decay, count, MOST: tl.constexpr) -> None:
     """Moves the averages by the extremes of partial [2, count]."""
     lo, hi = reduce_partial(partial, count, MOST)
-    _move(_pair(lo, hi), ema, ema_stride, ends, ends_stride, step, decay)
+    _move(_pair(lo, hi), ema, ends, step, decay)
 
 
 @triton.jit
-def move_range_kernel(found, ema, ema_stride, ends, ends_stride, step, decay) -> None:
+def move_range_kernel(found, ema, ends, step, decay) -> None:
     """Moves the averages by the extremes found [2]."""
-    _move(tl.load(found + tl.arange(0, 2)), ema, ema_stride, ends, ends_stride, step, decay)
+    _move(tl.load(found + tl.arange(0, 2)), ema, ends, step, decay)
 
 
 def partial_extremes(x: Tensor) -> tuple[Tensor, int]:
@@ -137,11 +135,10 @@ def reduce_extremes(partial: Tensor, programs: int) -> Tensor:
 def update_range_(x: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
     """Moves the averages by the minimum and maximum of x, without waiting for the device."""
     partial, programs = find_extremes(x, step, first_only=False)
-    state = (ema, ema.stride(0), range, range.stride(0), step, decay)
-    launch(update_range_kernel, 1, partial, *state, programs, MOST=MOST_PROGRAMS, **ALONE)
+    operands = (partial, ema, range, step, decay, programs)
+    launch(update_range_kernel, 1, *operands, MOST=MOST_PROGRAMS, **ALONE)
 
 
 def move_range_(found: Tensor, ema: Tensor, range: Tensor, step: Tensor, decay: float) -> None:
     """As `update_range_`, by extremes that are known."""
-    state = (ema, ema.stride(0), range, range.stride(0), step, decay)
-    launch(move_range_kernel, 1, found.contiguous(), *state, **ALONE)
+    launch(move_range_kernel, 1, found.contiguous(), ema, range, step, decay, **ALONE)
