@@ -77,7 +77,7 @@ build-device: .venv/.packages
 	$(EMULATED) $(BIN)/python setup.py -q build_ext --build-lib build/emulated
 
 test-device: setup build-device
-	$(PYTEST) -p benchmarks.harness.emulated_device -m device
+	$(PYTEST) -p benchmarks.harness.emulated_device -m "device or emulated"
 
 test-arm: cross-tools setup
 	$(BIN)/cmake -S . -B $(CROSS) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \

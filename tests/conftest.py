@@ -13,7 +13,7 @@ import torch
 
 import micronet_kernels as kernels
 from cpu_backends import CPU_BACKENDS
-from devices import IS_HERE
+from devices import EMULATED, IS_HERE
 from paths import DATA, IMAGES
 from shared_runs import fitted_run, resnet8_by_name
 
@@ -25,6 +25,7 @@ HAS = {
     "data": IMAGES.exists(),
     "gpu": torch.cuda.is_available(),
     "device": IS_HERE,
+    "emulated": EMULATED,
     "nvcc": shutil.which("nvcc") is not None,
     "interpreter": os.environ.get("TRITON_INTERPRET") == "1",
 }

@@ -11,8 +11,8 @@ from ..checks import (
     check_codes,
     check_dense,
     check_float_type,
-    check_range_scheme,
     check_order,
+    check_range_scheme,
     check_same_device,
     check_selection,
 )

@@ -10,7 +10,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() or not EMULATED else "
 
 
 def on_the_device(value):
-    """Returns a tensor's copy there, strides and all; a list of copies, and anything else as it is."""
+    """Returns a tensor's copy there, strides and all; a list's copies; anything else as it is."""
     if isinstance(value, list):
         return [on_the_device(v) for v in value]
     if not isinstance(value, torch.Tensor):

@@ -35,10 +35,10 @@ def bits_of(model):
     return bits | {"conv1": LayerBits(None, None), "fc": LayerBits(2.4, None)}
 
 
-def stepper(deferred, **train):
+def stepper(deferred, device="cpu", **train):
     """A network of its first epoch, and what takes its steps."""
     torch.manual_seed(0)
-    model = architectures.create_model("resnet20", 10)
+    model = architectures.create_model("resnet20", 10).to(device)
     # The last layers are pruned later, by gradients that are gathered until then.
     later = PruneGroup(("layer3*",), final_sparsity=0.5, criterion=SECOND_ORDER, start_epoch=1)
     groups = PruneGroup(("layer[12]*",), final_sparsity=0.5), later
@@ -57,7 +57,7 @@ def stepper(deferred, **train):
     state.compression.begin_epoch(0, state.optimizer)
     model.train()
     set_learning_rate(state.optimizer, plan.train.lr)
-    teacher = Teacher(architectures.create_model("resnet20", 10))
+    teacher = Teacher(architectures.create_model("resnet20", 10).to(device))
     guard = StepGuard(state, plan.train.loss_limit, deferred)
     return Stepper(state, model, plan, teacher, guard)
 

@@ -146,6 +146,21 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
   return {there(of_x), there(of_w), there(of_bias)};
 }
 
+// Its schema does not say that it writes the running statistics.
+std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, const optional<Tensor>& weight,
+                                              const optional<Tensor>& bias,
+                                              const optional<Tensor>& mean,
+                                              const optional<Tensor>& variance, bool training,
+                                              double momentum, double epsilon) {
+  const auto here = [](const optional<Tensor>& t) {
+    return t.has_value() && t->defined() ? on_the_host(*t) : Tensor();
+  };
+  const auto [y, saved_mean, saved_scale] =
+      at::native_batch_norm(on_the_host(x), here(weight), here(bias), here(mean), here(variance),
+                            training, momentum, epsilon);
+  return {y.to(kDevice), saved_mean.to(kDevice), saved_scale.to(kDevice)};
+}
+
 void as_on_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
 }
@@ -161,6 +176,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_copy_from_and_resize", copy_from_and_resize);
   library.impl("convolution_overrideable", convolution);
   library.impl("convolution_backward_overrideable", convolution_backward);
+  library.impl("native_batch_norm", batch_norm);
   // Those that make another view of the same memory, or give a tensor another memory.
   library.impl("view", at::native::view);
   library.impl("as_strided", at::native::as_strided_tensorimpl);
