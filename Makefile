@@ -9,7 +9,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
 # Each process of the tests imports torch; what the first one compiles of it serves the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-core build-core build-device test-device cross-tools test-arm test-races lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine bench-agreement coverage gpu gpu-wheels clean
+.PHONY: setup demo test test-all test-core build-core build-device test-device cross-tools test-arm test-races lint docs format picture bench bench-fakequant bench-qatstep bench-skipping bench-input bench-accuracy bench-blocks-accuracy bench-recipes bench-kernels bench-engine bench-agreement bench-device coverage gpu gpu-wheels clean
 
 setup: .venv/.built
 
@@ -147,6 +147,10 @@ bench-engine: setup build/peers/.installed
 
 bench-agreement: setup
 	$(BIN)/python -m benchmarks.engine.agreement $(ARGS)
+
+# ARGS are options of `python -m benchmarks.gpu.emulated`: images, networks.
+bench-device: setup build-device
+	$(BIN)/python -m benchmarks.gpu.emulated $(ARGS)
 
 coverage: setup
 	$(BIN)/python -m benchmarks.coverage

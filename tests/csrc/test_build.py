@@ -101,6 +101,7 @@ def test_the_same_major_version_compiles(build, bare, tmp_path, monkeypatch):
     kit = toolkit(tmp_path / "kit", "13.2")
     monkeypatch.setenv("CUDA_HOME", str(kit))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("MICRONET_CUDA_ARCHITECTURES", raising=False)
     root, sentence = build["cuda_choice"]()
     assert root == kit
     assert "sm_80" in sentence and "sm_90" in sentence and "13.2" in sentence
