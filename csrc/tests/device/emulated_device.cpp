@@ -180,8 +180,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("convolution_overrideable", convolution);
   library.impl("convolution_backward_overrideable", convolution_backward);
   library.impl("native_batch_norm", batch_norm);
-  // Torch would make its output beforehand, and the CPU's operator warn that it is of another size.
-  library.impl("mse_loss", torch::CppFunction::makeFromBoxedFunction<&as_on_the_cpu>());
+  // What torch does for devices without these operators is not what the CPU and CUDA do: it makes
+  // an output of another size beforehand, and takes no images that are channels last.
+  for (const char* op : {"mse_loss", "native_group_norm"}) {
+    library.impl(op, torch::CppFunction::makeFromBoxedFunction<&as_on_the_cpu>());
+  }
   // Those that make another view of the same memory, or give a tensor another memory.
   library.impl("view", at::native::view);
   library.impl("as_strided", at::native::as_strided_tensorimpl);
