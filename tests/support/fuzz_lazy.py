@@ -257,7 +257,9 @@ def attempt(case, device="cpu"):
         theirs = run(specified, x.double(), case)
     if doubts.found and not theirs.error:
         return None
-    ours = run(net, x, case, device)
+    # On CUDA torch's own convolutions may else round to ten bits.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        ours = run(net, x, case, device)
     found = compare(ours, theirs, doubts.magnified)
     if found and case.action in HIDDEN_WRITES:
         # They change the output that torch's sigmoid keeps, and so the gradient of what was before
