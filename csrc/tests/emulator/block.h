@@ -196,7 +196,7 @@ class Block {
       order_ = order_ * 1664525u + 1013904223u;
       const uint64_t before = progress_;
       const size_t step = order_ & 1 ? 1 : count - 1;
-      for (size_t t = 0, next = (order_ >> 8) % count; t < count; ++t, next = next + step) {
+      for (size_t t = 0, next = (order_ >> 8) % count; t < count; ++t, next += step) {
         if (next >= count) next -= count;
         Fiber& f = *threads[next];
         if (f.is_done) continue;
