@@ -24,13 +24,14 @@ QUICK = ["--device", "cpu", "--quick", "--no-build"]
 # As the command, but that each stage is measured in the process that asks for it: torch is read
 # once, and a process of its own is what the stages below have.
 IN_ONE_PROCESS = """\
-import sys
+import gc, sys
 from benchmarks.gpu import __main__ as command, processes, stage
 run = processes.run
 
 def measured_here(words, log, limit, env):
     if words[2] != "benchmarks.gpu.stage":
         return run(words, log, limit, env)
+    gc.freeze()  # what other stages left is not looked through before each timing
     stage.main(*words[3:])
     return processes.Outcome(processes.FINISHED, 0)
 

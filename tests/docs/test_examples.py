@@ -67,6 +67,10 @@ def test_shapes_are_detected(run, arch):
     assert "50% of the pruned" in out and "it finds the same: True" in out
 
 
+# Pruning and quantization have begun after two epochs; a third learns most digits.
+THREE = ("--epochs", "3")
+
+
 def check_digits(out, folder):
     """Most are learned, and the network is there."""
     right, total = map(int, re.search(r"^(\d+) of (\d+) images", out, re.MULTILINE).groups())
@@ -77,14 +81,14 @@ def check_digits(out, folder):
 @pytest.mark.slow
 def test_a_network_is_trained_in_a_loop_of_accelerate(run, tmp_path):
     pytest.importorskip("accelerate")
-    check_digits(run("train_with_accelerate.py"), tmp_path / "runs/accelerate")
+    check_digits(run("train_with_accelerate.py", *THREE), tmp_path / "runs/accelerate")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's, about loaders and loggers
 def test_a_network_is_trained_in_lightning(run, tmp_path):
     pytest.importorskip("lightning")
-    check_digits(run("train_with_lightning.py"), tmp_path / "runs/lightning")
+    check_digits(run("train_with_lightning.py", *THREE), tmp_path / "runs/lightning")
 
 
 def test_a_network_is_scored(run):

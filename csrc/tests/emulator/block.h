@@ -29,6 +29,10 @@ namespace cuda_on_host {
 
 constexpr unsigned kWarp = 32;
 
+// What goes from thread to thread, thousands of times for each kernel, looks at nothing of a
+// kernel's.
+#define CUDA_ON_HOST_UNCHECKED __attribute__((no_sanitize("address", "undefined")))
+
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "cuda_on_host: %s\n", what);
   std::_Exit(2);
@@ -136,6 +140,17 @@ class Block {
 
     bool holds(unsigned lane) const { return lane < kWarp && ((mask_ >> lane) & 1) != 0; }
 
+    // The lanes that brought another value than 0.
+    CUDA_ON_HOST_UNCHECKED unsigned set() const {
+      unsigned bits = 0;
+      for (unsigned lane = 0; lane < kWarp; ++lane) {
+        T value;
+        __builtin_memcpy(&value, &values_[lane], sizeof(T));
+        bits |= (value != 0 ? 1u : 0u) << lane;
+      }
+      return bits & mask_;
+    }
+
     T seen(unsigned lane) const {
       if (!holds(lane)) fail("a lane outside the mask is read");
       T value;
@@ -165,20 +180,25 @@ class Block {
     arrived_ = 0;
     offers_.clear();
     whole_warps_.assign(size.x / kWarp, {});
+    threads_.clear();
     for (unsigned t = 0; t < size.x; ++t) {
       fibers_[t]->index = dim3(t, 0, 0);
       fibers_[t]->is_done = false;
+      threads_.push_back(fibers_[t].get());
     }
   }
 
   // Rounds over all threads until all are done, each from another thread on.
-  void schedule() {
-    const size_t count = fibers_.size();
+  CUDA_ON_HOST_UNCHECKED void schedule() {
+    const size_t count = threads_.size();
+    Fiber* const* threads = threads_.data();
     for (unsigned done = 0; done < count;) {
       order_ = order_ * 1664525u + 1013904223u;
       const uint64_t before = progress_;
-      for (size_t t = 0; t < count; ++t) {
-        Fiber& f = *fibers_[((order_ & 1 ? t : count - t) + (order_ >> 8)) % count];
+      const size_t step = order_ & 1 ? 1 : count - 1;
+      for (size_t t = 0, next = (order_ >> 8) % count; t < count; ++t, next += step) {
+        if (next >= count) next -= count;
+        Fiber& f = *threads[next];
         if (f.is_done) continue;
         running_ = &f;
         resume(f);
@@ -214,7 +234,7 @@ class Block {
     ++released_;
   }
 
-  void resume(Fiber& f) {
+  CUDA_ON_HOST_UNCHECKED void resume(Fiber& f) {
     void* fake = nullptr;
     depart(&fake, f.stack.get(), kStackBytes);
     if (f.is_started) {
@@ -226,14 +246,16 @@ class Block {
     arrive(fake, nullptr, nullptr);
   }
 
-  void leave() {
+  CUDA_ON_HOST_UNCHECKED void leave() {
     Fiber& me = *running_;
     depart(&me.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
     go(me.place, scheduler_);
     arrive(me.fake_stack);
   }
 
-  void arrive(void* fake) { arrive(fake, &scheduler_stack_, &scheduler_stack_bytes_); }
+  CUDA_ON_HOST_UNCHECKED void arrive(void* fake) {
+    arrive(fake, &scheduler_stack_, &scheduler_stack_bytes_);
+  }
 
   // The sanitizer has to know which stack is in use.
 #ifdef __SANITIZE_ADDRESS__
@@ -249,6 +271,7 @@ class Block {
 #endif
 
   std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> threads_;                             // the same
   std::vector<Offers> whole_warps_;                         // of each warp, all lanes
   std::map<std::pair<unsigned, unsigned>, Offers> offers_;  // of each warp and other mask
   Fiber* running_ = nullptr;

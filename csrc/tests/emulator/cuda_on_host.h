@@ -143,12 +143,7 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
 }
 
 inline unsigned __ballot_sync(unsigned mask, int flag) {
-  const Exchanged<int> all(cuda_on_host::Block::current, mask, flag);
-  unsigned bits = 0;
-  for (unsigned lane = 0; lane < 32; ++lane) {
-    if (all.holds(lane) && all.seen(lane) != 0) bits |= 1u << lane;
-  }
-  return bits;
+  return Exchanged<int>(cuda_on_host::Block::current, mask, flag).set();
 }
 inline int __any_sync(unsigned mask, int flag) { return __ballot_sync(mask, flag) != 0; }
 inline int __all_sync(unsigned mask, int flag) { return __ballot_sync(mask, flag) == mask; }
