@@ -86,6 +86,7 @@ class Oscillations:
             self._find(model)
             self._start()
         if self._kept:
+            self._follow()
             self._let_go()
 
     def restart(self) -> None:
@@ -127,6 +128,14 @@ class Oscillations:
         for name in ("integer", "average"):
             self._kept[name].copy_(integers)
 
+    def _follow(self) -> None:
+        """Go where the weights are: a network may be moved, as after a state was loaded."""
+        device = next(iter(self._layers.values())).weight.device
+        if self._channels.device != device:
+            self._kept = {name: tensor.to(device) for name, tensor in self._kept.items()}
+            self._channels = self._channels.to(device)
+            self._factors = None if self._factors is None else self._factors.to(device)
+
     @torch.no_grad()
     def _let_go(self) -> None:
         """Reset what masks prune, whose integer is 0 from now on."""
@@ -144,6 +153,7 @@ class Oscillations:
         self._asked = False
         if not self._kept or self._section is None:
             return
+        self._follow()
         momentum, threshold = self._section.momentum, self._freeze
         frozen, average = self._kept["frozen"], self._kept["average"]
         weights = None if threshold is None else self._without_frozen()
