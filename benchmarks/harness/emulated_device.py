@@ -4,6 +4,7 @@
 before anything imports `micronet_kernels`; tests take this file as a plugin of pytest.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -53,6 +54,7 @@ def _device_module() -> types.ModuleType:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "synchronize": lambda device=None: None,
+        "device": lambda device: contextlib.nullcontext(),
         "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
         "manual_seed_all": lambda seed: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(),

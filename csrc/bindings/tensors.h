@@ -70,8 +70,8 @@ inline void* stream_of(const Tensor& x) {
 }
 #endif
 
-// Calls on_cpu() or, on x's own device, on_cuda(stream), and raises what they report. The emulator's
-// device, see tests/device, is served by the kernels for CUDA.
+// Calls on_cpu() or, on x's own device, on_cuda(stream), and raises what they report. The
+// emulator's device, see tests/device, is served by the kernels for CUDA.
 template <typename OnCpu, typename OnCuda>
 void launch_for(const Tensor& x, const OnCpu& on_cpu, [[maybe_unused]] const OnCuda& on_cuda) {
 #ifdef MICRONET_CUDA

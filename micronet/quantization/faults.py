@@ -140,7 +140,7 @@ class LearnedWatch:
         if not now.numel():
             return
         if self._results is None:
-            self._results = Deferred(_TOGETHER if now.is_cuda else 1)
+            self._results = Deferred(1 if now.device.type == "cpu" else _TOGETHER)
             self._sound = torch.ones((), dtype=torch.bool, device=now.device)
             self._kept = now
         # Of the newest step, or of the first that failed.

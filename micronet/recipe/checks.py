@@ -105,6 +105,7 @@ def check_train(t: TrainSection, path: str) -> None:
 
 def _check_together(t: TrainSection, path: str) -> None:
     _require(t.momentum > 0 or not t.nesterov, path, "train.nesterov", "needs train.momentum > 0")
+    _check_is_read(t, path)
     other = f"is of sgd, not of {t.optimizer}"
     _require(t.optimizer == "sgd" or not t.nesterov, path, "train.nesterov", other)
     _require(0 <= t.lr_min <= t.lr, path, "train.lr_min", f"{t.lr_min} is not in [0, train.lr]")
@@ -121,6 +122,24 @@ def _check_together(t: TrainSection, path: str) -> None:
         f"and lr_schedule {t.lr_schedule!r}: step needs milestones, and nothing else uses them"
     )
     _require(needed, path, "train.milestones", problem)
+
+
+# What only some optimizers read.
+_OF_OPTIMIZERS = {
+    "momentum": ("sgd", "rmsprop"),
+    "alpha": ("rmsprop",),
+    "betas": ("adam", "adamw"),
+    "eps": ("adam", "adamw", "rmsprop"),
+}
+
+
+def _check_is_read(t: TrainSection, path: str) -> None:
+    """Refuse a value that is not the default where neither optimizer reads it."""
+    chosen = {t.optimizer, t.step_optimizer or t.optimizer}
+    for key, optimizers in _OF_OPTIMIZERS.items():
+        is_default = getattr(t, key) == getattr(TrainSection, key)
+        problem = f"is of {' and '.join(optimizers)}, not of {' and '.join(sorted(chosen))}"
+        _require(is_default or bool(chosen & {*optimizers}), path, f"train.{key}", problem)
 
 
 def _check_prune(p: PruneSection, path: str) -> None:

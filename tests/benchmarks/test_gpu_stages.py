@@ -206,9 +206,11 @@ def test_all_parts_of_the_tests_end_before_the_stage_is_killed(record, tmp_path,
 
 def test_tests_of_a_device_are_shared_out():
     words = device_tests.commands(Settings("cuda", False, ""))["Triton"]
-    assert "xdist.plugin" in words and words[words.index("-m", 2) + 1] == "gpu"
+    assert "xdist.plugin" in words and words[words.index("-m", 2) + 1] == "gpu or device"
     assert {"tests/kernels/test_gpu.py", "tests/kernels/test_triton.py"} <= set(words)
+    assert "tests/training/test_no_waiting.py" in words
     assert "tests/kernels/test_codes.py" not in words
+    assert "tests/training/test_emulated_training.py" not in words
 
 
 # Measurements -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from devices import DEVICE
 from fuzz_lazy import Case, attempt, draw_case, explore
 from lazy_actions import ACTIONS, OBSERVES, READS, WRITES
 from lazy_networks import STATES, TAILS
@@ -14,9 +15,10 @@ COUNT = 300
 
 
 @pytest.mark.slow
-def test_what_users_do_is_as_in_plain_torch(rng):
+@pytest.mark.parametrize("device", ["cpu", pytest.param(DEVICE, marks=pytest.mark.device)], ids=str)
+def test_what_users_do_is_as_in_plain_torch(rng, device):
     seed = int(torch.randint(2**31, (), generator=rng))
-    differences, _ = explore(COUNT, seed)
+    differences, _ = explore(COUNT, seed, device)
     assert not differences, (seed, differences)
 
 

@@ -70,6 +70,12 @@ MISTAKES = {
         "did you mean 'cosine'",
     ],
     "train: {momentum: 0, nesterov: true}": ["train.nesterov"],
+    "train: {momentum: 0.5, optimizer: adamw}": [
+        "train.momentum is of sgd and rmsprop, not of adamw"
+    ],
+    "train: {alpha: 0.5, step_optimizer: adam}": ["train.alpha is of rmsprop, not of adam and sgd"],
+    "train: {betas: [0.8, 0.9]}": ["train.betas is of adam and adamw, not of sgd"],
+    "train: {eps: 0.1}": ["train.eps"],
     "train: 3": ["train must be a mapping", "3"],
     "[]": ["holds no sections"],
     "path: here": ["unknown key 'path'"],

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from lazy_actions import ACTIONS, HIDDEN_WRITES
+from lazy_actions import ACTIONS, HIDDEN_WRITES, OF_THE_HOST
 from lazy_networks import CHANNELS, STATES, TAILS, State, Tail
 from lazy_specification import (
     DECAY,
@@ -177,10 +177,10 @@ def _give_range(quantizer, ends, moves):
         quantizer.training = False
 
 
-def run(net, x, case):
-    """Run a network as the case says, backward too where there is a gradient."""
+def run(net, x, case, device="cpu"):
+    """Run a network there as the case says, backward too where there is a gradient."""
     outcome, seen = Outcome(), []
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_(case.mode == "grad")
+    net, x = net.to(device), x.to(device, copy=True).requires_grad_(case.mode == "grad")
     contexts = {
         "grad": torch.enable_grad,
         "no_grad": torch.no_grad,
@@ -192,7 +192,7 @@ def run(net, x, case):
             outcome.tensors["output"] = (y + 0).detach().clone()
         if y.requires_grad:
             generator = torch.Generator().manual_seed(case.seed)
-            towards = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
+            towards = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
             y.backward(towards)
             outcome.tensors |= {f"gradient of {n}": p.grad for n, p in net.named_parameters()}
             outcome.tensors["gradient of x"] = x.grad
@@ -206,6 +206,7 @@ def run(net, x, case):
         is_range = name.endswith("range")
         if "running" in name or is_range:
             outcome.tensors[name] = buffer
+    outcome.tensors = {n: t if t is None else t.cpu() for n, t in outcome.tensors.items()}
     return outcome
 
 
@@ -247,8 +248,8 @@ def _is_close(ours, theirs, magnified):
     )
 
 
-def attempt(case):
-    """Return the differences of a case, or None where float32 may lie beyond a kink."""
+def attempt(case, device="cpu"):
+    """Return the differences of a case there, or None where float32 may lie beyond a kink."""
     doubts = Doubts()
     net, specified, x = networks(case, doubts)
     other = copy.deepcopy(specified)
@@ -256,7 +257,9 @@ def attempt(case):
         theirs = run(specified, x.double(), case)
     if doubts.found and not theirs.error:
         return None
-    ours = run(net, x, case)
+    # On CUDA torch's own convolutions may else round to ten bits.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        ours = run(net, x, case, device)
     found = compare(ours, theirs, doubts.magnified)
     if found and case.action in HIDDEN_WRITES:
         # They change the output that torch's sigmoid keeps, and so the gradient of what was before
@@ -266,13 +269,14 @@ def attempt(case):
     return found
 
 
-def explore(count, seed):
-    """Compare `count` cases; return the differences by case and how many draws were doubtful."""
+def explore(count, seed, device="cpu"):
+    """Compare `count` cases on a device; return differences by case, and how many were doubtful."""
     rng = random.Random(seed)
     differences, doubtful, done = {}, 0, 0
     while done < count:
         case = draw_case(rng)
-        found = attempt(case)
+        is_possible = str(device) == "cpu" or case.action not in OF_THE_HOST
+        found = attempt(case, device) if is_possible else None
         if found is None:
             doubtful += 1
             continue

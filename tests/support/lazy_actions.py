@@ -93,6 +93,11 @@ def _in_thread(h, seen):
     return found[0]
 
 
+def _array(h):
+    """Its memory as an array, which is that of a copy where it is a device's."""
+    return (h.detach() if h.device.type == "cpu" else h.detach().cpu()).numpy()
+
+
 def _through_numpy(h, seen):
     array = h.detach().numpy()
     array *= 0.5
@@ -221,13 +226,13 @@ READS = {
     "functional conv": lambda h, s: F.conv2d(h, torch.ones_like(h[:1, :, :1, :1])),
     "torch.tensor": lambda h, s: torch.stack([h.sum(), torch.tensor(h.detach()).sum()]),
     "item": lambda h, s: h * float(h.detach().mean().item()),
-    "tolist": lambda h, s: h + torch.tensor(h.detach().tolist(), dtype=h.dtype),
-    "numpy": lambda h, s: h + torch.from_numpy(h.detach().numpy().copy()),
+    "tolist": lambda h, s: h + h.new_tensor(h.detach().tolist()),
+    "numpy": lambda h, s: h + torch.from_numpy(_array(h).copy()).to(h.device),
     "deepcopy": lambda h, s: h + copy.deepcopy(h.detach()),
     "pickled": _pickled,
     "vmap": lambda h, s: torch.vmap(torch.tanh)(h),
     "vmap closed over": lambda h, s: torch.vmap(lambda t: t * F.silu(h).sum())(
-        torch.ones(2, dtype=h.dtype)
+        torch.ones(2, dtype=h.dtype, device=h.device)
     ),
     "scripted": lambda h, s: scripted(h),
     "Function": lambda h, s: Twice.apply(h),
@@ -291,7 +296,9 @@ WRITES = {
     "index_fill_": _statement(lambda h: h.index_fill_(1, torch.tensor([1]), 0.5)),
     "clamp_": _statement(lambda h: h.clamp_(max=50.0)),
     "out": _statement(lambda h: torch.add(torch.zeros_like(h), 1.0, out=h)),
-    "out read": lambda h, s: torch.mul(h.detach(), 2.0, out=torch.empty(0, dtype=h.dtype)) + h,
+    "out read": lambda h, s: (
+        torch.mul(h.detach(), 2.0, out=torch.empty(0, dtype=h.dtype, device=h.device)) + h
+    ),
     "detached write": _alias(lambda h: h.detach(), lambda a: a.mul_(0.5)),
     "data write": _alias(lambda h: h.data, lambda a: a.mul_(0.5)),
     "detached view write": _alias(lambda h: h.detach()[:, 1], lambda a: a.zero_()),
@@ -309,6 +316,8 @@ WRITES = {
 
 # Writes that autograd does not see: the version of the tensor stays.
 HIDDEN_WRITES = ("data write", "numpy write")
+# What nobody can do with a tensor of a device.
+OF_THE_HOST = ("numpy write",)
 
 OBSERVES = {
     "log mean": _logged(lambda h: h.mean()),

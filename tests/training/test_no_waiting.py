@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from guarded_steps import stepper, take
+from devices import DEVICE
+from guarded_steps import batch, stepper, take
 from micronet.compression.features import FeaturePlan
 from micronet.runs import checkpoint
 from micronet.train import main
+from micronet.training.optimizer import device_of
 from micronet.training.steps import epoch
+from micronet.training.steps.step import Batch
 from micronet.utils.deferred import Deferred
 
 # Operators whose result, or its size, the host has to wait for.
@@ -57,16 +60,27 @@ def no_reads(monkeypatch):
             yield mode
 
 
-@pytest.fixture
-def taken():
+# What a device's tensors go through is not all that the CPU's do.
+DEVICES = ["cpu", pytest.param(DEVICE, marks=pytest.mark.device)]
+
+
+@pytest.fixture(params=DEVICES, ids=str)
+def taken(request):
     """A step is behind it: the first one sets what learned quantizers know on the host."""
-    taker = stepper(deferred=True)
+    taker = stepper(deferred=True, device=request.param)
     take(taker, 1)
     return taker
 
 
-def test_a_step_reads_nothing(taken, no_reads):
-    rows = [take(taken, number) for number in (2, 3)]
+@pytest.fixture
+def batches(taken):
+    """Images by the number of the step, where the network is."""
+    place = device_of(taken.state.model)
+    return {number: Batch(*(t.to(place) for t in batch(number))) for number in (2, 3)}
+
+
+def test_a_step_reads_nothing(taken, batches, no_reads):
+    rows = [take(taken, number, images) for number, images in batches.items()]
     # Quantization, distillation, clipping, momentum, masks, averages, and the choice at the end.
     expected = {"_log_softmax", "masked_fill_", "lerp_", "linalg_vector_norm", "where", "argmax"}
     assert expected <= {name.removeprefix("_foreach_") for name in no_reads.seen}
@@ -74,12 +88,12 @@ def test_a_step_reads_nothing(taken, no_reads):
     assert all(row.shape == (4,) for row in rows)
 
 
-def test_a_step_that_distills_features_reads_nothing(taken, request):
+def test_a_step_that_distills_features_reads_nothing(taken, batches, request):
     plan = taken.state.compression.plan
     features = FeaturePlan(("layer1", "layer2.0.conv1"), 0.5, "features")
     taken.state.compression.plan = dataclasses.replace(plan, features=features)
     no_reads = request.getfixturevalue("no_reads")
-    assert take(taken, 2).shape == (4,)
+    assert take(taken, 2, batches[2]).shape == (4,)
     assert {"mse_loss", "clone"} <= no_reads.seen
 
 

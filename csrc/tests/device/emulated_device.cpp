@@ -1,8 +1,9 @@
 // A device of torch's that is the emulator, for tests and tables on machines without a GPU.
 //
-// Its tensors lie in the host's memory. micronet's operators run the CUDA kernels on them, and every
-// other operator is the CPU's: what differs from the CPU is a fault of a kernel, or of what calls it.
-// Built into the module by -DMICRONET_EMULATED_DEVICE=ON; torch calls the device "privateuseone".
+// Its tensors lie in the host's memory. micronet's operators run the CUDA kernels on them, and
+// every other operator is the CPU's: what differs from the CPU is a fault of a kernel, or of what
+// calls it. Built into the module by -DMICRONET_EMULATED_DEVICE=ON; torch calls the device
+// "privateuseone".
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -134,10 +135,12 @@ Tensor convolution(const Tensor& x, const Tensor& w, const optional<Tensor>& bia
       .to(kDevice);
 }
 
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& w, IntArrayRef stride, IntArrayRef padding,
-    IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups,
-    std::array<bool, 3> wanted) {
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& x,
+                                                        const Tensor& w, IntArrayRef stride,
+                                                        IntArrayRef padding, IntArrayRef dilation,
+                                                        bool transposed, IntArrayRef output_padding,
+                                                        int64_t groups,
+                                                        std::array<bool, 3> wanted) {
   const c10::SmallVector<int64_t, 1> bias_sizes{grad.size(1)};
   const auto [of_x, of_w, of_bias] =
       at::convolution_backward(grad.cpu(), x.cpu(), w.cpu(), IntArrayRef(bias_sizes), stride,
@@ -177,6 +180,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("convolution_overrideable", convolution);
   library.impl("convolution_backward_overrideable", convolution_backward);
   library.impl("native_batch_norm", batch_norm);
+  // What torch does for devices without these operators is not what the CPU and CUDA do: it makes
+  // an output of another size beforehand, and takes no images that are channels last.
+  for (const char* op : {"mse_loss", "native_group_norm"}) {
+    library.impl(op, torch::CppFunction::makeFromBoxedFunction<&as_on_the_cpu>());
+  }
   // Those that make another view of the same memory, or give a tensor another memory.
   library.impl("view", at::native::view);
   library.impl("as_strided", at::native::as_strided_tensorimpl);
@@ -189,7 +197,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("set_", at::native::set_cpu_);
 }
 
-// As autocast on a CUDA device: convolutions and products in two bytes, sums in four ---------------
+// As autocast on a CUDA device: convolutions and products in two bytes, sums in four
+// ---------------
 
 TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFallthrough());
