@@ -139,7 +139,8 @@ class LearnedWatch:
         learned, now = self._learned, self._learned.together()
         if not now.numel():
             return
-        if self._results is None:
+        if self._results is None or self._kept.device != now.device:
+            # The first step, or the first one since the network was moved.
             self._results = Deferred(1 if now.device.type == "cpu" else _TOGETHER)
             self._sound = torch.ones((), dtype=torch.bool, device=now.device)
             self._kept = now

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 import micronet
 from compressed import PRUNE, recipe, small
 from devices import DEVICE
+from micronet.quantization.faults import LearnedWatch
 from micronet.training import optimizer
+from micronet.utils.errors import UserError
 
 pytestmark = pytest.mark.device
 
@@ -82,3 +84,19 @@ def test_what_is_kept_of_a_network_goes_where_it_is_moved(name, moved, batches):
         assert torch.equal(tensor, second[key]), key
         # Bits of masks are copied to where they are needed.
         assert key.startswith("masks/") or second[key].device.type == DEVICE.type, key
+
+
+def test_steps_that_are_learned_are_looked_at_where_they_are_moved(monkeypatch):
+    model, compression = begun(recipe(quantize={"weights": PRECISION, "activations": None}))
+    compression.begin_epoch(0)
+    watch = LearnedWatch()
+    watch.look(model, 1)
+    # CUDA's parameters stay the same objects by themselves.
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    model.to(DEVICE)
+    watch.look(model, 2)
+    with torch.no_grad():
+        model.fc.weight_step[1] = -1.0
+    with pytest.raises(UserError, match=r"weights of layer 'fc' is -1.0 after step 3, but"):
+        for number in range(3, 100):
+            watch.look(model, number)
