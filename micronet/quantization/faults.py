@@ -37,7 +37,8 @@ class Learned(NamedTuple):
     def together(self) -> Tensor:
         """Return all of them [n], float32, the steps first; empty where there are none."""
         parts = [part.detach() for part in (*self.steps.values(), *self.offsets.values())]
-        return torch.cat(parts) if parts else torch.empty(0)
+        # Layers may lie on several devices.
+        return torch.cat([part.to(parts[0].device) for part in parts]) if parts else torch.empty(0)
 
     def with_values(self, values: Tensor) -> Learned:
         """Return them with other values, of the order of ``together``."""
