@@ -48,6 +48,8 @@ def position_means(x: Tensor) -> Tensor:
     if block is not None and block.gate is None:
         return MeansNode.apply(x, block, True)
     values = _ordinary(x)
+    if not values.numel():
+        return values.mean((2, 3), keepdim=True)
     waiting = LazyTensor.wait(values.detach())
     found = waiting.block()
     assert found is not None

@@ -147,10 +147,12 @@ class PendingTensor(Tensor):
             return func(*args, **kwargs)
 
     def _take_data(self, data: Tensor) -> None:
-        if self.shape != data.shape or data.dtype != torch.float32:
+        kept = self.shape, torch.float32, self.device
+        if (data.shape, data.dtype, data.device) != kept:
             raise RuntimeError(
-                f"the data of a tensor of shape {list(self.shape)} that waits for its reader "
-                f"cannot be replaced by {data.dtype} of shape {list(data.shape)}"
+                f"the data of a tensor of shape {list(self.shape)} that waits for its reader on "
+                f"{self.device} cannot be replaced by {data.dtype} of shape {list(data.shape)} on "
+                f"{data.device}"
             )
         self._cell.take(data._open() if isinstance(data, PendingTensor) else data.detach())
         _follow_geometry(self)

@@ -84,7 +84,8 @@ def _check(model: nn.Module, name: str, about: About) -> None:
     require_sound(model, f"{name} cannot be exported: ")
     for parameter, value in model.named_parameters():
         if value.device.type != "cpu":
-            raise UserError(f"{name} cannot be exported: {parameter!r} is on {value.device}")
+            place = f"{parameter!r} is on {value.device}"
+            raise UserError(f"{name} cannot be exported: {place}; move it to the CPU by cpu()")
 
 
 def _is_quantized(document: Document) -> bool:

@@ -61,6 +61,9 @@ class ModelEma:
             return
         now = averaged_tensors(model)
         self.tensors.update({n: t.clone() for n, t in now.items() if n not in self.tensors})
+        # The network may have been moved since, as after a state was loaded.
+        moved = {n: t for n, t in now.items() if self.tensors[n].device != t.device}
+        self.tensors.update({n: self.tensors[n].to(t.device) for n, t in moved.items()})
         averages, weights = [self.tensors[name] for name in now], list(now.values())
         if share is None:
             torch._foreach_lerp_(averages, weights, self.share(step))

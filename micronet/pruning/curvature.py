@@ -109,6 +109,9 @@ class Curvature:
         if not self.tensors:
             return
         layers = architectures.layers(model)
+        for name, average in self.tensors.items():
+            # The network may have been moved since, as after a state was loaded.
+            self.tensors[name] = average.to(layers[name].weight.device)
         torch._foreach_mul_(list(self.tensors.values()), DECAY)
         averages, gradients = [], []
         for name, average in self.tensors.items():
@@ -144,6 +147,7 @@ class Curvature:
                 "gradient since its mask was chosen last"
             )
         # In double precision: products of small gradients would vanish.
+        average = average.to(weight.device)
         product = weight.double().square() * average.double() / 2
         rises = product.float().clamp_min(torch.finfo(torch.float32).tiny)
         return rises if pruned is None else rises.masked_fill(pruned, 0.0)

@@ -231,7 +231,9 @@ def choose_together(
         sparsity: share of the pieces that is pruned.
     """
     scores = {name: patterns.scores(w, group.structure).float() for name, w in weights.items()}
-    every = torch.cat(list(scores.values()))
+    # Layers may lie on several devices.
+    place = next(iter(scores.values())).device
+    every = torch.cat([score.to(place) for score in scores.values()])
     count = pruned_weights(every.numel(), sparsity)
     if group.structure == "element":
         # What is zero already is among the smallest, so that masks only ever grow.
@@ -239,6 +241,6 @@ def choose_together(
     keep = kernels.unpack_bits(kernels.smallest_magnitude_mask(every, count), every.numel())
     parts = keep.split([len(score) for score in scores.values()])
     return {
-        name: patterns.spread(part, tuple(weight.shape), group.structure)
+        name: patterns.spread(part.to(weight.device), tuple(weight.shape), group.structure)
         for (name, weight), part in zip(weights.items(), parts, strict=True)
     }

@@ -37,7 +37,8 @@ class Learned(NamedTuple):
     def together(self) -> Tensor:
         """Return all of them [n], float32, the steps first; empty where there are none."""
         parts = [part.detach() for part in (*self.steps.values(), *self.offsets.values())]
-        return torch.cat(parts) if parts else torch.empty(0)
+        # Layers may lie on several devices.
+        return torch.cat([part.to(parts[0].device) for part in parts]) if parts else torch.empty(0)
 
     def with_values(self, values: Tensor) -> Learned:
         """Return them with other values, of the order of ``together``."""
@@ -139,7 +140,8 @@ class LearnedWatch:
         learned, now = self._learned, self._learned.together()
         if not now.numel():
             return
-        if self._results is None:
+        if self._results is None or self._kept.device != now.device:
+            # The first step, or the first one since the network was moved.
             self._results = Deferred(1 if now.device.type == "cpu" else _TOGETHER)
             self._sound = torch.ones((), dtype=torch.bool, device=now.device)
             self._kept = now

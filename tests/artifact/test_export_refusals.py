@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import micronet
+from devices import DEVICE
 from micronet.utils.errors import UserError
 
 SIDE = 6
@@ -47,6 +48,12 @@ def test_networks_that_cannot_be_exported(tmp_path):
     refused(quantized(Plain(alone=True)), tmp_path, other)
     tiny = "Plain cannot be exported: the input of layer 'first' has no finite scale"
     refused(quantized(Plain(), scale=1e-40), tmp_path, tiny)
+
+
+@pytest.mark.device
+def test_a_network_on_a_device_is_to_be_moved(tmp_path):
+    moved = r"Plain cannot be exported: 'first.weight' is on .*; move it to the CPU by cpu\(\)"
+    refused(quantized(Plain()).to(DEVICE), tmp_path, moved)
 
 
 @pytest.mark.parametrize(

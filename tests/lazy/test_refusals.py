@@ -9,6 +9,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import micronet_kernels as kernels
+from devices import DEVICE
 from micronet.quantization.quantize import LayerBits, convert_
 
 SIZE = (2, 8, 6, 6)
@@ -29,8 +30,19 @@ def network(rng):
 def test_data_of_another_kind(network, other):
     model, x = network
     h = model(x)
-    with pytest.raises(RuntimeError, match="that waits for its reader cannot be replaced by"):
+    with pytest.raises(RuntimeError, match=r"that waits for its reader on .* cannot be replaced b"):
         h.data = other
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("place", ["cpu", DEVICE], ids=str)
+def test_data_of_another_device(network, place):
+    """A plain tensor would be there afterwards; this one would have a device and memory apart."""
+    model, x = network
+    other = DEVICE if place == "cpu" else torch.device("cpu")
+    h = model.to(place)(x.to(place))
+    with pytest.raises(RuntimeError, match=rf" on {place}.* cannot be replaced by .* on {other}"):
+        h.data = torch.zeros(h.shape, device=other)
 
 
 def test_weights_written_before_they_are_used_again(network):

@@ -128,10 +128,10 @@ def assert_same(model, again, *batches):
 
 
 def batches_for(rng, shape):
-    """Images of several kinds: one, many, in either order of memory, large, constant."""
+    """Images of several kinds: none, one, many, in either order of memory, large, constant."""
     images = torch.randn(3, *shape, generator=rng)
     last = images.contiguous(memory_format=torch.channels_last)
-    return [images[:1], images, last, 50 * last[:2], torch.zeros(2, *shape)]
+    return [images[:0], images[:1], images, last, 50 * last[:2], torch.zeros(2, *shape)]
 
 
 class Everything(nn.Module):

@@ -114,6 +114,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
     return at::detail::getDefaultCPUGenerator();
   }
+  // What is copied to the host without waiting lies in its ordinary memory.
+  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
     at::native::resize_bytes_cpu(storage.unsafeGetStorageImpl(), bytes);
   }
@@ -164,7 +166,34 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, const optional<Te
   return {y.to(kDevice), saved_mean.to(kDevice), saved_scale.to(kDevice)};
 }
 
+// As a CUDA device: only numbers, and indices, may lie on the host beside its tensors. Numbers are
+// brought to it, since results are where the first tensor is.
+void bring_numbers(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const c10::FunctionSchema& schema = op.schema();
+  if (schema.name().find("aten::index") == 0 || schema.name() == "aten::_index_put_impl_") return;
+  const auto check = [&](const Tensor& t, bool may_be_number) {
+    TORCH_CHECK(!t.defined() || t.device() == kDevice || (may_be_number && t.dim() == 0),
+                schema.name(), ": expected all tensors to be on the same device, but found ",
+                kDevice, " and ", t.device());
+  };
+  const size_t count = schema.arguments().size();
+  for (size_t i = 0; i < count; ++i) {
+    c10::IValue& given = torch::jit::peek(*stack, i, count);
+    const auto* alias = schema.arguments()[i].alias_info();
+    const bool is_read = alias == nullptr || !alias->isWrite();
+    if (given.isTensor()) {
+      check(given.toTensor(), is_read);
+      if (given.toTensor().defined()) given = given.toTensor().to(kDevice);
+    } else if (given.isList()) {
+      for (const c10::IValue& one : given.toListRef()) {
+        if (one.isTensor()) check(one.toTensor(), is_read);
+      }
+    }
+  }
+}
+
 void as_on_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  bring_numbers(op, stack);
   at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
 }
 
@@ -197,8 +226,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("set_", at::native::set_cpu_);
 }
 
-// As autocast on a CUDA device: convolutions and products in two bytes, sums in four
-// ---------------
+// As autocast on a CUDA device: convolutions and products in two bytes, sums in four -----
 
 TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFallthrough());

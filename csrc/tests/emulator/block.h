@@ -288,7 +288,10 @@ class Block {
 
 inline thread_local Block* Block::current = nullptr;
 
-// Blocks whose stacks serve again. The first runs what is launched from the host's main thread.
+// A device runs one grid after the other, whichever threads of the host launch them.
+inline std::mutex launching;
+
+// Blocks whose stacks serve again. The first runs what is launched from the host's threads.
 inline Block& pooled_block(size_t number) {
   static std::vector<std::unique_ptr<Block>> pool;
   while (pool.size() <= number) pool.push_back(std::make_unique<Block>());
@@ -297,6 +300,7 @@ inline Block& pooled_block(size_t number) {
 
 template <typename Body>
 void run_grid(const dim3& grid, const dim3& block, const Body& body) {
+  const std::lock_guard<std::mutex> lock(launching);
   for (unsigned b = 0; b < grid.x; ++b) {
     pooled_block(0).run(dim3(b, 0, 0), grid, block, nullptr, body);
   }
@@ -304,6 +308,7 @@ void run_grid(const dim3& grid, const dim3& block, const Body& body) {
 
 template <typename Body>
 void run_cooperative_grid(const dim3& grid, const dim3& block, const Body& body) {
+  const std::lock_guard<std::mutex> lock(launching);
   Meeting meeting(grid.x);
   std::vector<std::thread> threads;
   for (unsigned b = 0; b < grid.x; ++b) {

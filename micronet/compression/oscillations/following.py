@@ -16,7 +16,7 @@ its ends. So the integer is the frozen one as long as the range has it, else the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,7 @@ class Oscillations:
             self._find(model)
             self._start()
         if self._kept:
+            self._follow()
             self._let_go()
 
     def restart(self) -> None:
@@ -127,6 +128,14 @@ class Oscillations:
         for name in ("integer", "average"):
             self._kept[name].copy_(integers)
 
+    def _follow(self) -> None:
+        """Go where the weights are: a network may be moved, as after a state was loaded."""
+        device = next(iter(self._layers.values())).weight.device
+        if self._channels.device != device:
+            self._kept = {name: tensor.to(device) for name, tensor in self._kept.items()}
+            self._channels = self._channels.to(device)
+            self._factors = None if self._factors is None else self._factors.to(device)
+
     @torch.no_grad()
     def _let_go(self) -> None:
         """Reset what masks prune, whose integer is 0 from now on."""
@@ -136,7 +145,7 @@ class Oscillations:
             kept = weight.new_ones(weight.numel(), dtype=torch.bool)
             pruned.append(~(kept if mask is None else kernels.unpack_bits(mask, weight.numel())))
         for tensor in self._kept.values():
-            tensor.masked_fill_(torch.cat(pruned), 0)
+            tensor.masked_fill_(_flat(pruned), 0)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -144,6 +153,7 @@ class Oscillations:
         self._asked = False
         if not self._kept or self._section is None:
             return
+        self._follow()
         momentum, threshold = self._section.momentum, self._freeze
         frozen, average = self._kept["frozen"], self._kept["average"]
         weights = None if threshold is None else self._without_frozen()
@@ -171,7 +181,7 @@ class Oscillations:
     def _hold(self, weights: Tensor, grids: list[WeightGrid], threshold: float) -> None:
         """Freeze what turns too often, and put every frozen weight where its integer is."""
         scale, low, high, first, last = (
-            torch.cat(each).index_select(0, self._channels)
+            _flat(each).index_select(0, self._channels)
             for each in zip(*(grid[1:] for grid in grids), strict=True)
         )
         frozen, whole = self._kept["frozen"], self._kept["average"].round()
@@ -203,7 +213,7 @@ class Oscillations:
         if not self.dampens:
             return torch.zeros(())
         squares = [beyond_levels(layer).square().sum() for layer in self._layers.values()]
-        return self._dampen * torch.stack(squares).sum()
+        return self._dampen * _flat(squares).sum()
 
     def require_loss(self) -> None:
         """Hold a loop to adding the loss to each step.
@@ -260,9 +270,10 @@ class Oscillations:
         return tensor.split([layer.weight.numel() for layer in self._layers.values()])
 
 
-def _flat(tensors: Iterator[Tensor]) -> Tensor:
-    """Return tensors behind one another, each in logical order."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Return tensors behind one another, each in logical order, on the device of the first."""
+    first, *others = (tensor.reshape(-1) for tensor in tensors)
+    return torch.cat([first, *(tensor.to(first.device) for tensor in others)])
 
 
 def _between(value: float | tuple[float, ...], share: float) -> float:
