@@ -6,7 +6,6 @@ before anything imports `micronet_kernels`; tests take this file as a plugin of 
 
 import contextlib
 import importlib.util
-import os
 import sys
 import sysconfig
 import types
@@ -66,6 +65,6 @@ def _device_module() -> types.ModuleType:
     return module
 
 
-# As a plugin it serves every process of a run, those that share its tests too.
-if "PYTEST_VERSION" in os.environ:
+def pytest_load_initial_conftests() -> None:
+    """Load the device in every process of a run of pytest, those that share its tests too."""
     load()

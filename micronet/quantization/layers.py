@@ -32,12 +32,13 @@ from micronet.quantization.quantizers.learned import (
     scale_of_steps,
     step_factor,
 )
+from micronet.utils.unsaved_buffers import UnsavedBuffers
 
 # Stride, padding, dilation and groups of a linear layer, a convolution of images of one pixel.
 _OF_ONE_PIXEL = (1, 1), (0, 0, 0, 0), (1, 1), 1
 
 
-class QuantizedLayer(nn.Module, ABC):
+class QuantizedLayer(UnsavedBuffers, ABC):
     """What quantized convolutions and linear layers share.
 
     Where the step of the weights is learned, ``weight_step`` holds one for each output channel.

@@ -14,4 +14,5 @@ __all__ = [
     "modes",
     "number_format",
     "progress",
+    "unsaved_buffers",
 ]

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import micronet_kernels as kernels
 from micronet.quantization.quantizers.calls import Calls
 from micronet.utils import distributed
 from micronet.utils.errors import UserError
+from micronet.utils.unsaved_buffers import UnsavedBuffers
 
 
-class InputQuantizer(nn.Module, ABC):
+class InputQuantizer(UnsavedBuffers, ABC):
     """Fake-quantizes the input of a layer to ``levels`` levels."""
 
     def __init__(self, levels: int) -> None:
