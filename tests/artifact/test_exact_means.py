@@ -69,6 +69,7 @@ def assert_one_arithmetic(model, shape, rng, sets):
                 assert torch.equal(bits_of(torch.cat(found)), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "shape"), [(means_network, SHAPE), (mobilenet, (3, 48, 48))], ids=["means", "timm"]
 )

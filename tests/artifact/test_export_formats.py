@@ -126,6 +126,7 @@ def test_a_damaged_file_becomes_no_graph(folder, tmp_path, capsys):
     assert code == 2 and "SHA-256" in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_only_the_formats_of_graphs_need_onnx(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for format in ("onnx", "qonnx"):

@@ -60,6 +60,7 @@ def test_trains_what_is_asked_for_once_and_says_why_the_rest_is_not(images, tmp_
     assert "was begun with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_table_grows_by_seeds(images, tmp_path):
     assert main(command(images, tmp_path, "range")) == 0
     other = ["--work", str(tmp_path / "another"), "--hours", "0"]
@@ -79,6 +80,7 @@ def test_a_table_grows_by_seeds(images, tmp_path):
     assert list(result(tmp_path)) == ["dense", "sparse"]
 
 
+@pytest.mark.slow
 def test_goes_on_where_a_training_was_interrupted(images, tmp_path, capsys, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(command(images, whole, "range", qat=2)) == 0

@@ -231,6 +231,7 @@ def fit(root, out, recipe, *more):
     return main([*command, *sizes, "--out", str(out), *more])
 
 
+@pytest.mark.slow
 def test_a_run_decodes_on_the_device_and_repeats_when_resumed(
     large, tmp_path, decoded, monkeypatch, capsys
 ):

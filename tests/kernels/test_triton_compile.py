@@ -70,6 +70,7 @@ def test_is_loaded_when_it_is_used(loaded):
     output_of(loaded["whole"])
 
 
+@pytest.mark.slow
 def test_a_triton_that_cannot_be_loaded_is_not_hidden(loaded):
     assert "half installed" in output_of(loaded["half"])
 

@@ -16,6 +16,7 @@ def run_tests(names):
     return run_python([*command, "-k", names], TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
 
 
+@pytest.mark.slow
 def test_float32():
     assert re.search(r"\d+ passed", run_tests("not float16"))
 

@@ -27,6 +27,7 @@ def test_weights_are_a_list_or_text(weights, tmp_path):
     assert all(group.final_sparsity == 0.6 for group in groups.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["alexnet", "vgg19"])
 def test_names_with_parallel_training_inside(arch, tmp_path):
     names = ["features.module.0.weight", "module.features.10.weight", "classifier.6.weight"]

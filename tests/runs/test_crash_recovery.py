@@ -152,6 +152,7 @@ def limited(limit):
     return limit_files
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_sentence_and_the_previous_checkpoint_stays(whole, tmp_path):
     out = tmp_path / "run"
     arguments = [*FIT[:4], "1", *FIT[5:], "--out", out]

@@ -268,6 +268,7 @@ def test_a_checkpoint_without_an_image_size_is_refused(capsys, tmp_path, size):
     assert code == 2 and "does not say its image size" in err
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command():
     command = [sys.executable, "-m", "micronet.score", "--arch", "resnet20", "--num-classes", "10"]
     done = subprocess.run([*command, "--layers"], capture_output=True, text=True, cwd=ROOT)

@@ -252,6 +252,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_scoring_the_largest_network_takes_little_memory():
     command = [sys.executable, "-c", PEAK, "--arch", "efficientnet-b7"]
     command += ["--image-size", "600", "--json"]

@@ -97,6 +97,7 @@ def test_a_stopped_run_repeats_the_undisturbed_one_bit_for_bit(
         assert one.meta["bits"] == two.meta["bits"]
 
 
+@pytest.mark.slow
 def test_other_runs_begin_with_it_and_learn_from_it(whole, command, tmp_path):
     start = [a if a != command[2] else str(whole) for a in command]
     more = ["--epochs", "3", "--teacher", str(whole)]

@@ -97,6 +97,7 @@ def test_reloaded_network_answers_the_same_bit_for_bit(whole):
     assert torch.equal(*answers) and answers[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_resume_repeats_the_undisturbed_run_bit_for_bit(command, whole, tmp_path, monkeypatch):
     stopped = tmp_path / "stopped"
     original = loop.Epoch

@@ -65,6 +65,7 @@ def len_test():
     return open_data("digits", image_size=8, batch_size=64, seed=0).test_size
 
 
+@pytest.mark.slow
 def test_resume_repeats_the_undisturbed_run_bit_for_bit(shallow, tmp_path, monkeypatch):
     """Prune and quantize in one schedule, stopped after every epoch and in the middle of one."""
     section = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-4, "nesterov": True}
