@@ -12,6 +12,7 @@ from micronet.utils.errors import UserError
 from packed_networks import FOUR, changed, compressed, content_of, packed, read
 
 
+@pytest.mark.slow
 def test_changed_files_are_answered():
     seed = time.time_ns() % 10**6
     print(f"seed {seed}")

@@ -72,6 +72,7 @@ def assert_same_bits(found, wanted):
     assert np.array_equal(found.view(np.int32), wanted.view(np.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "size", "statistics"),
     [
@@ -88,6 +89,7 @@ def test_networks(arch, size, statistics, rng, every_instruction_set):
     assert isinstance(file.document.nodes[1], Pixels)
 
 
+@pytest.mark.slow
 def test_the_recipe_that_reads_grey_values(rng, every_instruction_set):
     """Every precision of the recipe, in a smaller network of its family."""
     torch.manual_seed(torch.randint(10**6, (), generator=rng))

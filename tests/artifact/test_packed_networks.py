@@ -42,6 +42,7 @@ def check(model, shape, rng):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "size"),
     [

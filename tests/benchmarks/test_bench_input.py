@@ -26,6 +26,7 @@ def test_both_read_the_same_images(folder):
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ends_with_the_figures_of_the_table(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IMAGENET_SAMPLE_DIR", str(folder))
     threads = torch.get_num_threads()

@@ -126,6 +126,7 @@ print(qat_memory.peak_above_start(step))
 """
 
 
+@pytest.mark.slow
 def test_the_peak_is_above_the_start():
     command = [sys.executable, "-c", PEAK]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -34,6 +34,7 @@ def result(work):
     return {run["variant"]: run for run in record["runs"]}
 
 
+@pytest.mark.slow
 def test_trains_what_is_asked_for_once_and_says_why_the_rest_is_not(images, tmp_path, capsys):
     only = "range", "sparse-1x4", "range-second-order"
     assert main(command(images, tmp_path, *only)) == 0

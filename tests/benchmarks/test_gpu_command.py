@@ -76,6 +76,7 @@ import benchmarks.gpu.__main__
 """
 
 
+@pytest.mark.slow
 def test_the_command_starts_before_kernels_and_packages_are_there():
     done = subprocess.run([sys.executable, "-c", BLOCKED], cwd=ROOT, check=False, text=True)
     assert done.returncode == 0

@@ -118,6 +118,7 @@ def test_weights_option_takes_the_average(averaged, resnet8):
     assert torch.equal(model.state_dict()["conv1.weight"], average["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_compiled_steps_train_and_validation_does_not_use_them(averaged, tmp_path, monkeypatch):
     """Of torch.compile itself only the tracing, which takes seconds, not its code generator."""
     graphs, real = [], torch.compile

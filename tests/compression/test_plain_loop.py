@@ -62,6 +62,7 @@ def plain_loop(arch, weights, folder, schedule):
     return model, compression
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch,steps",
     [

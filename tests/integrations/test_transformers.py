@@ -92,6 +92,7 @@ def plain(recipe, accumulate=1):
     return plain_loops.train(model, recipe, accumulate, None, optimizer_and_schedule, loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["range", "learned"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_has_the_weights_of_a_plain_loop(tmp_path, step, accumulate):
@@ -126,6 +127,7 @@ def test_resumed_training_has_the_weights_of_an_undisturbed_one(tmp_path, undist
     plain_loops.assert_same_network(callback.compression, expected)
 
 
+@pytest.mark.slow
 def test_the_average_is_evaluated_and_the_trained_weights_are_stored(tmp_path):
     class Seen(transformers.TrainerCallback):
         def on_prediction_step(self, args, state, control, model, **kwargs):

@@ -38,6 +38,7 @@ def test_groups_are_the_densest_of_at_most_eight_bits():
     ]
 
 
+@pytest.mark.slow
 def test_codes_come_back_at_every_level_and_group_edge(on_all, rng, same):
     for levels in ALL_LEVELS:
         for size in edge_sizes(code_group(levels)[0]):

@@ -78,6 +78,7 @@ def test_matches_reference_on_threads(on_all, rng, threads, dtype):
         check_all(on_all, rng, x, draw_mask(rng, shape), *draw_steps(rng, shape[0], 16), 16)
 
 
+@pytest.mark.slow
 def test_more_blocks_than_a_block_holds(on_all, rng):
     # A prime number of draws again and again: no two blocks have the same numbers.
     x = draw(rng, 524_287).repeat(33)[: 4096 * 4096 + 4097]

@@ -229,6 +229,7 @@ for name in [name for name in dispatch.TABLE if name != "reference"]:
 """
 
 
+@pytest.mark.slow
 def test_without_the_extension_the_reference_serves():
     paths = [str(p) for p in sys.path]
     code = f"import sys; sys.path[:] = {paths!r}\n{WITHOUT_EXTENSION}"

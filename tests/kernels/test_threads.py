@@ -67,6 +67,7 @@ def answers():
     return [line.split() for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_one_openmp_runtime_is_in_the_process(answers):
     runtimes = answers[2]
     assert len(runtimes) == 1, f"{runtimes} each have threads of their own"

@@ -142,6 +142,7 @@ def test_from_fit_to_report(tmp_path, capsys):
     assert report.main([fit, qat]) == 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_how_its_images_are_prepared(tmp_path, capsys):
     """By another mean than the data's own; eval and the next stage go by the record."""
     arch, root, fit = "timm:test_resnet", make_folder(tmp_path / "data", 80), tmp_path / "fit"

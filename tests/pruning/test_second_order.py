@@ -188,6 +188,7 @@ def test_a_loop_goes_on_from_its_state_bit_for_bit(stopped, quantized, batches):
     assert same(states(model, compression), states(other, again))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_within_an_epoch_goes_on_bit_for_bit(shallow, tmp_path, monkeypatch):
     group = {"layers": ["layer*"], "final_sparsity": 0.6, "criterion": "second-order"}
     plan = {"train": {"epochs": 4, "lr": 0.05, "nesterov": True}}

@@ -119,6 +119,7 @@ def test_zeros_keep_their_sign_and_what_is_no_number_stays_none():
     assert kernels.sigmoid(-x)[3] == 0 and kernels.swish(x)[3] == torch.inf
 
 
+@pytest.mark.slow
 def test_hard_functions_are_the_stated_ones_whatever_vectors_they_are_cut_into(rng):
     """Of torch on the CPU: one float in seven of some exponents, one in thousands of all others."""
     every = torch.arange(int(torch.randint(7, (), generator=rng)), 2**23, 7, dtype=torch.int32)

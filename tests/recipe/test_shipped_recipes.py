@@ -54,6 +54,7 @@ def scored(name, accumulator="32"):
     return score_subject(score.from_plan(plan, rules), rules), plan
 
 
+@pytest.mark.slow
 def test_longer_recipe_scores_what_it_says_and_less_than_the_one_of_2019(capsys):
     counted, _ = scored(LONGER.name)
     earlier, _ = scored("efficientnet_b1_plan.yaml")
@@ -79,6 +80,7 @@ def test_longer_recipe_prunes_the_share_that_it_says():
     assert rates[0] < rates[2] == schedule.train.lr and rates[-1] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_longer_recipe_trains_every_layer_in_integers(monkeypatch):
     """B1 itself, on images too small to mean anything: a step forward and back, in every layer."""
     schedule = load_recipe(SCHEDULES / "efficientnet_b1_longer_qat.yaml")

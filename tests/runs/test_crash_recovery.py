@@ -44,6 +44,7 @@ def test_killed_at_random_moments_it_ends_like_the_undisturbed_run(fitted, tmp_p
     assert killed_runs.differences(whole, tmp_path / "killed") == []
 
 
+@pytest.mark.slow
 def test_stopping_after_any_step_loses_no_step(whole, tmp_path, monkeypatch, capsys):
     """Ctrl-C and SIGTERM leave a checkpoint of the step in hand, which is continued exactly."""
     real, taken = torch.optim.SGD.step, []
@@ -75,6 +76,7 @@ def test_stopping_after_any_step_loses_no_step(whole, tmp_path, monkeypatch, cap
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_checkpoint_every_step_changes_nothing(whole, tmp_path):
     out = tmp_path / "run"
     assert main([*FIT, "--out", str(out), "--checkpoint-every", "1", "--keep", "1"]) == 0
@@ -108,6 +110,7 @@ def damage(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_last_is_passed_over_for_the_epoch_before(whole, tmp_path, capsys):
     out = tmp_path / "run"
     command = [*FIT, "--out", str(out), "--keep", "2"]

@@ -297,6 +297,7 @@ def test_images_are_prepared_as_the_run_prepared_them(fitted, tmp_path):
     assert of_record(directory.read(tmp_path / "again").meta) == other
 
 
+@pytest.mark.slow
 def test_commands_take_a_folder(fitted, of_run, tmp_path, capsys):
     answers = {}
     for source in (fitted, of_run):

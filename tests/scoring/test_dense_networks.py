@@ -87,6 +87,7 @@ def test_heads_of_a_second_stage_are_counted_for_each_box(size):
     assert crops == [Interpolation("", boxes * 256 * 7 * 7, 16)]
 
 
+@pytest.mark.slow
 def test_a_quantized_detector_is_counted_as_it_is():
     model = detector("ssdlite320_mobilenet_v3_large", num_classes=4)
     before = micronet.score(model, 96)

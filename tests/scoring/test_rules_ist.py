@@ -183,6 +183,7 @@ def test_published_scores(stored, executed, write, published):
         assert figures["score"] == published
 
 
+@pytest.mark.slow
 def test_rule_sets_give_the_figures_of_the_reference():
     scoring = json.loads((DATA / "scoring.json").read_text())
     plan = plan_of("efficientnet-b1", [str(PRUNE)])

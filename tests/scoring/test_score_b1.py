@@ -34,6 +34,7 @@ def test_totals_are_those_that_were_counted_by_others(text):
     assert round(scores["as meant, rule set `leaderboard`"], 5) == Fraction("0.37717")
 
 
+@pytest.mark.slow
 def test_layers_add_up(text):
     layers = re.findall(r"^\| (_\S+) \| (\S+) \| (\S+) \| ([+-]\S+) \|", text, re.MULTILINE)
     assert len(layers) == 116

@@ -224,6 +224,7 @@ def test_weights_of_another_program(capsys, tmp_path, plan):
     )
 
 
+@pytest.mark.slow
 def test_the_largest_network_is_scored_at_once():
     rules = score.RULES["micronet"]
     begin = time.process_time()

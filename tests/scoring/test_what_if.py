@@ -138,6 +138,7 @@ def test_a_search_reaches_its_target_and_explains_itself(capsys, plan, table, ba
     assert cli(capsys, *argv, "--markdown")[1].startswith("| step |")
 
 
+@pytest.mark.slow
 def test_a_search_takes_what_costs_least_first(base, table):
     options = load_sensitivity(str(table), base.subject)
     # For a target just below the plan's score one step is enough: the one of the best rate.
@@ -175,6 +176,7 @@ def test_no_smaller_change_of_one_layer_would_do(base, table):
             assert score_subject(subject, RULES).score > target
 
 
+@pytest.mark.slow
 def test_a_search_is_near_the_best_of_few(base, tmp_path):
     path = tmp_path / "few.json"
     rows = [

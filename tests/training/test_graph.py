@@ -38,6 +38,7 @@ def both():
     return plain, twin, GraphedStepper(twin, recorder), recorder
 
 
+@pytest.mark.slow
 def test_replayed_steps_are_the_steps():
     plain, twin, graphed, recorder = both()
     for number in range(1, WARM_UP + 4):

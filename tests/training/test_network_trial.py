@@ -85,6 +85,7 @@ def test_a_network_is_put_back_after_an_error_too():
     assert len(model.body) == 3 and model.calls == 0 and model.count == 0
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_a_trial(tmp_path, monkeypatch):
     recipe = (
         half("re:.*conv.*") | QUANTIZE | {"train": {"epochs": 1, "batch_size": 500, "lr": 0.01}}

@@ -59,6 +59,7 @@ def bits_of(model):
     }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_bits_that_its_weights_were_trained_with(whole):
     for epoch, bits in enumerate(BITS, 1):
         loaded = directory.load(whole / f"epoch-{epoch:04}.safetensors")
@@ -93,6 +94,7 @@ def test_the_report_draws_both(whole, capsys):
         assert title in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [5, 7, 11, 14])
 def test_a_stopped_run_repeats_the_undisturbed_one_bit_for_bit(
     command, whole, tmp_path, monkeypatch, steps
@@ -125,6 +127,7 @@ def continued(out, whole):
     assert found == kinds and "oscillation/frozen/fc" in one.tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_run_stopped_between_a_change_of_bits_and_the_next_step_goes_on(
     command, whole, tmp_path, monkeypatch, epoch

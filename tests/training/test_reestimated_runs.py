@@ -35,6 +35,7 @@ def run(shallow, out, **train):
     return checkpoint.load(out / "last.safetensors").tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_ema", [0.0, 0.9])
 def test_what_is_saved_is_reestimated_and_training_is_the_same(model_ema, shallow, tmp_path):
     plain = run(shallow, tmp_path / "plain", model_ema=model_ema)

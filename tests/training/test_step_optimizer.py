@@ -98,6 +98,7 @@ def test_an_unsound_step_leaves_no_trace_in_either(deferred):
     assert everything(taker.state) == before
 
 
+@pytest.mark.slow
 def test_replayed_steps_are_the_steps_of_both():
     settings = {"step_optimizer": "adam", "step_lr": 0.001, "cuda_graph": True, "model_ema": 0.0}
     plain, twin = (stepper(True, **settings) for _ in range(2))

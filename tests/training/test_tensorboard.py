@@ -83,6 +83,7 @@ def test_events_hold_every_layer(stopped_and_resumed):
     assert last.min == pytest.approx(float(weight.detach().min()))
 
 
+@pytest.mark.slow
 def test_events_of_a_quantized_run_hold_ranges_and_steps(stopped_and_resumed, tmp_path):
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "qat"
     recipe.write_text(yaml.safe_dump({"train": {"epochs": 1, "lr": 0.01}, "quantize": QUANTIZE}))

@@ -37,6 +37,7 @@ def test_fit_lowers_the_loss_and_leaves_a_run(fitted):
     assert names == files | checkpoints
 
 
+@pytest.mark.slow
 def test_chain_prune_then_qat_with_distillation(shallow, tmp_path, capsys):
     pruned, quantized = tmp_path / "prune", tmp_path / "qat"
     schedule = plan(tmp_path, train={"epochs": 3, "lr": 0.05}, prune=PRUNE)

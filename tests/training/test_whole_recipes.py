@@ -83,6 +83,7 @@ def test_both_optimizers_are_saved_under_the_names_of_parameters(whole):
     assert momenta == {n for n, _ in model.named_parameters()}
 
 
+@pytest.mark.slow
 def test_the_log_has_both_rates(whole):
     for record in records(whole):
         assert record["step_lr"] == pytest.approx(record["lr"] / 20)
@@ -115,6 +116,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", STOPS)
 def test_a_stopped_run_repeats_the_undisturbed_one_bit_for_bit(
     where, command, whole, tmp_path, monkeypatch
@@ -177,6 +179,7 @@ def plain_loop(shallow, recipe):
     return model, compression
 
 
+@pytest.mark.slow
 def test_a_plain_loop_and_the_command_line_agree(shallow, tmp_path):
     command, out = command_of(shallow, tmp_path), tmp_path / "run"
     assert main([*command, "--out", str(out)]) == 0
