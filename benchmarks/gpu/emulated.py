@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.report import table
 from benchmarks.harness import emulated_device, machine, report
 from benchmarks.harness.images import image_files
 
@@ -30,7 +31,14 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     add("--networks", nargs="+", choices=list(COUNTS), default=list(COUNTS), metavar="NAME")
     add("--count", type=int, default=max(COUNTS.values()), help="of images of each, at most")
     add("--results", type=Path, default=report.RESULTS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.count < 1:
+        parser.error(f"--count is {args.count}, but must be at least 1")
+    if args.images and not Path(args.images).exists():
+        parser.error(f"--images {args.images!r} is not there")
+    if not emulated_device.built().exists():
+        parser.error("the emulated device is not built: make build-device")
+    return args
 
 
 def rows_of(name: str, files: list[Path], count: int) -> list[Row]:
@@ -56,15 +64,12 @@ def markdown(rows: list[Row], what: str, facts: dict[str, str]) -> str:
         "and run there as those of a device of torch's; what is not ours is the CPU's on both "
         "sides. Codes and sums are those of every convolution, each fed with its input on the CPU.",
         "",
-        "| network | what | images | values | differ |",
-        "| --- | --- | --: | --: | --: |",
+        *table(rows),
+        "",
+        report.facts(facts),
+        "",
     ]
-    lines += [
-        f"| {row['network']} | {row['what']} | {row['images']:,} | {row['values']:,} "
-        f"| {row['differ']:,} |"
-        for row in rows
-    ]
-    return "\n".join([*lines, "", report.facts(facts), ""])
+    return "\n".join(lines)
 
 
 @torch.no_grad()

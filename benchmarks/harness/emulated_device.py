@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.harness.machine import ROOT
+
 NAME, MODULE = "emulated", "micronet_kernels._C"
 
 

@@ -106,8 +106,6 @@ def check_train(t: TrainSection, path: str) -> None:
 def _check_together(t: TrainSection, path: str) -> None:
     _require(t.momentum > 0 or not t.nesterov, path, "train.nesterov", "needs train.momentum > 0")
     _check_is_read(t, path)
-    other = f"is of sgd, not of {t.optimizer}"
-    _require(t.optimizer == "sgd" or not t.nesterov, path, "train.nesterov", other)
     _require(0 <= t.lr_min <= t.lr, path, "train.lr_min", f"{t.lr_min} is not in [0, train.lr]")
     finite = 0 <= t.clip_grad_norm < float("inf")
     _require(finite, path, "train.clip_grad_norm", f"{t.clip_grad_norm} is not a norm")
@@ -130,6 +128,7 @@ _OF_OPTIMIZERS = {
     "alpha": ("rmsprop",),
     "betas": ("adam", "adamw"),
     "eps": ("adam", "adamw", "rmsprop"),
+    "nesterov": ("sgd",),
 }
 
 

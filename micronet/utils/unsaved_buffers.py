@@ -11,8 +11,11 @@ from torch import nn
 class UnsavedBuffers(nn.Module):
     """A module that refuses to lose them.
 
-    Away from the meta device ``to_empty`` gives memory that nobody has written, and a state dict
-    that is loaded afterwards writes the saved ones alone.
+    ``to_empty`` moves a module from the meta device to memory that nobody has written, and a state
+    dict that is loaded afterwards writes the saved buffers alone: others would stay as they are.
+
+    Raises:
+        RuntimeError: such a buffer leaves the meta device.
     """
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> UnsavedBuffers:

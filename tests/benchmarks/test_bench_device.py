@@ -23,6 +23,19 @@ def test_no_bit_differs_and_the_table_says_so(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--count", "0"], "--count is 0, but must be at least 1"),
+        (["--images", "nowhere"], "--images 'nowhere' is not there"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as ended:
+        emulated.main(arguments)
+    assert ended.value.code == 2 and sentence in capsys.readouterr().err
+
+
 def test_a_bit_that_differs_is_told(tmp_path, monkeypatch, capsys):
     """A kernel that errs by one ulp on the device."""
     from micronet_kernels import dispatch

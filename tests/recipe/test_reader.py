@@ -76,6 +76,7 @@ MISTAKES = {
     "train: {alpha: 0.5, step_optimizer: adam}": ["train.alpha is of rmsprop, not of adam and sgd"],
     "train: {betas: [0.8, 0.9]}": ["train.betas is of adam and adamw, not of sgd"],
     "train: {eps: 0.1}": ["train.eps"],
+    "train: {nesterov: true, optimizer: adam}": ["train.nesterov is of sgd, not of adam"],
     "train: 3": ["train must be a mapping", "3"],
     "[]": ["holds no sections"],
     "path: here": ["unknown key 'path'"],

@@ -1,12 +1,14 @@
-"""The device of tests that need one: that of CUDA, or else the emulated one where it is loaded."""
+"""The device of tests that need one: the emulated one where it is loaded, else that of CUDA."""
 
 import torch
 
+from benchmarks.harness import emulated_device
 from micronet_kernels import dispatch
 
-EMULATED = "emulated" in dispatch.TABLE["native"]
-IS_HERE = torch.cuda.is_available() or EMULATED
-DEVICE = torch.device("cuda" if torch.cuda.is_available() or not EMULATED else "emulated")
+EMULATED = emulated_device.NAME in dispatch.TABLE["native"]
+IS_HERE = EMULATED or torch.cuda.is_available()
+# Without either, tests that name it are collected and left out.
+DEVICE = torch.device(emulated_device.NAME if EMULATED else "cuda")
 
 
 def on_the_device(value):
